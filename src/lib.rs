@@ -1,1 +1,5 @@
+//! finetest.
 
+pub mod config;
+pub mod error;
+pub mod record;

@@ -1,0 +1,357 @@
+//! What crosses the rooms: requests and answers, verdicts, a whole run, and the gate's decision.
+//!
+//! Everything here is plain data with a stable JSON form ([`RunRecord::VERSION`]), so that a run made on one machine can be
+//! gated and reported on another.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the untouched model's arm: the control group.
+pub const BASE: &str = "base";
+/// Name of the arm with the trained adapter.
+pub const TUNED: &str = "tuned";
+
+/// One message of a chat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of `role` that says `content`.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// What a case asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Prompt {
+    /// Messages, rendered by the model's own chat template with the header of the assistant's turn.
+    Messages(Vec<Message>),
+    /// Raw text to continue, without a template.
+    Text(String),
+}
+
+impl Prompt {
+    /// The text a person reads first: the last user message, or the raw text.
+    #[must_use]
+    pub fn headline(&self) -> &str {
+        match self {
+            Self::Messages(messages) => {
+                let user = messages.iter().rev().find(|m| m.role == "user").or(messages.last());
+                user.map_or("", |m| m.content.as_str())
+            }
+            Self::Text(text) => text,
+        }
+    }
+}
+
+/// One question to one arm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// What is asked.
+    pub prompt: Prompt,
+    /// Most new tokens to generate; 0 when only `choices` are wanted.
+    pub max_tokens: usize,
+    /// Continuations whose log-likelihood is wanted, in order.
+    pub choices: Vec<String>,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finish {
+    /// The model ended its turn.
+    Stop,
+    /// The token limit was reached.
+    Length,
+    /// Nothing was generated: only choices were scored.
+    Scored,
+}
+
+/// One arm's answer to one [`Request`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Completion {
+    /// The text, without the token that ended the turn. Special tokens that leaked are spelt out.
+    pub text: String,
+    /// The generated tokens, without the one that ended the turn.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Length of the rendered prompt in tokens.
+    pub prompt_tokens: usize,
+    /// For each of [`Request::choices`], in order.
+    pub choices: Vec<ChoiceScore>,
+}
+
+/// Log-likelihood of one continuation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChoiceScore {
+    /// The continuation.
+    pub text: String,
+    /// Σ log p of its tokens, in nats.
+    pub log_likelihood: f64,
+    /// How many tokens it is.
+    pub tokens: usize,
+}
+
+/// What a check, a case or a scenario came to. *Not evaluated* is never a pass and never a zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Every check holds.
+    Passed,
+    /// A check does not hold.
+    Failed,
+    /// There is no answer to judge.
+    NotEvaluated,
+}
+
+/// What a scenario is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// What the fine-tune is for.
+    Target,
+    /// An ability of the base model that must survive it.
+    Control,
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Target => "target",
+            Self::Control => "control",
+        })
+    }
+}
+
+/// One arm of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Arm {
+    /// [`BASE`], [`TUNED`], or a name of its own.
+    pub name: String,
+    /// Hash of everything that decides this arm's answers but the prompt.
+    pub fingerprint: String,
+    /// Directory of its adapter, relative to the project; `None` for base.
+    pub adapter: Option<String>,
+    /// Factor on the adapter's own scale (alpha/r); 1 is the adapter as trained.
+    pub scale: f64,
+}
+
+/// One arm's answer to one case, judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The answer; `None` when the case was not asked of this arm.
+    pub completion: Option<Completion>,
+    /// The case's verdict: passed when every check holds.
+    pub verdict: Verdict,
+    /// For each check that does not hold: what was expected and what was found.
+    pub failures: Vec<String>,
+}
+
+/// A case and every arm's answer to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CaseRecord {
+    /// Its name, unique in the scenario.
+    pub name: String,
+    /// What was asked.
+    pub prompt: Prompt,
+    /// Its checks, as a person reads them: `contains "Paris"`.
+    pub checks: Vec<String>,
+    /// By the arm's name.
+    pub answers: BTreeMap<String, Answer>,
+}
+
+impl CaseRecord {
+    /// The verdict of `arm`; not evaluated when it was not asked.
+    #[must_use]
+    pub fn verdict(&self, arm: &str) -> Verdict {
+        self.answers.get(arm).map_or(Verdict::NotEvaluated, |a| a.verdict)
+    }
+
+    /// The text `arm` answered, if it did.
+    #[must_use]
+    pub fn text(&self, arm: &str) -> Option<&str> {
+        self.answers.get(arm)?.completion.as_ref().map(|c| c.text.as_str())
+    }
+}
+
+/// A scenario with all its cases answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScenarioRecord {
+    /// The file's stem.
+    pub name: String,
+    /// The file, relative to the project, with `/`.
+    pub path: String,
+    /// Target or control.
+    pub role: Role,
+    /// The ability in a line.
+    pub description: String,
+    /// In the file's order.
+    pub cases: Vec<CaseRecord>,
+}
+
+impl ScenarioRecord {
+    /// `control::arithmetic::case_2`: the name of a case's test.
+    #[must_use]
+    pub fn test_name(&self, case: &CaseRecord) -> String {
+        format!("{}::{}::{}", self.role, self.name, case.name)
+    }
+}
+
+/// How far tuned's next-token distributions are from base's on the same tokens.
+///
+/// With p of base and q of tuned, per position KL = Σ_v p ln(p/q), in nats; the same as llama.cpp's `--kl-divergence`.
+/// `nll` is −ln of the probability of the token that follows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drift {
+    /// The tokens: `base answers` (base's own answers to the control cases) or the name of a text file.
+    pub source: String,
+    /// Positions compared.
+    pub tokens: usize,
+    /// Mean KL(base ‖ tuned), nats/token.
+    pub kl_mean: f64,
+    /// Standard error of the mean, over texts.
+    pub kl_se: f64,
+    /// Median over positions.
+    pub kl_median: f64,
+    /// 99th percentile over positions.
+    pub kl_p99: f64,
+    /// Share of positions with the same most likely token.
+    pub same_top1: f64,
+    /// Mean NLL of base, nats/token.
+    pub nll_base: f64,
+    /// Mean NLL of tuned, nats/token.
+    pub nll_tuned: f64,
+    /// Standard error of `nll_tuned − nll_base`, paired, over texts.
+    pub nll_change_se: f64,
+}
+
+impl Drift {
+    /// `nll_tuned − nll_base`, nats/token; positive is worse.
+    #[must_use]
+    pub fn nll_change(&self) -> f64 {
+        self.nll_tuned - self.nll_base
+    }
+}
+
+/// Proof that the adapter is really applied, and that base is untouched by it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Largest |logit_tuned − logit_base| on the probe; above 0, or the run is an error.
+    pub adapter_effect: f64,
+    /// Largest |logit_base − logit_base asked alone, without any adapter loaded| on the probe.
+    pub base_difference: f64,
+    /// Linear layers the adapter changes.
+    pub adapted_modules: usize,
+}
+
+/// The model that was asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// As the manifest names it.
+    pub source: String,
+    /// `llama`, …
+    pub family: String,
+    /// Weights in the base, the head counted once when it is tied.
+    pub parameters: u64,
+    /// Hash of the weights' files.
+    pub fingerprint: String,
+}
+
+/// What the run cost; never in a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// Prompt tokens computed.
+    pub prompt_tokens: usize,
+    /// Tokens generated.
+    pub generated_tokens: usize,
+    /// Answers computed now.
+    pub computed: usize,
+    /// Answers read from the store.
+    pub stored: usize,
+}
+
+/// A run: every scenario asked of every arm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// [`RunRecord::VERSION`] of the writer.
+    pub version: u32,
+    /// Version of finetest that wrote it.
+    pub finetest: String,
+    /// The project's name.
+    pub project: String,
+    /// The base model.
+    pub model: ModelInfo,
+    /// Base first.
+    pub arms: Vec<Arm>,
+    /// `candle`, …, with its version.
+    pub backend: String,
+    /// In the order of their names, targets first.
+    pub scenarios: Vec<ScenarioRecord>,
+    /// Drift on control text; `None` when it was not measured.
+    pub drift: Option<Drift>,
+    /// `None` when the backend cannot show it.
+    pub proof: Option<Proof>,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+impl RunRecord {
+    /// Version of the JSON form; raised when a reader of the old form would misread the new one.
+    pub const VERSION: u32 = 1;
+
+    /// Every case, with its scenario.
+    pub fn cases(&self) -> impl Iterator<Item = (&ScenarioRecord, &CaseRecord)> {
+        self.scenarios.iter().flat_map(|s| s.cases.iter().map(move |c| (s, c)))
+    }
+}
+
+/// A closed interval.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// One threshold of the gate and what was measured against it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rule {
+    /// The manifest's key: `min_target_pass_rate`, …
+    pub name: String,
+    /// The threshold, from the manifest.
+    pub threshold: f64,
+    /// What was measured; `None` when there was nothing to measure.
+    pub measured: Option<f64>,
+    /// 95 % interval of what was measured, where one is defined.
+    pub interval: Option<Interval>,
+    /// Cases, pairs or tokens it rests on.
+    pub n: usize,
+    /// Passed, failed, or not evaluated, which fails the gate too.
+    pub verdict: Verdict,
+    /// The threshold lies within the interval: this many cases cannot tell.
+    pub underpowered: bool,
+    /// In words, for a person: `retention 0.93 (42 of 45 control cases that base passes), at least 0.85`.
+    pub explanation: String,
+}
+
+/// What the gate decided, rule by rule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Every rule passed, and there was at least one.
+    pub passed: bool,
+    /// One for each threshold in the manifest.
+    pub rules: Vec<Rule>,
+}
