@@ -1,0 +1,134 @@
+//! Greedy decoding of many prompts at once: rows join and leave the batch as they begin and end.
+
+use candle_core::Tensor;
+
+use super::prefix::Prefixes;
+use super::{Engine, PREFILL_TOKENS, Row, argmax};
+use crate::error::Result;
+use crate::model::cache::Cache;
+use crate::record::Finish;
+
+/// One prompt for one arm.
+#[derive(Clone, Debug)]
+pub(crate) struct Generation {
+    pub(crate) arm: usize,
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) max_tokens: usize,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Generated {
+    /// Without the token that ended the turn.
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) finish: Finish,
+}
+
+struct Active {
+    index: usize,
+    arm: usize,
+    cache: Cache,
+    tokens: Vec<u32>,
+    max_tokens: usize,
+}
+
+impl Engine<'_> {
+    /// Answers every generation, in order. `on_tokens` is called with the number of tokens after each step.
+    ///
+    /// # Errors
+    /// A prompt that with its answer would not fit the context, or logits that are not finite.
+    pub(crate) fn generate(
+        &self,
+        generations: &[Generation],
+        stop: &[u32],
+        on_tokens: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Generated>> {
+        let prompts: Vec<(usize, &[u32])> = generations.iter().map(|g| (g.arm, g.prompt.as_slice())).collect();
+        let prefixes = Prefixes::compute(self, &prompts)?;
+        let mut order: Vec<usize> = (0..generations.len()).collect();
+        // Long answers first, so that the batch stays full.
+        order.sort_by_key(|i| std::cmp::Reverse(generations[*i].max_tokens));
+        let mut waiting = order.into_iter().peekable();
+        let mut done: Vec<Option<Generated>> = vec![None; generations.len()];
+        let mut active: Vec<Active> = Vec::new();
+        loop {
+            let mut joining: Vec<usize> = Vec::new();
+            let mut tokens = 0;
+            while let Some(next) = waiting.peek()
+                && active.len() + joining.len() < self.batch
+                && (joining.is_empty() || tokens + generations[*next].prompt.len() <= PREFILL_TOKENS)
+            {
+                tokens += generations[*next].prompt.len();
+                joining.extend(waiting.next());
+            }
+            if active.is_empty() && joining.is_empty() {
+                break;
+            }
+            if joining.is_empty() {
+                self.decode(&mut active)?;
+            } else {
+                active.extend(self.prefill(generations, joining, &prefixes)?);
+            }
+            on_tokens(active.len());
+            active.retain_mut(|row| {
+                let ended = row.tokens.last().is_some_and(|t| stop.contains(t));
+                if ended {
+                    row.tokens.pop();
+                }
+                if !ended && row.tokens.len() < row.max_tokens {
+                    return true;
+                }
+                let finish = if ended { Finish::Stop } else { Finish::Length };
+                done[row.index] = Some(Generated { tokens: std::mem::take(&mut row.tokens), finish });
+                false
+            });
+        }
+        Ok(done.into_iter().flatten().collect())
+    }
+
+    /// Runs prompts and takes each one's first token.
+    fn prefill(&self, generations: &[Generation], mut joining: Vec<usize>, prefixes: &Prefixes) -> Result<Vec<Active>> {
+        joining.sort_by_key(|i| (generations[*i].arm, *i));
+        let mut caches: Vec<Cache> =
+            joining.iter().map(|i| prefixes.start(self, generations[*i].arm, &generations[*i].prompt)).collect();
+        let mut rows: Vec<Row<'_>> = Vec::new();
+        let (mut ends, mut end) = (Vec::new(), 0);
+        for (i, cache) in joining.iter().zip(&mut caches) {
+            let tokens = &generations[*i].prompt[cache.len()..];
+            end += tokens.len();
+            ends.push(end as u32 - 1);
+            rows.push(Row { arm: generations[*i].arm, tokens, cache });
+        }
+        let hidden = self.forward(&mut rows)?;
+        let count = ends.len();
+        let last = hidden.index_select(&Tensor::from_vec(ends, count, hidden.device())?, 0)?;
+        let logits = self.logits(&last)?.to_vec2::<f32>()?;
+        let started = joining.into_iter().zip(caches).zip(logits).map(|((index, cache), logits)| Active {
+            index,
+            arm: generations[index].arm,
+            cache,
+            tokens: vec![argmax(&logits)],
+            max_tokens: generations[index].max_tokens,
+        });
+        Ok(started.collect())
+    }
+
+    /// One more token for every row.
+    fn decode(&self, active: &mut [Active]) -> Result<()> {
+        active.sort_by_key(|row| (row.arm, row.index));
+        let last: Vec<[u32; 1]> = active.iter().map(|row| [row.tokens.last().copied().unwrap_or_default()]).collect();
+        let mut rows: Vec<Row<'_>> = active
+            .iter_mut()
+            .zip(&last)
+            .map(|(row, token)| Row { arm: row.arm, tokens: token, cache: &mut row.cache })
+            .collect();
+        let hidden = self.forward(&mut rows)?;
+        let logits = self.logits(&hidden)?;
+        let view = crate::model::ops::View::new(&logits);
+        let vocab = self.decoder.spec.vocab_size;
+        for (row, logits) in active.iter_mut().zip(view.slice()?.chunks(vocab)) {
+            row.tokens.push(argmax(logits));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! Teacher forcing: log-likelihoods of given tokens, and two arms' distributions on the same tokens.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::prefix::Prefixes;
+use super::{Engine, PREFILL_TOKENS, Row, argmax};
+use crate::error::Result;
+use crate::model::cache::Cache;
+use crate::model::ops::View;
+
+/// Positions whose logits are held at once, for each of two arms.
+const POSITIONS: usize = 128;
+
+/// A prompt and the tokens that follow it.
+#[derive(Clone, Debug)]
+pub(crate) struct Continuation {
+    pub(crate) arm: usize,
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) tokens: Vec<u32>,
+}
+
+/// Two arms' next-token distributions p and q, position by position.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Compared {
+    /// Σ_v p ln(p/q), nats.
+    pub(crate) kl: Vec<f64>,
+    /// −ln p of the token that follows.
+    pub(crate) nll_base: Vec<f64>,
+    /// −ln q of it.
+    pub(crate) nll_tuned: Vec<f64>,
+    /// Do p and q have the same most likely token?
+    pub(crate) same_top1: Vec<bool>,
+}
+
+impl Engine<'_> {
+    /// Σ ln p(token) of each continuation, in order.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub(crate) fn log_likelihoods(&self, continuations: &[Continuation]) -> Result<Vec<f64>> {
+        let whole: Vec<Vec<u32>> = continuations.iter().map(|c| [c.prompt.as_slice(), &c.tokens].concat()).collect();
+        let prompts: Vec<(usize, &[u32])> = continuations.iter().zip(&whole).map(|(c, w)| (c.arm, w.as_slice())).collect();
+        let prefixes = Prefixes::compute(self, &prompts)?;
+        let mut order: Vec<usize> = (0..continuations.len()).collect();
+        order.sort_by_key(|i| continuations[*i].arm);
+        let mut scores = vec![0.0; continuations.len()];
+        for group in groups(&order, |i| whole[i].len()) {
+            let mut caches: Vec<Cache> =
+                group.iter().map(|i| self.start_before(&prefixes, &continuations[*i], &whole[*i])).collect();
+            let (mut rows, mut wanted, mut picked, mut at) = (Vec::new(), Vec::new(), Vec::new(), 0);
+            for (i, cache) in group.iter().zip(&mut caches) {
+                let c = &continuations[*i];
+                let tokens = &whole[*i][cache.len()..whole[*i].len() - 1];
+                let first = tokens.len() - c.tokens.len();
+                picked.extend((first..tokens.len()).map(|p| (at + p) as u32));
+                wanted.extend(c.tokens.iter().map(|t| (*i, *t)));
+                at += tokens.len();
+                rows.push(Row { arm: c.arm, tokens, cache });
+            }
+            let hidden = self.forward(&mut rows)?;
+            for (picked, wanted) in picked.chunks(POSITIONS).zip(wanted.chunks(POSITIONS)) {
+                let logits = self.logits(&hidden.index_select(&Tensor::new(picked, hidden.device())?, 0)?)?;
+                let view = View::new(&logits);
+                let nll = |(row, (_, token)): (&[f32], &(usize, u32))| log_normaliser(row) - f64::from(row[*token as usize]);
+                let losses: Vec<f64> = view.slice()?.par_chunks(self.decoder.spec.vocab_size).zip(wanted).map(nll).collect();
+                wanted.iter().zip(losses).for_each(|((i, _), loss)| scores[*i] -= loss);
+            }
+        }
+        Ok(scores)
+    }
+
+    /// A prefix's cache that ends early enough for the first token's distribution to be computed.
+    fn start_before(&self, prefixes: &Prefixes, c: &Continuation, whole: &[u32]) -> Cache {
+        let cache = prefixes.start(self, c.arm, &whole[..c.prompt.len()]);
+        if cache.len() < c.prompt.len() { cache } else { self.decoder.cache() }
+    }
+
+    /// Distributions of arm `base` and arm `tuned` (in this order, `base < tuned`) on the tokens of each text after its prompt.
+    /// The arms of the texts are not looked at.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub(crate) fn compare(
+        &self,
+        texts: &[Continuation],
+        base: usize,
+        tuned: usize,
+        on_tokens: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Compared>> {
+        let whole: Vec<Vec<u32>> = texts.iter().map(|c| [c.prompt.as_slice(), &c.tokens].concat()).collect();
+        let prompts: Vec<(usize, &[u32])> =
+            [base, tuned].iter().flat_map(|arm| texts.iter().map(|t| (*arm, t.prompt.as_slice()))).collect();
+        let prefixes = Prefixes::compute(self, &prompts)?;
+        let order: Vec<usize> = (0..texts.len()).filter(|i| !texts[*i].tokens.is_empty()).collect();
+        let mut results = vec![Compared::default(); texts.len()];
+        for group in groups(&order, |i| 2 * whole[i].len()) {
+            let arm_rows = |arm: usize| group.iter().map(move |i| (arm, *i));
+            let mut rows_of: Vec<(usize, usize, Cache)> = arm_rows(base)
+                .chain(arm_rows(tuned))
+                .map(|(arm, i)| (arm, i, prefixes.start(self, arm, &texts[i].prompt)))
+                .collect();
+            let (mut rows, mut picked, mut at) = (Vec::new(), vec![Vec::new(), Vec::new()], 0);
+            for (arm, i, cache) in &mut rows_of {
+                let tokens = &whole[*i][cache.len()..whole[*i].len() - 1];
+                let first = tokens.len() - texts[*i].tokens.len();
+                picked[usize::from(*arm == tuned)].extend((first..tokens.len()).map(|p| (at + p) as u32));
+                at += tokens.len();
+                rows.push(Row { arm: *arm, tokens, cache });
+            }
+            let hidden = self.forward(&mut rows)?;
+            on_tokens(at);
+            let wanted: Vec<(usize, u32)> = group.iter().flat_map(|i| texts[*i].tokens.iter().map(|t| (*i, *t))).collect();
+            let chunks = picked[0].chunks(POSITIONS).zip(picked[1].chunks(POSITIONS)).zip(wanted.chunks(POSITIONS));
+            for ((base_rows, tuned_rows), wanted) in chunks {
+                self.compare_rows(&hidden, base_rows, tuned_rows, wanted, &mut results)?;
+            }
+        }
+        Ok(results)
+    }
+
+    fn compare_rows(
+        &self,
+        hidden: &Tensor,
+        base: &[u32],
+        tuned: &[u32],
+        wanted: &[(usize, u32)],
+        results: &mut [Compared],
+    ) -> Result<()> {
+        let picked = Tensor::new([base, tuned].concat(), hidden.device())?;
+        let logits = self.logits(&hidden.index_select(&picked, 0)?)?;
+        let view = View::new(&logits);
+        let vocab = self.decoder.spec.vocab_size;
+        let (p, q) = view.slice()?.split_at(base.len() * vocab);
+        let rows: Vec<(f64, f64, f64, bool)> = p
+            .par_chunks(vocab)
+            .zip(q.par_chunks(vocab))
+            .zip(wanted)
+            .map(|((p, q), (_, token))| {
+                let (log_p, log_q) = (log_normaliser(p), log_normaliser(q));
+                let target = *token as usize;
+                let (nll_p, nll_q) = (log_p - f64::from(p[target]), log_q - f64::from(q[target]));
+                (divergence(p, q, log_p, log_q), nll_p, nll_q, argmax(p) == argmax(q))
+            })
+            .collect();
+        for ((i, _), (kl, nll_base, nll_tuned, same)) in wanted.iter().zip(rows) {
+            results[*i].kl.push(kl);
+            results[*i].nll_base.push(nll_base);
+            results[*i].nll_tuned.push(nll_tuned);
+            results[*i].same_top1.push(same);
+        }
+        Ok(())
+    }
+}
+
+/// Cuts `order` into groups of at most [`PREFILL_TOKENS`] tokens, at least one item each.
+fn groups(order: &[usize], tokens: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
+    let (mut groups, mut size): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
+    for i in order {
+        let n = tokens(*i);
+        match groups.last_mut() {
+            Some(group) if size + n <= PREFILL_TOKENS => {
+                group.push(*i);
+                size += n;
+            }
+            _ => {
+                groups.push(vec![*i]);
+                size = n;
+            }
+        }
+    }
+    groups
+}
+
+/// ln Σ exp(x).
+fn log_normaliser(row: &[f32]) -> f64 {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0f64;
+    for chunk in row.chunks(256) {
+        sum += f64::from(chunk.iter().map(|x| (x - max).exp()).sum::<f32>());
+    }
+    f64::from(max) + sum.ln()
+}
+
+/// Σ_v p ln(p/q) of two rows of logits; rounding below 0 is 0.
+fn divergence(p: &[f32], q: &[f32], log_p: f64, log_q: f64) -> f64 {
+    let mut sum = 0f64;
+    for (p, q) in p.chunks(256).zip(q.chunks(256)) {
+        let part = |(p, q): (&f32, &f32)| {
+            let ln_p = p - log_p as f32;
+            ln_p.exp() * (ln_p - (q - log_q as f32))
+        };
+        sum += f64::from(p.iter().zip(q).map(part).sum::<f32>());
+    }
+    sum.max(0.0)
+}

@@ -1,0 +1,278 @@
+//! The decoder: embedding, blocks of attention and feed-forward, final norm, head.
+//!
+//! Its input is a ragged batch: the tokens of several sequences one after another, without padding. Training and inference are
+//! the same code; in training there is no cache, and an adapter's tensors carry gradients.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor, bail};
+use rayon::prelude::*;
+
+use super::cache::Cache;
+use super::linear::{Adapters, Linear};
+use super::names;
+use super::ops::attention::{Heads, Keys, attend, attention, place};
+use super::ops::lora::{Frozen, linear};
+use super::ops::rms_norm::rms_norm;
+use super::ops::rope::{RopeTable, rope};
+use super::ops::swiglu::swiglu;
+use super::ops::{View, cross_entropy};
+use super::spec::{DecoderSpec, RopeScaling};
+use super::weights::{Matrix, Weights};
+
+/// Tokens of several sequences, one after another.
+pub(crate) struct Batch {
+    pub(crate) tokens: Vec<u32>,
+    /// Each sequence's rows.
+    pub(crate) sequences: Arc<Vec<Range<usize>>>,
+    /// Each token's place in its sequence.
+    pub(crate) positions: Arc<Vec<usize>>,
+}
+
+impl Batch {
+    /// Sequences that begin at position 0.
+    pub(crate) fn new<'t>(sequences: impl IntoIterator<Item = &'t [u32]>) -> Self {
+        Self::continued(sequences.into_iter().map(|s| (s, 0)))
+    }
+
+    /// Sequences that go on at the position given with each.
+    pub(crate) fn continued<'t>(sequences: impl IntoIterator<Item = (&'t [u32], usize)>) -> Self {
+        let (mut tokens, mut ranges, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+        for (sequence, start) in sequences {
+            ranges.push(tokens.len()..tokens.len() + sequence.len());
+            tokens.extend_from_slice(sequence);
+            positions.extend(start..start + sequence.len());
+        }
+        Self { tokens, sequences: Arc::new(ranges), positions: Arc::new(positions) }
+    }
+}
+
+struct Block {
+    attention_norm: Tensor,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    ffn_norm: Tensor,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl Block {
+    fn linears(&self) -> [&Linear; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+}
+
+/// A loaded decoder.
+pub(crate) struct Decoder {
+    pub(crate) spec: DecoderSpec,
+    embedding: Matrix,
+    blocks: Vec<Block>,
+    norm: Tensor,
+    head: Frozen,
+    rope: Arc<RopeTable>,
+    heads: Heads,
+}
+
+/// What a frozen weight is held as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Precision {
+    /// As in its file: quantised weights stay quantised.
+    AsStored,
+    /// Widened to f32 once: four bytes a weight, and no widening afterwards.
+    F32,
+}
+
+struct Loader<'w> {
+    weights: &'w Weights,
+    spec: &'w DecoderSpec,
+    precision: Precision,
+    permuted: bool,
+    index: u64,
+}
+
+impl Loader<'_> {
+    fn matrix(&self, path: &str, rows: usize, cols: usize) -> crate::Result<Matrix> {
+        let matrix = self.weights.matrix(&format!("{path}.weight"), rows, cols)?;
+        let reorder = self.permuted && (path.ends_with("q_proj") || path.ends_with("k_proj"));
+        let matrix = if reorder { matrix.unpermuted(self.spec.head_dim) } else { matrix };
+        Ok(if self.precision == Precision::F32 { matrix.widened() } else { matrix })
+    }
+
+    fn linear(&mut self, path: String, rows: usize, cols: usize, bias: bool) -> crate::Result<Linear> {
+        let weight = self.matrix(&path, rows, cols)?;
+        let bias = bias.then(|| self.weights.vector(&format!("{path}.bias"), rows)).transpose()?;
+        self.index += 1;
+        Ok(Linear { path, frozen: Frozen { weight, bias }, index: self.index })
+    }
+
+    fn norm(&self, path: &str) -> crate::Result<Tensor> {
+        self.weights.vector(&format!("{path}.weight"), self.spec.hidden_size)
+    }
+
+    fn block(&mut self, layer: usize) -> crate::Result<Block> {
+        let s = self.spec;
+        let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+        let path = |module: &str| names::block(layer, module);
+        Ok(Block {
+            attention_norm: self.norm(&path("input_layernorm"))?,
+            q: self.linear(path("self_attn.q_proj"), q, s.hidden_size, s.attention_bias)?,
+            k: self.linear(path("self_attn.k_proj"), kv, s.hidden_size, s.attention_bias)?,
+            v: self.linear(path("self_attn.v_proj"), kv, s.hidden_size, s.attention_bias)?,
+            o: self.linear(path("self_attn.o_proj"), s.hidden_size, q, s.attention_bias)?,
+            ffn_norm: self.norm(&path("post_attention_layernorm"))?,
+            gate: self.linear(path("mlp.gate_proj"), s.intermediate_size, s.hidden_size, s.mlp_bias)?,
+            up: self.linear(path("mlp.up_proj"), s.intermediate_size, s.hidden_size, s.mlp_bias)?,
+            down: self.linear(path("mlp.down_proj"), s.hidden_size, s.intermediate_size, s.mlp_bias)?,
+        })
+    }
+}
+
+impl Decoder {
+    /// Takes the decoder's tensors out of `weights`. `permuted`: q and k rows are in llama.cpp's order.
+    ///
+    /// # Errors
+    /// A tensor that is missing, has another shape, or is not the decoder's.
+    pub(crate) fn load(mut spec: DecoderSpec, weights: &Weights, precision: Precision, permuted: bool) -> crate::Result<Self> {
+        if matches!(spec.rope_scaling, RopeScaling::Factors(_)) {
+            let factors = weights.vector("rope_freqs.weight", spec.head_dim / 2)?.to_vec1::<f32>()?;
+            spec.rope_scaling = RopeScaling::Factors(factors.into_iter().map(f64::from).collect());
+        }
+        let mut loader = Loader { weights, spec: &spec, precision, permuted, index: 0 };
+        let embedding = loader.matrix(names::EMBEDDING, spec.vocab_size, spec.hidden_size)?;
+        let blocks = (0..spec.layers).map(|layer| loader.block(layer)).collect::<crate::Result<Vec<_>>>()?;
+        let norm = loader.norm(names::FINAL_NORM)?;
+        let head = match spec.tied_head {
+            true => embedding.clone(),
+            false => loader.matrix(names::HEAD, spec.vocab_size, spec.hidden_size)?,
+        };
+        let rope = Arc::new(RopeTable::new(&spec.rope_frequencies(), spec.context, 1.0));
+        let heads = Heads {
+            heads: spec.heads,
+            kv_heads: spec.kv_heads,
+            dim: spec.head_dim,
+            value_dim: spec.head_dim,
+            scale: (spec.head_dim as f32).sqrt().recip(),
+        };
+        Ok(Self { embedding, blocks, norm, head: Frozen { weight: head, bias: None }, rope, heads, spec })
+    }
+
+    /// Every linear layer of every block: those that `all-linear` adapts.
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.blocks.iter().flat_map(Block::linears)
+    }
+
+    /// The first frozen tensor that holds NaN or infinite values, when one does. It reads all weights.
+    pub(crate) fn first_non_finite(&self) -> Option<String> {
+        let matrices = std::iter::once(&self.embedding)
+            .chain(self.linears().map(|l| &l.frozen.weight))
+            .chain(std::iter::once(&self.head.weight));
+        matrices.filter(|m| m.has_non_finite()).map(|m| m.name.to_string()).next()
+    }
+
+    /// An empty cache for one sequence.
+    pub(crate) fn cache(&self) -> Cache {
+        Cache::new(self.blocks.len())
+    }
+
+    /// Output of the final norm, (tokens, hidden), of sequences without a past.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary or a position past the context.
+    pub(crate) fn hidden(&self, batch: &Batch, adapters: Adapters<'_>) -> Result<Tensor> {
+        self.run(batch, adapters, |_, q, k, v| attention(&q, &k, &v, self.heads, &batch.sequences))
+    }
+
+    /// As [`Self::hidden`], for sequences that go on from `caches`, one a sequence, which take up the new tokens.
+    pub(crate) fn hidden_cached(&self, batch: &Batch, adapters: Adapters<'_>, caches: &mut [&mut Cache]) -> Result<Tensor> {
+        if caches.len() != batch.sequences.len() {
+            bail!("{} caches for {} sequences", caches.len(), batch.sequences.len());
+        }
+        let hidden = self.run(batch, adapters, |layer, q, k, v| self.attend_cached(layer, [&q, &k, &v], batch, caches))?;
+        for (cache, sequence) in caches.iter_mut().zip(batch.sequences.iter()) {
+            cache.advance(sequence.len());
+        }
+        Ok(hidden)
+    }
+
+    fn run(
+        &self,
+        batch: &Batch,
+        adapters: Adapters<'_>,
+        mut attention: impl FnMut(usize, Tensor, Tensor, Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let s = &self.spec;
+        let tokens = batch.tokens.len();
+        let mut x = self.embed(&batch.tokens)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let h = rms_norm(&x, &block.attention_norm, s.norm_eps)?;
+            let q = block.q.forward(&h, adapters)?.reshape((tokens, s.heads, s.head_dim))?;
+            let k = block.k.forward(&h, adapters)?.reshape((tokens, s.kv_heads, s.head_dim))?;
+            let v = block.v.forward(&h, adapters)?.reshape((tokens, s.kv_heads, s.head_dim))?;
+            let (q, k) = (rope(&q, &self.rope, &batch.positions)?, rope(&k, &self.rope, &batch.positions)?);
+            let mixed = attention(layer, q, k, v)?;
+            x = (x + block.o.forward(&mixed, adapters)?)?;
+            let h = rms_norm(&x, &block.ffn_norm, s.norm_eps)?;
+            let h = swiglu(&block.gate.forward(&h, adapters)?, &block.up.forward(&h, adapters)?)?;
+            x = (x + block.down.forward(&h, adapters)?)?;
+        }
+        rms_norm(&x, &self.norm, s.norm_eps)
+    }
+
+    fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
+        let width = self.spec.hidden_size;
+        let mut out = vec![0f32; tokens.len() * width];
+        for (token, row) in tokens.iter().zip(out.chunks_mut(width)) {
+            let id = *token as usize;
+            if id >= self.embedding.rows {
+                bail!("token {id} is outside the vocabulary of {}", self.embedding.rows);
+            }
+            self.embedding.row(id, row);
+        }
+        Tensor::from_vec(out, (tokens.len(), width), &Device::Cpu)
+    }
+
+    fn attend_cached(&self, layer: usize, qkv: [&Tensor; 3], batch: &Batch, caches: &mut [&mut Cache]) -> Result<Tensor> {
+        let h = &self.heads;
+        let [q, k, v] = qkv.map(View::new);
+        let (q, k, v) = (q.slice()?, k.slice()?, v.slice()?);
+        let (q_stride, kv_stride) = (h.heads * h.dim, h.kv_heads * h.dim);
+        let v_stride = h.kv_heads * h.value_dim;
+        for (cache, s) in caches.iter_mut().zip(batch.sequences.iter()) {
+            cache.append(layer, &k[s.start * kv_stride..s.end * kv_stride], &v[s.start * v_stride..s.end * v_stride]);
+        }
+        let caches: &[&mut Cache] = caches;
+        let tasks: Vec<(usize, usize)> =
+            (0..caches.len()).flat_map(|i| (0..h.kv_heads).map(move |kv| (i, kv))).collect();
+        let parts: Vec<Vec<f32>> = tasks
+            .par_iter()
+            .map(|(i, kv)| {
+                let (cache, s) = (&caches[*i], &batch.sequences[*i]);
+                let rows = cache.layer(layer);
+                let keys = Keys { k: &rows.k, v: &rows.v, len: cache.len() + s.len() };
+                attend(&q[s.start * q_stride..s.end * q_stride], s.len(), &keys, h, *kv)
+            })
+            .collect();
+        let stride = h.heads * h.value_dim;
+        let width = stride / h.kv_heads;
+        let mut out = vec![0f32; batch.tokens.len() * stride];
+        for ((i, kv), part) in tasks.iter().zip(&parts) {
+            let s = &batch.sequences[*i];
+            place(&mut out[s.start * stride..s.end * stride], stride, kv * width, part, width);
+        }
+        Tensor::from_vec(out, (batch.tokens.len(), stride), &Device::Cpu)
+    }
+
+    /// Logits (rows, vocabulary) of rows of [`Self::hidden`].
+    pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        linear(hidden, &self.head, Vec::new())
+    }
+
+    /// Σ NLL of `targets` (one a row of `hidden`) over `divisor`: a differentiable scalar; logits are never held whole.
+    pub(crate) fn cross_entropy(&self, hidden: &Tensor, targets: Vec<u32>, divisor: f64) -> Result<Tensor> {
+        cross_entropy::head_cross_entropy(hidden, &self.head.weight, targets, divisor)
+    }
+}

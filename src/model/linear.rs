@@ -1,0 +1,70 @@
+//! A linear layer: frozen weights, and a place for adapters.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+
+use super::ops::lora::{self, Dropout, Frozen, Slot};
+
+/// One layer's low-rank pair; its product B·A is added with the adapter's scale.
+#[derive(Clone, Debug)]
+pub(crate) struct Pair {
+    /// (r, in)
+    pub(crate) a: Tensor,
+    /// (out, r)
+    pub(crate) b: Tensor,
+    /// What the product is multiplied by: alpha/r, times the arm's own factor.
+    pub(crate) scale: f64,
+}
+
+/// Low-rank pairs by module path: `model.layers.0.self_attn.q_proj`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LowRank {
+    pub(crate) pairs: BTreeMap<String, Pair>,
+}
+
+/// Which rows of a batch see which adapter.
+#[derive(Clone, Copy)]
+pub(crate) enum Adapters<'a> {
+    /// Each range of rows has its own; rows in no range are base's. For inference.
+    Rows(&'a [(Range<usize>, &'a LowRank)]),
+    /// One adapter on every row, with gradients for its tensors.
+    Train { adapter: &'a LowRank, dropout: Option<Dropout> },
+}
+
+impl Adapters<'_> {
+    /// No adapter anywhere.
+    pub(crate) const NONE: Adapters<'static> = Adapters::Rows(&[]);
+}
+
+/// y = x Wᵀ + b, plus adapters.
+pub(crate) struct Linear {
+    /// Module path, which is also the adapter's key.
+    pub(crate) path: String,
+    pub(crate) frozen: Frozen,
+    /// A number of its own, so that each layer drops other inputs.
+    pub(crate) index: u64,
+}
+
+impl Linear {
+    /// `x` (tokens, in) → (tokens, out).
+    pub(crate) fn forward(&self, x: &Tensor, adapters: Adapters<'_>) -> Result<Tensor> {
+        match adapters {
+            Adapters::Train { adapter, dropout } => match adapter.pairs.get(&self.path) {
+                Some(pair) => {
+                    let dropout = dropout.map(|d| Dropout { seed: lora::mix(d.seed ^ lora::mix(self.index)), ..d });
+                    lora::lora(x, &self.frozen, &pair.a, &pair.b, pair.scale, dropout)
+                }
+                None => lora::linear(x, &self.frozen, Vec::new()),
+            },
+            Adapters::Rows(rows) => {
+                let slot = |(rows, adapter): &(Range<usize>, &LowRank)| {
+                    let pair = adapter.pairs.get(&self.path)?;
+                    Some(Slot { rows: rows.clone(), a: pair.a.clone(), b: pair.b.clone(), scale: pair.scale })
+                };
+                lora::linear(x, &self.frozen, rows.iter().filter_map(slot).collect())
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Causal grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) over a ragged batch: several sequences lie one after
+//! another in the rows of q, k and v, and none sees another.
+//!
+//! softmax(q kᵀ · scale) v, per sequence and head; scores exist only for one block of queries at a time.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::gemm::{Into, Mat, MatMut, matmul_single};
+use super::{View, dot, slice};
+
+/// Queries whose scores are held at once.
+const BLOCK: usize = 128;
+
+/// Shape of an attention: `heads` queries share `kv_heads` keys and values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Heads {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    /// Width of a query and of a key.
+    pub(crate) dim: usize,
+    /// Width of a value.
+    pub(crate) value_dim: usize,
+    /// What scores are multiplied by, usually 1/√dim.
+    pub(crate) scale: f32,
+}
+
+impl Heads {
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+}
+
+/// One sequence's keys and values for one layer: rows of `kv_heads · dim`.
+pub(crate) struct Keys<'a> {
+    pub(crate) k: &'a [f32],
+    pub(crate) v: &'a [f32],
+    pub(crate) len: usize,
+}
+
+impl Keys<'_> {
+    fn k(&self, heads: &Heads, kv: usize, rows: Range<usize>) -> Mat<'_> {
+        let stride = heads.kv_heads * heads.dim;
+        Mat::strided(&self.k[rows.start * stride + kv * heads.dim..], rows.len(), heads.dim, stride)
+    }
+
+    fn v(&self, heads: &Heads, kv: usize, rows: Range<usize>) -> Mat<'_> {
+        let stride = heads.kv_heads * heads.value_dim;
+        Mat::strided(&self.v[rows.start * stride + kv * heads.value_dim..], rows.len(), heads.value_dim, stride)
+    }
+}
+
+/// Turns rows of scores into probabilities; row i sees the first `offset + i + 1` keys, the others get 0.
+fn causal_softmax(scores: &mut [f32], keys: usize, offset: usize) {
+    for (i, row) in scores.chunks_mut(keys).enumerate() {
+        let (seen, hidden) = row.split_at_mut((offset + i + 1).min(keys));
+        let max = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut sum = 0.0;
+        for s in seen.iter_mut() {
+            *s = (*s - max).exp();
+            sum += *s;
+        }
+        let inverse = 1.0 / sum;
+        seen.iter_mut().for_each(|s| *s *= inverse);
+        hidden.fill(0.0);
+    }
+}
+
+/// Attention of one sequence's `queries` new rows (`q`: rows of `heads · dim`), which are the last of `keys.len` positions,
+/// for the heads that share key `kv`. Returns `(queries, group · value_dim)`.
+pub(crate) fn attend(q: &[f32], queries: usize, keys: &Keys<'_>, heads: &Heads, kv: usize) -> Vec<f32> {
+    let (group, q_stride, width) = (heads.group(), heads.heads * heads.dim, heads.group() * heads.value_dim);
+    let past = keys.len - queries;
+    let mut out = vec![0f32; queries * width];
+    let mut scores = Vec::new();
+    if queries == 1 {
+        // Decoding: the group's queries are rows of one product.
+        scores.resize(group * keys.len, 0.0);
+        let q = Mat::new(&q[kv * group * heads.dim..], group, heads.dim);
+        matmul_single(MatMut::new(&mut scores, group, keys.len), Into::Overwrite, heads.scale, q, keys.k(heads, kv, 0..keys.len).t());
+        causal_softmax(&mut scores, keys.len, keys.len);
+        let out_rows = MatMut::new(&mut out, group, heads.value_dim);
+        matmul_single(out_rows, Into::Overwrite, 1.0, Mat::new(&scores, group, keys.len), keys.v(heads, kv, 0..keys.len));
+        return out;
+    }
+    for start in (0..queries).step_by(BLOCK) {
+        let n = BLOCK.min(queries - start);
+        let seen = past + start + n;
+        scores.resize(n * seen, 0.0);
+        for g in 0..group {
+            let head = kv * group + g;
+            let q = Mat::strided(&q[start * q_stride + head * heads.dim..], n, heads.dim, q_stride);
+            matmul_single(MatMut::new(&mut scores, n, seen), Into::Overwrite, heads.scale, q, keys.k(heads, kv, 0..seen).t());
+            causal_softmax(&mut scores, seen, past + start);
+            let rows = MatMut::strided(&mut out[start * width + g * heads.value_dim..], n, heads.value_dim, width);
+            matmul_single(rows, Into::Overwrite, 1.0, Mat::new(&scores, n, seen), keys.v(heads, kv, 0..seen));
+        }
+    }
+    out
+}
+
+/// Copies `(rows, width)` of one key's group into its columns of `out` (rows of `stride`).
+pub(crate) fn place(out: &mut [f32], stride: usize, column: usize, part: &[f32], width: usize) {
+    for (row, part) in out.chunks_mut(stride).zip(part.chunks(width)) {
+        row[column..column + width].copy_from_slice(part);
+    }
+}
+
+struct Attention {
+    heads: Heads,
+    sequences: Arc<Vec<Range<usize>>>,
+}
+
+/// Attention within each of `sequences` (ranges of rows). Differentiable in q, k and v.
+///
+/// `q` is (tokens, heads, dim), `k` (tokens, kv_heads, dim), `v` (tokens, kv_heads, value_dim); the result is
+/// (tokens, heads · value_dim).
+pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, sequences: &Arc<Vec<Range<usize>>>) -> Result<Tensor> {
+    if !q.device().is_cpu() {
+        return super::reference::attention(q, k, v, &heads, sequences);
+    }
+    let op = Attention { heads, sequences: Arc::clone(sequences) };
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+}
+
+/// Gradients of one key's group in one sequence.
+struct GroupGradient {
+    dq: Vec<f32>,
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+}
+
+/// Rows of one sequence inside the flat q, dy and y.
+struct Rows<'a> {
+    q: &'a [f32],
+    y: &'a [f32],
+    dy: &'a [f32],
+}
+
+impl Attention {
+    fn tasks(&self) -> Vec<(Range<usize>, usize)> {
+        self.sequences.iter().flat_map(|s| (0..self.heads.kv_heads).map(move |kv| (s.clone(), kv))).collect()
+    }
+
+    /// P is computed again from q and k; then dV = Pᵀ dY, dS = P ∘ (dY Vᵀ − rowsum(dY ∘ Y)) · scale, dQ = dS K, dK = dSᵀ Q.
+    fn group_gradient(&self, rows: &Rows<'_>, keys: &Keys<'_>, kv: usize) -> GroupGradient {
+        let h = &self.heads;
+        let (group, n) = (h.group(), keys.len);
+        let (q_stride, y_stride) = (h.heads * h.dim, h.heads * h.value_dim);
+        let mut gradient = GroupGradient {
+            dq: vec![0f32; n * group * h.dim],
+            dk: vec![0f32; n * h.dim],
+            dv: vec![0f32; n * h.value_dim],
+        };
+        let (mut p, mut ds) = (Vec::new(), Vec::new());
+        for start in (0..n).step_by(BLOCK) {
+            let block = BLOCK.min(n - start);
+            let seen = start + block;
+            p.resize(block * seen, 0.0);
+            ds.resize(block * seen, 0.0);
+            for g in 0..group {
+                let head = kv * group + g;
+                let at = start * y_stride + head * h.value_dim;
+                let q = Mat::strided(&rows.q[start * q_stride + head * h.dim..], block, h.dim, q_stride);
+                let dy = Mat::strided(&rows.dy[at..], block, h.value_dim, y_stride);
+                let (k, v) = (keys.k(h, kv, 0..seen), keys.v(h, kv, 0..seen));
+                matmul_single(MatMut::new(&mut p, block, seen), Into::Overwrite, h.scale, q, k.t());
+                causal_softmax(&mut p, seen, start);
+                matmul_single(MatMut::new(&mut ds, block, seen), Into::Overwrite, 1.0, dy, v.t());
+                for i in 0..block {
+                    let row = at + i * y_stride;
+                    let along = dot(&rows.dy[row..row + h.value_dim], &rows.y[row..row + h.value_dim]);
+                    for (ds, p) in ds[i * seen..][..seen].iter_mut().zip(&p[i * seen..]) {
+                        *ds = p * (*ds - along) * h.scale;
+                    }
+                }
+                let (p, ds) = (Mat::new(&p, block, seen), Mat::new(&ds, block, seen));
+                let dq = MatMut::strided(&mut gradient.dq[(start * group + g) * h.dim..], block, h.dim, group * h.dim);
+                matmul_single(dq, Into::Overwrite, 1.0, ds, k);
+                matmul_single(MatMut::new(&mut gradient.dk, seen, h.dim), Into::Add, 1.0, ds.t(), q);
+                matmul_single(MatMut::new(&mut gradient.dv, seen, h.value_dim), Into::Add, 1.0, p.t(), dy);
+            }
+        }
+        gradient
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let h = &self.heads;
+        let tokens = l1.dims()[0];
+        let expected = [[tokens, h.heads, h.dim], [tokens, h.kv_heads, h.dim], [tokens, h.kv_heads, h.value_dim]];
+        if [l1, l2, l3].iter().zip(&expected).any(|(l, e)| l.dims() != e) {
+            bail!("attention: got q {:?}, k {:?}, v {:?}, expected {expected:?}", l1.dims(), l2.dims(), l3.dims());
+        }
+        let (q, k, v) = (slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?);
+        let (q_stride, k_stride, v_stride) = (h.heads * h.dim, h.kv_heads * h.dim, h.kv_heads * h.value_dim);
+        let tasks = self.tasks();
+        let parts: Vec<Vec<f32>> = tasks
+            .par_iter()
+            .map(|(s, kv)| {
+                let keys = Keys { k: &k[s.start * k_stride..s.end * k_stride], v: &v[s.start * v_stride..s.end * v_stride], len: s.len() };
+                attend(&q[s.start * q_stride..s.end * q_stride], s.len(), &keys, h, *kv)
+            })
+            .collect();
+        let (stride, width) = (h.heads * h.value_dim, h.group() * h.value_dim);
+        let mut out = vec![0f32; tokens * stride];
+        for ((s, kv), part) in tasks.iter().zip(&parts) {
+            place(&mut out[s.start * stride..s.end * stride], stride, kv * width, part, width);
+        }
+        Ok((CpuStorage::F32(out), Shape::from((tokens, stride))))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let h = &self.heads;
+        let dy = dy.contiguous()?;
+        let views = [q, k, v, y, &dy].map(View::new);
+        let [q_all, k_all, v_all, y_all, dy_all] = [0, 1, 2, 3, 4].map(|i| views[i].slice());
+        let (q_all, k_all, v_all, y_all, dy_all) = (q_all?, k_all?, v_all?, y_all?, dy_all?);
+        let (q_stride, k_stride) = (h.heads * h.dim, h.kv_heads * h.dim);
+        let (y_stride, v_stride) = (h.heads * h.value_dim, h.kv_heads * h.value_dim);
+        let tasks = self.tasks();
+        let parts: Vec<GroupGradient> = tasks
+            .par_iter()
+            .map(|(s, kv)| {
+                let keys = Keys {
+                    k: &k_all[s.start * k_stride..s.end * k_stride],
+                    v: &v_all[s.start * v_stride..s.end * v_stride],
+                    len: s.len(),
+                };
+                let rows = Rows {
+                    q: &q_all[s.start * q_stride..s.end * q_stride],
+                    y: &y_all[s.start * y_stride..s.end * y_stride],
+                    dy: &dy_all[s.start * y_stride..s.end * y_stride],
+                };
+                self.group_gradient(&rows, &keys, *kv)
+            })
+            .collect();
+        let tokens = q.dim(0)?;
+        let (mut dq, mut dk, mut dv) = (vec![0f32; tokens * q_stride], vec![0f32; tokens * k_stride], vec![0f32; tokens * v_stride]);
+        let width = h.group() * h.dim;
+        for ((s, kv), part) in tasks.iter().zip(&parts) {
+            place(&mut dq[s.start * q_stride..s.end * q_stride], q_stride, kv * width, &part.dq, width);
+            place(&mut dk[s.start * k_stride..s.end * k_stride], k_stride, kv * h.dim, &part.dk, h.dim);
+            place(&mut dv[s.start * v_stride..s.end * v_stride], v_stride, kv * h.value_dim, &part.dv, h.value_dim);
+        }
+        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
+        Ok((Some(tensor(dq, q)?), Some(tensor(dk, k)?), Some(tensor(dv, v)?)))
+    }
+}

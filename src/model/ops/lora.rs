@@ -1,0 +1,251 @@
+//! A frozen linear layer with its low-rank adapter (Hu et al. 2021, arXiv 2106.09685): y = x Wᵀ + b + s · (x Aᵀ) Bᵀ.
+//!
+//! The frozen product has no gradient for W, so that a backward costs one product with W and nothing more; W is widened from its
+//! file's precision a block at a time, in the forward and again in the backward.
+
+use std::ops::Range;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
+
+use super::gemm::{Into, Mat, MatMut, matmul};
+use super::{View, for_each_row, rows_of, slice};
+use crate::model::weights::Matrix;
+
+/// The frozen part: W (out, in) and an optional bias (out).
+#[derive(Clone)]
+pub(crate) struct Frozen {
+    pub(crate) weight: Matrix,
+    pub(crate) bias: Option<Tensor>,
+}
+
+impl Frozen {
+    /// y (rows, out) = x (rows, in) Wᵀ + b.
+    fn forward(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {
+        let (inside, outside) = (self.weight.cols, self.weight.rows);
+        let mut y = vec![0f32; rows * outside];
+        self.weight.for_blocks(|block, w| {
+            let part = MatMut::strided(&mut y[block.start..], rows, block.len(), outside);
+            matmul(part, Into::Overwrite, 1.0, Mat::new(x, rows, inside), Mat::new(w, block.len(), inside).t());
+        });
+        if let Some(bias) = &self.bias {
+            let view = View::new(bias);
+            let bias = view.slice()?;
+            for_each_row(&mut y, outside, |_, row| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+        }
+        Ok(y)
+    }
+
+    /// dx (rows, in) = dy (rows, out) W.
+    fn backward(&self, dy: &[f32], rows: usize) -> Vec<f32> {
+        let (inside, outside) = (self.weight.cols, self.weight.rows);
+        let mut dx = vec![0f32; rows * inside];
+        self.weight.for_blocks(|block, w| {
+            let dy = Mat::strided(&dy[block.start..], rows, block.len(), outside);
+            matmul(MatMut::new(&mut dx, rows, inside), Into::Add, 1.0, dy, Mat::new(w, block.len(), inside));
+        });
+        dx
+    }
+
+    fn check(&self, layout: &Layout) -> Result<(usize, Shape)> {
+        let (rows, width) = rows_of(layout);
+        if width != self.weight.cols {
+            bail!("`{}`: got x {:?}, expected a last dimension of {}", self.weight.name, layout.dims(), self.weight.cols);
+        }
+        let mut dims = layout.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = self.weight.rows;
+        }
+        Ok((rows, Shape::from(dims)))
+    }
+}
+
+/// One arm's adapter for one layer, and the rows of the batch that are this arm's.
+#[derive(Clone)]
+pub(crate) struct Slot {
+    pub(crate) rows: Range<usize>,
+    /// (r, in)
+    pub(crate) a: Tensor,
+    /// (out, r)
+    pub(crate) b: Tensor,
+    pub(crate) scale: f64,
+}
+
+impl Slot {
+    /// y[rows] += s · (x[rows] Aᵀ) Bᵀ
+    fn add(&self, frozen: &Frozen, x: &[f32], y: &mut [f32]) -> Result<()> {
+        let (inside, outside, rank) = (frozen.weight.cols, frozen.weight.rows, self.a.dim(0)?);
+        let rows = self.rows.len();
+        let (a, b) = (View::new(&self.a), View::new(&self.b));
+        let x = Mat::new(&x[self.rows.start * inside..self.rows.end * inside], rows, inside);
+        let mut h = vec![0f32; rows * rank];
+        matmul(MatMut::new(&mut h, rows, rank), Into::Overwrite, 1.0, x, Mat::new(a.slice()?, rank, inside).t());
+        let y = MatMut::new(&mut y[self.rows.start * outside..self.rows.end * outside], rows, outside);
+        matmul(y, Into::Add, self.scale as f32, Mat::new(&h, rows, rank), Mat::new(b.slice()?, outside, rank).t());
+        Ok(())
+    }
+}
+
+struct Rows {
+    frozen: Frozen,
+    slots: Vec<Slot>,
+}
+
+/// y = x Wᵀ + b, and each slot's product added to its own rows; rows without a slot never see an adapter.
+///
+/// Differentiable in x when there are no slots; adapters here are for inference.
+pub(crate) fn linear(x: &Tensor, frozen: &Frozen, slots: Vec<Slot>) -> Result<Tensor> {
+    x.contiguous()?.apply_op1(Rows { frozen: frozen.clone(), slots })
+}
+
+impl CustomOp1 for Rows {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = slice(storage, layout)?;
+        let (rows, shape) = self.frozen.check(layout)?;
+        let mut y = self.frozen.forward(x, rows)?;
+        for slot in &self.slots {
+            slot.add(&self.frozen, x, &mut y)?;
+        }
+        Ok((CpuStorage::F32(y), shape))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        if !self.slots.is_empty() {
+            bail!("linear: adapters that are trained go through `lora`");
+        }
+        let dy = dy.contiguous()?;
+        let view = View::new(&dy);
+        let dx = self.frozen.backward(view.slice()?, x.elem_count() / self.frozen.weight.cols);
+        Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
+    }
+}
+
+/// Dropping of the adapter's inputs: each is 0 with probability `p`, else divided by 1 − p. The choice depends on `seed` and the
+/// element's index alone, so that the backward makes it again and a resumed training makes the same.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Dropout {
+    pub(crate) p: f64,
+    pub(crate) seed: u64,
+}
+
+impl Dropout {
+    fn apply(&self, values: &mut [f32]) {
+        let keep = 1.0 / (1.0 - self.p as f32);
+        let threshold = (self.p * (u64::MAX as f64)) as u64;
+        for_each_row(values, 64, |i, row| {
+            for (j, value) in row.iter_mut().enumerate() {
+                let index = (i * 64 + j) as u64;
+                *value = if mix(self.seed ^ mix(index)) < threshold { 0.0 } else { *value * keep };
+            }
+        });
+    }
+}
+
+/// The finaliser of SplitMix64 (Steele et al. 2014).
+pub(crate) fn mix(mut z: u64) -> u64 {
+    z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+struct Lora {
+    frozen: Frozen,
+    scale: f32,
+    dropout: Option<Dropout>,
+}
+
+/// y = x Wᵀ + b + s · (dropout(x) Aᵀ) Bᵀ with gradients for x, A (r, in) and B (out, r), on all rows.
+pub(crate) fn lora(x: &Tensor, frozen: &Frozen, a: &Tensor, b: &Tensor, scale: f64, dropout: Option<Dropout>) -> Result<Tensor> {
+    let op = Lora { frozen: frozen.clone(), scale: scale as f32, dropout };
+    x.contiguous()?.apply_op3(&a.contiguous()?, &b.contiguous()?, op)
+}
+
+impl Lora {
+    fn dropped<'x>(&self, x: &'x [f32]) -> std::borrow::Cow<'x, [f32]> {
+        match &self.dropout {
+            Some(dropout) => {
+                let mut x = x.to_vec();
+                dropout.apply(&mut x);
+                x.into()
+            }
+            None => x.into(),
+        }
+    }
+}
+
+impl CustomOp3 for Lora {
+    fn name(&self) -> &'static str {
+        "lora"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (rows, shape) = self.frozen.check(l1)?;
+        let (inside, outside) = (self.frozen.weight.cols, self.frozen.weight.rows);
+        let rank = l2.dims()[0];
+        if l2.dims() != [rank, inside] || l3.dims() != [outside, rank] {
+            let name = &self.frozen.weight.name;
+            bail!("`{name}`: got A {:?} and B {:?}, expected [r, {inside}] and [{outside}, r]", l2.dims(), l3.dims());
+        }
+        let (x, a, b) = (slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?);
+        let mut y = self.frozen.forward(x, rows)?;
+        let dropped = self.dropped(x);
+        let mut h = vec![0f32; rows * rank];
+        matmul(MatMut::new(&mut h, rows, rank), Into::Overwrite, 1.0, Mat::new(&dropped, rows, inside), Mat::new(a, rank, inside).t());
+        let (h, b) = (Mat::new(&h, rows, rank), Mat::new(b, outside, rank));
+        matmul(MatMut::new(&mut y, rows, outside), Into::Add, self.scale, h, b.t());
+        Ok((CpuStorage::F32(y), shape))
+    }
+
+    /// With g = dy B and h = x Aᵀ: dx = dy W + s g A, dA = s gᵀ x, dB = s dyᵀ h.
+    fn bwd(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let dy = dy.contiguous()?;
+        let (inside, outside, rank) = (self.frozen.weight.cols, self.frozen.weight.rows, a.dim(0)?);
+        let rows = x.elem_count() / inside;
+        let (x_view, a_view, b_view, dy_view) = (View::new(x), View::new(a), View::new(b), View::new(&dy));
+        let (xs, a_values, dy_values) = (x_view.slice()?, a_view.slice()?, dy_view.slice()?);
+        let mut dx = self.frozen.backward(dy_values, rows);
+
+        let dropped = self.dropped(xs);
+        let (x_mat, dy_mat) = (Mat::new(&dropped, rows, inside), Mat::new(dy_values, rows, outside));
+        let (a_mat, b_mat) = (Mat::new(a_values, rank, inside), Mat::new(b_view.slice()?, outside, rank));
+        let (mut h, mut g) = (vec![0f32; rows * rank], vec![0f32; rows * rank]);
+        matmul(MatMut::new(&mut h, rows, rank), Into::Overwrite, 1.0, x_mat, a_mat.t());
+        matmul(MatMut::new(&mut g, rows, rank), Into::Overwrite, 1.0, dy_mat, b_mat);
+        let (h, g) = (Mat::new(&h, rows, rank), Mat::new(&g, rows, rank));
+        let (mut da, mut db) = (vec![0f32; rank * inside], vec![0f32; outside * rank]);
+        matmul(MatMut::new(&mut da, rank, inside), Into::Overwrite, self.scale, g.t(), x_mat);
+        matmul(MatMut::new(&mut db, outside, rank), Into::Overwrite, self.scale, dy_mat.t(), h);
+        match &self.dropout {
+            Some(dropout) => {
+                let mut through = vec![0f32; rows * inside];
+                matmul(MatMut::new(&mut through, rows, inside), Into::Overwrite, self.scale, g, a_mat);
+                dropout.apply(&mut through);
+                for_each_row(&mut dx, inside, |i, row| {
+                    row.iter_mut().zip(&through[i * inside..]).for_each(|(dx, t)| *dx += t);
+                });
+            }
+            None => matmul(MatMut::new(&mut dx, rows, inside), Into::Add, self.scale, g, a_mat),
+        }
+        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
+        Ok((Some(tensor(dx, x)?), Some(tensor(da, a)?), Some(tensor(db, b)?)))
+    }
+}

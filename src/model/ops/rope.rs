@@ -1,0 +1,101 @@
+//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864), in the layout of Hugging Face's checkpoints: element i of a
+//! head's first half turns together with element i of its second half.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+
+use super::{View, for_each_row, slice};
+
+/// cos and sin of every position up to a length: `(positions, head_dim / 2)` each, row-major.
+#[derive(Debug)]
+pub(crate) struct RopeTable {
+    pub(crate) half: usize,
+    pub(crate) cos: Vec<f32>,
+    pub(crate) sin: Vec<f32>,
+}
+
+impl RopeTable {
+    /// For angles `position · frequencies[i]`, cos and sin multiplied by `scale`.
+    pub(crate) fn new(frequencies: &[f64], positions: usize, scale: f64) -> Self {
+        let half = frequencies.len();
+        // transformers computes the angles in f32; so do we, or long prompts differ from it.
+        let angle = |p: usize, f: f64| (p as f32) * (f as f32);
+        let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| angle(p, *f)));
+        let (cos, sin) = angles.map(|a| (a.cos() * scale as f32, a.sin() * scale as f32)).unzip();
+        Self { half, cos, sin }
+    }
+
+    pub(crate) fn positions(&self) -> usize {
+        self.cos.len() / self.half.max(1)
+    }
+}
+
+struct Rope {
+    table: Arc<RopeTable>,
+    positions: Arc<Vec<usize>>,
+    /// −1 turns backwards.
+    sign: f32,
+}
+
+/// Turns each head of `x` (tokens, heads, head_dim) by its token's position.
+///
+/// # Errors
+/// A position outside the table.
+pub(crate) fn rope(x: &Tensor, table: &Arc<RopeTable>, positions: &Arc<Vec<usize>>) -> Result<Tensor> {
+    if let Some(position) = positions.iter().find(|p| **p >= table.positions()) {
+        bail!("position {position} is past the {} positions that the model has", table.positions());
+    }
+    if !x.device().is_cpu() {
+        return super::reference::rope(x, table, positions);
+    }
+    x.contiguous()?.apply_op1(Rope { table: Arc::clone(table), positions: Arc::clone(positions), sign: 1.0 })
+}
+
+impl Rope {
+    fn turn(&self, x: &[f32], dims: &[usize]) -> Vec<f32> {
+        let (heads, width) = (dims[1], dims[2]);
+        let half = self.table.half;
+        let mut out = vec![0f32; x.len()];
+        for_each_row(&mut out, heads * width, |token, out| {
+            let at = self.positions[token] * half;
+            let (cos, sin) = (&self.table.cos[at..at + half], &self.table.sin[at..at + half]);
+            let row = &x[token * heads * width..][..heads * width];
+            for (head, out) in row.chunks(width).zip(out.chunks_mut(width)) {
+                let (a, rest) = head.split_at(half);
+                let (b, untouched) = rest.split_at(half);
+                let (out_a, out_rest) = out.split_at_mut(half);
+                for i in 0..half {
+                    let s = sin[i] * self.sign;
+                    out_a[i] = a[i] * cos[i] - b[i] * s;
+                    out_rest[i] = b[i] * cos[i] + a[i] * s;
+                }
+                out_rest[half..].copy_from_slice(untouched);
+            }
+        });
+        out
+    }
+}
+
+impl CustomOp1 for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let dims = layout.dims();
+        if dims.len() != 3 || dims[0] != self.positions.len() || dims[2] < 2 * self.table.half {
+            bail!("rope: got shape {dims:?} for {} positions and {} pairs", self.positions.len(), self.table.half);
+        }
+        let out = self.turn(slice(storage, layout)?, dims);
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    /// A rotation's transpose is the rotation backwards.
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let dy = dy.contiguous()?;
+        let back = Self { table: Arc::clone(&self.table), positions: Arc::clone(&self.positions), sign: -self.sign };
+        let view = View::new(&dy);
+        Tensor::from_vec(back.turn(view.slice()?, x.dims()), x.shape(), x.device()).map(Some)
+    }
+}

@@ -1,0 +1,365 @@
+//! Tensors by their Hugging Face name, from safetensors or GGUF, mapped into memory and never copied whole.
+//!
+//! A [`Matrix`] stays as it is in the file (f32, bf16, f16, or blocks of a GGUF quantisation) and is widened to f32 one block of
+//! rows at a time, where it is used.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::quantized::{GgmlDType, gguf_file};
+use candle_core::{CpuStorage, Device, Tensor};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use rayon::prelude::*;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::error::{Error, Result};
+
+/// Elements that are widened to f32 at once.
+const BLOCK_ELEMENTS: usize = 1 << 20;
+/// Elements that one task widens.
+const TASK_ELEMENTS: usize = 1 << 16;
+
+/// How a tensor's values lie in its file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Format {
+    F32,
+    F16,
+    Bf16,
+    Quantised(GgmlDType),
+}
+
+impl Format {
+    /// Bytes of `elements` consecutive values; `None` when they do not fill whole blocks.
+    fn bytes(self, elements: usize) -> Option<usize> {
+        let (block, size) = match self {
+            Self::F32 => (1, 4),
+            Self::F16 | Self::Bf16 => (1, 2),
+            Self::Quantised(dtype) => (dtype.block_size(), dtype.type_size()),
+        };
+        elements.is_multiple_of(block).then(|| (elements / block).checked_mul(size)).flatten()
+    }
+
+    /// Writes `out.len()` values.
+    fn widen(self, bytes: &[u8], out: &mut [f32]) {
+        match self {
+            Self::F32 => out.iter_mut().zip(bytes.chunks_exact(4)).for_each(|(o, b)| *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            Self::F16 => out.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(o, b)| *o = f16::from_le_bytes([b[0], b[1]]).to_f32()),
+            Self::Bf16 => out.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(o, b)| *o = bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+            Self::Quantised(dtype) => {
+                let blocks = dtype.from_data(std::borrow::Cow::Borrowed(bytes));
+                match blocks.dequantize(out.len()) {
+                    Ok(CpuStorage::F32(values)) => out.copy_from_slice(&values),
+                    // Not reached: the sizes were checked on loading. NaN makes the next check of logits or loss fail.
+                    _ => out.fill(f32::NAN),
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::F32 => f.write_str("f32"),
+            Self::F16 => f.write_str("f16"),
+            Self::Bf16 => f.write_str("bf16"),
+            Self::Quantised(dtype) => write!(f, "{}", format!("{dtype:?}").to_lowercase()),
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Bytes {
+    Mapped { map: Arc<Mmap>, range: Range<usize> },
+    Owned(Arc<Vec<u8>>),
+    Wide(Arc<Vec<f32>>),
+}
+
+impl Bytes {
+    fn raw(&self) -> &[u8] {
+        match self {
+            Self::Mapped { map, range } => &map[range.clone()],
+            Self::Owned(bytes) => bytes,
+            Self::Wide(_) => &[],
+        }
+    }
+}
+
+/// A frozen matrix (rows, columns) = (out, in), in the precision of its file.
+#[derive(Clone)]
+pub(crate) struct Matrix {
+    pub(crate) name: Arc<str>,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) format: Format,
+    bytes: Bytes,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Matrix {
+    /// Calls `f(rows, values)` for blocks of rows, in order, until all rows were seen.
+    pub(crate) fn for_blocks(&self, mut f: impl FnMut(Range<usize>, &[f32])) {
+        if let Bytes::Wide(values) = &self.bytes {
+            return f(0..self.rows, values);
+        }
+        let block = (BLOCK_ELEMENTS / self.cols.max(1)).max(1);
+        let mut scratch = SCRATCH.take();
+        for start in (0..self.rows).step_by(block) {
+            let rows = start..(start + block).min(self.rows);
+            scratch.resize(rows.len() * self.cols, 0.0);
+            self.widen_rows(rows.clone(), &mut scratch);
+            f(rows, &scratch);
+        }
+        SCRATCH.set(scratch);
+    }
+
+    /// One row's values, for embeddings.
+    pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
+        match &self.bytes {
+            Bytes::Wide(values) => out.copy_from_slice(&values[row * self.cols..][..self.cols]),
+            _ => self.format.widen(self.row_bytes(row..row + 1), out),
+        }
+    }
+
+    fn row_bytes(&self, rows: Range<usize>) -> &[u8] {
+        let row = self.format.bytes(self.cols).unwrap_or(0);
+        &self.bytes.raw()[rows.start * row..rows.end * row]
+    }
+
+    fn widen_rows(&self, rows: Range<usize>, out: &mut [f32]) {
+        let per_task = (TASK_ELEMENTS / self.cols.max(1)).max(1);
+        out.par_chunks_mut(per_task * self.cols).enumerate().for_each(|(i, out)| {
+            let start = rows.start + i * per_task;
+            self.format.widen(self.row_bytes(start..start + out.len() / self.cols), out);
+        });
+    }
+
+    /// The same matrix, held in f32: faster to use, and four bytes a value.
+    pub(crate) fn widened(&self) -> Self {
+        if matches!(self.bytes, Bytes::Wide(_)) {
+            return self.clone();
+        }
+        let mut values = vec![0f32; self.rows * self.cols];
+        self.widen_rows(0..self.rows, &mut values);
+        Self { bytes: Bytes::Wide(Arc::new(values)), format: Format::F32, ..self.clone() }
+    }
+
+    /// Values that are NaN or infinite?
+    pub(crate) fn has_non_finite(&self) -> bool {
+        let mut found = false;
+        self.for_blocks(|_, values| found = found || values.iter().any(|v| !v.is_finite()));
+        found
+    }
+
+    /// As a tensor of f32 (rows, columns): a copy.
+    pub(crate) fn to_tensor(&self) -> Result<Tensor> {
+        let mut values = Vec::with_capacity(self.rows * self.cols);
+        self.for_blocks(|_, block| values.extend_from_slice(block));
+        Ok(Tensor::from_vec(values, (self.rows, self.cols), &Device::Cpu)?)
+    }
+
+    /// A matrix of f32 values, for tests and for adapters merged into it.
+    pub(crate) fn from_values(name: &str, values: Vec<f32>, rows: usize, cols: usize) -> Self {
+        assert_eq!(values.len(), rows * cols);
+        Self { name: name.into(), rows, cols, format: Format::F32, bytes: Bytes::Wide(Arc::new(values)) }
+    }
+
+    /// Undoes llama.cpp's reordering of q and k rows: within each head of `head_dim` rows, row 2i+j there is row j·head_dim/2 + i
+    /// here.
+    pub(crate) fn unpermuted(&self, head_dim: usize) -> Self {
+        let row = self.format.bytes(self.cols).unwrap_or(0);
+        let from = self.row_bytes(0..self.rows);
+        let mut bytes = Vec::with_capacity(from.len());
+        for head in (0..self.rows).step_by(head_dim) {
+            for half in 0..2 {
+                for i in 0..head_dim / 2 {
+                    let at = (head + 2 * i + half) * row;
+                    bytes.extend_from_slice(&from[at..at + row]);
+                }
+            }
+        }
+        Self { bytes: Bytes::Owned(Arc::new(bytes)), ..self.clone() }
+    }
+}
+
+struct Entry {
+    map: Arc<Mmap>,
+    path: PathBuf,
+    range: Range<usize>,
+    format: Format,
+    shape: Vec<usize>,
+}
+
+/// All tensors of a model's files.
+pub(crate) struct Weights {
+    /// The directory or file, for messages.
+    root: PathBuf,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl Weights {
+    /// Maps one or several safetensors files.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is truncated or corrupt, holds a type of number that is not f32, f16 or bf16, or a tensor that
+    /// is in two files.
+    pub(crate) fn safetensors(root: &Path, files: &[PathBuf]) -> Result<Self> {
+        let mut entries = BTreeMap::new();
+        for path in files {
+            let map = map_file(path)?;
+            let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
+                Error::model(path, format!("not a safetensors file, truncated or corrupt: {e}; download it again"))
+            })?;
+            let start = header + 8;
+            for (name, info) in metadata.tensors() {
+                let format = match info.dtype {
+                    Dtype::F32 => Format::F32,
+                    Dtype::F16 => Format::F16,
+                    Dtype::BF16 => Format::Bf16,
+                    other => {
+                        let message = format!("tensor `{name}` holds {other:?}, expected F32, F16 or BF16");
+                        return Err(Error::model(path, message));
+                    }
+                };
+                let range = start + info.data_offsets.0..start + info.data_offsets.1;
+                let entry = Entry { map: Arc::clone(&map), path: path.clone(), range, format, shape: info.shape.clone() };
+                if entries.insert(name.clone(), entry).is_some() {
+                    return Err(Error::model(path, format!("tensor `{name}` is in two of the model's files")));
+                }
+            }
+        }
+        let weights = Self { root: root.to_path_buf(), entries };
+        weights.check_sizes()?;
+        Ok(weights)
+    }
+
+    /// Takes the tensors of a GGUF file whose `content` was read from `map`; `rename` gives the Hugging Face name of each.
+    ///
+    /// # Errors
+    /// A tensor that reaches past the end of the file: it is truncated.
+    pub(crate) fn gguf(path: &Path, map: &Arc<Mmap>, content: &gguf_file::Content, rename: impl Fn(&str) -> String) -> Result<Self> {
+        let mut entries = BTreeMap::new();
+        for (name, info) in &content.tensor_infos {
+            let format = match info.ggml_dtype {
+                GgmlDType::F32 => Format::F32,
+                GgmlDType::F16 => Format::F16,
+                GgmlDType::BF16 => Format::Bf16,
+                other => Format::Quantised(other),
+            };
+            let shape = info.shape.dims().to_vec();
+            let size = element_count(&shape).and_then(|n| format.bytes(n));
+            let start = content.tensor_data_offset.checked_add(info.offset).and_then(|s| usize::try_from(s).ok());
+            let end = start.zip(size).and_then(|(start, size)| start.checked_add(size));
+            let (Some(start), Some(end)) = (start, end) else {
+                return Err(Error::model(path, format!("tensor `{name}` has the impossible shape {shape:?} as {format}")));
+            };
+            if end > map.len() {
+                let (got, message) = (map.len(), "the file is truncated; download it again");
+                return Err(Error::model(path, format!("tensor `{name}` ends at byte {end}, but the file has {got}: {message}")));
+            }
+            if start % 8 != 0 {
+                return Err(Error::model(path, format!("tensor `{name}` begins at byte {start}, which is not aligned: the file is corrupt")));
+            }
+            let entry = Entry { map: Arc::clone(map), path: path.to_path_buf(), range: start..end, format, shape };
+            entries.insert(rename(name), entry);
+        }
+        Ok(Self { root: path.to_path_buf(), entries })
+    }
+
+    fn check_sizes(&self) -> Result<()> {
+        for (name, entry) in &self.entries {
+            let expected = element_count(&entry.shape).and_then(|n| entry.format.bytes(n));
+            if expected != Some(entry.range.len()) || entry.range.end > entry.map.len() {
+                let got = entry.range.len();
+                return Err(Error::model(&entry.path, format!("tensor `{name}` of shape {:?} has {got} bytes: corrupt", entry.shape)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Is there a tensor of this name?
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// All names, sorted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Values in all tensors.
+    pub(crate) fn parameters(&self) -> u64 {
+        self.entries.values().filter_map(|e| element_count(&e.shape)).map(|n| n as u64).sum()
+    }
+
+    /// The matrix `name`, which must be (rows, cols).
+    ///
+    /// # Errors
+    /// It is missing (the nearest name is told) or has another shape.
+    pub(crate) fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
+        let entry = self.entry(name, &[rows, cols])?;
+        let bytes = Bytes::Mapped { map: Arc::clone(&entry.map), range: entry.range.clone() };
+        if entry.format.bytes(cols).is_none() {
+            return Err(Error::model(&entry.path, format!("tensor `{name}`: {cols} columns do not fill blocks of {}", entry.format)));
+        }
+        Ok(Matrix { name: name.into(), rows, cols, format: entry.format, bytes })
+    }
+
+    /// The vector `name` of `len` values, widened to f32.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`].
+    pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Tensor> {
+        let entry = self.entry(name, &[len])?;
+        let mut values = vec![0f32; len];
+        entry.format.widen(&entry.map[entry.range.clone()], &mut values);
+        Ok(Tensor::from_vec(values, len, &Device::Cpu)?)
+    }
+
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<&Entry> {
+        let Some(entry) = self.entries.get(name) else {
+            let nearest = self.nearest(name).map_or_else(String::new, |n| format!("; the nearest name there is `{n}`"));
+            return Err(Error::model(&self.root, format!("tensor `{name}` is missing{nearest}")));
+        };
+        if entry.shape != shape {
+            let got = &entry.shape;
+            let message = format!("tensor `{name}` has shape {got:?}, expected {shape:?} from the model's configuration");
+            return Err(Error::model(&entry.path, message));
+        }
+        Ok(entry)
+    }
+
+    fn nearest(&self, name: &str) -> Option<&str> {
+        let ratio = |other: &&str| similar::TextDiff::from_chars(name, *other).ratio();
+        let candidates = self.names().filter(|n| n.split('.').count() == name.split('.').count());
+        candidates.max_by(|a, b| ratio(a).total_cmp(&ratio(b))).or_else(|| self.names().next())
+    }
+}
+
+fn element_count(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d))
+}
+
+/// Maps a file for reading.
+///
+/// # Errors
+/// It cannot be opened or is empty.
+pub(crate) fn map_file(path: &Path) -> Result<Arc<Mmap>> {
+    let file = File::open(path).map_err(Error::io(path, "read"))?;
+    if file.metadata().map_err(Error::io(path, "read"))?.len() == 0 {
+        return Err(Error::model(path, "the file is empty; download it again"));
+    }
+    // SAFETY: the mapping is read-only and private to this process. Another process that truncates a model's file while it
+    // is in use can end this one with SIGBUS, as with every program that maps models; nothing is written through it.
+    #[expect(unsafe_code, reason = "a model of many gigabytes is not copied into memory")]
+    let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
+    Ok(Arc::new(map))
+}

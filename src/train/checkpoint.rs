@@ -1,0 +1,99 @@
+//! `checkpoint-<step>/`: the adapter in f32, the optimizer's moments and the trainer's state. A directory appears whole or not at
+//! all; a training that was killed goes on from the newest and ends with the same bytes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
+
+use super::optimizer::Moments;
+use super::state::{TRAINER_STATE, TrainerState};
+use crate::adapter::{self, Adapter};
+use crate::config::AdapterDtype;
+use crate::error::{Error, Result};
+
+const PREFIX: &str = "checkpoint-";
+const OPTIMIZER: &str = "optimizer.safetensors";
+
+/// All that a training needs to go on.
+pub(crate) struct Checkpoint {
+    pub(crate) adapter: Adapter,
+    /// By `<module path>.lora_A` / `.lora_B`.
+    pub(crate) moments: BTreeMap<String, Moments>,
+    pub(crate) state: TrainerState,
+}
+
+impl Checkpoint {
+    /// Writes `directory/checkpoint-<step>` and removes the oldest beyond `keep`.
+    pub(crate) fn save(&self, directory: &Path, keep: usize) -> Result<()> {
+        std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
+        let partial = tempfile::Builder::new().prefix(".writing-").tempdir_in(directory).map_err(Error::io(directory, "write"))?;
+        adapter::save(&self.adapter, partial.path(), AdapterDtype::F32)?;
+        let mut tensors = Vec::new();
+        for (name, moments) in &self.moments {
+            let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+            tensors.push((format!("{name}.exp_avg"), vec![moments.first.len()], bytes(&moments.first)));
+            tensors.push((format!("{name}.exp_avg_sq"), vec![moments.second.len()], bytes(&moments.second)));
+        }
+        adapter::write_tensors(&partial.path().join(OPTIMIZER), Dtype::F32, &tensors)?;
+        self.state.save(&partial.path().join(TRAINER_STATE))?;
+        let path = directory.join(format!("{PREFIX}{}", self.state.global_step));
+        if path.exists() {
+            std::fs::remove_dir_all(&path).map_err(Error::io(&path, "replace"))?;
+        }
+        let partial = partial.keep();
+        std::fs::rename(&partial, &path).map_err(Error::io(&path, "write"))?;
+        for (_, old) in list(directory).into_iter().rev().skip(keep) {
+            std::fs::remove_dir_all(&old).map_err(Error::io(&old, "remove"))?;
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint of `directory` whose training has this fingerprint. One that cannot be read is passed over, and the
+    /// reason given with the result.
+    pub(crate) fn newest(directory: &Path, fingerprint: &str) -> (Option<Self>, Vec<Error>) {
+        let mut errors = Vec::new();
+        for (_, path) in list(directory).into_iter().rev() {
+            match Self::load(&path) {
+                Ok(found) if found.state.fingerprint == fingerprint => return (Some(found), errors),
+                Ok(_) => {}
+                Err(error) => errors.push(error),
+            }
+        }
+        (None, errors)
+    }
+
+    fn load(path: &Path) -> Result<Self> {
+        let state = TrainerState::load(&path.join(TRAINER_STATE))?;
+        let adapter = adapter::load(path)?;
+        let optimizer = path.join(OPTIMIZER);
+        let mut tensors = adapter::read_tensors(&optimizer)?;
+        let mut moments = BTreeMap::new();
+        for (module, m) in &adapter.modules {
+            for (kind, len) in [("lora_A", m.a.len()), ("lora_B", m.b.len())] {
+                let name = format!("{module}.{kind}");
+                let mut take = |what: &str| {
+                    let tensor = tensors.remove(&format!("{name}.{what}")).filter(|t| t.values.len() == len);
+                    let missing = || Error::model(&optimizer, format!("tensor `{name}.{what}` is missing or has another size"));
+                    tensor.map(|t| t.values).ok_or_else(missing)
+                };
+                let (first, second) = (take("exp_avg")?, take("exp_avg_sq")?);
+                moments.insert(name, Moments { first, second });
+            }
+        }
+        Ok(Self { adapter, moments, state })
+    }
+}
+
+/// Checkpoints by step, oldest first.
+fn list(directory: &Path) -> Vec<(usize, PathBuf)> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut found: Vec<(usize, PathBuf)> = entries
+        .filter_map(|e| {
+            let step = e.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok()?;
+            Some((step, e.path()))
+        })
+        .collect();
+    found.sort();
+    found
+}
