@@ -1,0 +1,269 @@
+//! Training examples to token ids with a mask of what is learnt.
+//!
+//! Of a chat, the answers are learnt: every assistant message and the token that ends its turn, so that the model learns to stop.
+//! An answer's prompt must be what the model will be asked with. So each turn's prompt is the template's rendering of the messages
+//! before it with the header of the answer, tokenised whole as a run tokenises it; the answer's own ids follow. Where the tokenizer
+//! would merge the last character of the prompt with the first of the answer, the two stay apart, as they do when the model writes.
+
+use crate::error::{Error, Result};
+use crate::model::{ChatTemplate, Tokenizer};
+use crate::record::Message;
+
+/// A tokenised example.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// For each token, whether predicting it counts in the loss. The first token is predicted from nothing and never counts.
+    pub labels: Vec<bool>,
+}
+
+impl Encoded {
+    /// How many tokens count in the loss.
+    #[must_use]
+    pub fn learnt(&self) -> usize {
+        self.labels.iter().filter(|l| **l).count()
+    }
+
+    /// Appends the ids of `added`, the end of `whole`, and says where they begin.
+    ///
+    /// `whole` is tokenised in one piece when that leaves the ids before as they are, else `added` on its own.
+    fn extend(&mut self, tokenizer: &Tokenizer, whole: &str, added: &str) -> Result<usize> {
+        let start = self.ids.len();
+        let ids = tokenizer.encode(whole, true)?;
+        match ids.strip_prefix(self.ids.as_slice()) {
+            Some(new) => self.ids.extend_from_slice(new),
+            None => self.ids.extend(tokenizer.encode(added, true)?),
+        }
+        Ok(start)
+    }
+
+    /// Labels what has been appended since the last call.
+    fn label(&mut self, learnt: bool) {
+        self.labels.resize(self.ids.len(), learnt);
+    }
+
+    fn finished(mut self) -> Self {
+        if let Some(first) = self.labels.first_mut() {
+            *first = false;
+        }
+        self
+    }
+}
+
+/// Encodes a chat. With `train_on_inputs` all of it is learnt, else the assistant's turns.
+///
+/// The prompt of the first answer has exactly the ids that a run asks with. A later prompt has them too, unless an earlier answer
+/// begins in the middle of what the tokenizer would merge (with a space or a line break, say): then the ids that the model
+/// itself would have written stand there. What follows the last answer is left out unless inputs are learnt.
+///
+/// # Errors
+/// No assistant message; a template that cannot render these messages, or renders them so that a prompt is not the beginning of
+/// the same chat with its answer.
+pub fn encode_chat(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    messages: &[Message],
+    train_on_inputs: bool,
+) -> Result<Encoded> {
+    let mut encoded = Encoded::default();
+    let mut text = String::new();
+    for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.role == "assistant") {
+        let prompt = template.render(&messages[..i], true)?;
+        let whole = template.render(&messages[..=i], false)?;
+        let asked = prompt.strip_prefix(&text).ok_or_else(|| disagreement(template, i, EARLIER_TURNS))?;
+        let answer = whole.strip_prefix(&prompt).ok_or_else(|| disagreement(template, i, HEADER))?;
+        if answer.trim().is_empty() && !message.content.trim().is_empty() {
+            return Err(disagreement(template, i, "does not write its content"));
+        }
+        encoded.extend(tokenizer, &prompt, asked)?;
+        encoded.label(train_on_inputs);
+        let start = encoded.extend(tokenizer, &whole, answer)?;
+        // After the token that ends the turn only layout follows (a line break), which is never generated.
+        let ends = |id: &u32| tokenizer.is_special(*id) || tokenizer.stop_ids().contains(id);
+        let end = encoded.ids[start..].iter().rposition(ends).map_or(encoded.ids.len(), |at| start + at + 1);
+        encoded.labels.resize(end, true);
+        encoded.label(train_on_inputs);
+        text = whole;
+    }
+    if encoded.ids.is_empty() {
+        return Err(Error::failed("the chat has no assistant message, so there is nothing to learn from it"));
+    }
+    if train_on_inputs {
+        let whole = template.render(messages, false)?;
+        let rest = whole.strip_prefix(&text).ok_or_else(|| disagreement(template, messages.len(), EARLIER_TURNS))?;
+        encoded.extend(tokenizer, &whole, rest)?;
+        encoded.label(true);
+    }
+    Ok(encoded.finished())
+}
+
+/// Encodes a raw prompt and what is to follow it, then `eos`. With `train_on_inputs` the prompt is learnt too.
+///
+/// The prompt has exactly the ids that a run asks with for a raw text: [`Tokenizer::encode_raw`].
+///
+/// # Errors
+/// The tokenizer's own.
+pub fn encode_completion(
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    completion: &str,
+    train_on_inputs: bool,
+) -> Result<Encoded> {
+    let asked = tokenizer.encode_raw(prompt)?;
+    let whole = tokenizer.encode_raw(&format!("{prompt}{completion}"))?;
+    let mut encoded = Encoded { ids: asked, labels: Vec::new() };
+    encoded.label(train_on_inputs);
+    match whole.strip_prefix(encoded.ids.as_slice()) {
+        Some(new) => encoded.ids.extend_from_slice(new),
+        None => encoded.ids.extend(tokenizer.encode(completion, true)?),
+    }
+    encoded.ids.extend(tokenizer.eos());
+    encoded.label(true);
+    Ok(encoded.finished())
+}
+
+/// Encodes a raw text, then `eos`; all of it is learnt.
+///
+/// # Errors
+/// The tokenizer's own.
+pub fn encode_text(tokenizer: &Tokenizer, text: &str) -> Result<Encoded> {
+    encode_completion(tokenizer, "", text, true)
+}
+
+const EARLIER_TURNS: &str = "renders earlier turns otherwise once the chat goes on (it may drop their reasoning)";
+const HEADER: &str = "writes an answer otherwise than it asks for one, so that what is learnt would not be what is asked";
+
+fn disagreement(template: &ChatTemplate, message: usize, what: &str) -> Error {
+    let message = format!(
+        "the chat template {what}: message {} cannot be marked for learning; make each answer an example of its own, or give a \
+         template that renders every turn alike: [model] chat_template = \"FILE\"",
+        message + 1
+    );
+    Error::model(template.path(), message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}\
+                          {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+    fn tokenizer() -> Tokenizer {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer/tokenizer.json");
+        let mut tokenizer = Tokenizer::from_file(path).unwrap();
+        tokenizer.add_turn_end("<|im_end|>\n").unwrap();
+        tokenizer
+    }
+
+    fn template(source: &str) -> ChatTemplate {
+        ChatTemplate::new("t.jinja", source, None, None).unwrap()
+    }
+
+    fn chat(turns: &[(&str, &str)]) -> Vec<Message> {
+        turns.iter().map(|(role, content)| Message::new(*role, *content)).collect()
+    }
+
+    /// The texts of the runs of learnt tokens.
+    fn learnt(tokenizer: &Tokenizer, encoded: &Encoded) -> Vec<String> {
+        let runs = encoded.ids.iter().zip(&encoded.labels).collect::<Vec<_>>();
+        let runs = runs.chunk_by(|a, b| a.1 == b.1).filter(|run| *run[0].1);
+        runs.map(|run| tokenizer.decode(&run.iter().map(|(id, _)| **id).collect::<Vec<_>>(), false).unwrap()).collect()
+    }
+
+    #[test]
+    fn every_answer_and_the_token_that_ends_it_are_learnt() {
+        let (tokenizer, template) = (tokenizer(), template(CHATML));
+        let messages = chat(&[("system", "s"), ("user", "one?"), ("assistant", "1"), ("user", "two?"), ("assistant", "2")]);
+        let encoded = encode_chat(&tokenizer, &template, &messages, false).unwrap();
+        assert_eq!(learnt(&tokenizer, &encoded), ["1<|im_end|>", "2<|im_end|>"]);
+        assert_eq!(tokenizer.decode(&encoded.ids, false).unwrap(), template.render(&messages, false).unwrap());
+    }
+
+    #[test]
+    fn the_prompt_is_tokenised_as_it_is_asked() {
+        let (tokenizer, template) = (tokenizer(), template(CHATML));
+        for answer in ["the", "\n\n  the", " the", "", "<|im_end|> spelt", "\u{301}"] {
+            let messages = chat(&[("user", "hi"), ("assistant", answer)]);
+            let encoded = encode_chat(&tokenizer, &template, &messages, false).unwrap();
+            let asked = tokenizer.encode(&template.render(&messages[..1], true).unwrap(), true).unwrap();
+            assert!(encoded.ids.starts_with(&asked), "{answer:?}");
+            assert!(encoded.labels[..asked.len()].iter().all(|l| !l), "{answer:?}");
+            assert_eq!(learnt(&tokenizer, &encoded), [format!("{answer}<|im_end|>")]);
+        }
+    }
+
+    #[test]
+    fn a_chat_without_an_answer_teaches_nothing() {
+        let error = encode_chat(&tokenizer(), &template(CHATML), &chat(&[("user", "hi")]), false).unwrap_err();
+        assert!(error.to_string().contains("no assistant message"), "{error}");
+    }
+
+    #[test]
+    fn all_is_learnt_when_inputs_are() {
+        let (tokenizer, template) = (tokenizer(), template(CHATML));
+        let messages = chat(&[("user", "hi"), ("assistant", "a"), ("user", "more")]);
+        let encoded = encode_chat(&tokenizer, &template, &messages, true).unwrap();
+        assert_eq!(encoded.learnt(), encoded.ids.len() - 1);
+        assert_eq!(tokenizer.decode(&encoded.ids, false).unwrap(), template.render(&messages, false).unwrap());
+        let answers = encode_chat(&tokenizer, &template, &messages, false).unwrap();
+        assert!(encoded.ids.starts_with(&answers.ids) && answers.ids.len() < encoded.ids.len());
+    }
+
+    #[test]
+    fn a_template_without_a_special_end_teaches_the_whole_answer() {
+        let plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+        let tokenizer = tokenizer();
+        let encoded = encode_chat(&tokenizer, &template(plain), &chat(&[("user", "hi"), ("assistant", "the")]), false).unwrap();
+        assert_eq!(learnt(&tokenizer, &encoded), ["the\n"]);
+    }
+
+    #[test]
+    fn a_template_that_asks_otherwise_than_it_answers_is_an_error() {
+        let thinking = CHATML.replace("assistant\\n' }}{% endif", "assistant\\n<think>' }}{% endif");
+        let messages = chat(&[("user", "hi"), ("assistant", "the")]);
+        let error = encode_chat(&tokenizer(), &template(&thinking), &messages, false).unwrap_err().to_string();
+        assert!(error.starts_with("t.jinja: ") && error.contains("otherwise than it asks"), "{error}");
+    }
+
+    #[test]
+    fn a_template_that_changes_earlier_turns_is_an_error() {
+        let dropping = CHATML.replace("m['content']", "(m['content'] if loop.last or m.role == 'user' else '…')");
+        let messages = chat(&[("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]);
+        let error = encode_chat(&tokenizer(), &template(&dropping), &messages, false).unwrap_err().to_string();
+        assert!(error.contains("message 4") && error.contains("earlier turns"), "{error}");
+    }
+
+    #[test]
+    fn a_completion_follows_the_prompt_as_asked() {
+        let tokenizer = tokenizer();
+        for (prompt, completion) in [("it", "y"), ("", "the"), ("a ", " b")] {
+            let encoded = encode_completion(&tokenizer, prompt, completion, false).unwrap();
+            let asked = tokenizer.encode_raw(prompt).unwrap();
+            assert!(encoded.ids.starts_with(&asked), "{prompt:?}");
+            assert_eq!(tokenizer.decode(&encoded.ids, false).unwrap(), format!("{prompt}{completion}"));
+            assert_eq!(encoded.learnt(), encoded.ids.len() - asked.len().max(1), "{prompt:?}");
+        }
+        assert_eq!(encode_text(&tokenizer, "the").unwrap().learnt(), tokenizer.encode("the", true).unwrap().len() - 1);
+    }
+
+    proptest! {
+        #[test]
+        fn ids_spell_the_rendered_chat_and_labels_its_answers(turns in prop::collection::vec(".{0,12}", 2..7)) {
+            let (tokenizer, template) = (tokenizer(), template(CHATML));
+            let roles = ["user", "assistant"];
+            let messages: Vec<Message> = turns.iter().enumerate().map(|(i, t)| Message::new(roles[i % 2], t.as_str())).collect();
+            let encoded = encode_chat(&tokenizer, &template, &messages, false).unwrap();
+            let answered = &messages[..messages.len() / 2 * 2];
+            let answers: Vec<String> = answered.iter().skip(1).step_by(2).map(|m| format!("{}<|im_end|>", m.content)).collect();
+            prop_assert_eq!(tokenizer.decode(&encoded.ids, false).unwrap(), template.render(answered, false).unwrap());
+            prop_assert_eq!(learnt(&tokenizer, &encoded), answers);
+            prop_assert_eq!(encoded.ids.len(), encoded.labels.len());
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Training data.
+
+#[cfg(feature = "candle")]
+pub mod encode;

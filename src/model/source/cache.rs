@@ -1,0 +1,286 @@
+//! Files that finetest itself keeps between runs, and the hashes of files it has read.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use fs4::{FileExt, TryLockError};
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+
+use super::{Events, SourceEvent};
+use crate::error::{Error, Result};
+
+/// `FINETEST_CACHE`, else `$XDG_CACHE_HOME/finetest`, else `~/.cache/finetest` (Windows: `%LOCALAPPDATA%\finetest`).
+///
+/// # Errors
+/// None of them is set.
+pub fn cache_dir() -> Result<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(path) = set("FINETEST_CACHE") {
+        return Ok(path);
+    }
+    let base = if cfg!(windows) {
+        set("LOCALAPPDATA")
+    } else {
+        // The specification says that a relative path is to be ignored.
+        set("XDG_CACHE_HOME").filter(|p| p.is_absolute()).or_else(|| set("HOME").map(|home| home.join(".cache")))
+    };
+    base.map(|base| base.join("finetest")).ok_or_else(|| {
+        Error::failed("there is no directory for downloads: neither HOME nor FINETEST_CACHE is set; set FINETEST_CACHE=DIR")
+    })
+}
+
+/// Which hash of a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Digest {
+    /// As manifests pin it.
+    Sha256,
+    /// As fingerprints use it.
+    Blake3,
+}
+
+/// The hashes of one file as they were when it had this size and time of change.
+#[derive(Default, Deserialize, Serialize)]
+struct Memo {
+    path: PathBuf,
+    size: u64,
+    modified: u128,
+    sha256: Option<String>,
+    blake3: Option<String>,
+}
+
+/// The directory of downloads and hashes.
+pub(super) struct Cache {
+    root: PathBuf,
+}
+
+/// Holds a lock until it is dropped.
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Cache {
+    pub(super) fn new(root: &Path) -> Self {
+        Self { root: root.to_path_buf() }
+    }
+
+    /// A directory of this cache, made if it is not there.
+    pub(super) fn directory(&self, name: &str) -> Result<PathBuf> {
+        let path = self.root.join(name);
+        std::fs::create_dir_all(&path).map_err(Error::io(&path, "create"))?;
+        Ok(path)
+    }
+
+    /// A path in this cache; nothing is made.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Waits until no other process works in `dir`.
+    pub(super) fn lock(&self, dir: &Path, what: &str, events: Events<'_>) -> Result<Lock> {
+        let path = dir.join(".lock");
+        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path, "create"))?;
+        match FileExt::try_lock(&file) {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                events(SourceEvent::Waiting { what: what.to_owned() });
+                FileExt::lock(&file).map_err(Error::io(&path, "lock"))?;
+            }
+            Err(TryLockError::Error(e)) => return Err(Error::io(&path, "lock")(e)),
+        }
+        Ok(Lock { _file: file })
+    }
+
+    /// The hash of a file, in hex; remembered by the file's path, size and time of change.
+    pub(super) fn digest(&self, path: &Path, kind: Digest, events: Events<'_>) -> Result<String> {
+        let now = Self::stat(path)?;
+        let known = self.memo(&now);
+        let found = match kind {
+            Digest::Sha256 => &known.sha256,
+            Digest::Blake3 => &known.blake3,
+        };
+        if let Some(found) = found {
+            return Ok(found.clone());
+        }
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        events(SourceEvent::Started { what: format!("checking {name}"), bytes: Some(now.size) });
+        let file = File::open(path).map_err(Error::io(path, "read"))?;
+        let hex = match kind {
+            Digest::Sha256 => {
+                let mut hash = sha2::Sha256::new();
+                each_block(file, |block| hash.update(block), events).map_err(Error::io(path, "read"))?;
+                hex(&hash.finalize())
+            }
+            Digest::Blake3 => {
+                let mut hash = blake3::Hasher::new();
+                each_block(file, |block| drop(hash.update(block)), events).map_err(Error::io(path, "read"))?;
+                hash.finalize().to_hex().to_string()
+            }
+        };
+        events(SourceEvent::Finished);
+        self.remember(Memo {
+            sha256: matches!(kind, Digest::Sha256).then(|| hex.clone()).or(known.sha256),
+            blake3: matches!(kind, Digest::Blake3).then(|| hex.clone()).or(known.blake3),
+            ..now
+        });
+        Ok(hex)
+    }
+
+    /// Remembers the hash of a file that was just written.
+    pub(super) fn remember_sha256(&self, path: &Path, sha256: &str) {
+        if let Ok(now) = Self::stat(path) {
+            self.remember(Memo { sha256: Some(sha256.to_owned()), ..now });
+        }
+    }
+
+    fn stat(path: &Path) -> Result<Memo> {
+        let real = path.canonicalize().map_err(Error::io(path, "read"))?;
+        let metadata = std::fs::metadata(&real).map_err(Error::io(path, "read"))?;
+        let modified = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+        let modified = modified.map_or(0, |d| d.as_nanos());
+        Ok(Memo { path: real, size: metadata.len(), modified, ..Memo::default() })
+    }
+
+    fn memo_path(&self, path: &Path) -> PathBuf {
+        let key = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex();
+        self.root.join("hashes").join(format!("{}.json", &key[..32]))
+    }
+
+    fn memo(&self, now: &Memo) -> Memo {
+        let read = std::fs::read(self.memo_path(&now.path)).ok().and_then(|b| serde_json::from_slice::<Memo>(&b).ok());
+        let same = |m: &Memo| m.path == now.path && m.size == now.size && m.modified == now.modified && now.modified != 0;
+        read.filter(same).unwrap_or_default()
+    }
+
+    /// A memo that cannot be kept costs time in the next run, nothing else.
+    fn remember(&self, memo: Memo) {
+        let path = self.memo_path(&memo.path);
+        if let Ok(bytes) = serde_json::to_vec(&memo)
+            && self.directory("hashes").is_ok()
+        {
+            let _ = write_atomically(&path, |file| file.write_all(&bytes));
+        }
+    }
+}
+
+/// Writes a file beside `path` and renames it there, so that `path` is whole or not there at all.
+pub(super) fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut temporary = tempfile::NamedTempFile::new_in(dir).map_err(Error::io(dir, "create"))?;
+    write(temporary.as_file_mut()).map_err(Error::io(path, "write"))?;
+    persist(temporary, path)
+}
+
+/// Puts a finished temporary file in its place, on the disk and not only in memory.
+pub(super) fn persist(temporary: tempfile::NamedTempFile, path: &Path) -> Result<()> {
+    temporary.as_file().sync_all().map_err(Error::io(path, "write"))?;
+    temporary.persist(path).map_err(|e| Error::io(path, "rename")(e.error))?;
+    #[cfg(unix)]
+    if let Some(dir) = path.parent()
+        && let Ok(dir) = File::open(dir)
+    {
+        let _ = dir.sync_all();
+    }
+    Ok(())
+}
+
+/// An error before a long write that cannot end well.
+pub(super) fn check_space(dir: &Path, bytes: u64) -> Result<()> {
+    match fs4::available_space(dir) {
+        Ok(free) if free < bytes => {
+            let reason = format!("{bytes} bytes are needed and {free} are free");
+            Err(Error::io(dir, "write")(std::io::Error::new(std::io::ErrorKind::StorageFull, reason)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Calls `each` with every block of `reader` and tells how far it is.
+pub(super) fn each_block(mut reader: impl Read, mut each: impl FnMut(&[u8]), events: Events<'_>) -> std::io::Result<u64> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut total = 0;
+    loop {
+        let n = match reader.read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(n) => n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        each(&buffer[..n]);
+        total += n as u64;
+        events(SourceEvent::Advanced { bytes: n as u64 });
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    #[test]
+    fn a_hash_is_remembered_until_the_file_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, file) = (Cache::new(&dir.path().join("cache")), dir.path().join("file"));
+        std::fs::write(&file, "abc").unwrap();
+        let mut read = 0;
+        let mut count = |event| {
+            if let SourceEvent::Advanced { bytes } = event {
+                read += bytes;
+            }
+        };
+        assert_eq!(cache.digest(&file, Digest::Sha256, &mut count).unwrap(), ABC);
+        assert_eq!(cache.digest(&file, Digest::Sha256, &mut count).unwrap(), ABC);
+        let blake = cache.digest(&file, Digest::Blake3, &mut count).unwrap();
+        assert_eq!(blake, blake3::hash(b"abc").to_hex().to_string());
+        assert_eq!(cache.digest(&file, Digest::Sha256, &mut count).unwrap(), ABC);
+        std::fs::write(&file, "abcd").unwrap();
+        assert_ne!(cache.digest(&file, Digest::Sha256, &mut count).unwrap(), ABC);
+        assert_eq!(read, 3 + 3 + 4);
+    }
+
+    #[test]
+    fn a_hash_is_found_without_a_writable_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "abc").unwrap();
+        let cache = Cache::new(&file.join("not-a-directory"));
+        assert_eq!(cache.digest(&file, Digest::Sha256, &mut |_| ()).unwrap(), ABC);
+        assert!(matches!(cache.directory("x").unwrap_err(), Error::Io { action: "create", .. }));
+    }
+
+    #[test]
+    fn a_second_process_waits_for_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path());
+        let held = cache.lock(dir.path(), "first", &mut |_| panic!("nobody holds it")).unwrap();
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| cache.lock(dir.path(), "second", &mut |event| send.send(event).unwrap()).map(drop).unwrap());
+            assert_eq!(receive.recv().unwrap(), SourceEvent::Waiting { what: "second".into() });
+            drop(held);
+        });
+    }
+
+    #[test]
+    fn a_disk_too_small_is_said_before_writing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(check_space(dir.path(), 1).is_ok());
+        let message = check_space(dir.path(), u64::MAX).unwrap_err().to_string();
+        assert!(message.contains("are needed"), "{message}");
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let failed = write_atomically(&path, |_| Err(std::io::Error::other("no")));
+        assert!(failed.is_err() && std::fs::read_dir(dir.path()).unwrap().next().is_none());
+    }
+}
