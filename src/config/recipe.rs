@@ -1,10 +1,40 @@
 //! `[train]`: how to train. Keys are axolotl's; PEFT's, TRL's, LLaMA-Factory's and torchtune's names are accepted as aliases.
 
-use std::path::Path;
+use serde::{Deserialize, Deserializer, Serialize};
 
-use serde::{Deserialize, Serialize};
+use super::read::Places;
+use crate::error::Error;
 
-use crate::error::{Error, Result};
+/// Other names of the keys of `[train]`, from PEFT, TRL, LLaMA-Factory and torchtune, each with the canonical one.
+pub(super) const ALIASES: [(&str, &str); 20] = [
+    ("finetuning_type", "adapter"),
+    ("r", "lora_r"),
+    ("lora_rank", "lora_r"),
+    ("target_modules", "lora_target_modules"),
+    ("lora_target", "lora_target_modules"),
+    ("lora_attn_modules", "lora_target_modules"),
+    ("max_length", "sequence_len"),
+    ("cutoff_len", "sequence_len"),
+    ("max_seq_len", "sequence_len"),
+    ("packing", "sample_packing"),
+    ("packed", "sample_packing"),
+    ("per_device_train_batch_size", "micro_batch_size"),
+    ("batch_size", "micro_batch_size"),
+    ("num_train_epochs", "num_epochs"),
+    ("epochs", "num_epochs"),
+    ("lr_scheduler_type", "lr_scheduler"),
+    ("num_warmup_steps", "warmup_steps"),
+    ("train_on_prompt", "train_on_inputs"),
+    ("train_on_input", "train_on_inputs"),
+    ("val_size", "val_set_size"),
+];
+
+/// Names that say the opposite: `completion_only_loss = true` is `train_on_inputs = false`.
+pub(super) const INVERSES: [(&str, &str); 1] = [("completion_only_loss", "train_on_inputs")];
+
+/// Pairs of keys of which a manifest gives one; an extending manifest's choice takes the place of the extended one's.
+pub(super) const ALTERNATIVES: [(&str, &str); 2] =
+    [("warmup_ratio", "warmup_steps"), ("lora_target_modules", "lora_target_linear")];
 
 /// What is trained on what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +45,17 @@ pub enum AdapterKind {
     /// LoRA on a base that stays quantised in memory. The default.
     #[default]
     Qlora,
+}
+
+/// Precision that the trained adapter is saved in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdapterDtype {
+    /// Two bytes a value. The default.
+    #[default]
+    Bf16,
+    /// Four bytes a value.
+    F32,
 }
 
 /// How the learning rate changes after warm-up.
@@ -46,45 +87,38 @@ pub enum TargetModules {
 #[serde(deny_unknown_fields, default)]
 pub struct Recipe {
     /// `lora` or `qlora` (default).
-    #[serde(alias = "finetuning_type")]
     pub adapter: AdapterKind,
     /// Rank of the adapter; default 16.
-    #[serde(alias = "r", alias = "lora_rank")]
     pub lora_r: usize,
     /// The adapter's product is scaled by `lora_alpha / lora_r`; default 32.
     pub lora_alpha: f64,
     /// Probability of dropping an input of the adapter while training; default 0.
     pub lora_dropout: f64,
-    /// Names of linear layers; default all of every block.
-    #[serde(alias = "target_modules", alias = "lora_target", alias = "lora_attn_modules")]
+    /// Names of linear layers, as a list or with commas between them; `all-linear` or `all`, the default, is all of every
+    /// block.
+    #[serde(deserialize_with = "names")]
     pub lora_target_modules: Option<Vec<String>>,
     /// All linear layers of every block; default true unless `lora_target_modules` is given.
     pub lora_target_linear: Option<bool>,
     /// Longest example in tokens, and the length of a pack; default 512.
-    #[serde(alias = "max_length", alias = "cutoff_len", alias = "max_seq_len")]
     pub sequence_len: usize,
     /// Fill packs of `sequence_len` tokens with several examples, each attending only to itself; default false.
-    #[serde(alias = "packing", alias = "packed")]
     pub sample_packing: bool,
     /// Examples (or packs) in one forward and backward; default 4.
-    #[serde(alias = "per_device_train_batch_size", alias = "batch_size")]
     pub micro_batch_size: usize,
     /// Micro-batches in one optimizer step; default 1.
     pub gradient_accumulation_steps: usize,
     /// Passes over the data; default 1.
-    #[serde(alias = "num_train_epochs", alias = "epochs")]
     pub num_epochs: usize,
     /// Stop after this many optimizer steps, whatever `num_epochs` says.
     pub max_steps: Option<usize>,
     /// Highest learning rate; default 2e-4.
     pub learning_rate: f64,
     /// `cosine` (default), `linear` or `constant`.
-    #[serde(alias = "lr_scheduler_type")]
     pub lr_scheduler: Scheduler,
     /// Share of the steps over which the learning rate rises from 0; default 0.05. Not together with `warmup_steps`.
     pub warmup_ratio: Option<f64>,
     /// Steps over which the learning rate rises from 0.
-    #[serde(alias = "num_warmup_steps")]
     pub warmup_steps: Option<usize>,
     /// Decoupled weight decay on every adapter tensor; default 0.
     pub weight_decay: f64,
@@ -97,10 +131,8 @@ pub struct Recipe {
     /// Largest norm of the whole gradient, larger ones are scaled down; default 1, 0 for none.
     pub max_grad_norm: f64,
     /// Loss on prompts too; default false: on completions only.
-    #[serde(alias = "train_on_prompt", alias = "train_on_input")]
     pub train_on_inputs: bool,
     /// Share of the training examples held back for validation when `[data] validation` is not given; default 0.1.
-    #[serde(alias = "val_size")]
     pub val_set_size: f64,
     /// Seed of the adapter's first values, the order of the examples and dropout; default 42.
     pub seed: u64,
@@ -110,6 +142,8 @@ pub struct Recipe {
     pub save_steps: Option<usize>,
     /// Checkpoints kept; default 2.
     pub save_total_limit: usize,
+    /// Precision that the trained adapter is saved in: `bf16` (default) or `f32`.
+    pub adapter_dtype: AdapterDtype,
 }
 
 impl Default for Recipe {
@@ -142,6 +176,7 @@ impl Default for Recipe {
             eval_steps: None,
             save_steps: None,
             save_total_limit: 2,
+            adapter_dtype: AdapterDtype::default(),
         }
     }
 }
@@ -151,7 +186,7 @@ impl Recipe {
     #[must_use]
     pub fn targets(&self) -> TargetModules {
         match &self.lora_target_modules {
-            Some(names) if names.as_slice() != ["all-linear"] => TargetModules::Named(names.clone()),
+            Some(names) if names.as_slice() != [ALL_LINEAR] => TargetModules::Named(names.clone()),
             _ => TargetModules::AllLinear,
         }
     }
@@ -177,8 +212,8 @@ impl Recipe {
         warnings
     }
 
-    pub(super) fn check(&self, path: &Path) -> Result<()> {
-        let fail = |message: String| Err(Error::input(path, None, format!("[train] {message}")));
+    pub(super) fn check(&self, places: &Places, errors: &mut Vec<Error>) {
+        let mut fail = |key: &str, message: String| errors.push(places.error(&format!("train.{key}"), message));
         let counts = [
             ("lora_r", self.lora_r),
             ("sequence_len", self.sequence_len),
@@ -190,36 +225,132 @@ impl Recipe {
             ("save_steps", self.save_steps.unwrap_or(1)),
             ("save_total_limit", self.save_total_limit),
         ];
-        if let Some((key, _)) = counts.iter().find(|(_, n)| *n == 0) {
-            return fail(format!("{key} is 0, expected at least 1"));
+        for (key, _) in counts.iter().filter(|(_, n)| *n == 0) {
+            fail(key, "is 0, expected at least 1".into());
         }
-        let ranges = [
-            ("lora_alpha", self.lora_alpha, f64::MIN_POSITIVE, f64::MAX),
-            ("lora_dropout", self.lora_dropout, 0.0, 0.99),
-            ("learning_rate", self.learning_rate, 0.0, 1.0),
-            ("warmup_ratio", self.warmup_ratio.unwrap_or(0.0), 0.0, 1.0),
-            ("weight_decay", self.weight_decay, 0.0, 1.0),
-            ("adam_beta1", self.adam_beta1, 0.0, 0.999_999),
-            ("adam_beta2", self.adam_beta2, 0.0, 0.999_999_9),
-            ("adam_epsilon", self.adam_epsilon, f64::MIN_POSITIVE, 1.0),
-            ("max_grad_norm", self.max_grad_norm, 0.0, f64::MAX),
-            ("val_set_size", self.val_set_size, 0.0, 0.9),
+        let positive = [
+            ("lora_alpha", self.lora_alpha),
+            ("learning_rate", self.learning_rate),
+            ("adam_epsilon", self.adam_epsilon),
         ];
-        if let Some((key, value, low, high)) = ranges.iter().find(|(_, v, low, high)| !(*low..=*high).contains(v)) {
-            return fail(format!("{key} is {value}, expected {low:e} to {high:e}"));
+        for (key, value) in positive.iter().filter(|(_, v)| !(v.is_finite() && *v > 0.0)) {
+            fail(key, format!("is {value}, expected more than 0"));
         }
+        let shares = [
+            ("lora_dropout", self.lora_dropout),
+            ("adam_beta1", self.adam_beta1),
+            ("adam_beta2", self.adam_beta2),
+            ("val_set_size", self.val_set_size),
+        ];
+        for (key, value) in shares.iter().filter(|(_, v)| !(0.0..1.0).contains(v)) {
+            fail(key, format!("is {value}, expected at least 0 and less than 1"));
+        }
+        let warmup = self.warmup_ratio.unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&warmup) {
+            fail("warmup_ratio", format!("is {warmup}, expected at least 0 and at most 1"));
+        }
+        for (key, value) in [("weight_decay", self.weight_decay), ("max_grad_norm", self.max_grad_norm)] {
+            if !(value.is_finite() && value >= 0.0) {
+                fail(key, format!("is {value}, expected at least 0"));
+            }
+        }
+        self.check_alternatives(&mut fail);
+    }
+
+    fn check_alternatives(&self, fail: &mut impl FnMut(&str, String)) {
         if self.warmup_ratio.is_some() && self.warmup_steps.is_some() {
-            return fail("has both warmup_ratio and warmup_steps; give one".into());
+            fail("warmup_steps", "and warmup_ratio are both given; give one".into());
         }
-        if self.lora_target_linear == Some(true) && matches!(self.targets(), TargetModules::Named(_)) {
-            return fail("lora_target_linear = true contradicts lora_target_modules; give one".into());
+        match (self.lora_target_linear, &self.lora_target_modules) {
+            (_, Some(names)) if names.is_empty() || names.iter().any(String::is_empty) => {
+                fail("lora_target_modules", "names no layer; leave it out for all linear layers".into());
+            }
+            (_, Some(names)) if names.len() > 1 && names.iter().any(|n| n == ALL_LINEAR) => {
+                fail("lora_target_modules", format!("has {ALL_LINEAR:?} among other names; give it alone"));
+            }
+            (Some(true), Some(_)) if matches!(self.targets(), TargetModules::Named(_)) => {
+                fail("lora_target_linear", "= true contradicts lora_target_modules; give one".into());
+            }
+            (Some(false), None) => fail("lora_target_linear", "= false needs lora_target_modules".into()),
+            _ => {}
         }
-        if self.lora_target_linear == Some(false) && self.lora_target_modules.is_none() {
-            return fail("lora_target_linear = false needs lora_target_modules".into());
+    }
+}
+
+/// PEFT's name for all linear layers; LLaMA-Factory's `all` is read as the same.
+const ALL_LINEAR: &str = "all-linear";
+
+/// Reads `["q_proj", "v_proj"]`, `"q_proj,v_proj"` or `"all-linear"`.
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    struct Names;
+    impl<'de> serde::de::Visitor<'de> for Names {
+        type Value = Option<Vec<String>>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list of names of linear layers, or \"all-linear\"")
         }
-        if self.lora_target_modules.as_ref().is_some_and(Vec::is_empty) {
-            return fail("lora_target_modules is empty".into());
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(Some(text.split(',').map(|name| name.trim().to_owned()).collect()))
         }
-        Ok(())
+
+        fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut names = Vec::new();
+            while let Some(name) = list.next_element()? {
+                names.push(name);
+            }
+            Ok(Some(names))
+        }
+    }
+    let mut names = deserializer.deserialize_any(Names)?;
+    for name in names.iter_mut().flatten().filter(|name| *name == "all") {
+        ALL_LINEAR.clone_into(name);
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_alias_names_a_key_that_exists() {
+        let keys = serde_json::to_value(Recipe::default()).expect("a recipe is plain data");
+        for (alias, name) in ALIASES.iter().chain(&INVERSES) {
+            assert!(keys.get(name).is_some(), "{name}");
+            assert!(keys.get(alias).is_none(), "{alias}");
+        }
+        for (a, b) in ALTERNATIVES {
+            assert!(keys.get(a).is_some() && keys.get(b).is_some(), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_recipe_survives_json() {
+        for modules in [None, Some(vec!["q_proj".to_owned()])] {
+            let recipe = Recipe { lora_target_modules: modules, max_steps: Some(3), ..Recipe::default() };
+            let text = serde_json::to_string(&recipe).expect("a recipe is plain data");
+            assert_eq!(serde_json::from_str::<Recipe>(&text).expect("its own form"), recipe);
+        }
+    }
+
+    #[test]
+    fn warm_up_is_a_share_of_the_steps_unless_steps_are_given() {
+        let recipe = Recipe::default();
+        assert_eq!(recipe.warmup(100), 5);
+        assert_eq!(recipe.warmup(1), 1);
+        assert_eq!(Recipe { warmup_ratio: Some(0.0), ..recipe.clone() }.warmup(100), 0);
+        assert_eq!(Recipe { warmup_steps: Some(7), ..recipe }.warmup(100), 7);
+    }
+
+    #[test]
+    fn many_epochs_and_a_high_learning_rate_are_said_aloud() {
+        assert!(Recipe { num_epochs: 3, ..Recipe::default() }.warnings().is_empty());
+        let loud = Recipe { num_epochs: 10, learning_rate: 2e-3, ..Recipe::default() };
+        assert_eq!(loud.warnings().len(), 2);
     }
 }

@@ -1,4 +1,241 @@
-//! Training data.
+//! Training data: JSON Lines in five formats, read into examples; held back, ordered and packed.
 
 #[cfg(feature = "candle")]
 pub mod encode;
+mod format;
+mod pack;
+mod split;
+
+use std::path::{Path, PathBuf};
+
+pub use pack::packs;
+pub use split::{SplitMix64, hold_back, order};
+
+use crate::config::{DataFormat, OnError};
+use crate::error::{Error, Result};
+use crate::record::Message;
+use format::Format;
+
+/// Bad lines shown when a file is refused; the rest is counted.
+const SHOWN: usize = 20;
+
+/// A file's examples.
+#[derive(Debug)]
+pub struct Dataset {
+    /// The file.
+    pub path: PathBuf,
+    /// At least one, in the file's order.
+    pub examples: Vec<Example>,
+    /// The lines that could not be used, each with its reason; empty unless [`OnError::Skip`] allows them.
+    pub skipped: Vec<Error>,
+}
+
+/// One example to learn from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// Its line in the file, from 1.
+    pub line: usize,
+    /// What is said.
+    pub turns: Turns,
+}
+
+/// What an example says, and so what of it is learnt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turns {
+    /// A chat, to be rendered by the model's own template; what the assistant says is learnt. At least one turn is the
+    /// assistant's, and none of those is empty.
+    Chat(Vec<Message>),
+    /// Raw text and what follows it, without a template; what follows is learnt.
+    Completion {
+        /// May be empty.
+        prompt: String,
+        /// Never empty.
+        completion: String,
+    },
+    /// Raw text, all of it learnt.
+    Text(String),
+}
+
+impl Turns {
+    /// Hash of what is said, and how: equal for equal turns, whatever their line.
+    #[must_use]
+    pub fn hash(&self) -> blake3::Hash {
+        self.seeded_hash(&[])
+    }
+
+    fn seeded_hash(&self, seed: &[u8]) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(seed);
+        // Lengths keep ("ab", "c") and ("a", "bc") apart.
+        let mut add = |part: &str| {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        };
+        match self {
+            Self::Chat(messages) => {
+                add("chat");
+                for message in messages {
+                    add(&message.role);
+                    add(&message.content);
+                }
+            }
+            Self::Completion { prompt, completion } => ["completion", prompt, completion].into_iter().for_each(add),
+            Self::Text(text) => ["text", text].into_iter().for_each(add),
+        }
+        hasher.finalize()
+    }
+}
+
+/// Reads a JSON Lines file. Blank lines, a byte order mark and Windows line ends are passed over.
+///
+/// With [`DataFormat::Auto`] the keys of the first line decide, and every line must be of that format. Keys of a line that
+/// its format does not know are let be (they are often notes of where it comes from); unknown keys of a message are refused,
+/// because they would change what is learnt.
+///
+/// # Errors
+/// A file that cannot be read, or has no usable line. With [`OnError::Stop`], any line that cannot be used: the first 20
+/// are reported and all are counted.
+pub fn load(path: impl AsRef<Path>, format: DataFormat, on_error: OnError) -> Result<Dataset> {
+    let path = path.as_ref();
+    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    parse(path, &bytes, format, on_error)
+}
+
+fn parse(path: &Path, bytes: &[u8], format: DataFormat, on_error: OnError) -> Result<Dataset> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let lines = bytes.split(|&b| b == b'\n').enumerate().map(|(n, line)| (n + 1, line.trim_ascii()));
+    let lines: Vec<(usize, &[u8])> = lines.filter(|(_, line)| !line.is_empty()).collect();
+    let Some((first, _)) = lines.first() else {
+        return Err(Error::input(path, None, "is empty; expected one JSON object a line"));
+    };
+    let objects: Vec<_> = lines.iter().map(|(_, line)| format::object(line)).collect();
+    let format = match Format::named(format) {
+        Some(format) => format,
+        None => Format::of(objects.iter().flatten()).map_err(|message| Error::input(path, *first, message))?,
+    };
+    let mut examples = Vec::new();
+    let mut bad = Vec::new();
+    for ((line, _), object) in lines.iter().zip(objects) {
+        match object.and_then(|object| format.turns(object)) {
+            Ok(turns) => examples.push(Example { line: *line, turns }),
+            Err(message) => bad.push((*line, message)),
+        }
+    }
+    if !bad.is_empty() && (on_error == OnError::Stop || examples.is_empty()) {
+        return Err(refusal(path, &bad, lines.len()));
+    }
+    let skipped = bad.into_iter().map(|(line, message)| Error::input(path, line, message)).collect();
+    Ok(Dataset { path: path.to_path_buf(), examples, skipped })
+}
+
+/// One error for all bad lines.
+fn refusal(path: &Path, bad: &[(usize, String)], total: usize) -> Error {
+    let all = bad.len() == total;
+    let advice = if all { "fix them" } else { "fix them, or set [data] on_error = \"skip\"" };
+    let mut message = format!("{} of {total} lines cannot be used; {advice}", bad.len());
+    for (line, why) in bad.iter().take(SHOWN) {
+        message.push_str(&format!("\n- {}:{line}: {why}", path.display()));
+    }
+    if bad.len() > SHOWN {
+        message.push_str(&format!("\n- and {} more", bad.len() - SHOWN));
+    }
+    Error::input(path, None, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GOOD: &str = r#"{"prompt": "a", "completion": "b"}"#;
+
+    fn read(text: &str, on_error: OnError) -> Result<Dataset> {
+        parse(Path::new("data/t.jsonl"), text.as_bytes(), DataFormat::Auto, on_error)
+    }
+
+    #[test]
+    fn a_byte_order_mark_windows_line_ends_and_blank_lines_are_passed_over() {
+        let data = read(&format!("\u{feff}{GOOD}\r\n\r\n{GOOD}\r\n"), OnError::Stop).expect("two examples");
+        let lines: Vec<usize> = data.examples.iter().map(|e| e.line).collect();
+        assert_eq!(lines, [1, 3]);
+        assert_eq!(data.examples[1].turns, Turns::Completion { prompt: "a".into(), completion: "b".into() });
+        assert!(data.skipped.is_empty());
+    }
+
+    #[test]
+    fn an_empty_file_is_an_error() {
+        for text in ["", "\n \r\n", "\u{feff}"] {
+            let message = read(text, OnError::Skip).expect_err("nothing there").to_string();
+            assert_eq!(message, "data/t.jsonl: is empty; expected one JSON object a line");
+        }
+    }
+
+    #[test]
+    fn bad_lines_are_all_reported_and_counted() {
+        let text = format!("{GOOD}\nnot json\n{GOOD}\n{{\"prompt\": \"a\"}}\n");
+        let message = read(&text, OnError::Stop).expect_err("two bad lines").to_string();
+        let lines: Vec<&str> = message.lines().collect();
+        assert_eq!(lines[0], "data/t.jsonl: 2 of 4 lines cannot be used; fix them, or set [data] on_error = \"skip\"");
+        assert!(lines[1].starts_with("- data/t.jsonl:2: not JSON: "), "{message}");
+        assert!(lines[2].starts_with("- data/t.jsonl:4: "), "{message}");
+        let many = format!("{GOOD}\n{}", "x\n".repeat(30));
+        let message = read(&many, OnError::Stop).expect_err("30 bad lines").to_string();
+        assert_eq!(message.lines().count(), 22);
+        assert!(message.starts_with("data/t.jsonl: 30 of 31 lines") && message.ends_with("- and 10 more"), "{message}");
+    }
+
+    #[test]
+    fn bad_lines_are_kept_aside_when_they_may_be_skipped() {
+        let data = read(&format!("x\n{GOOD}\n[]\n"), OnError::Skip).expect("one example");
+        assert_eq!(data.examples.len(), 1);
+        let skipped: Vec<String> = data.skipped.iter().map(ToString::to_string).collect();
+        assert!(
+            skipped[0].starts_with("data/t.jsonl:1: ") && skipped[1].starts_with("data/t.jsonl:3: "),
+            "{skipped:?}"
+        );
+        let message = read("{\"text\": \"\"}\n", OnError::Skip).expect_err("no usable line").to_string();
+        assert!(message.starts_with("data/t.jsonl: 1 of 1 lines cannot be used; fix them\n"), "{message}");
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_is_a_bad_line() {
+        let bytes = [GOOD.as_bytes(), b"\n{\"prompt\": \"\xff\", \"completion\": \"b\"}"].concat();
+        let data = parse(Path::new("t"), &bytes, DataFormat::Auto, OnError::Skip).expect("one example");
+        assert!(data.skipped[0].to_string().starts_with("t:2: not UTF-8"), "{:?}", data.skipped);
+    }
+
+    #[test]
+    fn turns_are_told_apart_by_their_hash() {
+        let completion = |a: &str, b: &str| Turns::Completion { prompt: a.into(), completion: b.into() };
+        assert_ne!(completion("ab", "c").hash(), completion("a", "bc").hash());
+        assert_ne!(Turns::Text("a".into()).hash(), Turns::Text("b".into()).hash());
+        assert_eq!(completion("a", "b").hash(), completion("a", "b").hash());
+    }
+
+    fn format_of(n: u8) -> DataFormat {
+        use DataFormat::{Alpaca, Auto, Completion, Messages, Sharegpt, Text};
+        [Auto, Messages, Sharegpt, Alpaca, Completion, Text][usize::from(n % 6)]
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), format in 0..6_u8) {
+            let _ = parse(Path::new("t"), &bytes, format_of(format), OnError::Skip);
+        }
+
+        #[test]
+        fn no_json_makes_it_panic_and_every_line_is_used_or_accounted_for(
+            lines in proptest::collection::vec(
+                r#"\{"(messages|conversations|instruction|output|prompt|completion|text)": ("[a ]?"|1|null|\[\]|\[\{"(role|from)": "(user|gpt|assistant)", "(content|value)": "[a ]?"\}\])(, "(completion|output|text)": "a?")?\}"#,
+                1..8,
+            ),
+            format in 0..6_u8,
+        ) {
+            if let Ok(data) = parse(Path::new("t"), lines.join("\n").as_bytes(), format_of(format), OnError::Skip) {
+                prop_assert_eq!(data.examples.len() + data.skipped.len(), lines.len());
+                prop_assert!(!data.examples.is_empty());
+            }
+        }
+    }
+}

@@ -1,10 +1,116 @@
-//! The base model: where its files come from, its tokenizer and its chat template.
+//! The base model: where its files come from, its tokenizer, its chat template, and the decoder.
 
+pub(crate) mod cache;
+pub(crate) mod decoder;
+pub(crate) mod linear;
+mod names;
+pub(crate) mod ops;
 mod pretokenizer;
 pub mod source;
+pub mod spec;
 pub mod template;
 pub mod tokenizer;
+pub(crate) mod weights;
+
+use std::io::Cursor;
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::Content;
 
 pub use source::{ModelFiles, ModelKind, SourceEvent};
+pub use spec::{DecoderSpec, Family};
 pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
+
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::record::{Message, Prompt};
+use decoder::{Decoder, Precision};
+use weights::{Weights, map_file};
+
+/// A model's tokenizer and template: what turns prompts into tokens and tokens into text.
+pub(crate) struct Voice {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Option<ChatTemplate>,
+    files: ModelFiles,
+}
+
+impl Voice {
+    /// Reads tokenizer and template of a model.
+    pub(crate) fn load(files: &ModelFiles, config: &ModelConfig) -> Result<Self> {
+        let mut tokenizer = Tokenizer::load(files)?;
+        let template = ChatTemplate::load(files, config.chat_template.as_deref(), &mut tokenizer)?;
+        Ok(Self { tokenizer, template, files: files.clone() })
+    }
+
+    /// The chat template, or an error that says what to do without one.
+    pub(crate) fn template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().ok_or_else(|| ChatTemplate::missing(&self.files))
+    }
+
+    /// A prompt's text, as the model reads it.
+    pub(crate) fn render(&self, prompt: &Prompt) -> Result<String> {
+        match prompt {
+            Prompt::Messages(messages) => self.render_messages(messages),
+            Prompt::Text(text) => Ok(text.clone()),
+        }
+    }
+
+    fn render_messages(&self, messages: &[Message]) -> Result<String> {
+        self.template()?.render(messages, true)
+    }
+
+    /// Tokens of a prompt. Raw text gets the tokenizer's own beginning (a BOS, where it has one).
+    pub(crate) fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        let text = self.render(prompt)?;
+        match prompt {
+            Prompt::Messages(_) => self.tokenizer.encode(&text, true),
+            Prompt::Text(_) => self.tokenizer.encode_raw(&text),
+        }
+    }
+
+    /// Hash of both.
+    pub(crate) fn fingerprint(&self) -> String {
+        let template = self.template.as_ref().map_or("none", |t| t.fingerprint());
+        blake3::hash(format!("{}\n{template}", self.tokenizer.fingerprint()).as_bytes()).to_hex().to_string()
+    }
+}
+
+/// Loads a model's decoder.
+///
+/// # Errors
+/// Files that are missing, truncated, corrupt, of an unknown family, or that contradict each other.
+pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig, precision: Precision) -> Result<Decoder> {
+    let (mut spec, weights, permuted) = match &files.kind {
+        ModelKind::Gguf(path) => {
+            let map = map_file(path)?;
+            let content = read_gguf(path, &map)?;
+            let spec = DecoderSpec::from_gguf(path, &content)?;
+            let weights = Weights::gguf(path, &map, &content, |name| names::from_gguf(spec.family, name))?;
+            let permuted = names::permuted_in_gguf(spec.family);
+            (spec, weights, permuted)
+        }
+        ModelKind::HuggingFace(found) => {
+            let spec = DecoderSpec::from_config(&found.config)?;
+            (spec, Weights::safetensors(&files.root, &found.weights)?, false)
+        }
+    };
+    if let Some(context) = config.context {
+        if context > spec.context {
+            let most = spec.context;
+            return Err(Error::model(&files.root, format!("[model] context is {context}, but the model has {most} positions")));
+        }
+        spec.context = context;
+    }
+    Decoder::load(spec, &weights, precision, permuted)
+}
+
+fn read_gguf(path: &Path, bytes: &[u8]) -> Result<Content> {
+    // The reader divides by the file's own alignment; 0 there must not end the process.
+    let read = std::panic::catch_unwind(|| Content::read(&mut Cursor::new(bytes)));
+    match read {
+        Ok(Ok(content)) => Ok(content),
+        Ok(Err(error)) => Err(Error::model(path, format!("not a GGUF file, truncated or corrupt: {error}; download it again"))),
+        Err(_) => Err(Error::model(path, "not a usable GGUF file: its header is corrupt; download it again")),
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::config::Recipe;
 use crate::data::encode::Encoded;
-use crate::data::{pack, split};
+use crate::data;
 
 /// All steps of a training, in order.
 pub(crate) struct Plan {
@@ -22,9 +22,9 @@ impl Plan {
         let lengths: Vec<usize> = examples.iter().map(|e| e.ids.len()).collect();
         let mut steps = Vec::new();
         for epoch in 0..recipe.num_epochs {
-            let order = split::order(examples.len(), recipe.seed, epoch);
+            let order = data::order(examples.len(), recipe.seed, epoch as u64);
             let rows: Vec<Vec<usize>> = match recipe.sample_packing {
-                true => pack::packs(&lengths, &order, recipe.sequence_len),
+                true => data::packs(&lengths, &order, recipe.sequence_len),
                 false => order.into_iter().map(|i| vec![i]).collect(),
             };
             let micro: Vec<Vec<usize>> = rows.chunks(recipe.micro_batch_size).map(|rows| rows.concat()).collect();

@@ -1,0 +1,232 @@
+//! A manifest's text and those it extends, merged into one table that still knows where each key was written.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, Deserializer};
+
+use super::message::{line_at, toml_error};
+use super::recipe::{ALIASES, ALTERNATIVES, INVERSES};
+use super::{RawAdapter, RawManifest};
+use crate::error::{Error, Result};
+
+/// Longest chain of `extends`.
+const DEEPEST: usize = 8;
+
+/// A manifest with what it extends.
+pub(super) struct Layers {
+    /// The keys, by their canonical names; a manifest's own override those of the one it extends.
+    pub(super) table: toml::Table,
+    /// Where each was written.
+    pub(super) places: Places,
+    /// The directory of the manifest that extends no other.
+    pub(super) root: PathBuf,
+    /// Where the extended manifest's adapter is, when this one trains something else.
+    pub(super) foreign_adapter: Option<PathBuf>,
+}
+
+/// Where each key was written, for messages.
+pub(super) struct Places {
+    manifest: PathBuf,
+    keys: BTreeMap<String, (PathBuf, usize)>,
+}
+
+impl Places {
+    /// An error about `key` (`"train.lora_r"`, or a section), at its line, or its section's, or the manifest as a whole.
+    pub(super) fn error(&self, key: &str, message: impl std::fmt::Display) -> Error {
+        let (section, name) = key.split_once('.').unwrap_or((key, ""));
+        let message = format!("[{section}] {name}{}{message}", if name.is_empty() { "" } else { " " });
+        match self.keys.get(key).or_else(|| self.keys.get(section)) {
+            Some((path, line)) => Error::input(path, *line, message),
+            None => Error::input(&self.manifest, None, message),
+        }
+    }
+}
+
+/// Reads `path` and what it extends, each checked on its own, so that a wrong key is reported where it stands.
+pub(super) fn layers(path: &Path) -> Result<Layers> {
+    read(path, &mut Vec::new())
+}
+
+fn read(path: &Path, open: &mut Vec<PathBuf>) -> Result<Layers> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let mut table = DeTable::parse(&text).map_err(|e| toml_error(path, &text, &e))?;
+    canonical(path, &text, table.get_mut())?;
+    let keys = places(path, &text, table.get_ref());
+    let extends = extended(path, &text, &table)?;
+    let mut own = toml::Table::deserialize(Deserializer::from(table)).map_err(|e| toml_error(path, &text, &e))?;
+    own.remove("extends");
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Some((base, line)) = extends else {
+        let places = Places { manifest: path.to_path_buf(), keys };
+        return Ok(Layers { table: own, places, root: directory.to_path_buf(), foreign_adapter: None });
+    };
+
+    open.push(identity(path));
+    let base = normalise(&directory.join(base));
+    if open.len() > DEEPEST || open.contains(&identity(&base)) {
+        let why = if open.len() > DEEPEST {
+            format!("is deeper than {DEEPEST} manifests")
+        } else {
+            "goes round in a circle".into()
+        };
+        return Err(Error::input(path, line, format!("extends = \"{}\" {why}", base.display())));
+    }
+    let mut below = read(&base, open)?;
+    below.foreign_adapter = foreign_adapter(&own, &below);
+    below.places.manifest = path.to_path_buf();
+    override_with(&mut below.table, own);
+    below.places.keys.extend(keys);
+    Ok(below)
+}
+
+/// Checks every key and type of one manifest, and gives the path it extends, with its line.
+fn extended(path: &Path, text: &str, table: &Spanned<DeTable<'_>>) -> Result<Option<(PathBuf, usize)>> {
+    let raw = RawManifest::deserialize(Deserializer::from(table.clone())).map_err(|e| toml_error(path, text, &e))?;
+    Ok(raw.extends.map(|extends| {
+        let line = line_at(text, &extends.span());
+        (extends.into_inner(), line)
+    }))
+}
+
+/// Renames the aliases in `[train]`; the same key under two names is an error.
+fn canonical(path: &Path, text: &str, table: &mut DeTable<'_>) -> Result<()> {
+    let Some(train) = table.get_mut("train") else { return Ok(()) };
+    let DeValue::Table(train) = train.get_mut() else { return Ok(()) };
+    let names = ALIASES.iter().map(|(alias, name)| (*alias, *name, false));
+    for (alias, name, inverse) in names.chain(INVERSES.iter().map(|(alias, name)| (*alias, *name, true))) {
+        let Some((key, mut value)) = train.remove_entry(alias) else { continue };
+        let at = line_at(text, &key.span());
+        if train.contains_key(name) {
+            let message = format!("[train] `{alias}` is another name of `{name}`, and both are given; give one");
+            return Err(Error::input(path, at, message));
+        }
+        if inverse {
+            let DeValue::Boolean(given) = value.get_mut() else {
+                return Err(Error::input(path, at, format!("[train] {alias} is not true or false")));
+            };
+            *given = !*given;
+        }
+        train.insert(Spanned::new(key.span(), name.into()), value);
+    }
+    Ok(())
+}
+
+fn places(path: &Path, text: &str, table: &DeTable<'_>) -> BTreeMap<String, (PathBuf, usize)> {
+    let mut found = BTreeMap::new();
+    let place = |span| (path.to_path_buf(), line_at(text, &span));
+    for (section, value) in table.iter() {
+        found.insert(section.get_ref().to_string(), place(section.span()));
+        for (key, _) in value.get_ref().as_table().into_iter().flat_map(|t| t.iter()) {
+            found.insert(format!("{}.{}", section.get_ref(), key.get_ref()), place(key.span()));
+        }
+    }
+    found
+}
+
+/// Puts `from`'s keys over `into`'s. A key of `[train]` also takes the place of those that it excludes.
+fn override_with(into: &mut toml::Table, from: toml::Table) {
+    for (section, value) in from {
+        match (into.get_mut(&section), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => {
+                for (key, other) in ALTERNATIVES.iter().flat_map(|(a, b)| [(a, b), (b, a)]) {
+                    if section == "train" && new.contains_key(*key) && !new.contains_key(*other) {
+                        old.remove(*other);
+                    }
+                }
+                old.extend(new);
+            }
+            (_, value) => {
+                into.insert(section, value);
+            }
+        }
+    }
+}
+
+/// The path of the adapter below, when the manifest above describes another adapter: it has another model, data or recipe.
+fn foreign_adapter(own: &toml::Table, below: &Layers) -> Option<PathBuf> {
+    if !["model", "data", "train"].iter().any(|section| own.contains_key(*section)) {
+        return below.foreign_adapter.clone();
+    }
+    let path = match below.table.get("adapter") {
+        Some(adapter) => adapter.clone().try_into::<RawAdapter>().ok()?.path,
+        None if below.table.contains_key("train") => None,
+        None => return None,
+    };
+    let name = below.table.get("project").and_then(|p| p.get("name")).and_then(toml::Value::as_str).map(str::to_owned);
+    Some(adapter_path(&below.root, path, &name.unwrap_or_else(|| directory_name(&below.root))))
+}
+
+/// Where an adapter is: `path`, or `adapters/<project>`.
+pub(super) fn adapter_path(root: &Path, path: Option<PathBuf>, project: &str) -> PathBuf {
+    under(root, path.unwrap_or_else(|| Path::new("adapters").join(project)))
+}
+
+/// `path`, which is relative to `root` unless it is absolute; a root that is the working directory is not spelt out.
+pub(super) fn under(root: &Path, path: impl AsRef<Path>) -> PathBuf {
+    if root == Path::new(".") { path.as_ref().to_path_buf() } else { root.join(path) }
+}
+
+/// What is the same for two paths of one file, whether or not it is there.
+fn identity(path: &Path) -> PathBuf {
+    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// Takes `./` and `a/../` out of a path, so that messages show it as a person would write it.
+pub(super) fn normalise(path: &Path) -> PathBuf {
+    let mut parts = PathBuf::new();
+    for part in path.components() {
+        match (part, parts.components().next_back()) {
+            (Component::CurDir, _) | (Component::ParentDir, Some(Component::RootDir)) => {}
+            (Component::ParentDir, Some(Component::Normal(_))) => {
+                parts.pop();
+            }
+            _ => parts.push(part),
+        }
+    }
+    if parts.as_os_str().is_empty() { PathBuf::from(".") } else { parts }
+}
+
+/// `path` relative to `root` where it lies in it, with `/`.
+#[must_use]
+pub(crate) fn relative(root: &Path, path: &Path) -> String {
+    let absolute = |p: &Path| normalise(&std::path::absolute(p).unwrap_or_else(|_| p.to_path_buf()));
+    let (inside, root) = (absolute(path), absolute(root));
+    let path = inside.strip_prefix(root).unwrap_or(path);
+    path.to_string_lossy().replace('\\', "/")
+}
+
+/// The last name of a directory.
+pub(super) fn directory_name(root: &Path) -> String {
+    identity(root).file_name().map_or_else(|| "project".to_owned(), |n| n.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_shown_without_detours() {
+        for (given, expected) in [
+            ("recipes/../finetest.toml", "finetest.toml"),
+            ("../a/./b", "../a/b"),
+            ("../../a", "../../a"),
+            ("./a", "a"),
+            ("a/..", "."),
+            ("/../a", "/a"),
+        ] {
+            assert_eq!(normalise(Path::new(given)), Path::new(expected), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_path_in_the_project_is_relative_however_the_root_is_written() {
+        let here = std::env::current_dir().expect("a working directory");
+        assert_eq!(relative(Path::new("."), &here.join("scenarios/a.toml")), "scenarios/a.toml");
+        assert_eq!(relative(&here, Path::new("./scenarios/a.toml")), "scenarios/a.toml");
+        assert_eq!(relative(Path::new("p/q/.."), Path::new("p/a.toml")), "a.toml");
+        assert_eq!(relative(Path::new("p"), Path::new("q/a.toml")), "q/a.toml");
+    }
+}

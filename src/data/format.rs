@@ -1,0 +1,313 @@
+//! The formats of a data line.
+
+use serde_json::{Map, Value};
+
+use super::Turns;
+use crate::config::DataFormat;
+use crate::record::Message;
+
+/// A format that has been decided on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Messages,
+    Sharegpt,
+    Alpaca,
+    Completion,
+    Text,
+}
+
+type Object = Map<String, Value>;
+
+impl Format {
+    const ALL: [Self; 5] = [Self::Messages, Self::Sharegpt, Self::Alpaca, Self::Completion, Self::Text];
+
+    /// The format of that name; `None` for `auto`.
+    pub(super) fn named(format: DataFormat) -> Option<Self> {
+        match format {
+            DataFormat::Auto => None,
+            DataFormat::Messages => Some(Self::Messages),
+            DataFormat::Sharegpt => Some(Self::Sharegpt),
+            DataFormat::Alpaca => Some(Self::Alpaca),
+            DataFormat::Completion => Some(Self::Completion),
+            DataFormat::Text => Some(Self::Text),
+        }
+    }
+
+    /// The format of the first object, by its keys; later ones are looked at only when nothing came before them but noise.
+    pub(super) fn of<'o>(objects: impl Iterator<Item = &'o Object> + Clone) -> Result<Self, String> {
+        let of = |object: &Object| Self::ALL.into_iter().find(|f| f.keys().iter().all(|key| object.contains_key(*key)));
+        if let Some(format) = objects.clone().find_map(of) {
+            return Ok(format);
+        }
+        let found = match objects.clone().next() {
+            Some(object) => format!("has the keys {}", keys(object)),
+            None => "is not a JSON object".to_owned(),
+        };
+        let known: Vec<String> = Self::ALL.iter().map(|f| f.shape()).collect();
+        Err(format!("the format cannot be told: the line {found}, expected one of {}", known.join(", ")))
+    }
+
+    /// Keys that every line has.
+    fn keys(self) -> &'static [&'static str] {
+        match self {
+            Self::Messages => &["messages"],
+            Self::Sharegpt => &["conversations"],
+            Self::Alpaca => &["instruction", "output"],
+            Self::Completion => &["prompt", "completion"],
+            Self::Text => &["text"],
+        }
+    }
+
+    fn shape(self) -> String {
+        let keys: Vec<String> = self.keys().iter().map(|key| format!("\"{key}\"")).collect();
+        format!("{{{}}}", keys.join(", "))
+    }
+
+    /// What a line of this format says.
+    pub(super) fn turns(self, object: Object) -> Result<Turns, String> {
+        if let Some(key) = self.keys().iter().find(|key| !object.contains_key(**key)) {
+            return Err(format!("has no {key:?} but {}; expected the format {}", keys(&object), self.shape()));
+        }
+        match self {
+            Self::Messages => chat(messages(&object, "messages", ("role", "content"))?),
+            Self::Sharegpt => chat(messages(&object, "conversations", ("from", "value"))?),
+            Self::Alpaca => alpaca(&object),
+            Self::Completion => {
+                let turns =
+                    Turns::Completion { prompt: text(&object, "prompt")?, completion: text(&object, "completion")? };
+                not_empty(&object, "completion").map(|()| turns)
+            }
+            Self::Text => {
+                let text = text(&object, "text")?;
+                not_empty(&object, "text").map(|()| Turns::Text(text))
+            }
+        }
+    }
+}
+
+/// The JSON object that a line is.
+pub(super) fn object(line: &[u8]) -> Result<Object, String> {
+    let line = std::str::from_utf8(line).map_err(|e| format!("not UTF-8: a bad byte at {}", e.valid_up_to() + 1))?;
+    match serde_json::from_str(line) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(value) => Err(format!("is {}, expected one JSON object a line", kind(&value))),
+        Err(error) => {
+            // The error counts lines within the line.
+            let reason = error.to_string();
+            let reason = reason.split(" at line ").next().unwrap_or_default();
+            Err(format!("not JSON: {reason} at column {}; expected one JSON object a line", error.column()))
+        }
+    }
+}
+
+fn messages(object: &Object, key: &str, (role_key, text_key): (&str, &str)) -> Result<Vec<Message>, String> {
+    let Some(Value::Array(list)) = object.get(key) else {
+        return Err(format!("{key} is {}, expected a list of messages", object.get(key).map_or("missing", kind)));
+    };
+    let read = |(n, value): (usize, &Value)| {
+        let at = format!("{key}[{n}]");
+        let message = value.as_object().ok_or_else(|| format!("{at} is {}, expected an object", kind(value)))?;
+        // `null` is how tables with optional columns write what is not there.
+        let extra = message.iter().find(|(k, v)| *k != role_key && *k != text_key && !v.is_null());
+        if let Some((extra, _)) = extra {
+            return Err(format!(
+                "{at} has the key {extra:?}, which would not be heeded; expected {role_key} and {text_key} only"
+            ));
+        }
+        let role = text(message, role_key).map_err(|e| format!("{at} {e}"))?;
+        let content = text(message, text_key).map_err(|e| format!("{at} {e}"))?;
+        let known = canonical_role(&role, role_key == "from");
+        let known =
+            known.ok_or_else(|| format!("{at} has the {role_key} {role:?}, expected {}", roles(role_key == "from")))?;
+        Ok(Message::new(known, content))
+    };
+    list.iter().enumerate().map(read).collect()
+}
+
+fn canonical_role(role: &str, sharegpt: bool) -> Option<&'static str> {
+    match role {
+        "system" => Some("system"),
+        "user" => Some("user"),
+        "assistant" => Some("assistant"),
+        "human" if sharegpt => Some("user"),
+        "gpt" if sharegpt => Some("assistant"),
+        _ => None,
+    }
+}
+
+fn roles(sharegpt: bool) -> &'static str {
+    if sharegpt { "system, human, user, gpt or assistant" } else { "system, user or assistant" }
+}
+
+/// A chat from which something can be learnt.
+fn chat(messages: Vec<Message>) -> Result<Turns, String> {
+    if let Some(n) = messages.iter().position(|m| m.role == "assistant" && m.content.trim().is_empty()) {
+        return Err(format!("has no completion: what the assistant says in message {n} is empty"));
+    }
+    if !messages.iter().any(|m| m.role == "assistant") {
+        return Err("has no completion: no message is the assistant's".into());
+    }
+    Ok(Turns::Chat(messages))
+}
+
+/// The user says the instruction and, on a new line, the input; the assistant says the output.
+fn alpaca(object: &Object) -> Result<Turns, String> {
+    let optional = |key: &str| match object.get(key) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(_) => text(object, key),
+    };
+    if object.get("history").is_some_and(|h| !h.is_null() && h.as_array().is_none_or(|h| !h.is_empty())) {
+        return Err("has a history, which is not read; write the line as {\"messages\"}".into());
+    }
+    let (instruction, input, system) = (text(object, "instruction")?, optional("input")?, optional("system")?);
+    let asked = if input.trim().is_empty() { instruction } else { format!("{instruction}\n{input}") };
+    let system = (!system.is_empty()).then(|| Message::new("system", system));
+    let output = text(object, "output")?;
+    not_empty(object, "output")?;
+    chat(system.into_iter().chain([Message::new("user", asked), Message::new("assistant", output)]).collect())
+}
+
+fn text(object: &Object, key: &str) -> Result<String, String> {
+    match object.get(key) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::Array(_)) if key == "prompt" => {
+            Err("prompt is a list, expected a string; write a chat as {\"messages\"}".into())
+        }
+        Some(other) => Err(format!("{key} is {}, expected a string", kind(other))),
+        None => Err(format!("has no {key:?}")),
+    }
+}
+
+fn not_empty(object: &Object, key: &str) -> Result<(), String> {
+    let empty = object.get(key).and_then(Value::as_str).is_none_or(|text| text.trim().is_empty());
+    if empty { Err(format!("has no completion: {key} is empty")) } else { Ok(()) }
+}
+
+fn keys(object: &Object) -> String {
+    let mut names: Vec<String> =
+        object.keys().take(8).map(|k| format!("{:?}", k.chars().take(40).collect::<String>())).collect();
+    if object.len() > names.len() {
+        names.push("…".into());
+    }
+    if names.is_empty() { "no key".into() } else { names.join(", ") }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turns(line: &str) -> Result<Turns, String> {
+        let object = object(line.as_bytes())?;
+        Format::of([&object].into_iter())?.turns(object)
+    }
+
+    fn pairs(turns: Turns) -> Vec<(String, String)> {
+        match turns {
+            Turns::Chat(messages) => messages.into_iter().map(|m| (m.role, m.content)).collect(),
+            other => panic!("{other:?} is no chat"),
+        }
+    }
+
+    #[track_caller]
+    fn is_chat(line: &str, expected: &[(&str, &str)]) {
+        let expected: Vec<_> = expected.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        assert_eq!(pairs(turns(line).expect("a chat")), expected);
+    }
+
+    #[track_caller]
+    fn refused(line: &str, with: &str) {
+        let message = turns(line).expect_err("must be refused");
+        assert!(message.contains(with), "{message}");
+    }
+
+    #[test]
+    fn messages_are_read_and_notes_on_the_line_let_be() {
+        let line = r#"{"tool": "gcc", "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "tool_calls": null}]}"#;
+        is_chat(line, &[("system", "s"), ("user", "u"), ("assistant", "a")]);
+    }
+
+    #[test]
+    fn sharegpt_speakers_are_read_as_roles() {
+        let line = r#"{"id": 1, "conversations": [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}, {"from": "user", "value": "v"}]}"#;
+        is_chat(line, &[("user", "u"), ("assistant", "a"), ("user", "v")]);
+        refused(r#"{"conversations": [{"from": "tool", "value": "u"}]}"#, "the from \"tool\", expected system, human");
+    }
+
+    #[test]
+    fn alpaca_puts_the_input_under_the_instruction() {
+        is_chat(r#"{"instruction": "i", "input": "x", "output": "o"}"#, &[("user", "i\nx"), ("assistant", "o")]);
+        is_chat(r#"{"instruction": "i", "input": "", "output": "o"}"#, &[("user", "i"), ("assistant", "o")]);
+        is_chat(
+            r#"{"instruction": "i", "output": "o", "system": "s"}"#,
+            &[("system", "s"), ("user", "i"), ("assistant", "o")],
+        );
+        refused(r#"{"instruction": "i", "output": "o", "history": [["a", "b"]]}"#, "history");
+        refused(r#"{"instruction": "i", "output": " "}"#, "no completion: output is empty");
+    }
+
+    #[test]
+    fn raw_text_keeps_its_white_space() {
+        let completion = turns(r#"{"prompt": "a ", "completion": " b\n"}"#).expect("a completion");
+        assert_eq!(completion, Turns::Completion { prompt: "a ".into(), completion: " b\n".into() });
+        assert_eq!(turns(r#"{"text": " t"}"#), Ok(Turns::Text(" t".into())));
+        refused(r#"{"prompt": "a", "completion": "\n"}"#, "no completion: completion is empty");
+        refused(r#"{"text": ""}"#, "text is empty");
+        refused(r#"{"prompt": [], "completion": "b"}"#, "write a chat as {\"messages\"}");
+    }
+
+    #[test]
+    fn a_chat_without_an_assistants_answer_is_refused() {
+        refused(r#"{"messages": []}"#, "no message is the assistant's");
+        refused(r#"{"messages": [{"role": "user", "content": "u"}]}"#, "no message is the assistant's");
+        refused(
+            r#"{"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": " "}]}"#,
+            "message 1 is empty",
+        );
+    }
+
+    #[test]
+    fn wrong_types_and_keys_say_where_they_are() {
+        refused(r#"{"messages": "x"}"#, "messages is a string, expected a list of messages");
+        refused(r#"{"messages": [1]}"#, "messages[0] is a number, expected an object");
+        refused(r#"{"messages": [{"role": "user"}]}"#, "messages[0] has no \"content\"");
+        refused(
+            r#"{"messages": [{"role": "user", "content": null}]}"#,
+            "messages[0] content is null, expected a string",
+        );
+        refused(
+            r#"{"messages": [{"role": "human", "content": "x"}]}"#,
+            "the role \"human\", expected system, user or assistant",
+        );
+        refused(
+            r#"{"messages": [{"role": "user", "content": "x", "weight": 0}]}"#,
+            "the key \"weight\", which would not be heeded",
+        );
+        refused(r#"{"question": "x"}"#, "the line has the keys \"question\", expected one of {\"messages\"}");
+        refused("{}", "no key");
+    }
+
+    #[test]
+    fn a_line_of_another_format_than_the_first_is_refused() {
+        let object = object(br#"{"text": "t"}"#).expect("an object");
+        let message = Format::Messages.turns(object).expect_err("another format");
+        assert_eq!(message, r#"has no "messages" but "text"; expected the format {"messages"}"#);
+    }
+
+    #[test]
+    fn what_is_no_object_says_so() {
+        assert!(object(b"[1]").expect_err("a list").starts_with("is a list, expected one JSON object a line"));
+        let message = object(b"{\"a\": }").expect_err("bad");
+        assert!(message.starts_with("not JSON: expected value at column 7"), "{message}");
+    }
+}

@@ -1,0 +1,515 @@
+//! A scenario file as it is written, and what it resolves to. Everything that is wrong with its cases is reported at once.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use regex::RegexBuilder;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use toml::Spanned;
+
+use super::check::{Check, Choice, Matcher, plain};
+use super::json::Schema;
+use super::script::Writing;
+use super::{Case, DEFAULT_MAX_TOKENS, Scenario};
+use crate::config::{line_at, relative, toml_error};
+use crate::error::{Error, Result};
+use crate::record::{Message, Prompt, Request, Role};
+
+/// Largest compiled regular expression, in bytes.
+const REGEX_SIZE: usize = 1 << 20;
+/// Characters of an inline schema shown in messages.
+const SCHEMA_SHOWN: usize = 60;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawScenario {
+    role: Role,
+    description: String,
+    system: Option<String>,
+    max_tokens: Option<usize>,
+    #[serde(default)]
+    checks: Vec<Spanned<RawCheck>>,
+    #[serde(default)]
+    cases: Vec<Spanned<RawCase>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCase {
+    name: Option<String>,
+    prompt: Option<String>,
+    messages: Option<Vec<Message>>,
+    text: Option<String>,
+    max_tokens: Option<usize>,
+    #[serde(default)]
+    checks: Vec<Spanned<RawCheck>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawCheck {
+    Exact(String),
+    Contains(String),
+    Icontains(String),
+    Regex(String),
+    NotExact(String),
+    NotContains(String),
+    NotIcontains(String),
+    NotRegex(String),
+    Json,
+    NotJson,
+    JsonFields(toml::Table),
+    JsonNull(Vec<String>),
+    JsonSchema(toml::Value),
+    Choice(Choice),
+    MaxLength(usize),
+    MinLength(usize),
+    MaxWords(usize),
+    MinWords(usize),
+    NoRepetition,
+    Script(String),
+    NoTemplateTags,
+}
+
+/// What a file's cases are resolved with, and the errors found so far.
+struct Reader<'t> {
+    path: &'t Path,
+    text: &'t str,
+    system: Option<String>,
+    max_tokens: usize,
+    shared: Vec<Check>,
+    errors: Vec<Error>,
+}
+
+/// The scenario that `text`, the content of `path`, describes.
+pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
+    let raw: RawScenario = toml::from_str(text).map_err(|error| explained(path, text, &error))?;
+    let max_tokens = raw.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+    let mut reader = Reader { path, text, system: raw.system, max_tokens, shared: Vec::new(), errors: Vec::new() };
+    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    if !is_name(&name) {
+        let message = format!("the scenario's name is the file's, {name:?}: expected letters a to z, digits, - and _");
+        reader.errors.push(Error::input(path, None, message));
+    }
+    let description = raw.description.trim().to_owned();
+    if description.is_empty() || description.contains('\n') {
+        reader.errors.push(Error::input(
+            path,
+            None,
+            "description is empty or several lines; name the ability in one line",
+        ));
+    }
+    if raw.cases.is_empty() {
+        reader.errors.push(Error::input(path, None, "has no cases; add one: [[cases]] with a prompt and checks"));
+    }
+    if reader.system.is_some() && !raw.cases.is_empty() && raw.cases.iter().all(|case| case.get_ref().prompt.is_none())
+    {
+        reader.errors.push(Error::input(path, None, "system is said only to cases with `prompt`, and there is none"));
+    }
+    reader.shared = raw.checks.into_iter().filter_map(|check| reader.check(check)).collect();
+    let mut names = HashSet::new();
+    let mut cases = Vec::new();
+    for (position, raw_case) in raw.cases.into_iter().enumerate() {
+        let line = line_at(text, &raw_case.span());
+        let case = reader.case(raw_case.into_inner(), position, line);
+        if !names.insert(case.name.clone()) {
+            reader
+                .fail(line, format!("two cases are named {:?}; a name tells a case's test from the others", case.name));
+        }
+        cases.push(case);
+    }
+    Error::collect(reader.errors)?;
+    Ok(Scenario { name, path: relative(root, path), role: raw.role, description, cases })
+}
+
+impl Reader<'_> {
+    fn fail(&mut self, line: usize, message: impl Into<String>) {
+        self.errors.push(Error::input(self.path, line, message));
+    }
+
+    fn case(&mut self, mut raw: RawCase, position: usize, line: usize) -> Case {
+        let name = raw.name.take().unwrap_or_else(|| format!("case_{}", position + 1));
+        if !is_name(&name) {
+            self.fail(line, format!("the case's name is {name:?}, expected letters a to z, digits, - and _"));
+        }
+        let errors_before = self.errors.len();
+        let mut checks: Vec<Check> =
+            std::mem::take(&mut raw.checks).into_iter().filter_map(|check| self.check(check)).collect();
+        checks.extend_from_slice(&self.shared);
+        if checks.is_empty() && self.errors.len() == errors_before {
+            self.fail(
+                line,
+                format!(
+                    "case {name} has no checks, so it could not fail; give it one: checks = [{{ contains = \"…\" }}]"
+                ),
+            );
+        }
+        let max_tokens = self.max_tokens(line, &name, raw.max_tokens, &checks);
+        let prompt = self.prompt(line, &name, raw);
+        let mut choices: Vec<String> = Vec::new();
+        for check in &checks {
+            let Check::Choice(choice) = check else { continue };
+            for text in choice.texts().filter(|text| !choices.contains(text)).collect::<Vec<_>>() {
+                choices.push(text.clone());
+            }
+        }
+        Case { name, request: Request { prompt, max_tokens, choices }, checks }
+    }
+
+    fn max_tokens(&mut self, line: usize, case: &str, own: Option<usize>, checks: &[Check]) -> usize {
+        let only_choices = !checks.is_empty() && checks.iter().all(|check| matches!(check, Check::Choice(_)));
+        let tokens = own.unwrap_or(if only_choices { 0 } else { self.max_tokens });
+        if only_choices && tokens > 0 {
+            self.fail(
+                line,
+                format!("case {case} has max_tokens, but only choices, which generate nothing; take it out"),
+            );
+        }
+        if !only_choices && tokens == 0 {
+            self.fail(
+                line,
+                format!("case {case} has max_tokens = 0 and checks of the answer's text; expected at least 1"),
+            );
+        }
+        tokens
+    }
+
+    fn prompt(&mut self, line: usize, case: &str, raw: RawCase) -> Prompt {
+        let RawCase { prompt, messages, text, .. } = raw;
+        let given = [prompt.is_some(), messages.is_some(), text.is_some()].iter().filter(|given| **given).count();
+        if given != 1 {
+            self.fail(line, format!("case {case} has {given} of prompt, messages and text, expected exactly one"));
+            return Prompt::Text(String::new());
+        }
+        if prompt.iter().chain(&text).any(|text| text.trim().is_empty()) {
+            self.fail(line, format!("case {case} asks nothing: its prompt is empty"));
+        }
+        if let Some(text) = text {
+            return Prompt::Text(text);
+        }
+        let messages = messages.unwrap_or_else(|| {
+            let system = self.system.iter().map(|system| Message::new("system", system));
+            system.chain(prompt.map(|prompt| Message::new("user", prompt))).collect()
+        });
+        if let Some(message) = messages.iter().find(|m| !["system", "user", "assistant"].contains(&m.role.as_str())) {
+            self.fail(
+                line,
+                format!("case {case} has a message of role {:?}, expected system, user or assistant", message.role),
+            );
+        } else if messages.iter().skip(1).any(|m| m.role == "system") {
+            self.fail(line, format!("case {case} has a system message after the first one; put it first"));
+        } else if messages.last().is_none_or(|m| m.role != "user" || m.content.trim().is_empty()) {
+            self.fail(line, format!("case {case} has messages that do not end with what the user says"));
+        }
+        Prompt::Messages(messages)
+    }
+
+    /// A check, or `None` after noting what is wrong with it.
+    fn check(&mut self, raw: Spanned<RawCheck>) -> Option<Check> {
+        let line = line_at(self.text, &raw.span());
+        resolve(raw.into_inner(), self.path).map_err(|message| self.fail(line, message)).ok()
+    }
+}
+
+fn resolve(raw: RawCheck, path: &Path) -> Result<Check, String> {
+    let text = |wanted, matcher| Check::Text { wanted, matcher };
+    Ok(match raw {
+        RawCheck::Exact(s) => text(true, Matcher::Exact(s)),
+        RawCheck::NotExact(s) => text(false, Matcher::Exact(s)),
+        RawCheck::Contains(s) => text(true, Matcher::Contains(some("contains", s)?)),
+        RawCheck::NotContains(s) => text(false, Matcher::Contains(some("not-contains", s)?)),
+        RawCheck::Icontains(s) => text(true, Matcher::Icontains(some("icontains", s)?)),
+        RawCheck::NotIcontains(s) => text(false, Matcher::Icontains(some("not-icontains", s)?)),
+        RawCheck::Regex(s) => text(true, regex("regex", &s)?),
+        RawCheck::NotRegex(s) => text(false, regex("not-regex", &s)?),
+        RawCheck::Json => Check::Json(true),
+        RawCheck::NotJson => Check::Json(false),
+        RawCheck::JsonFields(table) if table.is_empty() => return Err("json-fields names no field".into()),
+        RawCheck::JsonFields(table) => Check::JsonFields(json_object(&table).map_err(|e| format!("json-fields: {e}"))?),
+        RawCheck::JsonNull(names) if names.is_empty() => return Err("json-null names no field".into()),
+        RawCheck::JsonNull(names) => Check::JsonNull(names),
+        RawCheck::JsonSchema(schema) => Check::JsonSchema(self::schema(&schema, path)?),
+        RawCheck::Choice(choice) => Check::Choice(self::choice(choice)?),
+        RawCheck::MaxLength(n) => Check::MaxLength(above_zero("max-length", n)?),
+        RawCheck::MinLength(n) => Check::MinLength(above_zero("min-length", n)?),
+        RawCheck::MaxWords(n) => Check::MaxWords(above_zero("max-words", n)?),
+        RawCheck::MinWords(n) => Check::MinWords(above_zero("min-words", n)?),
+        RawCheck::NoRepetition => Check::NoRepetition,
+        RawCheck::Script(name) => Check::Script(Writing::named(&name).map_err(|e| format!("script: {e}"))?),
+        RawCheck::NoTemplateTags => Check::NoTemplateTags,
+    })
+}
+
+fn some(check: &str, text: String) -> Result<String, String> {
+    if text.is_empty() { Err(format!("{check} is empty, which every answer contains")) } else { Ok(text) }
+}
+
+fn above_zero(check: &str, n: usize) -> Result<usize, String> {
+    if n == 0 { Err(format!("{check} is 0, expected at least 1")) } else { Ok(n) }
+}
+
+fn regex(check: &str, pattern: &str) -> Result<Matcher, String> {
+    some(check, pattern.to_owned())?;
+    let built = RegexBuilder::new(pattern).size_limit(REGEX_SIZE).build();
+    built.map(Matcher::Regex).map_err(|error| {
+        // The last line says what is wrong; those above it draw the pattern.
+        let text = error.to_string();
+        let reason = text.lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
+        format!("{check} '{}' is not a regular expression: {reason}", plain(pattern, 80))
+    })
+}
+
+fn choice(choice: Choice) -> Result<Choice, String> {
+    if choice.others.is_empty() {
+        return Err("choice has no others to choose between".into());
+    }
+    let mut seen = HashSet::new();
+    for text in choice.texts() {
+        if text.is_empty() {
+            return Err("choice has an empty continuation".into());
+        }
+        if !seen.insert(text) {
+            return Err(format!("choice has {text:?} twice, which would be a tie"));
+        }
+    }
+    Ok(choice)
+}
+
+fn schema(value: &toml::Value, path: &Path) -> Result<Schema, String> {
+    let fail = |e: String| format!("json-schema: {e}");
+    match value {
+        toml::Value::String(file) => {
+            let at = path.with_file_name(file);
+            let text = std::fs::read_to_string(&at).map_err(|e| fail(format!("cannot read {}: {e}", at.display())))?;
+            let json: Value =
+                serde_json::from_str(&text).map_err(|e| fail(format!("{} is not JSON: {e}", at.display())))?;
+            Schema::new(file.as_str(), &json).map_err(|e| fail(format!("{} is not a JSON schema: {e}", at.display())))
+        }
+        toml::Value::Table(table) => {
+            let json = Value::Object(json_object(table).map_err(fail)?);
+            let name = plain(&json.to_string(), SCHEMA_SHOWN);
+            Schema::new(name, &json).map_err(|e| fail(format!("not a JSON schema: {e}")))
+        }
+        _ => Err(fail("expected a schema as a table, or the path of a file".into())),
+    }
+}
+
+fn json_object(table: &toml::Table) -> Result<Map<String, Value>, String> {
+    table.iter().map(|(key, value)| Ok((key.clone(), json_value(key, value)?))).collect()
+}
+
+fn json_value(key: &str, value: &toml::Value) -> Result<Value, String> {
+    Ok(match value {
+        toml::Value::String(s) => Value::from(s.as_str()),
+        toml::Value::Integer(n) => Value::from(*n),
+        toml::Value::Boolean(b) => Value::from(*b),
+        toml::Value::Float(x) if x.is_finite() => Value::from(*x),
+        toml::Value::Array(list) => list.iter().map(|item| json_value(key, item)).collect::<Result<_, _>>()?,
+        toml::Value::Table(table) => Value::Object(json_object(table)?),
+        toml::Value::Float(_) | toml::Value::Datetime(_) => {
+            return Err(format!("{key} is {value}, which JSON cannot say; write it as a string"));
+        }
+    })
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+}
+
+/// A TOML error, with what serde says about enums in a person's words.
+fn explained(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    let mut error = toml_error(path, text, error);
+    if let Error::Input { message, .. } = &mut error
+        && (message.contains("wanted exactly 1 element") || message.contains("variant, expected"))
+    {
+        message.push_str(
+            "; a check is a word (\"json\") or one name and value ({ contains = \"…\" }), two checks are two of them",
+        );
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "role = \"control\"\ndescription = \"d\"\n";
+
+    fn read(text: &str) -> Result<Scenario> {
+        parse(Path::new("p/scenarios/capitals.toml"), Path::new("p"), text)
+    }
+
+    fn cases(text: &str) -> Result<Vec<Case>> {
+        read(&format!("{HEAD}{text}")).map(|scenario| scenario.cases)
+    }
+
+    /// The checks of the one case, as a person reads them.
+    fn checks(list: &str) -> Result<Vec<String>> {
+        let cases = cases(&format!("[[cases]]\nprompt = \"x\"\nchecks = [{list}]"))?;
+        Ok(cases[0].checks.iter().map(ToString::to_string).collect())
+    }
+
+    #[track_caller]
+    fn refused<T: std::fmt::Debug>(result: Result<T>, line: usize, with: &str) {
+        let message = result.expect_err("must be refused").to_string();
+        let expected = format!("p/scenarios/capitals.toml:{line}: ");
+        assert!(message.contains(&expected) && message.contains(with), "{message}");
+    }
+
+    #[test]
+    fn a_file_is_read_with_its_defaults() {
+        let text = r#"
+            role = "target"
+            description = " capitals "
+            system = "Be brief."
+            checks = ["no-template-tags"]
+            [[cases]]
+            prompt = "France?"
+            checks = [{ contains = "Paris" }]
+            [[cases]]
+            name = "raw-1"
+            text = "The capital of France is"
+            max_tokens = 5
+            [[cases]]
+            messages = [{ role = "user", content = "a" }, { role = "assistant", content = "b" }, { role = "user", content = "c" }]
+        "#;
+        let scenario = read(text).expect("a scenario");
+        assert_eq!((scenario.name.as_str(), scenario.path.as_str()), ("capitals", "scenarios/capitals.toml"));
+        assert_eq!((scenario.role, scenario.description.as_str()), (Role::Target, "capitals"));
+        let [first, second, third] = scenario.cases.as_slice() else { panic!("three cases") };
+        assert_eq!((first.name.as_str(), second.name.as_str(), third.name.as_str()), ("case_1", "raw-1", "case_3"));
+        let messages = vec![Message::new("system", "Be brief."), Message::new("user", "France?")];
+        assert_eq!(first.request, Request { prompt: Prompt::Messages(messages), max_tokens: 64, choices: vec![] });
+        assert_eq!(second.request.prompt, Prompt::Text("The capital of France is".into()));
+        assert_eq!(second.request.max_tokens, 5);
+        assert!(matches!(&third.request.prompt, Prompt::Messages(m) if m.len() == 3));
+        let shown: Vec<String> = first.checks.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["contains \"Paris\"", "no-template-tags"]);
+        assert_eq!(scenario.test_name(second), "target::capitals::raw-1");
+    }
+
+    #[test]
+    fn every_check_can_be_written_and_is_shown_as_it_is_written() {
+        let written = [
+            (r#"{ exact = "a" }"#, r#"exact "a""#),
+            (r#"{ not-exact = "" }"#, r#"not-exact """#),
+            (r#"{ contains = "a" }"#, r#"contains "a""#),
+            (r#"{ not-contains = "a" }"#, r#"not-contains "a""#),
+            (r#"{ icontains = "a" }"#, r#"icontains "a""#),
+            (r#"{ not-icontains = "a" }"#, r#"not-icontains "a""#),
+            (r"{ regex = '^\d+$' }", r"regex '^\d+$'"),
+            (r"{ not-regex = '^\s*[\[{]' }", r"not-regex '^\s*[\[{]'"),
+            (r#""json""#, "json"),
+            (r#""not-json""#, "not-json"),
+            (r#"{ json-fields = { tool = "gcc", line = 3 } }"#, r#"json-fields line = 3, tool = "gcc""#),
+            (r#"{ json-null = ["code"] }"#, "json-null code"),
+            (r#"{ json-schema = { type = "object" } }"#, r#"json-schema {"type":"object"}"#),
+            (r#"{ choice = { answer = " a", others = [" b", " c"] } }"#, r#"choice " a" over " b", " c""#),
+            ("{ max-length = 9 }", "max-length 9"),
+            ("{ min-length = 9 }", "min-length 9"),
+            ("{ max-words = 9 }", "max-words 9"),
+            ("{ min-words = 9 }", "min-words 9"),
+            (r#""no-repetition""#, "no-repetition"),
+            (r#"{ script = "Latin" }"#, "script Latin"),
+            (r#""no-template-tags""#, "no-template-tags"),
+        ];
+        for (toml, shown) in written {
+            assert_eq!(checks(toml).expect(toml), [shown]);
+        }
+        let all: Vec<&str> = written.iter().map(|(toml, _)| *toml).collect();
+        assert_eq!(checks(&all.join(", ")).expect("all at once").len(), written.len());
+    }
+
+    #[test]
+    fn a_case_of_choices_alone_generates_nothing() {
+        let choice = |answer: &str| format!("{{ choice = {{ answer = \"{answer}\", others = [\"b\", \"c\"] }} }}");
+        let two = format!("[[cases]]\ntext = \"x\"\nchecks = [{}, {}]", choice("a"), choice("d"));
+        let found = cases(&two).expect("a case");
+        assert_eq!(found[0].request.max_tokens, 0);
+        assert_eq!(found[0].request.choices, ["a", "b", "c", "d"]);
+        let mixed = cases(&format!("checks = [\"no-repetition\"]\n{two}")).expect("a case");
+        assert_eq!(mixed[0].request.max_tokens, 64);
+        refused(cases(&format!("{two}\nmax_tokens = 9")), 3, "take it out");
+    }
+
+    #[test]
+    fn unknown_keys_and_checks_are_refused_with_line_and_suggestion() {
+        refused(cases("[[cases]]\nprmpt = \"x\""), 4, "did you mean `prompt`?");
+        refused(cases("checks = [\n\"no-repetitions\"]"), 4, "did you mean `no-repetition`?");
+        refused(cases("[[cases]]\nprompt = \"x\"\nchecks = [\n{ containes = \"x\" }]"), 6, "did you mean `contains`?");
+        refused(cases("temperature = 1"), 3, "unknown field `temperature`");
+        refused(checks("{ choice = { answer = \"a\", other = [\"b\"] } }"), 5, "did you mean `others`?");
+        refused(read("role = \"controll\"\ndescription = \"d\""), 1, "did you mean `control`?");
+        let missing = read("role = \"control\"").expect_err("no description").to_string();
+        assert!(missing.contains("missing field `description`"), "{missing}");
+    }
+
+    #[test]
+    fn a_check_in_the_wrong_form_is_explained() {
+        for list in ["\"contains\"", "{ json = true }", "{ contains = \"a\", exact = \"b\" }", "{ contains = 3 }", "3"]
+        {
+            let message = checks(list).expect_err(list).to_string();
+            assert!(message.contains("capitals.toml:5: "), "{list}: {message}");
+        }
+        refused(checks("{ contains = \"a\", exact = \"b\" }"), 5, "two checks are two of them");
+    }
+
+    #[test]
+    fn checks_that_cannot_work_are_refused() {
+        refused(checks("\n{ regex = '(' }"), 6, "unclosed group");
+        refused(checks(r"{ regex = '\w{1000}{1000}' }"), 5, "is not a regular expression");
+        refused(checks("{ contains = \"\" }"), 5, "contains is empty");
+        refused(checks("{ min-words = 0 }"), 5, "min-words is 0");
+        refused(checks("{ max-length = -1 }"), 5, "invalid value");
+        refused(checks("{ json-fields = {} }"), 5, "names no field");
+        refused(checks("{ json-fields = { a = 2024-01-01 } }"), 5, "a is 2024-01-01, which JSON cannot say");
+        refused(checks("{ json-schema = { type = \"objekt\" } }"), 5, "not a JSON schema");
+        refused(checks("{ json-schema = 3 }"), 5, "expected a schema");
+        refused(checks("{ json-schema = \"gone.json\" }"), 5, "cannot read p/scenarios/gone.json");
+        refused(checks("{ choice = { answer = \"a\", others = [] } }"), 5, "no others");
+        refused(checks("{ choice = { answer = \"a\", others = [\"a\"] } }"), 5, "twice");
+        refused(checks("{ script = \"latin\" }"), 5, "did you mean \"Latin\"?");
+    }
+
+    #[test]
+    fn a_case_must_ask_one_thing_and_be_able_to_fail() {
+        refused(cases("[[cases]]\nprompt = \"x\""), 3, "has no checks");
+        refused(cases("checks = [\"json\"]\n\n[[cases]]"), 5, "has 0 of prompt, messages and text");
+        refused(cases("checks = [\"json\"]\n[[cases]]\nprompt = \"x\"\ntext = \"y\""), 4, "has 2 of prompt");
+        refused(cases("checks = [\"json\"]\n[[cases]]\nprompt = \" \""), 4, "asks nothing");
+        refused(cases("checks = [\"json\"]\n[[cases]]\nprompt = \"x\"\nmax_tokens = 0"), 4, "expected at least 1");
+        for messages in ["", "{ role = \"user\", content = \"a\" }, { role = \"assistant\", content = \"b\" }"] {
+            let text = format!("checks = [\"json\"]\n[[cases]]\nmessages = [{messages}]");
+            refused(cases(&text), 4, "do not end with what the user says");
+        }
+        let tool = "checks = [\"json\"]\n[[cases]]\nmessages = [{ role = \"tool\", content = \"a\" }]";
+        refused(cases(tool), 4, "role \"tool\", expected system, user or assistant");
+    }
+
+    #[test]
+    fn names_are_plain_and_unique() {
+        let two = |a: &str, b: &str| {
+            cases(&format!("checks = [\"json\"]\n[[cases]]\n{a}prompt = \"x\"\n[[cases]]\n{b}prompt = \"y\""))
+        };
+        refused(two("name = \"a\"\n", "name = \"a\"\n"), 7, "two cases are named \"a\"");
+        refused(two("name = \"case_2\"\n", ""), 7, "two cases are named \"case_2\"");
+        refused(two("name = \"A b\"\n", ""), 4, "the case's name is \"A b\"");
+        let file = parse(
+            Path::new("Bad Name.toml"),
+            Path::new("."),
+            &format!("{HEAD}checks = [\"json\"]\n[[cases]]\nprompt = \"x\""),
+        );
+        assert!(file.expect_err("a bad name").to_string().contains("expected letters a to z"));
+    }
+
+    #[test]
+    fn everything_wrong_with_a_file_is_said_at_once() {
+        let text = "system = \"s\"\n[[cases]]\ntext = \"x\"\nchecks = [{ regex = '(' }, { min-words = 0 }]\n[[cases]]\ntext = \"y\"";
+        let message = cases(text).expect_err("four problems").to_string();
+        assert!(message.starts_with("4 problems"), "{message}");
+        assert!(!message.contains("case case_1 has no checks"), "{message}");
+        let empty = read("role = \"control\"\ndescription = \"\"").expect_err("two problems").to_string();
+        assert!(empty.contains("has no cases") && empty.contains("description is empty"), "{empty}");
+    }
+}
