@@ -124,7 +124,7 @@ impl Engine<'_> {
             .collect();
         let hidden = self.forward(&mut rows)?;
         let logits = self.logits(&hidden)?;
-        let view = crate::model::ops::View::new(&logits);
+        let view = crate::model::ops::view(&logits);
         let vocab = self.decoder.spec.vocab_size;
         for (row, logits) in active.iter_mut().zip(view.slice()?.chunks(vocab)) {
             row.tokens.push(argmax(logits));

@@ -7,7 +7,7 @@ use super::prefix::Prefixes;
 use super::{Engine, PREFILL_TOKENS, Row, argmax};
 use crate::error::Result;
 use crate::model::cache::Cache;
-use crate::model::ops::View;
+use crate::model::ops::view;
 
 /// Positions whose logits are held at once, for each of two arms.
 const POSITIONS: usize = 128;
@@ -61,7 +61,7 @@ impl Engine<'_> {
             let hidden = self.forward(&mut rows)?;
             for (picked, wanted) in picked.chunks(POSITIONS).zip(wanted.chunks(POSITIONS)) {
                 let logits = self.logits(&hidden.index_select(&Tensor::new(picked, hidden.device())?, 0)?)?;
-                let view = View::new(&logits);
+                let view = view(&logits);
                 let nll = |(row, (_, token)): (&[f32], &(usize, u32))| log_normaliser(row) - f64::from(row[*token as usize]);
                 let losses: Vec<f64> = view.slice()?.par_chunks(self.decoder.spec.vocab_size).zip(wanted).map(nll).collect();
                 wanted.iter().zip(losses).for_each(|((i, _), loss)| scores[*i] -= loss);
@@ -129,7 +129,7 @@ impl Engine<'_> {
     ) -> Result<()> {
         let picked = Tensor::new([base, tuned].concat(), hidden.device())?;
         let logits = self.logits(&hidden.index_select(&picked, 0)?)?;
-        let view = View::new(&logits);
+        let view = view(&logits);
         let vocab = self.decoder.spec.vocab_size;
         let (p, q) = view.slice()?.split_at(base.len() * vocab);
         let rows: Vec<(f64, f64, f64, bool)> = p

@@ -17,7 +17,7 @@ use super::ops::lora::{Frozen, linear};
 use super::ops::rms_norm::rms_norm;
 use super::ops::rope::{RopeTable, rope};
 use super::ops::swiglu::swiglu;
-use super::ops::{View, cross_entropy};
+use super::ops::{cross_entropy, view};
 use super::spec::{DecoderSpec, RopeScaling};
 use super::weights::{Matrix, Weights};
 
@@ -237,7 +237,7 @@ impl Decoder {
 
     fn attend_cached(&self, layer: usize, qkv: [&Tensor; 3], batch: &Batch, caches: &mut [&mut Cache]) -> Result<Tensor> {
         let h = &self.heads;
-        let [q, k, v] = qkv.map(View::new);
+        let [q, k, v] = qkv.map(view);
         let (q, k, v) = (q.slice()?, k.slice()?, v.slice()?);
         let (q_stride, kv_stride) = (h.heads * h.dim, h.kv_heads * h.dim);
         let v_stride = h.kv_heads * h.value_dim;

@@ -5,6 +5,8 @@ pub(crate) mod decoder;
 pub(crate) mod linear;
 mod names;
 pub(crate) mod ops;
+#[cfg(test)]
+pub(crate) mod parity;
 mod pretokenizer;
 pub mod source;
 pub mod spec;

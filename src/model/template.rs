@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use minijinja::value::Kwargs;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context};
 use regex::Regex;
 use serde::Serialize as _;
@@ -113,7 +114,7 @@ impl ChatTemplate {
         let template = self.environment.get_template(NAME).map_err(|e| template_error(&self.path, &e))?;
         let token = |token: &Option<String>| token.as_deref().map_or(Value::UNDEFINED, Value::from);
         let context = context! {
-            messages => Value::from_serialize(messages),
+            messages => Value::from(Serde(messages)),
             add_generation_prompt,
             bos_token => token(&self.bos),
             eos_token => token(&self.eos),
@@ -164,8 +165,9 @@ fn named(path: &Path, value: &serde_json::Value) -> Result<Option<String>> {
 
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
+    if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
+        environment.set_syntax(syntax);
+    }
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);

@@ -172,16 +172,17 @@ impl Check {
 
 impl Choice {
     fn judge(&self, scores: &[ChoiceScore]) -> Outcome {
-        let score = |text: &String| {
+        fn score_of<'t>(choice: &Choice, scores: &[ChoiceScore], text: &'t String) -> Option<(f64, &'t String)> {
             let found = scores.iter().find(|s| s.text == *text)?;
-            let divisor = match self.normalize {
+            let divisor = match choice.normalize {
                 Normalize::None => 1,
                 Normalize::Bytes => found.text.len(),
                 Normalize::Tokens => found.tokens,
             };
             let score = found.log_likelihood / divisor as f64;
             (divisor > 0 && !score.is_nan()).then_some((score, text))
-        };
+        }
+        let score = |text| score_of(self, scores, text);
         let (Some((ours, _)), Some(others)) =
             (score(&self.answer), self.others.iter().map(score).collect::<Option<Vec<_>>>())
         else {

@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::gemm::{Into, Mat, MatMut, matmul_single};
-use super::{View, dot, slice};
+use super::{view, dot, slice};
 
 /// Queries whose scores are held at once.
 const BLOCK: usize = 128;
@@ -236,7 +236,7 @@ impl CustomOp3 for Attention {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let h = &self.heads;
         let dy = dy.contiguous()?;
-        let views = [q, k, v, y, &dy].map(View::new);
+        let views = [q, k, v, y, &dy].map(view);
         let [q_all, k_all, v_all, y_all, dy_all] = [0, 1, 2, 3, 4].map(|i| views[i].slice());
         let (q_all, k_all, v_all, y_all, dy_all) = (q_all?, k_all?, v_all?, y_all?, dy_all?);
         let (q_stride, k_stride) = (h.heads * h.dim, h.kv_heads * h.dim);

@@ -8,7 +8,7 @@ use std::ops::Range;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::gemm::{Into, Mat, MatMut, matmul};
-use super::{View, for_each_row, rows_of, slice};
+use super::{view, for_each_row, rows_of, slice};
 use crate::model::weights::Matrix;
 
 /// The frozen part: W (out, in) and an optional bias (out).
@@ -28,7 +28,7 @@ impl Frozen {
             matmul(part, Into::Overwrite, 1.0, Mat::new(x, rows, inside), Mat::new(w, block.len(), inside).t());
         });
         if let Some(bias) = &self.bias {
-            let view = View::new(bias);
+            let view = view(bias);
             let bias = view.slice()?;
             for_each_row(&mut y, outside, |_, row| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
         }
@@ -75,7 +75,7 @@ impl Slot {
     fn add(&self, frozen: &Frozen, x: &[f32], y: &mut [f32]) -> Result<()> {
         let (inside, outside, rank) = (frozen.weight.cols, frozen.weight.rows, self.a.dim(0)?);
         let rows = self.rows.len();
-        let (a, b) = (View::new(&self.a), View::new(&self.b));
+        let (a, b) = (view(&self.a), view(&self.b));
         let x = Mat::new(&x[self.rows.start * inside..self.rows.end * inside], rows, inside);
         let mut h = vec![0f32; rows * rank];
         matmul(MatMut::new(&mut h, rows, rank), Into::Overwrite, 1.0, x, Mat::new(a.slice()?, rank, inside).t());
@@ -117,7 +117,7 @@ impl CustomOp1 for Rows {
             bail!("linear: adapters that are trained go through `lora`");
         }
         let dy = dy.contiguous()?;
-        let view = View::new(&dy);
+        let view = view(&dy);
         let dx = self.frozen.backward(view.slice()?, x.elem_count() / self.frozen.weight.cols);
         Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
     }
@@ -220,7 +220,7 @@ impl CustomOp3 for Lora {
         let dy = dy.contiguous()?;
         let (inside, outside, rank) = (self.frozen.weight.cols, self.frozen.weight.rows, a.dim(0)?);
         let rows = x.elem_count() / inside;
-        let (x_view, a_view, b_view, dy_view) = (View::new(x), View::new(a), View::new(b), View::new(&dy));
+        let (x_view, a_view, b_view, dy_view) = (view(x), view(a), view(b), view(&dy));
         let (xs, a_values, dy_values) = (x_view.slice()?, a_view.slice()?, dy_view.slice()?);
         let mut dx = self.frozen.backward(dy_values, rows);
 

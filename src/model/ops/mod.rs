@@ -14,7 +14,7 @@ pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
 
-use std::sync::RwLockReadGuard;
+use std::ops::Deref;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
@@ -31,17 +31,18 @@ pub(crate) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a 
 }
 
 /// A read lock on a tensor's values.
-pub(crate) struct View<'a> {
-    guard: RwLockReadGuard<'a, Storage>,
+pub(crate) struct View<'a, G> {
+    guard: G,
     layout: &'a Layout,
 }
 
-impl<'a> View<'a> {
-    pub(crate) fn new(tensor: &'a Tensor) -> Self {
-        let (guard, layout) = tensor.storage_and_layout();
-        Self { guard, layout }
-    }
+/// Locks a tensor for reading.
+pub(crate) fn view(tensor: &Tensor) -> View<'_, impl Deref<Target = Storage> + '_> {
+    let (guard, layout) = tensor.storage_and_layout();
+    View { guard, layout }
+}
 
+impl<G: Deref<Target = Storage>> View<'_, G> {
     pub(crate) fn slice(&self) -> Result<&[f32]> {
         match &*self.guard {
             Storage::Cpu(storage) => slice(storage, self.layout),

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{View, dot, for_each_row, rows_of, slice};
+use super::{dot, for_each_row, rows_of, slice, view};
 
 struct RmsNorm {
     weight: Tensor,
@@ -29,7 +29,7 @@ impl CustomOp1 for RmsNorm {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = slice(storage, layout)?;
         let (_, width) = rows_of(layout);
-        let view = View::new(&self.weight);
+        let view = view(&self.weight);
         let weight = view.slice()?;
         let mut out = vec![0f32; x.len()];
         for_each_row(&mut out, width, |i, out| {
@@ -45,7 +45,7 @@ impl CustomOp1 for RmsNorm {
     /// With g = w·dy and r = 1/√(mean(x²)+ε): dx = r·g − x·r³·mean(x·g).
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
-        let (x_view, dy_view, w_view) = (View::new(x), View::new(&dy), View::new(&self.weight));
+        let (x_view, dy_view, w_view) = (view(x), view(&dy), view(&self.weight));
         let (xs, dys, weight) = (x_view.slice()?, dy_view.slice()?, w_view.slice()?);
         let width = weight.len();
         let mut dx = vec![0f32; xs.len()];

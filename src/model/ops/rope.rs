@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::{View, for_each_row, slice};
+use super::{view, for_each_row, slice};
 
 /// cos and sin of every position up to a length: `(positions, head_dim / 2)` each, row-major.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl CustomOp1 for Rope {
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
         let back = Self { table: Arc::clone(&self.table), positions: Arc::clone(&self.positions), sign: -self.sign };
-        let view = View::new(&dy);
+        let view = view(&dy);
         Tensor::from_vec(back.turn(view.slice()?, x.dims()), x.shape(), x.device()).map(Some)
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::{View, for_each_row, rows_of, slice};
+use super::{view, for_each_row, rows_of, slice};
 
 struct SwiGlu;
 
@@ -39,7 +39,7 @@ impl CustomOp2 for SwiGlu {
     /// With s = σ(gate): d gate = dy·up·s·(1 + gate·(1 − s)), d up = dy·gate·s.
     fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
-        let (g_view, u_view, dy_view) = (View::new(gate), View::new(up), View::new(&dy));
+        let (g_view, u_view, dy_view) = (view(gate), view(up), view(&dy));
         let (gates, ups, dys) = (g_view.slice()?, u_view.slice()?, dy_view.slice()?);
         let width = gate.dim(candle_core::D::Minus1)?;
         let (mut d_gate, mut d_up) = (vec![0f32; gates.len()], vec![0f32; gates.len()]);
