@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mutate import number
 
-TIMEOUT = 60
+TIMEOUT = 600  # generous: on a busy machine nothing may be lost
 
 
 @dataclass(frozen=True)
@@ -371,7 +371,7 @@ class Ruff(Tool):
         report = json.loads(run(["ruff", "check", "--no-cache", "--output-format", "json", path], folder)[0])
         short, full = ["ruff", "check", "--output-format", "concise", path], ["ruff", "check", path]
         lines = run(short, folder)[0]
-        cut = blocks(run(full, folder)[0], r"(\w+\d+|[a-z-]+:) ", r"Found \d+ error|\[\*\] |No fixes|warning:")
+        cut = blocks(run(full, folder)[0], r"([A-Z]+\d+|invalid-syntax:) ", r"Found \d+ error|\[\*\] |No fixes|warning:")
         for entry in report:
             at = entry["location"]
             code = entry["code"]
