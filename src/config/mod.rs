@@ -167,7 +167,11 @@ impl Policy {
                 && !(low..=high).contains(&value)
             {
                 let high = if high == f64::MAX { String::new() } else { format!(" and at most {high}") };
-                return Err(Error::input(path, None, format!("[gate] {key} is {value}, expected at least {low}{high}")));
+                return Err(Error::input(
+                    path,
+                    None,
+                    format!("[gate] {key} is {value}, expected at least {low}{high}"),
+                ));
             }
         }
         Ok(())
@@ -269,7 +273,11 @@ impl RawManifest {
         if let Some(recipe) = &self.train {
             recipe.check(manifest)?;
             if self.data.is_none() {
-                return Err(Error::input(manifest, None, "[train] is given without [data]; say what to train on: [data] train = \"…\""));
+                return Err(Error::input(
+                    manifest,
+                    None,
+                    "[train] is given without [data]; say what to train on: [data] train = \"…\"",
+                ));
             }
         }
         if self.run.batch == 0 {
@@ -311,13 +319,18 @@ fn read_table(path: &Path, depth: usize) -> Result<(toml::Table, PathBuf)> {
     let mut table: toml::Table = toml::from_str(&text).map_err(|e| toml_error(path, &text, &e))?;
     // Deserialised once on its own, so that a wrong key is reported with its line.
     toml::from_str::<RawManifest>(&text).map_err(|e| toml_error(path, &text, &e)).or_else(|error| {
-        if table.contains_key("extends") && error.to_string().contains("missing field") { Ok(RawManifest::empty()) } else { Err(error) }
+        if table.contains_key("extends") && error.to_string().contains("missing field") {
+            Ok(RawManifest::empty())
+        } else {
+            Err(error)
+        }
     })?;
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let Some(extends) = table.remove("extends") else {
         return Ok((table, directory.to_path_buf()));
     };
-    let base = extends.as_str().map(|p| directory.join(p)).ok_or_else(|| Error::input(path, None, "extends is not a path"))?;
+    let base =
+        extends.as_str().map(|p| directory.join(p)).ok_or_else(|| Error::input(path, None, "extends is not a path"))?;
     let base = normalise(&base);
     let (mut merged, root) = read_table(&base, depth + 1)?;
     merge(&mut merged, table);
