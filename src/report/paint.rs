@@ -115,32 +115,38 @@ impl Page {
 
     /// One line or more: broken between words, or within a word longer than a line; further lines begin with `indent` spaces.
     pub(super) fn wrapped(&mut self, indent: usize, pieces: &[Piece]) {
+        self.wrapped_under(&" ".repeat(indent), pieces);
+    }
+
+    /// As [`Page::wrapped`], further lines beginning with `prefix`.
+    pub(super) fn wrapped_under(&mut self, prefix: &str, pieces: &[Piece]) {
         let mut column = 0;
+        let indent = columns(prefix);
         for (ink, text) in pieces {
             for word in safe(text).split_inclusive(' ') {
                 let ink_width = columns(word.trim_end_matches(' '));
                 if column > indent && column + ink_width > self.style.width {
-                    self.break_line(indent, &mut column);
+                    self.break_line(prefix, &mut column);
                 }
                 if column + ink_width <= self.style.width {
                     column += columns(word);
                     self.put(*ink, word);
                 } else {
-                    self.long_word(*ink, word, indent, &mut column);
+                    self.long_word(*ink, word, prefix, &mut column);
                 }
             }
         }
         self.end();
     }
 
-    fn long_word(&mut self, ink: Ink, word: &str, indent: usize, column: &mut usize) {
+    fn long_word(&mut self, ink: Ink, word: &str, prefix: &str, column: &mut usize) {
         let mut part = String::new();
         for c in word.chars() {
             let wide = c.width().unwrap_or(0);
-            if *column + wide > self.style.width && *column > indent {
+            if *column + wide > self.style.width && *column > columns(prefix) {
                 self.put(ink, &part);
                 part.clear();
-                self.break_line(indent, column);
+                self.break_line(prefix, column);
             }
             part.push(c);
             *column += wide;
@@ -148,10 +154,10 @@ impl Page {
         self.put(ink, &part);
     }
 
-    fn break_line(&mut self, indent: usize, column: &mut usize) {
+    fn break_line(&mut self, prefix: &str, column: &mut usize) {
         self.end();
-        self.out.push_str(&" ".repeat(indent));
-        *column = indent;
+        self.put(Ink::Dim, prefix);
+        *column = columns(prefix);
     }
 
     /// Ends the line, without spaces before its end.

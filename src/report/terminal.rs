@@ -139,12 +139,8 @@ fn totals(page: &mut Page, widths: &Columns, report: &Report<'_>, role: Role, ta
     ];
     page.line(&pieces);
     if role == Role::Control {
-        let flips = format!(
-            "{} broken, {} fixed; chance of as many broken if nothing changed: p = {:.2}",
-            tally.broken,
-            tally.fixed,
-            tally.broken_p()
-        );
+        let flips =
+            format!("{} broken, {} fixed; exact McNemar p = {:.2}", tally.broken, tally.fixed, tally.broken_p());
         page.wrapped(LABEL + 2, &[piece(Ink::Dim, format!("  {}{flips}", " ".repeat(LABEL)))]);
     }
 }
@@ -259,9 +255,10 @@ fn plain_lines(text: &str) -> Vec<Vec<Piece>> {
 fn answer(page: &mut Page, name: &str, lines: Vec<Vec<Piece>>) {
     let more = lines.len().saturating_sub(ANSWER_LINES);
     let mut name = clip(name, 8).into_owned();
+    let field = columns(&name).max(6);
+    let bar = format!("{} │ ", " ".repeat(4 + field));
     for line in lines.into_iter().take(ANSWER_LINES) {
-        let mut pieces = vec![piece(Ink::Dim, format!("    {} │ ", left(&name, 6)))];
-        let indent = 4 + columns(&name).max(6) + 3;
+        let mut pieces = vec![piece(Ink::Dim, format!("    {} │ ", left(&name, field)))];
         // A line of thousands of words would push everything else off the screen.
         let mut room = 8 * page.width();
         for (ink, text) in line {
@@ -269,11 +266,11 @@ fn answer(page: &mut Page, name: &str, lines: Vec<Vec<Piece>>) {
             room = room.saturating_sub(columns(&text)).max(1);
             pieces.push((ink, text));
         }
-        page.wrapped(indent, &pieces);
+        page.wrapped_under(&bar, &pieces);
         name.clear();
     }
     if more > 0 {
-        page.line(&[piece(Ink::Dim, format!("           … {more} more lines"))]);
+        page.line(&[piece(Ink::Dim, format!("{bar}… {more} more lines"))]);
     }
 }
 
@@ -353,7 +350,7 @@ mod tests {
             "target   fields",
             "▼ 1 broken",
             "▲ 4 fixed",
-            "retention 0.82",
+            "retention 0.77",
             "gain +0.88",
             "✗ min_retention",
             "underpowered",
@@ -420,7 +417,7 @@ mod tests {
         run.scenarios.push(fixture::scenario("open", Role::Control, &[(P, N), (N, N)]));
         let text = render(&run, &policy(), PLAIN);
         assert!(text.contains("? 2 not evaluated") && text.contains("control::open::case_1"), "{text}");
-        assert!(text.contains("not evaluated: 2 of 19 control cases"), "{text}");
+        assert!(text.contains("not evaluated: 2 of 17 control cases"), "{text}");
     }
 
     #[test]
