@@ -56,8 +56,12 @@ fn render_case(body: &mut String, case: &CaseRecord, base: &str, tuned: &str) {
 }
 
 fn is_scored(case: &CaseRecord, arm: &str) -> bool {
-    let completion = case.answers.get(arm).and_then(|a| a.completion.as_ref());
-    completion.is_some_and(|c| c.text.is_empty() && !c.choices.is_empty())
+    case.answers.get(arm).and_then(|a| a.completion.as_ref()).is_some_and(only_scored)
+}
+
+/// Whether nothing was to be generated: there is no text to show.
+fn only_scored(completion: &Completion) -> bool {
+    completion.text.is_empty() && !completion.choices.is_empty()
 }
 
 fn render_answer(body: &mut String, answer: Option<&Answer>, arm: &str, same_as: Option<&str>) {
@@ -70,7 +74,7 @@ fn render_answer(body: &mut String, answer: Option<&Answer>, arm: &str, same_as:
     body.push_str(&format!("{}: {verdict}{same}\n", line(arm)));
     let Some(answer) = answer else { return };
     if let Some(completion) = &answer.completion {
-        if same_as.is_none() && !(completion.text.is_empty() && !completion.choices.is_empty()) {
+        if same_as.is_none() && !only_scored(completion) {
             completion.text.split('\n').for_each(|l| quote(body, l));
         }
         if let Some(likeliest) = likeliest(completion) {

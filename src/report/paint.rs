@@ -123,18 +123,23 @@ impl Page {
         let mut column = 0;
         let indent = columns(prefix);
         for (ink, text) in pieces {
+            // What stays on one line is coloured once.
+            let mut run = String::new();
             for word in safe(text).split_inclusive(' ') {
-                let ink_width = columns(word.trim_end_matches(' '));
-                if column > indent && column + ink_width > self.style.width {
+                let wide = columns(word.trim_end_matches(' '));
+                if column > indent && column + wide > self.style.width {
+                    self.put(*ink, &std::mem::take(&mut run));
                     self.break_line(prefix, &mut column);
                 }
-                if column + ink_width <= self.style.width {
+                if column + wide <= self.style.width {
                     column += columns(word);
-                    self.put(*ink, word);
+                    run.push_str(word);
                 } else {
+                    self.put(*ink, &std::mem::take(&mut run));
                     self.long_word(*ink, word, prefix, &mut column);
                 }
             }
+            self.put(*ink, &run);
         }
         self.end();
     }
@@ -144,8 +149,7 @@ impl Page {
         for c in word.chars() {
             let wide = c.width().unwrap_or(0);
             if *column + wide > self.style.width && *column > columns(prefix) {
-                self.put(ink, &part);
-                part.clear();
+                self.put(ink, &std::mem::take(&mut part));
                 self.break_line(prefix, column);
             }
             part.push(c);
@@ -227,6 +231,14 @@ mod tests {
     }
 
     #[test]
+    fn a_colour_is_set_once_a_line() {
+        let mut page = page(true, 40);
+        page.wrapped(2, &[piece(Ink::Dim, "one two three four five six seven eight nine")]);
+        let dim = |text: &str| format!("\u{1b}[2m{text}\u{1b}[0m\n");
+        assert_eq!(page.finish(), format!("{}  {}", dim("one two three four five six seven eight"), dim("nine")));
+    }
+
+    #[test]
     fn colours_do_not_count_and_end_on_their_line() {
         let mut page = page(true, 40);
         page.line(&[piece(Ink::Bad, "bad  "), piece(Ink::Plain, "plain")]);
@@ -239,6 +251,13 @@ mod tests {
         page.line(&[piece(Ink::Plain, "a\u{1b}[2Jb\tc\nd")]);
         page.wrapped(2, &[piece(Ink::Bad, "\u{202e}x")]);
         assert_eq!(page.finish(), "a\\u{1b}[2Jb    c ⏎ d\n\\u{202e}x\n");
+    }
+
+    #[test]
+    fn a_word_longer_than_a_line_begins_one_and_is_cut() {
+        let mut page = page(false, 40);
+        page.wrapped(2, &[piece(Ink::Plain, format!("see {} end", "x".repeat(50)))]);
+        assert_eq!(page.finish(), format!("see\n  {}\n  {} end\n", "x".repeat(38), "x".repeat(12)));
     }
 
     proptest! {
