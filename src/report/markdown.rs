@@ -14,8 +14,9 @@ const PAGE_BYTES: usize = 60_000;
 const END_BYTES: usize = 2_500;
 /// Most bytes of one answer.
 const ANSWER_BYTES: usize = 4_000;
-/// Rows of the table of scenarios; target failures that are shown.
-const ROWS: usize = 150;
+/// Bytes of the page after which a role's table is cut.
+const TABLE_BYTES: [usize; 2] = [10_000, 20_000];
+/// Target failures, fixed and open cases that are shown.
 const CASES: usize = 10;
 /// GitHub shows ten annotations of a kind and drops the rest.
 const ANNOTATIONS: usize = 10;
@@ -62,22 +63,18 @@ fn table(page: &mut String, report: &Report<'_>) {
     let c = report.comparison;
     let (base, tuned) = (markdown_safe(&clip(&c.base, 40)), markdown_safe(&clip(&c.tuned, 40)));
     add(page, &format!("| role | scenario | {base} | {tuned} | change |\n|---|---|--:|--:|---|"));
-    for role in [Role::Target, Role::Control] {
-        let rows = c.scenarios.iter().filter(|row| row.scenario.role == role);
-        for row in rows.clone().take(ROWS) {
+    for (role, limit) in [Role::Target, Role::Control].into_iter().zip(TABLE_BYTES) {
+        let mut more = 0;
+        for row in c.scenarios.iter().filter(|row| row.scenario.role == role) {
             let tally = &row.tally;
             let name = markdown_safe(&clip(&row.scenario.name, 80));
-            add(
-                page,
-                &format!(
-                    "| {role} | {name} | {} | {} | {} |",
-                    fraction(&tally.base),
-                    fraction(&tally.tuned),
-                    change(tally)
-                ),
-            );
+            if page.len() > limit {
+                more += 1;
+                continue;
+            }
+            let (base, tuned) = (fraction(&tally.base), fraction(&tally.tuned));
+            add(page, &format!("| {role} | {name} | {base} | {tuned} | {} |", change(tally)));
         }
-        let more = rows.count().saturating_sub(ROWS);
         if more > 0 {
             add(page, &format!("| {role} | … {more} more scenarios | | | |"));
         }
@@ -121,7 +118,11 @@ fn gate(page: &mut String, report: &Report<'_>) {
         let range = rule.interval.map_or_else(String::new, |i| interval(i.low, i.high));
         let mut note = if rule.underpowered { "underpowered".to_owned() } else { String::new() };
         if rule.verdict != Verdict::Passed {
-            note = format!("{}{}{note}", markdown_safe(&rule.explanation), if note.is_empty() { "" } else { "; " });
+            note = format!(
+                "{}{}{note}",
+                markdown_safe(&clip(&rule.explanation, 400)),
+                if note.is_empty() { "" } else { "; " }
+            );
         }
         let name = markdown_safe(&rule.name);
         add(
@@ -386,6 +387,23 @@ mod tests {
         assert!(shown > 20 && text.matches("</details>").count() == shown);
         assert!(text.contains(&format!("_{} more cases left out", 300 - shown)), "{shown}");
         outside_fences(&text);
+    }
+
+    #[test]
+    fn endless_names_do_not_fill_the_page() {
+        let mut run = example();
+        let name = "<*_@#".repeat(500);
+        run.backend = name.clone();
+        run.project = name.clone();
+        run.scenarios[0].cases[0].name = name.clone();
+        if let Some(drift) = &mut run.drift {
+            drift.source = name.clone();
+        }
+        let plain = fixture::scenario(&name, Role::Target, &[(F, P), (P, F)]);
+        run.scenarios.extend((0..400).map(|_| plain.clone()));
+        let text = page(&run);
+        assert!(text.len() <= PAGE_BYTES, "{} bytes", text.len());
+        assert!(text.contains(" more scenarios |") && text.contains("more cases left out"));
     }
 
     #[test]
