@@ -3,9 +3,17 @@
 //! Everything here is plain data with a stable JSON form ([`RunRecord::VERSION`]), so that a run made on one machine can be
 //! gated and reported on another.
 
+#[cfg(test)]
+pub(crate) mod fixture;
+mod visible;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use crate::error::exit;
+
+pub use visible::visible;
 
 /// Name of the untouched model's arm: the control group.
 pub const BASE: &str = "base";
@@ -354,4 +362,28 @@ pub struct Decision {
     pub passed: bool,
     /// One for each threshold in the manifest.
     pub rules: Vec<Rule>,
+}
+
+impl Decision {
+    /// Exit code of a command that ends with this decision: [`exit::PASS`] or [`exit::GATE_FAILED`].
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        if self.passed { exit::PASS } else { exit::GATE_FAILED }
+    }
+
+    /// The decision in a line: `2 of 5 rules failed, 1 not evaluated`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let count = |verdict| self.rules.iter().filter(|r| r.verdict == verdict).count();
+        let (all, failed, open) = (self.rules.len(), count(Verdict::Failed), count(Verdict::NotEvaluated));
+        let rules = if all == 1 { "rule" } else { "rules" };
+        match (all, failed, open) {
+            (0, _, _) => "no thresholds in [gate]: nothing was gated".to_owned(),
+            (1, 0, 0) => "the only rule passed".to_owned(),
+            (_, 0, 0) => format!("all {all} rules passed"),
+            (_, _, 0) => format!("{failed} of {all} {rules} failed"),
+            (_, 0, _) => format!("{open} of {all} {rules} not evaluated"),
+            _ => format!("{failed} of {all} {rules} failed, {open} not evaluated"),
+        }
+    }
 }

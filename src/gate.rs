@@ -1,0 +1,338 @@
+//! The gate: a policy and a run in, a decision out. Pure, and the only place that says pass or fail: exit code, JUnit, summary
+//! and tests all repeat what [`decide`] said.
+
+use crate::compare::{Comparison, Rate, Tally, number, stats};
+use crate::config::Policy;
+use crate::record::{BASE, Decision, Interval, Rule, RunRecord, TUNED, Verdict};
+
+/// Judges a run by a policy, comparing the arms [`BASE`] and [`TUNED`].
+///
+/// One rule for each threshold that the policy gives. A rule that has nothing to measure, or any case of its role without a
+/// verdict, is *not evaluated*, and then the gate does not pass. A policy without thresholds gives no rules and does not pass
+/// either: nothing was gated ([`Decision::summary`] says so). All comparisons include the threshold itself.
+///
+/// Intervals are 95 %: Wilson's for shares, [`stats::paired_gain`]'s for the gain, Clopper and Pearson's share times the number
+/// of control cases that base passes for broken controls, mean ± 1.96 standard errors for drift. A rule is *underpowered* when
+/// its threshold lies strictly inside: with this many cases the opposite verdict could as well have come out.
+#[must_use]
+pub fn decide(run: &RunRecord, policy: &Policy) -> Decision {
+    let comparison = Comparison::of(run, BASE, TUNED);
+    let rules: Vec<Rule> = [
+        policy.min_target_pass_rate.map(|least| target_pass_rate(&comparison.target, least)),
+        policy.min_target_gain.map(|least| target_gain(&comparison, least)),
+        policy.min_retention.map(|least| retention(&comparison.control, least)),
+        policy.max_broken_controls.map(|most| broken_controls(&comparison.control, most)),
+        policy.max_drift.map(|most| drift(run, most)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    Decision { passed: !rules.is_empty() && rules.iter().all(|r| r.verdict == Verdict::Passed), rules }
+}
+
+/// What a rule measured, before it is held against the threshold.
+struct Measurement {
+    name: &'static str,
+    threshold: f64,
+    /// The threshold in words.
+    limit: String,
+    /// The value may not lie above the threshold; else not below.
+    at_most: bool,
+    value: Option<f64>,
+    interval: Option<Interval>,
+    n: usize,
+    /// What was found, in words.
+    found: String,
+    /// Why there is no verdict, if there is none.
+    missing: Option<String>,
+}
+
+impl Measurement {
+    fn judge(self) -> Rule {
+        let value = self.value.filter(|v| v.is_finite());
+        let held = |v: f64| if self.at_most { v <= self.threshold } else { v >= self.threshold };
+        let verdict = match (&self.missing, value) {
+            (None, Some(v)) if held(v) => Verdict::Passed,
+            (None, Some(_)) => Verdict::Failed,
+            _ => Verdict::NotEvaluated,
+        };
+        let bound = if self.at_most { "at most" } else { "at least" };
+        let mut explanation = format!("{}, {bound} {}", self.found, self.limit);
+        if let Some(missing) = &self.missing {
+            explanation = format!("{explanation}; not evaluated: {missing}");
+        } else if value.is_none() {
+            explanation = format!("{explanation}; not evaluated: what was measured is no number");
+        }
+        let underpowered = verdict != Verdict::NotEvaluated
+            && self.interval.is_some_and(|i| i.low < self.threshold && self.threshold < i.high);
+        Rule {
+            name: self.name.to_owned(),
+            threshold: self.threshold,
+            measured: value,
+            interval: self.interval.filter(|i| i.low.is_finite() && i.high.is_finite()),
+            n: self.n,
+            verdict,
+            underpowered,
+            explanation,
+        }
+    }
+}
+
+fn target_pass_rate(target: &Tally, least: f64) -> Rule {
+    let rate = target.tuned;
+    let share = share(&rate);
+    let missing = missing(rate.evaluated, rate.not_evaluated, "target");
+    Measurement {
+        name: "min_target_pass_rate",
+        threshold: least,
+        limit: number(least),
+        at_most: false,
+        value: rate.share(),
+        interval: rate.interval(),
+        n: rate.evaluated,
+        found: format!("target pass rate {share} ({} of {} target cases pass)", rate.passed, rate.evaluated),
+        missing,
+    }
+    .judge()
+}
+
+fn target_gain(comparison: &Comparison<'_>, least: f64) -> Rule {
+    let target = &comparison.target;
+    let gain = comparison.gain;
+    let (base, tuned) = (target.kept + target.broken, target.kept + target.fixed);
+    let found = match gain {
+        Some(gain) => {
+            format!("target gain {:+.2} (base passes {base}, tuned {tuned} of {} target cases)", gain.gain, gain.n)
+        }
+        None => "target gain unknown".to_owned(),
+    };
+    Measurement {
+        name: "min_target_gain",
+        threshold: least,
+        limit: number(least),
+        at_most: false,
+        // From counts, so that a gain on the threshold is not lost to rounding.
+        value: gain.map(|g| (tuned as f64 - base as f64) / g.n as f64),
+        interval: gain.map(|g| g.interval),
+        n: target.pairs,
+        found,
+        missing: missing(target.pairs, target.not_evaluated(), "target"),
+    }
+    .judge()
+}
+
+fn retention(control: &Tally, least: f64) -> Rule {
+    let kept = control.retention();
+    Measurement {
+        name: "min_retention",
+        threshold: least,
+        limit: number(least),
+        at_most: false,
+        value: kept.share(),
+        interval: kept.interval(),
+        n: kept.evaluated,
+        found: format!(
+            "retention {} ({} of {} control cases that base passes)",
+            share(&kept),
+            kept.passed,
+            kept.evaluated
+        ),
+        missing: missing_controls(control),
+    }
+    .judge()
+}
+
+fn broken_controls(control: &Tally, most: usize) -> Rule {
+    let passable = control.kept + control.broken;
+    let interval = stats::clopper_pearson(control.broken, passable)
+        .map(|i| Interval { low: i.low * passable as f64, high: i.high * passable as f64 });
+    Measurement {
+        name: "max_broken_controls",
+        threshold: most as f64,
+        limit: most.to_string(),
+        at_most: true,
+        value: (passable > 0).then_some(control.broken as f64),
+        interval,
+        n: passable,
+        found: format!("{} broken of {passable} control cases that base passes", control.broken),
+        missing: missing_controls(control),
+    }
+    .judge()
+}
+
+fn drift(run: &RunRecord, most: f64) -> Rule {
+    let drift = run.drift.as_ref();
+    let (value, se) = (drift.map(|d| d.kl_mean), drift.map_or(f64::NAN, |d| d.kl_se));
+    let half = stats::Z_95 * se;
+    let interval = value.filter(|v| v.is_finite() && half.is_finite());
+    Measurement {
+        name: "max_drift",
+        threshold: most,
+        limit: number(most),
+        at_most: true,
+        value,
+        interval: interval.map(|v| Interval { low: (v - half).max(0.0), high: v + half }),
+        n: drift.map_or(0, |d| d.tokens),
+        found: match drift {
+            Some(d) => format!("drift {} nats/token ({} tokens of {})", number(d.kl_mean), d.tokens, d.source),
+            None => "drift unknown".to_owned(),
+        },
+        missing: match drift {
+            None => Some("drift was not measured".to_owned()),
+            Some(d) if d.tokens == 0 => Some("drift was measured on no tokens".to_owned()),
+            Some(_) => None,
+        },
+    }
+    .judge()
+}
+
+fn missing(evaluated: usize, not_evaluated: usize, role: &str) -> Option<String> {
+    match (evaluated, not_evaluated) {
+        (0, 0) => Some(format!("there are no {role} cases")),
+        (_, 0) => None,
+        (evaluated, open) => Some(format!("{open} of {} {role} cases have no answer to judge", evaluated + open)),
+    }
+}
+
+fn missing_controls(control: &Tally) -> Option<String> {
+    let nothing = control.kept + control.broken == 0;
+    missing(control.pairs, control.not_evaluated(), "control")
+        .or_else(|| nothing.then(|| "base passes none of the control cases, so there is nothing to retain".to_owned()))
+}
+
+fn share(rate: &Rate) -> String {
+    rate.share().map_or_else(|| "unknown".to_owned(), number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Role;
+    use crate::record::fixture::{self, F, N, P};
+
+    fn policy() -> Policy {
+        Policy {
+            min_target_pass_rate: Some(0.75),
+            min_target_gain: Some(0.5),
+            min_retention: Some(0.75),
+            max_broken_controls: Some(1),
+            max_drift: Some(0.05),
+        }
+    }
+
+    fn run() -> RunRecord {
+        fixture::run(vec![
+            fixture::scenario("fields", Role::Target, &[(F, P), (F, P), (P, P), (F, F)]),
+            fixture::scenario("facts", Role::Control, &[(P, P), (P, P), (P, P), (P, F), (F, P)]),
+        ])
+    }
+
+    fn rule(decision: &Decision, name: &str) -> Rule {
+        decision.rules.iter().find(|r| r.name == name).cloned().expect("the rule")
+    }
+
+    #[test]
+    fn measures_on_their_thresholds_pass() {
+        let decision = decide(&run(), &policy());
+        assert!(decision.passed, "{decision:#?}");
+        let measured: Vec<f64> = decision.rules.iter().filter_map(|r| r.measured).collect();
+        assert_eq!(measured, [0.75, 0.5, 0.75, 1.0, 0.0213]);
+        assert_eq!((decision.exit_code(), decision.summary().as_str()), (0, "all 5 rules passed"));
+    }
+
+    #[test]
+    fn each_threshold_fails_the_gate_alone() {
+        for (i, name) in
+            ["min_target_pass_rate", "min_target_gain", "min_retention", "max_broken_controls", "max_drift"]
+                .iter()
+                .enumerate()
+        {
+            let mut policy = policy();
+            match i {
+                0 => policy.min_target_pass_rate = Some(0.76),
+                1 => policy.min_target_gain = Some(0.51),
+                2 => policy.min_retention = Some(0.76),
+                3 => policy.max_broken_controls = Some(0),
+                _ => policy.max_drift = Some(0.02),
+            }
+            let decision = decide(&run(), &policy);
+            assert_eq!((decision.passed, decision.exit_code()), (false, 100));
+            assert_eq!(rule(&decision, name).verdict, F);
+            assert_eq!(decision.rules.iter().filter(|r| r.verdict != P).count(), 1);
+            assert_eq!(decision.summary(), "1 of 5 rules failed");
+        }
+    }
+
+    #[test]
+    fn explanations_count() {
+        let decision = decide(&run(), &policy());
+        let says = |name| rule(&decision, name).explanation;
+        assert_eq!(says("min_target_pass_rate"), "target pass rate 0.75 (3 of 4 target cases pass), at least 0.75");
+        assert_eq!(
+            says("min_target_gain"),
+            "target gain +0.50 (base passes 1, tuned 3 of 4 target cases), at least 0.50"
+        );
+        assert_eq!(says("min_retention"), "retention 0.75 (3 of 4 control cases that base passes), at least 0.75");
+        assert_eq!(says("max_broken_controls"), "1 broken of 4 control cases that base passes, at most 1");
+        assert_eq!(says("max_drift"), "drift 0.0213 nats/token (5120 tokens of base answers), at most 0.05");
+    }
+
+    #[test]
+    fn too_few_cases_are_called_underpowered() {
+        let decision = decide(&run(), &policy());
+        assert!(rule(&decision, "min_retention").underpowered);
+        assert!(rule(&decision, "max_broken_controls").underpowered);
+        assert!(!rule(&decision, "max_drift").underpowered);
+        let sure = fixture::run(vec![fixture::scenario("facts", Role::Control, &[(P, P); 60])]);
+        let policy = Policy { min_retention: Some(0.85), ..Policy::default() };
+        assert!(!rule(&decide(&sure, &policy), "min_retention").underpowered);
+        let few = fixture::run(vec![fixture::scenario("facts", Role::Control, &[(P, P); 20])]);
+        let decision = decide(&few, &policy);
+        assert!(decision.passed && rule(&decision, "min_retention").underpowered);
+    }
+
+    #[test]
+    fn one_case_without_an_answer_is_no_pass() {
+        let mut run = run();
+        run.scenarios[0].cases.extend(fixture::scenario("x", Role::Target, &[(F, N)]).cases);
+        let decision = decide(&run, &policy());
+        let open = rule(&decision, "min_target_pass_rate");
+        assert_eq!((open.verdict, decision.passed, open.measured), (N, false, Some(0.75)));
+        assert!(open.explanation.contains("1 of 5 target cases have no answer"), "{}", open.explanation);
+        assert_eq!(rule(&decision, "min_target_gain").verdict, N);
+        assert_eq!(rule(&decision, "min_retention").verdict, P);
+        assert_eq!(decision.summary(), "2 of 5 rules not evaluated");
+    }
+
+    #[test]
+    fn nothing_to_measure_is_no_pass() {
+        let mut empty = fixture::run(Vec::new());
+        empty.drift = None;
+        let decision = decide(&empty, &policy());
+        assert!(!decision.passed);
+        assert!(decision.rules.iter().all(|r| r.verdict == N && r.measured.is_none() && r.n == 0), "{decision:#?}");
+        let hopeless = fixture::run(vec![fixture::scenario("facts", Role::Control, &[(F, F), (F, P)])]);
+        let kept = rule(&decide(&hopeless, &policy()), "min_retention");
+        assert_eq!(kept.verdict, N);
+        assert!(kept.explanation.contains("base passes none"), "{}", kept.explanation);
+    }
+
+    #[test]
+    fn drift_that_is_no_number_is_no_pass() {
+        let mut run = run();
+        for bad in [f64::NAN, f64::INFINITY] {
+            if let Some(drift) = &mut run.drift {
+                drift.kl_mean = bad;
+            }
+            let drift = rule(&decide(&run, &policy()), "max_drift");
+            assert_eq!((drift.verdict, drift.measured, drift.interval), (N, None, None));
+        }
+    }
+
+    #[test]
+    fn without_thresholds_nothing_is_green() {
+        let decision = decide(&run(), &Policy::default());
+        assert_eq!((decision.passed, decision.rules.len(), decision.exit_code()), (false, 0, 100));
+        assert!(decision.summary().contains("nothing was gated"));
+    }
+}

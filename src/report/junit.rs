@@ -1,0 +1,169 @@
+//! The report as JUnit in the Jenkins dialect: a suite a scenario, and one for the gate.
+
+use std::time::Duration;
+
+use quick_junit::{NonSuccessKind, Property, Report as Document, TestCase, TestCaseStatus, TestSuite};
+
+use crate::compare::{CaseOutcome, case_outcome};
+use crate::error::{Error, Result};
+use crate::record::{CaseRecord, Rule, ScenarioRecord, Verdict};
+use crate::report::Report;
+use crate::report::escape::xml_safe;
+
+/// Renders a report as JUnit.
+///
+/// What a case came to is [`case_outcome`]'s word; whether it counts is the gate's. When the gate passed, a failed case is a
+/// passed test with the property `verdict = failed` and its reason in `system-out`; when it did not, it is a failure. So the
+/// document has failures or errors exactly when the exit code is not 0. Without thresholds the suite `gate` has one failure.
+///
+/// # Errors
+/// The document could not be written.
+pub fn junit(report: &Report<'_>) -> Result<String> {
+    let mut document = Document::new("finetest");
+    let seconds = report.run.cost.seconds;
+    if seconds.is_finite() && (0.0..1e9).contains(&seconds) {
+        document.set_time(Duration::from_secs_f64(seconds));
+    }
+    for scenario in &report.run.scenarios {
+        let mut suite = TestSuite::new(text(&format!("{}::{}", scenario.role, scenario.name)));
+        suite.add_property(Property::new("file", text(&scenario.path)));
+        suite.add_property(Property::new("role", scenario.role.to_string()));
+        for case in &scenario.cases {
+            suite.add_test_case(test(report, scenario, case));
+        }
+        document.add_test_suite(suite);
+    }
+    document.add_test_suite(gate(report));
+    document.to_string().map_err(|e| Error::failed(format!("cannot write JUnit: {e}")))
+}
+
+fn text(text: &str) -> String {
+    xml_safe(text).into_owned()
+}
+
+fn test(report: &Report<'_>, scenario: &ScenarioRecord, case: &CaseRecord) -> TestCase {
+    let c = report.comparison;
+    let outcome = case_outcome(case, scenario.role, &c.base, &c.tuned);
+    let gated = !report.decision.passed;
+    let (word, reason) = match &outcome {
+        CaseOutcome::Passed => ("passed", None),
+        CaseOutcome::Failed(why) => ("failed", Some(why)),
+        CaseOutcome::Skipped(why) => ("skipped", Some(why)),
+        CaseOutcome::NotEvaluated(why) => ("not-evaluated", Some(why)),
+    };
+    let mut status = match &outcome {
+        CaseOutcome::Passed => TestCaseStatus::success(),
+        CaseOutcome::Failed(_) if gated => TestCaseStatus::non_success(NonSuccessKind::Failure),
+        CaseOutcome::Failed(_) => TestCaseStatus::success(),
+        CaseOutcome::NotEvaluated(_) if gated => TestCaseStatus::non_success(NonSuccessKind::Error),
+        CaseOutcome::Skipped(_) | CaseOutcome::NotEvaluated(_) => TestCaseStatus::skipped(),
+    };
+    if let Some(reason) = reason {
+        status.set_type(word).set_message(text(reason));
+    }
+    let mut test = TestCase::new(text(&scenario.test_name(case)), status);
+    test.set_classname(text(&format!("{}.{}", scenario.role, scenario.name)));
+    test.add_property(Property::new("verdict", word));
+    let mut output = format!("asked: {}\n", case.prompt.headline());
+    if let Some(reason) = reason {
+        output.push_str(&format!("{word}: {reason}\n"));
+    }
+    for arm in [&c.base, &c.tuned] {
+        output.push_str(&format!("{arm}: {}\n", case.text(arm).unwrap_or("(no answer)")));
+    }
+    test.set_system_out(text(&output));
+    test
+}
+
+fn gate(report: &Report<'_>) -> TestSuite {
+    let mut suite = TestSuite::new("gate");
+    for rule in &report.decision.rules {
+        suite.add_test_case(rule_test(rule));
+    }
+    if report.decision.rules.is_empty() {
+        let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+        status.set_type("not-gated").set_message(report.decision.summary());
+        suite.add_test_case(TestCase::new("gate::thresholds", status));
+    }
+    suite
+}
+
+fn rule_test(rule: &Rule) -> TestCase {
+    let mut status = match rule.verdict {
+        Verdict::Passed => TestCaseStatus::success(),
+        Verdict::Failed => TestCaseStatus::non_success(NonSuccessKind::Failure),
+        Verdict::NotEvaluated => TestCaseStatus::non_success(NonSuccessKind::Error),
+    };
+    status.set_message(text(&rule.explanation));
+    let mut test = TestCase::new(text(&format!("gate::{}", rule.name)), status);
+    test.set_classname("gate");
+    let note = if rule.underpowered { "; underpowered" } else { "" };
+    test.set_system_out(text(&format!("{}{note}\n", rule.explanation)));
+    test
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Policy;
+    use crate::record::fixture::{self, N, P};
+    use crate::record::{Role, RunRecord};
+    use crate::report::tests::{example, policy, with_report};
+
+    fn document(run: &RunRecord, policy: &Policy) -> Document {
+        let xml = with_report(run, policy, |report| junit(report).expect("a document"));
+        Document::deserialize_from_str(&xml).expect("JUnit that parses")
+    }
+
+    fn lenient() -> Policy {
+        Policy { max_broken_controls: Some(9), ..Policy::default() }
+    }
+
+    #[test]
+    fn a_suite_a_scenario_and_one_for_the_gate() {
+        let run = example();
+        let document = document(&run, &policy());
+        let names: Vec<&str> = document.test_suites.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names.len(), run.scenarios.len() + 1);
+        assert_eq!((names[0], names[names.len() - 1]), ("target::fields", "gate"));
+        assert_eq!(document.tests, run.cases().count() + 5);
+        // Three broken controls, one target failure, one rule; one control case that base fails too.
+        assert_eq!((document.failures, document.errors, document.skipped), (5, 0, 1));
+    }
+
+    #[test]
+    fn failed_cases_are_no_failures_when_the_gate_passed() {
+        let document = document(&example(), &lenient());
+        assert_eq!((document.failures, document.errors), (0, 0));
+        let broken =
+            document.test_suites.iter().flat_map(|s| &s.test_cases).find(|t| t.name.as_str().ends_with("paris"));
+        let broken = broken.expect("the broken case");
+        assert!(broken.properties.iter().any(|p| p.name.as_str() == "verdict" && p.value.as_str() == "failed"));
+        assert!(broken.system_out.as_ref().is_some_and(|o| o.as_str().contains("failed: broken")));
+    }
+
+    #[test]
+    fn the_document_fails_exactly_when_the_exit_code_does() {
+        for policy in [policy(), lenient(), Policy::default()] {
+            let failed = with_report(&example(), &policy, |r| r.decision.exit_code() != 0);
+            let document = document(&example(), &policy);
+            assert_eq!(document.failures + document.errors > 0, failed, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn a_case_without_an_answer_is_an_error_or_skipped_never_passed() {
+        let run = fixture::run(vec![fixture::scenario("open", Role::Control, &[(P, P), (P, N)])]);
+        let strict = document(&run, &Policy { min_retention: Some(0.5), ..Policy::default() });
+        assert_eq!((strict.errors, strict.failures), (2, 0));
+        let elsewhere = document(&run, &Policy { max_drift: Some(1.0), ..Policy::default() });
+        assert_eq!((elsewhere.errors, elsewhere.skipped), (0, 1));
+    }
+
+    #[test]
+    fn forbidden_characters_are_shown() {
+        let xml = with_report(&example(), &policy(), |report| junit(report).expect("a document"));
+        assert!(xml.contains("\\u{1b}[2J") && xml.contains("\\u{202e}evil"));
+        assert!(!xml.contains(['\u{1b}', '\u{202e}']) && !xml.contains("<script>"));
+    }
+}

@@ -1,0 +1,288 @@
+use std::process::{Command, Output};
+
+use super::*;
+use crate::record::fixture::{self, F, N, P};
+use crate::record::{BASE, ChoiceScore, Finish, Role, TUNED};
+
+fn scenario() -> ScenarioRecord {
+    let mut scenario = fixture::scenario("arithmetic", Role::Control, &[(P, P)]);
+    let json = r#"{"tool": "rustc"}"#;
+    scenario.cases.push(fixture::case("sum", "What is\n17 + 25?", (P, "17 + 25 is 42."), (F, "17 + 25 is 41.")));
+    scenario.cases.push(fixture::case("capital", "Capital of France?", (P, "Paris."), (F, json)));
+    scenario.cases.push(fixture::case("open", "Anything?", (P, "Yes."), (N, "")));
+    scenario.cases.push(fixture::case(
+        "code",
+        "Write add.",
+        (P, "def add(a, b):\n\n    return a + b "),
+        (P, "\u{1b}[2J\r\nx"),
+    ));
+    scenario
+}
+
+fn rendered(scenario: &ScenarioRecord) -> String {
+    render(scenario, BASE, TUNED)
+}
+
+#[test]
+fn a_snapshot_reads_like_a_dialogue() {
+    let expected = r#"# control::arithmetic
+What arithmetic is about.
+
+## case_1
+> What is 0 + 2?
+base: passed
+  | It is 4.
+tuned: passed = base
+
+## sum
+> What is
+base: passed
+  | 17 + 25 is 42.
+tuned: failed
+  | 17 + 25 is 41.
+  ! contains "4": not found
+diff
+  | 17 + 25 is [-42-]{+41+}.
+
+## capital
+> Capital of France?
+base: passed
+  | Paris.
+tuned: failed
+  | {"tool": "rustc"}
+  ! contains "4": not found
+
+## open
+> Anything?
+base: passed
+  | Yes.
+tuned: not evaluated
+
+## code
+> Write add.
+base: passed
+  | def add(a, b):
+  |
+  |     return a + b\u{20}
+tuned: passed
+  | \u{1b}[2J\u{d}
+  | x
+"#;
+    assert_eq!(rendered(&scenario()), expected);
+}
+
+#[test]
+fn a_changed_answer_changes_only_its_own_lines() {
+    let before = scenario();
+    let mut after = before.clone();
+    after.cases[1] = fixture::case("sum", "What is\n17 + 25?", (P, "17 + 25 is 42."), (F, "17 + 25 is 40."));
+    let changed: Vec<String> = line_diff(&rendered(&before), &rendered(&after))
+        .into_iter()
+        .filter(|l| l.change == Change::Removed)
+        .map(|l| l.text)
+        .collect();
+    assert_eq!(changed, ["  | 17 + 25 is 41.", "  | 17 + 25 is [-42-]{+41+}."]);
+}
+
+#[test]
+fn scores_of_choices_are_not_in_a_snapshot() {
+    let mut one = fixture::scenario("facts", Role::Control, &[(F, F)]);
+    let score = |text: &str, log_likelihood| ChoiceScore { text: text.into(), log_likelihood, tokens: 2 };
+    let mut score_case = |low: f64| {
+        let answer = one.cases[0].answers.get_mut(TUNED).expect("an answer");
+        let completion = answer.completion.as_mut().expect("a completion");
+        completion.text.clear();
+        completion.finish = Finish::Scored;
+        completion.choices = vec![score(" Rome", low), score(" Paris", low + 0.25)];
+        answer.failures = vec![format!(
+            "choice \" Rome\" over \" Paris\": \" Paris\" is likelier, {:.3} against {low:.3} nats",
+            low + 0.25
+        )];
+        rendered(&one)
+    };
+    let (here, there) = (score_case(-3.5), score_case(-3.5001));
+    assert_eq!(here, there);
+    assert!(here.contains("tuned: failed\n  likeliest: \" Paris\"\n  ! choice"), "{here}");
+    assert!(here.contains("is likelier, … against … nats"), "{here}");
+}
+
+#[test]
+fn numbers_that_a_check_names_are_kept() {
+    assert_eq!(steady("max-length 20: got 31.5", false), "max-length 20: got 31.5");
+    assert_eq!(steady("-3.250 against 4e1, 12 tokens", true), "… against 4e1, 12 tokens");
+}
+
+#[test]
+fn ci_refuses_what_nobody_looked_at() {
+    let check = |variables: &'static [(&str, &str)]| {
+        check_variables(&move |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    };
+    for refused in [
+        &[("CI", "true"), ("INSTA_FORCE_PASS", "1")][..],
+        &[("CI", "1"), ("INSTA_UPDATE", "always")],
+        &[("CI", "yes"), ("INSTA_UPDATE", "force")],
+        &[("TF_BUILD", "True"), ("INSTA_UPDATE", "unseen")],
+        &[("CI", "true"), ("INSTA_FORCE_UPDATE", "1")],
+    ] {
+        let error = check(refused).expect_err("refused");
+        assert!(error.to_string().starts_with("INSTA_") && error.exit_code() == 2, "{error}");
+    }
+    for allowed in [
+        &[("CI", "true"), ("INSTA_UPDATE", "no")][..],
+        &[("CI", "false"), ("INSTA_UPDATE", "always")],
+        &[("CI", ""), ("TF_BUILD", "True"), ("INSTA_FORCE_PASS", "1")],
+        &[("CI", "0"), ("INSTA_FORCE_PASS", "1")],
+        &[("CI", "true"), ("INSTA_FORCE_PASS", "0"), ("INSTA_UPDATE", "new")],
+        &[("INSTA_UPDATE", "force")],
+        &[],
+    ] {
+        check(allowed).expect("allowed");
+    }
+}
+
+const SCENARIO: &str = "FINETEST_SNAPSHOT_TEST";
+
+/// A project in which `assert_scenario` runs in a process of its own, so that the environment can be set.
+struct Project(tempfile::TempDir);
+
+impl Project {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn snapshots(&self) -> PathBuf {
+        self.0.path().join("snapshots")
+    }
+
+    fn assert(&self, scenario: &ScenarioRecord, environment: &[(&str, &str)]) -> Output {
+        let file = self.0.path().join(&scenario.path);
+        std::fs::create_dir_all(file.parent().expect("a directory")).expect("created");
+        std::fs::write(&file, serde_json::to_string(scenario).expect("JSON")).expect("written");
+        let mut command = Command::new(std::env::current_exe().expect("this test"));
+        command.args(["--exact", "snapshot::tests::child", "--ignored", "--nocapture"]);
+        for name in ["CI", "TF_BUILD", "INSTA_UPDATE", "INSTA_FORCE_PASS", "INSTA_OUTPUT"] {
+            command.env_remove(name);
+        }
+        command.env("INSTA_WORKSPACE_ROOT", self.0.path()).env(SCENARIO, &file).envs(environment.iter().copied());
+        command.output().expect("the test runs")
+    }
+
+    fn approve(&self, scenario: &ScenarioRecord) {
+        assert!(self.assert(scenario, &[("INSTA_UPDATE", "always")]).status.success());
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.snapshots()).into_iter().flatten().filter_map(Result::ok);
+        let mut names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+#[test]
+#[ignore = "run by the tests beside it, in a process of its own"]
+fn child() {
+    let Some(file) = std::env::var_os(SCENARIO).map(PathBuf::from) else { return };
+    let root = file.ancestors().nth(2).expect("a project").to_path_buf();
+    let scenario: ScenarioRecord = serde_json::from_str(&std::fs::read_to_string(&file).expect("read")).expect("JSON");
+    let run = fixture::run(Vec::new());
+    let context = SnapshotContext {
+        directory: &root.join("snapshots"),
+        root: &root,
+        run: &run,
+        base: BASE,
+        tuned: TUNED,
+        assertion: snapshot_assertion!(),
+    };
+    if let Err(message) = assert_scenario(&scenario, &context) {
+        panic!("refused: {message}");
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn new_answers_wait_for_a_review() {
+    let project = Project::new();
+    let output = project.assert(&scenario(), &[("INSTA_UPDATE", "new")]);
+    assert!(!output.status.success());
+    let said = text(&output);
+    assert!(said.contains("refused: snapshots/arithmetic.snap: the answers were never approved"), "{said}");
+    assert!(!said.contains("snapshot assertion for"), "insta's panic is printed: {said}");
+    assert_eq!(project.files(), ["arithmetic.snap.new"]);
+    let pending = std::fs::read_to_string(project.snapshots().join("arithmetic.snap.new")).expect("read");
+    for part in [
+        "input_file: scenarios/arithmetic.toml",
+        "backend: candle 0.11.1",
+        "adapter: adapters/diagnostics",
+        "name: base",
+    ] {
+        assert!(pending.contains(part), "{part:?} is not in\n{pending}");
+    }
+    assert!(!pending.contains("expression:"), "{pending}");
+}
+
+#[test]
+fn approved_answers_pass_and_changed_ones_are_shown() {
+    let project = Project::new();
+    project.approve(&scenario());
+    assert_eq!(project.files(), ["arithmetic.snap"]);
+    for environment in [&[][..], &[("CI", "true")], &[("INSTA_UPDATE", "no")]] {
+        let output = project.assert(&scenario(), environment);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    assert_eq!(compare_files(&project.snapshots(), &scenario(), BASE, TUNED).expect("read"), SnapshotState::Same);
+
+    let mut changed = scenario();
+    changed.cases[2] = fixture::case("capital", "Capital of France?", (P, "Paris."), (F, "Lyon, I think."));
+    let output = project.assert(&changed, &[]);
+    let said = text(&output);
+    assert!(!output.status.success());
+    let message = "## capital\n-   | {\"tool\": \"rustc\"}\n+   | Lyon, I think.\n";
+    assert!(said.contains("snapshots/arithmetic.snap: the answers differ") && said.contains(message), "{said}");
+    assert_eq!(project.files(), ["arithmetic.snap", "arithmetic.snap.new"]);
+    let SnapshotState::Changed { diff } = compare_files(&project.snapshots(), &changed, BASE, TUNED).expect("read")
+    else {
+        panic!("must differ")
+    };
+    assert_eq!(diff.iter().filter(|l| l.change != Change::Equal).count(), 2);
+    assert_eq!(changed_lines(&diff, 1), "  ## capital\n-   | {\"tool\": \"rustc\"}\n  … 1 more lines");
+}
+
+#[test]
+fn in_ci_nothing_is_written_and_nothing_forced() {
+    let project = Project::new();
+    assert!(!project.assert(&scenario(), &[("CI", "true")]).status.success());
+    assert!(project.files().is_empty());
+    let forced = project.assert(&scenario(), &[("CI", "true"), ("INSTA_FORCE_PASS", "1")]);
+    assert!(!forced.status.success() && text(&forced).contains("INSTA_FORCE_PASS=1 in CI"));
+    // The same by a file of insta's.
+    std::fs::create_dir(project.0.path().join(".config")).expect("created");
+    std::fs::write(project.0.path().join(".config/insta.yaml"), "behavior:\n  force_pass: true\n").expect("written");
+    let forced = project.assert(&scenario(), &[("CI", "true")]);
+    assert!(!forced.status.success() && text(&forced).contains("never approved"), "{}", text(&forced));
+    // Outside CI a difference may be collected for a review.
+    assert!(project.assert(&scenario(), &[("INSTA_UPDATE", "new")]).status.success());
+    assert_eq!(project.files(), ["arithmetic.snap.new"]);
+}
+
+#[test]
+fn files_are_compared_without_insta() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let compare = || compare_files(directory.path(), &scenario(), BASE, TUNED);
+    assert_eq!(compare().expect("missing"), SnapshotState::Missing);
+    let file = directory.path().join("arithmetic.snap");
+    let body = rendered(&scenario());
+    for text in [
+        format!("---\nsource: tests/scenarios.rs\n---\n{body}"),
+        format!("---\nsource: x\n---\n{body}\n\n").replace('\n', "\r\n"),
+        format!("---\n---\n{}", body.trim_end()),
+    ] {
+        std::fs::write(&file, text).expect("written");
+        assert_eq!(compare().expect("a snapshot"), SnapshotState::Same);
+    }
+    std::fs::write(&file, "no header").expect("written");
+    assert!(compare().expect_err("no snapshot").to_string().contains("arithmetic.snap:1: no snapshot"));
+}
