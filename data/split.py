@@ -11,8 +11,8 @@ from mutate import number
 
 UNSEEN_TOOL = "luac"
 HELD_UNSEEN, HELD_LINES, HELD_BLOCKS = 6, 12, 6
-VALIDATION_SHARE = 0.1
-MOST_TRAINED = 600
+VALIDATION_SHARE = 0.08
+MOST_TRAINED, MOST_BLOCKS = 600, 150  # training examples, and those of several lines
 SMALL = 4  # a held-out case is taken from a group of at most so many records
 
 
@@ -78,6 +78,17 @@ def take_validation(groups):
     return chosen
 
 
+def take_train(groups):
+    """What is left, in the seed's order, up to the limits."""
+    train, blocks = [], 0
+    for record in sorted((r for group in groups for r in group), key=lambda r: number("train", r["text"])):
+        block = record["form"] == "block"
+        if len(train) < MOST_TRAINED and not (block and blocks == MOST_BLOCKS):
+            train.append(record)
+            blocks += block
+    return sorted(train, key=lambda record: number("shuffle", record["text"]))
+
+
 def shuffled(records, side):
     return [example(r) for r in sorted(records, key=lambda r: number(side, r["text"]))]
 
@@ -91,10 +102,9 @@ def split(records):
     lines, used = take_form(seen, "line", HELD_LINES, {record["tool"] for record in blocks})
     seen = [group for group in seen if group not in used]
     validation = take_validation(seen)
-    train = [record for group in seen if group not in validation for record in group]
-    train.sort(key=lambda record: number("train", record["text"]))
+    train = take_train([group for group in seen if group not in validation])
     return {
-        "train": [example(record) for record in train[:MOST_TRAINED]],
+        "train": [example(record) for record in train],
         "validation": shuffled([r for group in validation for r in group], "validation"),
         "heldout": [example(record) for record in unseen + lines + blocks],
         "unseen_tool": shuffled(unseen_rest, "unseen"),
