@@ -9,8 +9,6 @@ use std::sync::LazyLock;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context};
 use regex::Regex;
-use serde::Serialize as _;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use super::source::{ModelFiles, ModelKind};
 use super::tokenizer::{Tokenizer, gguf_metadata, read_json};
@@ -81,7 +79,7 @@ impl ChatTemplate {
             let message = format!("the chat template has {} bytes, expected at most {MAX_SOURCE}", source.len());
             return Err(Error::model(path, message));
         }
-        let mut environment = environment();
+        let mut environment = environment()?;
         let added = environment.add_template_owned(NAME, without_generation_tags(source));
         added.map_err(|e| template_error(&path, &e))?;
         let mut hash = blake3::Hasher::new();
@@ -113,7 +111,7 @@ impl ChatTemplate {
         let template = self.environment.get_template(NAME).map_err(|e| template_error(&self.path, &e))?;
         let token = |token: &Option<String>| token.as_deref().map_or(Value::UNDEFINED, Value::from);
         let context = context! {
-            messages => Value::from_serialize(messages),
+            messages => messages.iter().map(message_value).collect::<Vec<_>>(),
             add_generation_prompt,
             bos_token => token(&self.bos),
             eos_token => token(&self.eos),
@@ -162,10 +160,10 @@ fn named(path: &Path, value: &serde_json::Value) -> Result<Option<String>> {
     }
 }
 
-fn environment() -> Environment<'static> {
+fn environment() -> Result<Environment<'static>> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
+    let syntax = environment.syntax().to_builder().trim_blocks(true).lstrip_blocks(true).build();
+    syntax.map(|syntax| environment.set_syntax(syntax)).map_err(|e| Error::failed(format!("chat template syntax: {e}")))?;
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -175,7 +173,11 @@ fn environment() -> Environment<'static> {
     });
     environment.add_function("strftime_now", strftime);
     environment.add_filter("tojson", tojson);
-    environment
+    Ok(environment)
+}
+
+fn message_value(message: &Message) -> Value {
+    Value::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())])
 }
 
 /// transformers marks the assistant's text by `{% generation %}`; here the tags mean nothing.
@@ -234,44 +236,28 @@ fn strftime(format: String) -> Result<String, minijinja::Error> {
     Ok(text)
 }
 
-/// `json.dumps(value, ensure_ascii=False, indent=…)`: unlike Jinja's own filter, nothing is escaped for HTML.
-fn tojson(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<String, minijinja::Error> {
-    let indent = match indent {
-        Some(indent) => Some(indent),
-        None => options.get::<Option<usize>>("indent")?,
-    };
-    if options.get::<Option<bool>>("ensure_ascii")? == Some(true) {
-        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "tojson: ensure_ascii=true is not known"));
-    }
-    options.assert_all_used()?;
-    let failed = |e: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
-    let mut bytes = Vec::new();
-    match indent {
-        Some(width) => {
-            let spaces = vec![b' '; width.min(16)];
-            let pretty = PrettyFormatter::with_indent(&spaces);
-            value.serialize(&mut Serializer::with_formatter(&mut bytes, pretty)).map_err(failed)?;
+/// `json.dumps(value, ensure_ascii=False, indent=…)`: as Jinja's own filter, but with nothing escaped for HTML.
+fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<String, minijinja::Error> {
+    let escaped = minijinja::filters::tojson(value, indent, options)?;
+    let escaped = escaped.as_str().unwrap_or_default();
+    let mut json = String::with_capacity(escaped.len());
+    let mut rest = escaped;
+    while let Some(at) = rest.find('\\') {
+        json.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let html = [("\\u003c", '<'), ("\\u003e", '>'), ("\\u0026", '&'), ("\\u0027", '\'')];
+        if let Some((code, c)) = html.iter().find(|(code, _)| rest.starts_with(code)) {
+            json.push(*c);
+            rest = &rest[code.len()..];
+        } else {
+            // A backslash and what it escapes, be it another backslash.
+            let end = rest.char_indices().nth(2).map_or(rest.len(), |(end, _)| end);
+            json.push_str(&rest[..end]);
+            rest = &rest[end..];
         }
-        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)).map_err(failed)?,
     }
-    String::from_utf8(bytes).map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))
-}
-
-/// JSON in one line with a space after `,` and `:`.
-struct Spaced;
-
-impl Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        writer.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        writer.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        writer.write_all(b": ")
-    }
+    json.push_str(rest);
+    Ok(json)
 }
 
 #[cfg(test)]
@@ -345,7 +331,8 @@ mod tests {
 
     #[test]
     fn json_is_written_as_python_writes_it() {
-        assert_eq!(render("{{ messages | tojson }}", &[("user", "<é> \"'&")], false), r#"[{"role": "user", "content": "<é> \"'&"}]"#);
+        let json = render("{{ messages | tojson }}", &[("user", "<é> \"'& \\u003c\n")], false);
+        assert_eq!(json, r#"[{"role": "user", "content": "<é> \"'& \\u003c\n"}]"#);
         assert_eq!(render("{{ [1, {'a': []}] | tojson(indent=2) }}", &[], false), "[\n  1,\n  {\n    \"a\": []\n  }\n]");
     }
 

@@ -115,7 +115,10 @@ impl Cache {
             }
             Digest::Blake3 => {
                 let mut hash = blake3::Hasher::new();
-                each_block(file, |block| drop(hash.update(block)), events).map_err(Error::io(path, "read"))?;
+                let update = |block: &[u8]| {
+                    hash.update(block);
+                };
+                each_block(file, update, events).map_err(Error::io(path, "read"))?;
                 hash.finalize().to_hex().to_string()
             }
         };
