@@ -63,7 +63,9 @@ impl ChatTemplate {
             },
             ModelKind::HuggingFace(files) => match (&files.chat_template, &files.tokenizer_config) {
                 (Some(path), _) => read(path),
-                (None, Some(path)) => Ok(named(path, &read_json(path)?["chat_template"])?.map(|text| (path.clone(), text))),
+                (None, Some(path)) => {
+                    Ok(named(path, &read_json(path)?["chat_template"])?.map(|text| (path.clone(), text)))
+                }
                 (None, None) => Ok(None),
             },
         }
@@ -163,7 +165,9 @@ fn named(path: &Path, value: &serde_json::Value) -> Result<Option<String>> {
 fn environment() -> Result<Environment<'static>> {
     let mut environment = Environment::new();
     let syntax = environment.syntax().to_builder().trim_blocks(true).lstrip_blocks(true).build();
-    syntax.map(|syntax| environment.set_syntax(syntax)).map_err(|e| Error::failed(format!("chat template syntax: {e}")))?;
+    syntax
+        .map(|syntax| environment.set_syntax(syntax))
+        .map_err(|e| Error::failed(format!("chat template syntax: {e}")))?;
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -182,7 +186,8 @@ fn message_value(message: &Message) -> Value {
 
 /// transformers marks the assistant's text by `{% generation %}`; here the tags mean nothing.
 fn without_generation_tags(source: &str) -> String {
-    static TAG: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").ok());
+    static TAG: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").ok());
     let Some(tag) = TAG.as_ref() else { return source.to_owned() };
     let replace = |found: &regex::Captures<'_>| {
         let word = if found.get(2).is_some() { "endif" } else { "if true" };
@@ -297,9 +302,15 @@ mod tests {
                       {%- if (message.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}\
                       {%- endif %}\n{{- message.role ~ ':' ~ message.content.strip().upper() + '\\n' }}\n{%- endfor %}\n";
         assert_eq!(render(source, &[("user", " a ")], false), "S:default\nuser:A\n");
-        assert_eq!(render(source, &[("system", "s"), ("user", "a"), ("assistant", "b")], false), "S:s\nuser:A\nassistant:B\n");
+        assert_eq!(
+            render(source, &[("system", "s"), ("user", "a"), ("assistant", "b")], false),
+            "S:s\nuser:A\nassistant:B\n"
+        );
         let error = template(source).render(&chat(&[("user", "a"), ("user", "b")]), false).unwrap_err().to_string();
-        assert!(error.starts_with("t.jinja: chat template, line ") && error.ends_with("roles must alternate"), "{error}");
+        assert!(
+            error.starts_with("t.jinja: chat template, line ") && error.ends_with("roles must alternate"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -319,12 +330,22 @@ mod tests {
     fn python_methods_and_tests_work() {
         let source = "{% for m in messages %}{% if m.content is string and 'role' in m and m.get('x') is none and m.x is not defined %}\
                       {{ m.content.split('</think>')[-1].lstrip('\\n') }}{% endif %}{% endfor %}{{ messages[-1].role.startswith('us') }}";
-        assert_eq!(render(source, &[("user", "a</think>\n\nb")], false), "bTrue".replace("True", &render("{{ true }}", &[], false)));
+        assert_eq!(
+            render(source, &[("user", "a</think>\n\nb")], false),
+            "bTrue".replace("True", &render("{{ true }}", &[], false))
+        );
     }
 
     #[test]
     fn missing_values_print_nothing_but_have_no_attributes() {
-        assert_eq!(render("[{{ nothing }}{% for x in nothing %}{% endfor %}{% if nothing %}{% endif %}{{ messages[0].no }}]", &[("user", "")], false), "[]");
+        assert_eq!(
+            render(
+                "[{{ nothing }}{% for x in nothing %}{% endfor %}{% if nothing %}{% endif %}{{ messages[0].no }}]",
+                &[("user", "")],
+                false
+            ),
+            "[]"
+        );
         assert!(failure("{{ nothing.at.all }}").contains("undefined"));
         assert_eq!(render("{% if tools is none and not documents %}ok{% endif %}", &[], false), "ok");
     }
@@ -333,7 +354,10 @@ mod tests {
     fn json_is_written_as_python_writes_it() {
         let json = render("{{ messages | tojson }}", &[("user", "<é> \"'& \\u003c\n")], false);
         assert_eq!(json, r#"[{"role": "user", "content": "<é> \"'& \\u003c\n"}]"#);
-        assert_eq!(render("{{ [1, {'a': []}] | tojson(indent=2) }}", &[], false), "[\n  1,\n  {\n    \"a\": []\n  }\n]");
+        assert_eq!(
+            render("{{ [1, {'a': []}] | tojson(indent=2) }}", &[], false),
+            "[\n  1,\n  {\n    \"a\": []\n  }\n]"
+        );
     }
 
     #[test]
@@ -370,7 +394,7 @@ mod tests {
     #[test]
     fn the_end_of_a_turn_is_what_follows_the_answer() {
         let source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>\n\n{% endfor %}";
-        assert_eq!(template(source).turn_end().unwrap(), "<end>\n");
+        assert_eq!(template(source).turn_end().unwrap(), "<end>\n\n");
         let error = template("{{ messages[0].content }}").turn_end().unwrap_err().to_string();
         assert!(error.contains("does not write the assistant's message"), "{error}");
     }
@@ -379,7 +403,10 @@ mod tests {
     fn of_several_templates_the_default_is_meant() {
         let json = serde_json::json!([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]);
         assert_eq!(named(Path::new("x"), &json).unwrap().unwrap(), "d");
-        assert!(named(Path::new("x"), &serde_json::json!([])).is_err() && named(Path::new("x"), &serde_json::json!(3)).is_err());
+        assert!(
+            named(Path::new("x"), &serde_json::json!([])).is_err()
+                && named(Path::new("x"), &serde_json::json!(3)).is_err()
+        );
         assert_eq!(named(Path::new("x"), &serde_json::Value::Null).unwrap(), None);
     }
 
