@@ -51,16 +51,20 @@ def ordered(group):
     return sorted(group, key=lambda record: number("record", record["text"]))
 
 
+def fits(record, form):
+    return record["form"] == form and record["label"]["severity"] != "note"
+
+
 def take_form(groups, form, amount, tools_used):
     """One record of the form from one small group per tool, tools in the seed's order."""
     held, used = [], []
     tools = sorted({group[0]["tool"] for group in groups}, key=lambda tool: (tool in tools_used, number(form, tool)))
     for tool in tools:
-        fitting = [g for g in groups if len(g) <= SMALL and {r["tool"] for r in g} == {tool} and any(r["form"] == form for r in g)]
+        fitting = [g for g in groups if len(g) <= SMALL and {r["tool"] for r in g} == {tool} and any(fits(r, form) for r in g)]
         if len(held) == amount or not fitting:
             continue
         group = min(fitting, key=len)
-        held.append(next(record for record in ordered(group) if record["form"] == form))
+        held.append(next(record for record in ordered(group) if fits(record, form)))
         used.append(group)
     return held, used
 

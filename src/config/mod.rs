@@ -155,6 +155,19 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Names of the thresholds that are given, in the order they are reported.
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        let given = [
+            ("min_target_pass_rate", self.min_target_pass_rate.is_some()),
+            ("min_target_gain", self.min_target_gain.is_some()),
+            ("min_retention", self.min_retention.is_some()),
+            ("max_broken_controls", self.max_broken_controls.is_some()),
+            ("max_drift", self.max_drift.is_some()),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
+
     fn check(&self, places: &Places, errors: &mut Vec<Error>) {
         let ranges = [
             ("min_target_pass_rate", self.min_target_pass_rate, 0.0, 1.0),

@@ -132,7 +132,8 @@ pub fn encode_text(tokenizer: &Tokenizer, text: &str) -> Result<Encoded> {
 }
 
 const EARLIER_TURNS: &str = "renders earlier turns otherwise once the chat goes on (it may drop their reasoning)";
-const HEADER: &str = "writes an answer otherwise than it asks for one, so that what is learnt would not be what is asked";
+const HEADER: &str =
+    "writes an answer otherwise than it asks for one, so that what is learnt would not be what is asked";
 
 fn disagreement(template: &ChatTemplate, message: usize, what: &str) -> Error {
     let message = format!(
@@ -179,7 +180,8 @@ mod tests {
     #[test]
     fn every_answer_and_the_token_that_ends_it_are_learnt() {
         let (tokenizer, template) = (tokenizer(), template(CHATML));
-        let messages = chat(&[("system", "s"), ("user", "one?"), ("assistant", "1"), ("user", "two?"), ("assistant", "2")]);
+        let messages =
+            chat(&[("system", "s"), ("user", "one?"), ("assistant", "1"), ("user", "two?"), ("assistant", "2")]);
         let encoded = encode_chat(&tokenizer, &template, &messages, false).unwrap();
         assert_eq!(learnt(&tokenizer, &encoded), ["1<|im_end|>", "2<|im_end|>"]);
         assert_eq!(tokenizer.decode(&encoded.ids, false).unwrap(), template.render(&messages, false).unwrap());
@@ -219,8 +221,9 @@ mod tests {
     fn a_template_without_a_special_end_teaches_the_whole_answer() {
         let plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
         let tokenizer = tokenizer();
-        let encoded = encode_chat(&tokenizer, &template(plain), &chat(&[("user", "hi"), ("assistant", "the")]), false).unwrap();
-        assert_eq!(learnt(&tokenizer, &encoded), ["the\n"]);
+        let encoded =
+            encode_chat(&tokenizer, &template(plain), &chat(&[("user", "hi"), ("assistant", "the")]), false).unwrap();
+        assert_eq!(learnt(&tokenizer, &encoded), ["the\n\n"]);
     }
 
     #[test]

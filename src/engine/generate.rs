@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::prefix::Prefixes;
-use super::{Engine, PREFILL_TOKENS, Row, argmax};
+use super::{Engine, Event, PREFILL_TOKENS, Row, argmax};
 use crate::error::Result;
 use crate::model::cache::Cache;
 use crate::record::Finish;
@@ -33,7 +33,7 @@ struct Active {
 }
 
 impl Engine<'_> {
-    /// Answers every generation, in order. `on_tokens` is called with the number of tokens after each step.
+    /// Answers every generation, in order. `on_event` is called after each step.
     ///
     /// # Errors
     /// A prompt that with its answer would not fit the context, or logits that are not finite.
@@ -41,7 +41,7 @@ impl Engine<'_> {
         &self,
         generations: &[Generation],
         stop: &[u32],
-        on_tokens: &mut dyn FnMut(usize),
+        on_event: &mut dyn FnMut(Event),
     ) -> Result<Vec<Generated>> {
         let prompts: Vec<(usize, &[u32])> = generations.iter().map(|g| (g.arm, g.prompt.as_slice())).collect();
         let prefixes = Prefixes::compute(self, &prompts)?;
@@ -69,7 +69,8 @@ impl Engine<'_> {
             } else {
                 active.extend(self.prefill(generations, joining, &prefixes)?);
             }
-            on_tokens(active.len());
+            on_event(Event::Tokens(active.len() + tokens));
+            let before = active.len();
             active.retain_mut(|row| {
                 let ended = row.tokens.last().is_some_and(|t| stop.contains(t));
                 if ended {
@@ -82,6 +83,7 @@ impl Engine<'_> {
                 done[row.index] = Some(Generated { tokens: std::mem::take(&mut row.tokens), finish });
                 false
             });
+            on_event(Event::Done(before - active.len()));
         }
         Ok(done.into_iter().flatten().collect())
     }

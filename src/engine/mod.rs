@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
-pub(crate) use generate::{Generated, Generation};
+pub(crate) use generate::Generation;
 pub(crate) use score::{Compared, Continuation};
 
 use crate::error::{Error, Result};
@@ -22,6 +22,15 @@ use crate::model::linear::{Adapters, LowRank};
 
 /// Tokens of one prefill: more sequences wait for the next one.
 const PREFILL_TOKENS: usize = 1024;
+
+/// What an engine tells while it works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// So many tokens were computed.
+    Tokens(usize),
+    /// So many answers or texts are done.
+    Done(usize),
+}
 
 /// A decoder and the adapters of its arms.
 pub(crate) struct Engine<'m> {
@@ -81,34 +90,18 @@ impl Engine<'_> {
         })
     }
 
-    /// Largest difference of the last position's logits, over all prompts, between two arms.
+    /// Logits of a prompt's last position, for several arms asked together; `arms` must be ascending.
     ///
     /// # Errors
     /// As [`Self::generate`].
-    pub(crate) fn logit_difference(&self, prompts: &[&[u32]], one: usize, other: usize) -> Result<f64> {
-        let mut largest = 0f64;
-        for prompt in prompts {
-            let mut caches = [self.decoder.cache(), self.decoder.cache()];
-            let mut pairs = [one.min(other), one.max(other)].into_iter().zip(caches.iter_mut());
-            let mut rows: Vec<Row<'_>> = pairs.by_ref().map(|(arm, cache)| Row { arm, tokens: prompt, cache }).collect();
-            let hidden = self.forward(&mut rows)?;
-            let ends = Tensor::new(&[prompt.len() as u32 - 1, 2 * prompt.len() as u32 - 1], hidden.device())?;
-            let logits = self.logits(&hidden.index_select(&ends, 0)?)?.to_vec2::<f32>()?;
-            let differences = logits[0].iter().zip(&logits[1]).map(|(a, b)| f64::from((a - b).abs()));
-            largest = differences.fold(largest, f64::max);
-        }
-        Ok(largest)
-    }
-
-    /// Logits of the last position of each prompt, asked of one arm alone.
-    pub(crate) fn last_logits(&self, prompts: &[&[u32]], arm: usize) -> Result<Vec<Vec<f32>>> {
-        let ask = |prompt: &&[u32]| {
-            let mut cache = self.decoder.cache();
-            let hidden = self.forward(&mut [Row { arm, tokens: prompt, cache: &mut cache }])?;
-            let last = hidden.narrow(0, prompt.len() - 1, 1)?;
-            Ok(self.logits(&last)?.flatten_all()?.to_vec1::<f32>()?)
-        };
-        prompts.iter().map(ask).collect()
+    pub(crate) fn last_logits(&self, prompt: &[u32], arms: &[usize]) -> Result<Vec<Vec<f32>>> {
+        let mut caches: Vec<Cache> = arms.iter().map(|_| self.decoder.cache()).collect();
+        let mut rows: Vec<Row<'_>> =
+            arms.iter().zip(&mut caches).map(|(arm, cache)| Row { arm: *arm, tokens: prompt, cache }).collect();
+        let hidden = self.forward(&mut rows)?;
+        let ends: Vec<u32> = (1..=arms.len()).map(|n| (n * prompt.len()) as u32 - 1).collect();
+        let last = hidden.index_select(&Tensor::from_vec(ends, arms.len(), hidden.device())?, 0)?;
+        Ok(self.logits(&last)?.to_vec2::<f32>()?)
     }
 }
 

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::prefix::Prefixes;
-use super::{Engine, PREFILL_TOKENS, Row, argmax};
+use super::{Engine, Event, PREFILL_TOKENS, Row, argmax};
 use crate::error::Result;
 use crate::model::cache::Cache;
 use crate::model::ops::view;
@@ -40,14 +40,14 @@ impl Engine<'_> {
     /// As [`Self::generate`].
     pub(crate) fn log_likelihoods(&self, continuations: &[Continuation]) -> Result<Vec<f64>> {
         let whole: Vec<Vec<u32>> = continuations.iter().map(|c| [c.prompt.as_slice(), &c.tokens].concat()).collect();
-        let prompts: Vec<(usize, &[u32])> = continuations.iter().zip(&whole).map(|(c, w)| (c.arm, w.as_slice())).collect();
+        let prompts: Vec<(usize, &[u32])> = continuations.iter().map(|c| (c.arm, c.prompt.as_slice())).collect();
         let prefixes = Prefixes::compute(self, &prompts)?;
         let mut order: Vec<usize> = (0..continuations.len()).collect();
         order.sort_by_key(|i| continuations[*i].arm);
         let mut scores = vec![0.0; continuations.len()];
         for group in groups(&order, |i| whole[i].len()) {
             let mut caches: Vec<Cache> =
-                group.iter().map(|i| self.start_before(&prefixes, &continuations[*i], &whole[*i])).collect();
+                group.iter().map(|i| prefixes.start(self, continuations[*i].arm, &continuations[*i].prompt)).collect();
             let (mut rows, mut wanted, mut picked, mut at) = (Vec::new(), Vec::new(), Vec::new(), 0);
             for (i, cache) in group.iter().zip(&mut caches) {
                 let c = &continuations[*i];
@@ -70,12 +70,6 @@ impl Engine<'_> {
         Ok(scores)
     }
 
-    /// A prefix's cache that ends early enough for the first token's distribution to be computed.
-    fn start_before(&self, prefixes: &Prefixes, c: &Continuation, whole: &[u32]) -> Cache {
-        let cache = prefixes.start(self, c.arm, &whole[..c.prompt.len()]);
-        if cache.len() < c.prompt.len() { cache } else { self.decoder.cache() }
-    }
-
     /// Distributions of arm `base` and arm `tuned` (in this order, `base < tuned`) on the tokens of each text after its prompt.
     /// The arms of the texts are not looked at.
     ///
@@ -86,7 +80,7 @@ impl Engine<'_> {
         texts: &[Continuation],
         base: usize,
         tuned: usize,
-        on_tokens: &mut dyn FnMut(usize),
+        on_event: &mut dyn FnMut(Event),
     ) -> Result<Vec<Compared>> {
         let whole: Vec<Vec<u32>> = texts.iter().map(|c| [c.prompt.as_slice(), &c.tokens].concat()).collect();
         let prompts: Vec<(usize, &[u32])> =
@@ -109,7 +103,8 @@ impl Engine<'_> {
                 rows.push(Row { arm: *arm, tokens, cache });
             }
             let hidden = self.forward(&mut rows)?;
-            on_tokens(at);
+            on_event(Event::Tokens(at));
+            on_event(Event::Done(group.len()));
             let wanted: Vec<(usize, u32)> = group.iter().flat_map(|i| texts[*i].tokens.iter().map(|t| (*i, *t))).collect();
             let chunks = picked[0].chunks(POSITIONS).zip(picked[1].chunks(POSITIONS)).zip(wanted.chunks(POSITIONS));
             for ((base_rows, tuned_rows), wanted) in chunks {

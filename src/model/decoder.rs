@@ -64,6 +64,10 @@ impl Block {
     fn linears(&self) -> [&Linear; 7] {
         [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
     }
+
+    fn linears_mut(&mut self) -> [&mut Linear; 7] {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
+    }
 }
 
 /// A loaded decoder.
@@ -77,19 +81,9 @@ pub(crate) struct Decoder {
     heads: Heads,
 }
 
-/// What a frozen weight is held as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Precision {
-    /// As in its file: quantised weights stay quantised.
-    AsStored,
-    /// Widened to f32 once: four bytes a weight, and no widening afterwards.
-    F32,
-}
-
 struct Loader<'w> {
     weights: &'w Weights,
     spec: &'w DecoderSpec,
-    precision: Precision,
     permuted: bool,
     index: u64,
 }
@@ -98,8 +92,7 @@ impl Loader<'_> {
     fn matrix(&self, path: &str, rows: usize, cols: usize) -> crate::Result<Matrix> {
         let matrix = self.weights.matrix(&format!("{path}.weight"), rows, cols)?;
         let reorder = self.permuted && (path.ends_with("q_proj") || path.ends_with("k_proj"));
-        let matrix = if reorder { matrix.unpermuted(self.spec.head_dim) } else { matrix };
-        Ok(if self.precision == Precision::F32 { matrix.widened() } else { matrix })
+        Ok(if reorder { matrix.unpermuted(self.spec.head_dim) } else { matrix })
     }
 
     fn linear(&mut self, path: String, rows: usize, cols: usize, bias: bool) -> crate::Result<Linear> {
@@ -136,12 +129,12 @@ impl Decoder {
     ///
     /// # Errors
     /// A tensor that is missing, has another shape, or is not the decoder's.
-    pub(crate) fn load(mut spec: DecoderSpec, weights: &Weights, precision: Precision, permuted: bool) -> crate::Result<Self> {
+    pub(crate) fn load(mut spec: DecoderSpec, weights: &Weights, permuted: bool) -> crate::Result<Self> {
         if matches!(spec.rope_scaling, RopeScaling::Factors(_)) {
             let factors = weights.vector("rope_freqs.weight", spec.head_dim / 2)?.to_vec1::<f32>()?;
             spec.rope_scaling = RopeScaling::Factors(factors.into_iter().map(f64::from).collect());
         }
-        let mut loader = Loader { weights, spec: &spec, precision, permuted, index: 0 };
+        let mut loader = Loader { weights, spec: &spec, permuted, index: 0 };
         let embedding = loader.matrix(names::EMBEDDING, spec.vocab_size, spec.hidden_size)?;
         let blocks = (0..spec.layers).map(|layer| loader.block(layer)).collect::<crate::Result<Vec<_>>>()?;
         let norm = loader.norm(names::FINAL_NORM)?;
@@ -171,6 +164,28 @@ impl Decoder {
             .chain(self.linears().map(|l| &l.frozen.weight))
             .chain(std::iter::once(&self.head.weight));
         matrices.filter(|m| m.has_non_finite()).map(|m| m.name.to_string()).next()
+    }
+
+    /// Weights in the base; a tied head counts once.
+    pub(crate) fn parameters(&self) -> u64 {
+        let size = |m: &Matrix| (m.rows * m.cols) as u64;
+        let matrices = self.linears().map(|l| size(&l.frozen.weight)).sum::<u64>() + size(&self.embedding);
+        let norms = (self.spec.hidden_size * (2 * self.blocks.len() + 1)) as u64;
+        let head = if self.spec.tied_head { 0 } else { size(&self.head.weight) };
+        let biases = self.linears().filter(|l| l.frozen.bias.is_some()).map(|l| l.frozen.weight.rows as u64).sum::<u64>();
+        matrices + norms + head + biases
+    }
+
+    /// Holds all weights in f32 from now on: four bytes a weight, and no widening where they are used. Until then quantised
+    /// weights stay quantised in memory.
+    pub(crate) fn widen(&mut self) {
+        self.embedding = self.embedding.widened();
+        self.head.weight = if self.spec.tied_head { self.embedding.clone() } else { self.head.weight.widened() };
+        for block in &mut self.blocks {
+            for linear in block.linears_mut() {
+                linear.frozen.weight = linear.frozen.weight.widened();
+            }
+        }
     }
 
     /// An empty cache for one sequence.

@@ -27,7 +27,7 @@ pub use tokenizer::Tokenizer;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::record::{Message, Prompt};
-use decoder::{Decoder, Precision};
+use decoder::Decoder;
 use weights::{Weights, map_file};
 
 /// A model's tokenizer and template: what turns prompts into tokens and tokens into text.
@@ -82,7 +82,7 @@ impl Voice {
 ///
 /// # Errors
 /// Files that are missing, truncated, corrupt, of an unknown family, or that contradict each other.
-pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig, precision: Precision) -> Result<Decoder> {
+pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<Decoder> {
     let (mut spec, weights, permuted) = match &files.kind {
         ModelKind::Gguf(path) => {
             let map = map_file(path)?;
@@ -104,7 +104,7 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig, precision: 
         }
         spec.context = context;
     }
-    Decoder::load(spec, &weights, precision, permuted)
+    Decoder::load(spec, &weights, permuted)
 }
 
 fn read_gguf(path: &Path, bytes: &[u8]) -> Result<Content> {

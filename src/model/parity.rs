@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 
-use super::decoder::{Batch, Decoder, Precision};
+use super::decoder::{Batch, Decoder};
 use super::linear::{Adapters, LowRank};
 use super::{ModelFiles, load_decoder};
 use crate::adapter;
@@ -28,9 +28,9 @@ fn files(path: &str) -> ModelFiles {
     super::source::resolve(&config, &mut |_| {}).expect("the fixture's files")
 }
 
-pub(crate) fn decoder(path: &str, precision: Precision) -> Decoder {
+pub(crate) fn decoder(path: &str) -> Decoder {
     let config = ModelConfig { source: String::new(), sha256: None, chat_template: None, context: None };
-    load_decoder(&files(path), &config, precision).expect("a decoder")
+    load_decoder(&files(path), &config).expect("a decoder")
 }
 
 fn ids(tensor: &Tensor) -> Vec<u32> {
@@ -67,19 +67,21 @@ fn agrees_with_transformers(decoder: &Decoder) {
 
 #[test]
 fn llama_from_safetensors_agrees_with_transformers() {
-    agrees_with_transformers(&decoder("llama", Precision::AsStored));
-    agrees_with_transformers(&decoder("llama", Precision::F32));
+    let mut decoder = decoder("llama");
+    agrees_with_transformers(&decoder);
+    decoder.widen();
+    agrees_with_transformers(&decoder);
 }
 
 /// The GGUF has q and k in llama.cpp's order and the llama3 scaling as `rope_freqs.weight`.
 #[test]
 fn llama_from_gguf_agrees_with_transformers() {
-    agrees_with_transformers(&decoder("llama/model.gguf", Precision::AsStored));
+    agrees_with_transformers(&decoder("llama/model.gguf"));
 }
 
 #[test]
 fn an_adapter_agrees_with_peft() {
-    let decoder = decoder("llama", Precision::AsStored);
+    let decoder = decoder("llama");
     let adapter = adapter::load(&fixture("llama/adapter")).expect("an adapter").low_rank(1.0).expect("tensors");
     let (expected, base) = (reference("llama/reference_lora.safetensors"), reference("llama/reference.safetensors"));
     for i in 0..2 {
@@ -92,7 +94,7 @@ fn an_adapter_agrees_with_peft() {
 /// Both prompts, base and tuned, decoded together with cache, prefix sharing and batching: what transformers decodes one by one.
 #[test]
 fn batched_decoding_agrees_with_transformers_token_for_token() {
-    let decoder = decoder("llama", Precision::AsStored);
+    let decoder = decoder("llama");
     let adapter = adapter::load(&fixture("llama/adapter")).expect("an adapter").low_rank(1.0).expect("tensors");
     let engine = Engine { decoder: &decoder, arms: vec![None, Some(adapter)], batch: 3 };
     let expected = reference("llama/reference.safetensors");

@@ -6,12 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
+use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context};
 use regex::Regex;
-use serde::Serialize as _;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use super::source::{ModelFiles, ModelKind};
 use super::tokenizer::{Tokenizer, gguf_metadata, read_json};
@@ -66,7 +63,9 @@ impl ChatTemplate {
             },
             ModelKind::HuggingFace(files) => match (&files.chat_template, &files.tokenizer_config) {
                 (Some(path), _) => read(path),
-                (None, Some(path)) => Ok(named(path, &read_json(path)?["chat_template"])?.map(|text| (path.clone(), text))),
+                (None, Some(path)) => {
+                    Ok(named(path, &read_json(path)?["chat_template"])?.map(|text| (path.clone(), text)))
+                }
                 (None, None) => Ok(None),
             },
         }
@@ -82,7 +81,7 @@ impl ChatTemplate {
             let message = format!("the chat template has {} bytes, expected at most {MAX_SOURCE}", source.len());
             return Err(Error::model(path, message));
         }
-        let mut environment = environment();
+        let mut environment = environment()?;
         let added = environment.add_template_owned(NAME, without_generation_tags(source));
         added.map_err(|e| template_error(&path, &e))?;
         let mut hash = blake3::Hasher::new();
@@ -114,7 +113,7 @@ impl ChatTemplate {
         let template = self.environment.get_template(NAME).map_err(|e| template_error(&self.path, &e))?;
         let token = |token: &Option<String>| token.as_deref().map_or(Value::UNDEFINED, Value::from);
         let context = context! {
-            messages => Value::from(Serde(messages)),
+            messages => messages.iter().map(message_value).collect::<Vec<_>>(),
             add_generation_prompt,
             bos_token => token(&self.bos),
             eos_token => token(&self.eos),
@@ -163,11 +162,12 @@ fn named(path: &Path, value: &serde_json::Value) -> Result<Option<String>> {
     }
 }
 
-fn environment() -> Environment<'static> {
+fn environment() -> Result<Environment<'static>> {
     let mut environment = Environment::new();
-    if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
-        environment.set_syntax(syntax);
-    }
+    let syntax = environment.syntax().to_builder().trim_blocks(true).lstrip_blocks(true).build();
+    syntax
+        .map(|syntax| environment.set_syntax(syntax))
+        .map_err(|e| Error::failed(format!("chat template syntax: {e}")))?;
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -177,12 +177,17 @@ fn environment() -> Environment<'static> {
     });
     environment.add_function("strftime_now", strftime);
     environment.add_filter("tojson", tojson);
-    environment
+    Ok(environment)
+}
+
+fn message_value(message: &Message) -> Value {
+    Value::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())])
 }
 
 /// transformers marks the assistant's text by `{% generation %}`; here the tags mean nothing.
 fn without_generation_tags(source: &str) -> String {
-    static TAG: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").ok());
+    static TAG: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").ok());
     let Some(tag) = TAG.as_ref() else { return source.to_owned() };
     let replace = |found: &regex::Captures<'_>| {
         let word = if found.get(2).is_some() { "endif" } else { "if true" };
@@ -236,44 +241,28 @@ fn strftime(format: String) -> Result<String, minijinja::Error> {
     Ok(text)
 }
 
-/// `json.dumps(value, ensure_ascii=False, indent=…)`: unlike Jinja's own filter, nothing is escaped for HTML.
-fn tojson(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<String, minijinja::Error> {
-    let indent = match indent {
-        Some(indent) => Some(indent),
-        None => options.get::<Option<usize>>("indent")?,
-    };
-    if options.get::<Option<bool>>("ensure_ascii")? == Some(true) {
-        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "tojson: ensure_ascii=true is not known"));
-    }
-    options.assert_all_used()?;
-    let failed = |e: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
-    let mut bytes = Vec::new();
-    match indent {
-        Some(width) => {
-            let spaces = vec![b' '; width.min(16)];
-            let pretty = PrettyFormatter::with_indent(&spaces);
-            value.serialize(&mut Serializer::with_formatter(&mut bytes, pretty)).map_err(failed)?;
+/// `json.dumps(value, ensure_ascii=False, indent=…)`: as Jinja's own filter, but with nothing escaped for HTML.
+fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<String, minijinja::Error> {
+    let escaped = minijinja::filters::tojson(value, indent, options)?;
+    let escaped = escaped.as_str().unwrap_or_default();
+    let mut json = String::with_capacity(escaped.len());
+    let mut rest = escaped;
+    while let Some(at) = rest.find('\\') {
+        json.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let html = [("\\u003c", '<'), ("\\u003e", '>'), ("\\u0026", '&'), ("\\u0027", '\'')];
+        if let Some((code, c)) = html.iter().find(|(code, _)| rest.starts_with(code)) {
+            json.push(*c);
+            rest = &rest[code.len()..];
+        } else {
+            // A backslash and what it escapes, be it another backslash.
+            let end = rest.char_indices().nth(2).map_or(rest.len(), |(end, _)| end);
+            json.push_str(&rest[..end]);
+            rest = &rest[end..];
         }
-        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)).map_err(failed)?,
     }
-    String::from_utf8(bytes).map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))
-}
-
-/// JSON in one line with a space after `,` and `:`.
-struct Spaced;
-
-impl Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        writer.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        writer.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        writer.write_all(b": ")
-    }
+    json.push_str(rest);
+    Ok(json)
 }
 
 #[cfg(test)]
@@ -313,9 +302,15 @@ mod tests {
                       {%- if (message.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}\
                       {%- endif %}\n{{- message.role ~ ':' ~ message.content.strip().upper() + '\\n' }}\n{%- endfor %}\n";
         assert_eq!(render(source, &[("user", " a ")], false), "S:default\nuser:A\n");
-        assert_eq!(render(source, &[("system", "s"), ("user", "a"), ("assistant", "b")], false), "S:s\nuser:A\nassistant:B\n");
+        assert_eq!(
+            render(source, &[("system", "s"), ("user", "a"), ("assistant", "b")], false),
+            "S:s\nuser:A\nassistant:B\n"
+        );
         let error = template(source).render(&chat(&[("user", "a"), ("user", "b")]), false).unwrap_err().to_string();
-        assert!(error.starts_with("t.jinja: chat template, line ") && error.ends_with("roles must alternate"), "{error}");
+        assert!(
+            error.starts_with("t.jinja: chat template, line ") && error.ends_with("roles must alternate"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -335,20 +330,34 @@ mod tests {
     fn python_methods_and_tests_work() {
         let source = "{% for m in messages %}{% if m.content is string and 'role' in m and m.get('x') is none and m.x is not defined %}\
                       {{ m.content.split('</think>')[-1].lstrip('\\n') }}{% endif %}{% endfor %}{{ messages[-1].role.startswith('us') }}";
-        assert_eq!(render(source, &[("user", "a</think>\n\nb")], false), "bTrue".replace("True", &render("{{ true }}", &[], false)));
+        assert_eq!(
+            render(source, &[("user", "a</think>\n\nb")], false),
+            "bTrue".replace("True", &render("{{ true }}", &[], false))
+        );
     }
 
     #[test]
     fn missing_values_print_nothing_but_have_no_attributes() {
-        assert_eq!(render("[{{ nothing }}{% for x in nothing %}{% endfor %}{% if nothing %}{% endif %}{{ messages[0].no }}]", &[("user", "")], false), "[]");
+        assert_eq!(
+            render(
+                "[{{ nothing }}{% for x in nothing %}{% endfor %}{% if nothing %}{% endif %}{{ messages[0].no }}]",
+                &[("user", "")],
+                false
+            ),
+            "[]"
+        );
         assert!(failure("{{ nothing.at.all }}").contains("undefined"));
         assert_eq!(render("{% if tools is none and not documents %}ok{% endif %}", &[], false), "ok");
     }
 
     #[test]
     fn json_is_written_as_python_writes_it() {
-        assert_eq!(render("{{ messages | tojson }}", &[("user", "<é> \"'&")], false), r#"[{"role": "user", "content": "<é> \"'&"}]"#);
-        assert_eq!(render("{{ [1, {'a': []}] | tojson(indent=2) }}", &[], false), "[\n  1,\n  {\n    \"a\": []\n  }\n]");
+        let json = render("{{ messages | tojson }}", &[("user", "<é> \"'& \\u003c\n")], false);
+        assert_eq!(json, r#"[{"role": "user", "content": "<é> \"'& \\u003c\n"}]"#);
+        assert_eq!(
+            render("{{ [1, {'a': []}] | tojson(indent=2) }}", &[], false),
+            "[\n  1,\n  {\n    \"a\": []\n  }\n]"
+        );
     }
 
     #[test]
@@ -385,7 +394,7 @@ mod tests {
     #[test]
     fn the_end_of_a_turn_is_what_follows_the_answer() {
         let source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>\n\n{% endfor %}";
-        assert_eq!(template(source).turn_end().unwrap(), "<end>\n");
+        assert_eq!(template(source).turn_end().unwrap(), "<end>\n\n");
         let error = template("{{ messages[0].content }}").turn_end().unwrap_err().to_string();
         assert!(error.contains("does not write the assistant's message"), "{error}");
     }
@@ -394,7 +403,10 @@ mod tests {
     fn of_several_templates_the_default_is_meant() {
         let json = serde_json::json!([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]);
         assert_eq!(named(Path::new("x"), &json).unwrap().unwrap(), "d");
-        assert!(named(Path::new("x"), &serde_json::json!([])).is_err() && named(Path::new("x"), &serde_json::json!(3)).is_err());
+        assert!(
+            named(Path::new("x"), &serde_json::json!([])).is_err()
+                && named(Path::new("x"), &serde_json::json!(3)).is_err()
+        );
         assert_eq!(named(Path::new("x"), &serde_json::Value::Null).unwrap(), None);
     }
 

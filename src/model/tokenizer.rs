@@ -189,7 +189,8 @@ impl Tokenizer {
 
     /// The ids that the tokenizer's own post-processor puts before a text.
     fn added_prefix(&self) -> Result<Vec<u32>> {
-        let ids = |add| self.inner.encode_fast("a", add).map(|e| e.get_ids().to_vec()).map_err(|e| self.error(e.to_string()));
+        let ids =
+            |add| self.inner.encode_fast("a", add).map(|e| e.get_ids().to_vec()).map_err(|e| self.error(e.to_string()));
         let (bare, full) = (ids(false)?, ids(true)?);
         let start = full.windows(bare.len().max(1)).position(|w| w == bare).unwrap_or(0);
         Ok(full[..start].to_vec())
@@ -403,9 +404,14 @@ impl<'a> Gguf<'a> {
         let Some(value) = self.metadata.get(key) else { return Ok(vec![1; tokens]) };
         let Value::Array(values) = value else { return Err(self.error(format!("{key} is not an array"))) };
         if values.len() != tokens {
-            return Err(self.error(format!("{key} has {} entries, expected one for each of {tokens} tokens", values.len())));
+            return Err(
+                self.error(format!("{key} has {} entries, expected one for each of {tokens} tokens", values.len()))
+            );
         }
-        values.iter().map(|v| integer(v).ok_or_else(|| self.error(format!("{key} holds {v:?}, expected integers")))).collect()
+        values
+            .iter()
+            .map(|v| integer(v).ok_or_else(|| self.error(format!("{key} holds {v:?}, expected integers"))))
+            .collect()
     }
 
     fn id(&self, key: &str, tokens: usize) -> Result<Option<u32>> {
@@ -421,7 +427,8 @@ impl<'a> Gguf<'a> {
     }
 
     fn bpe(&self, tokens: &[&str], merges: &[&str], ignore_merges: bool) -> Result<BPE> {
-        let count = u32::try_from(tokens.len()).map_err(|_| self.error("tokenizer.ggml.tokens has too many entries"))?;
+        let count =
+            u32::try_from(tokens.len()).map_err(|_| self.error("tokenizer.ggml.tokens has too many entries"))?;
         let vocab: Vocab = tokens.iter().map(|t| (*t).to_owned()).zip(0..count).collect();
         let mut pairs = Vec::with_capacity(merges.len());
         let mut merged = String::new();
@@ -430,13 +437,16 @@ impl<'a> Gguf<'a> {
             let first = merge.chars().next().map_or(0, char::len_utf8);
             let split = merge[first..].find(' ').map(|at| (&merge[..first + at], &merge[first + at + 1..]));
             let Some((left, right)) = split else {
-                return Err(self.error(format!("tokenizer.ggml.merges[{i}] is {merge:?}, expected two tokens and a space")));
+                return Err(
+                    self.error(format!("tokenizer.ggml.merges[{i}] is {merge:?}, expected two tokens and a space"))
+                );
             };
             merged.clear();
             merged.push_str(left);
             merged.push_str(right);
             if let Some(missing) = [left, right, &merged].into_iter().find(|t| !vocab.contains_key(*t)) {
-                let message = format!("tokenizer.ggml.merges[{i}] is {merge:?}, but {missing:?} is not among the tokens");
+                let message =
+                    format!("tokenizer.ggml.merges[{i}] is {merge:?}, but {missing:?} is not among the tokens");
                 return Err(self.error(message));
             }
             pairs.push((left.to_owned(), right.to_owned()));

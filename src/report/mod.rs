@@ -12,7 +12,7 @@ use crate::record::{CaseRecord, Decision, Role, Rule, RunRecord, Verdict};
 pub use junit::junit;
 pub use markdown::{annotations, markdown};
 pub use paint::Style;
-pub use terminal::terminal;
+pub use terminal::{terminal, terminal_gate};
 
 /// What there is to report. Whether the run passes is [`Decision::passed`] alone.
 #[derive(Clone, Copy, Debug)]

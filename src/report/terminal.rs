@@ -39,6 +39,15 @@ pub fn terminal(report: &Report<'_>, style: Style) -> String {
     page.finish()
 }
 
+/// The gate's rules and its verdict alone.
+#[must_use]
+pub fn terminal_gate(report: &Report<'_>, style: Style) -> String {
+    let mut page = Page::new(style);
+    gate(&mut page, report);
+    verdict(&mut page, report);
+    page.finish()
+}
+
 fn label(page: &mut Page, name: &str, text: &str) {
     let pieces = [piece(Ink::Dim, format!("  {}", left(name, LABEL))), piece(Ink::Plain, text)];
     page.wrapped(LABEL + 2, &pieces);

@@ -28,7 +28,9 @@ pub fn cache_dir() -> Result<PathBuf> {
         set("XDG_CACHE_HOME").filter(|p| p.is_absolute()).or_else(|| set("HOME").map(|home| home.join(".cache")))
     };
     base.map(|base| base.join("finetest")).ok_or_else(|| {
-        Error::failed("there is no directory for downloads: neither HOME nor FINETEST_CACHE is set; set FINETEST_CACHE=DIR")
+        Error::failed(
+            "there is no directory for downloads: neither HOME nor FINETEST_CACHE is set; set FINETEST_CACHE=DIR",
+        )
     })
 }
 
@@ -81,7 +83,8 @@ impl Cache {
     /// Waits until no other process works in `dir`.
     pub(super) fn lock(&self, dir: &Path, what: &str, events: Events<'_>) -> Result<Lock> {
         let path = dir.join(".lock");
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path, "create"))?;
+        let file =
+            File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path, "create"))?;
         match FileExt::try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -115,7 +118,10 @@ impl Cache {
             }
             Digest::Blake3 => {
                 let mut hash = blake3::Hasher::new();
-                each_block(file, |block| drop(hash.update(block)), events).map_err(Error::io(path, "read"))?;
+                let update = |block: &[u8]| {
+                    hash.update(block);
+                };
+                each_block(file, update, events).map_err(Error::io(path, "read"))?;
                 hash.finalize().to_hex().to_string()
             }
         };
@@ -150,7 +156,8 @@ impl Cache {
 
     fn memo(&self, now: &Memo) -> Memo {
         let read = std::fs::read(self.memo_path(&now.path)).ok().and_then(|b| serde_json::from_slice::<Memo>(&b).ok());
-        let same = |m: &Memo| m.path == now.path && m.size == now.size && m.modified == now.modified && now.modified != 0;
+        let same =
+            |m: &Memo| m.path == now.path && m.size == now.size && m.modified == now.modified && now.modified != 0;
         read.filter(same).unwrap_or_default()
     }
 
@@ -198,7 +205,11 @@ pub(super) fn check_space(dir: &Path, bytes: u64) -> Result<()> {
 }
 
 /// Calls `each` with every block of `reader` and tells how far it is.
-pub(super) fn each_block(mut reader: impl Read, mut each: impl FnMut(&[u8]), events: Events<'_>) -> std::io::Result<u64> {
+pub(super) fn each_block(
+    mut reader: impl Read,
+    mut each: impl FnMut(&[u8]),
+    events: Events<'_>,
+) -> std::io::Result<u64> {
     let mut buffer = vec![0; 1 << 20];
     let mut total = 0;
     loop {

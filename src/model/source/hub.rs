@@ -73,10 +73,14 @@ impl Hub {
         let written = || std::fs::read_to_string(home.join("token")).ok();
         let token = set("HF_TOKEN").or_else(written).map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
         Self {
-            endpoint: set("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()).trim_end_matches('/').to_owned(),
+            endpoint: set("HF_ENDPOINT")
+                .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned())
+                .trim_end_matches('/')
+                .to_owned(),
             cache: set("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from),
             token,
-            offline: set("HF_HUB_OFFLINE").is_some_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on")),
+            offline: set("HF_HUB_OFFLINE")
+                .is_some_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on")),
         }
     }
 
@@ -89,7 +93,9 @@ impl Hub {
             return Ok(files);
         }
         let commit = match self.offline {
-            true => self.cached_commit(&spec).ok_or_else(|| spec.error("is not in the cache, and HF_HUB_OFFLINE is set"))?,
+            true => {
+                self.cached_commit(&spec).ok_or_else(|| spec.error("is not in the cache, and HF_HUB_OFFLINE is set"))?
+            }
             false => {
                 let dir = cache.directory("hub")?;
                 let _lock = cache.lock(&dir, &spec.to_string(), events)?;
@@ -337,7 +343,8 @@ fn is_commit(text: &str) -> bool {
 }
 
 fn gguf_listing(names: &[&str], wanted: &str) -> String {
-    let ggufs: Vec<String> = names.iter().filter(|n| n.ends_with(".gguf")).take(12).map(|n| printable(n, 120)).collect();
+    let ggufs: Vec<String> =
+        names.iter().filter(|n| n.ends_with(".gguf")).take(12).map(|n| printable(n, 120)).collect();
     if ggufs.is_empty() {
         let shown: Vec<String> = names.iter().take(12).map(|n| printable(n, 120)).collect();
         return format!("has no {wanted}; it has {}", shown.join(", "));
@@ -365,7 +372,21 @@ mod tests {
 
     #[test]
     fn what_is_no_repository_is_refused() {
-        for text in ["", "a", "a/", "/b", "../b", "a/..", "a/b/c", "a/b@", "a/b@../x", "a/b@x.gguf", "a/b/../x.gguf", "a/b@v/.x.gguf", "a b/c"] {
+        for text in [
+            "",
+            "a",
+            "a/",
+            "/b",
+            "../b",
+            "a/..",
+            "a/b/c",
+            "a/b@",
+            "a/b@../x",
+            "a/b@x.gguf",
+            "a/b/../x.gguf",
+            "a/b@v/.x.gguf",
+            "a b/c",
+        ] {
             assert_eq!(parse(text).unwrap_err().exit_code(), 2, "{text}");
         }
     }

@@ -32,7 +32,9 @@ pub(super) fn gguf(path: &Path) -> Result<ModelFiles> {
     if bytes != b"GGUF" {
         let hint = match path.extension().and_then(|e| e.to_str()) {
             Some("safetensors") => "; name its directory instead, which holds config.json too",
-            Some("bin" | "pt" | "pth") => "; pickled weights can run code and are not read: convert them to safetensors",
+            Some("bin" | "pt" | "pth") => {
+                "; pickled weights can run code and are not read: convert them to safetensors"
+            }
             _ => "",
         };
         return Err(Error::model(path, format!("is not a GGUF file: it does not begin with `GGUF`{hint}")));
@@ -93,7 +95,8 @@ pub(super) fn shards(index: &Path) -> Result<Vec<String>> {
         let mut parts = Path::new(name).components();
         let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
         if !plain || name.contains(['/', '\\', ':']) || !name.ends_with(".safetensors") {
-            let message = format!("puts tensor {tensor:?} in {file}, expected the name of a .safetensors file beside it");
+            let message =
+                format!("puts tensor {tensor:?} in {file}, expected the name of a .safetensors file beside it");
             return Err(Error::model(index, message));
         }
         names.insert(name.to_owned());
@@ -175,7 +178,15 @@ mod tests {
 
     #[test]
     fn an_index_cannot_point_out_of_its_directory() {
-        let names = ["../x.safetensors", "/x.safetensors", "a/b.safetensors", "a\\\\b.safetensors", "c:x.safetensors", "", "x.bin"];
+        let names = [
+            "../x.safetensors",
+            "/x.safetensors",
+            "a/b.safetensors",
+            "a\\\\b.safetensors",
+            "c:x.safetensors",
+            "",
+            "x.bin",
+        ];
         for name in names {
             let index = format!(r#"{{"weight_map": {{"a": "{name}"}}}}"#);
             let dir = project(&[("config.json", "{}"), (INDEX, &index)]);
@@ -192,7 +203,11 @@ mod tests {
     #[test]
     fn a_directory_without_a_config_says_what_is_there() {
         let dir = project(&[("notes.txt", ""), (SINGLE, "")]);
-        assert!(message(&dir).contains("has no config.json; it holds model.safetensors, notes.txt"), "{}", message(&dir));
+        assert!(
+            message(&dir).contains("has no config.json; it holds model.safetensors, notes.txt"),
+            "{}",
+            message(&dir)
+        );
         let dir = project(&[("m.gguf", "")]);
         assert!(message(&dir).contains("name that file"), "{}", message(&dir));
     }

@@ -200,7 +200,8 @@ fn check_sha256(files: &ModelFiles, expected: &str, cache: &Cache, events: Event
 }
 
 fn sha256_differs(path: &Path, found: &str, expected: &str) -> Error {
-    let message = format!("has SHA-256 {found}, but [model] sha256 is {expected}; the file is not the one that was pinned");
+    let message =
+        format!("has SHA-256 {found}, but [model] sha256 is {expected}; the file is not the one that was pinned");
     Error::model(path, message)
 }
 
@@ -214,7 +215,10 @@ fn parse_sha256(text: &str) -> Result<String> {
 
 /// Text of another program or server as it may be shown: without control or direction characters, and not endless.
 fn printable(text: &str, limit: usize) -> String {
-    let hidden = |c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    };
     let mut shown: String = text.chars().filter(|c| *c == '\n' || !hidden(*c)).take(limit).collect();
     if text.chars().count() > limit {
         shown.push('…');

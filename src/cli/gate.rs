@@ -1,0 +1,26 @@
+//! `finetest gate RUN.json`.
+
+use std::path::Path;
+
+use super::report::{files_of, read};
+use super::{Global, config, json, print, style};
+use crate::compare::Comparison;
+use crate::error::Result;
+use crate::gate;
+use crate::record::{BASE, TUNED};
+use crate::report::{Report, terminal_gate};
+
+pub(super) fn gate(global: &Global, path: &Path) -> Result<u8> {
+    let config = config(global)?;
+    let run = read(path)?;
+    let decision = gate::decide(&run, &config.gate);
+    if global.json {
+        print(&json(&decision)?)?;
+    } else {
+        let comparison = Comparison::of(&run, BASE, TUNED);
+        let files = files_of(path);
+        let report = Report { run: &run, comparison: &comparison, decision: &decision, files: &files };
+        print(&terminal_gate(&report, style()))?;
+    }
+    Ok(decision.exit_code())
+}

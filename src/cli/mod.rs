@@ -1,0 +1,170 @@
+//! The command line: `finetest`, also callable as `cargo finetest`. One file a subcommand.
+//!
+//! Results go to stdout, progress and notes to stderr.
+
+mod gate;
+mod logits;
+pub(crate) mod progress;
+mod report;
+mod run;
+mod train;
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+use crate::error::{Error, Result, exit};
+use crate::record::visible;
+use crate::report::Style;
+
+const AFTER: &str = "\
+Exit codes: 0 passed, 100 the gate failed, 1 an error, 2 wrong usage, 4 nothing ran.
+
+Environment:
+  FINETEST_TRAIN   auto (default), never or always: whether `run` may train the adapter
+  FINETEST_CACHE   directory of downloaded models
+  HF_ENDPOINT, HF_HOME, HF_TOKEN are honoured for hf: sources, pip's own settings for pypi: sources
+  NO_COLOR, CLICOLOR_FORCE";
+
+/// Fine-tuned language models, tested the way code is.
+#[derive(Debug, Parser)]
+#[command(name = "finetest", version, after_help = AFTER)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Global {
+    /// The project's manifest; default: finetest.toml here or in the nearest directory above
+    #[arg(long, global = true, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// What answers
+    #[arg(long, global = true, value_name = "NAME", default_value = "candle")]
+    backend: String,
+    /// Threads to compute with; default: all cores
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Print JSON instead of a report
+    #[arg(long, global = true)]
+    json: bool,
+    /// No progress and no notes
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Ask base and tuned every scenario, report and gate (the default). Trains the adapter first if it has to
+    Run,
+    /// Train the adapter, if there is none that fits recipe, data and base
+    Train {
+        /// Train even when there is one
+        #[arg(long)]
+        force: bool,
+    },
+    /// Gate a recorded run by the manifest's [gate]
+    Gate {
+        /// A run.json
+        run: PathBuf,
+    },
+    /// Report a recorded run
+    Report {
+        /// A run.json
+        run: PathBuf,
+        /// terminal, markdown or junit
+        #[arg(long, value_name = "FORMAT", default_value = "terminal")]
+        format: report::Format,
+    },
+    /// Write the logits of every position of a text: to compare a model with any other implementation
+    Logits(logits::Args),
+}
+
+/// Runs the command line with these arguments (the program's name first) and says how it ended.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    // `cargo finetest …` calls `cargo-finetest finetest …`.
+    if arguments.get(1).is_some_and(|a| a == "finetest") {
+        arguments.remove(1);
+    }
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::PASS });
+        }
+    };
+    match dispatch(&cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {}", visible(&error.to_string()));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<u8> {
+    let global = &cli.global;
+    if global.backend != "candle" {
+        return Err(Error::Usage(format!("backend {:?} is not known; known is: candle", global.backend)));
+    }
+    set_threads(global)?;
+    match cli.command.as_ref().unwrap_or(&Command::Run) {
+        Command::Run => run::run(global),
+        Command::Train { force } => train::train(global, *force),
+        Command::Gate { run } => gate::gate(global, run),
+        Command::Report { run, format } => report::report(global, run, *format),
+        Command::Logits(args) => logits::logits(global, args),
+    }
+}
+
+fn set_threads(global: &Global) -> Result<()> {
+    let Some(threads) = global.threads else {
+        return Ok(());
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
+    pool.map_err(|e| Error::failed(format!("--threads {threads}: {e}")))
+}
+
+fn config(global: &Global) -> Result<Config> {
+    match &global.manifest {
+        Some(path) => Config::load(path),
+        None => {
+            let here = std::env::current_dir().map_err(Error::io(".".as_ref(), "read"))?;
+            let found = Config::find(&here)?;
+            // Shown and recorded as a person would write it.
+            Config::load(found.strip_prefix(&here).unwrap_or(&found))
+        }
+    }
+}
+
+/// Prints a result.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match written {
+        // A reader that has enough (`| head`) is no error.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::Io { path: "stdout".into(), action: "write", source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|e| Error::failed(e.to_string()))
+}
+
+fn style() -> Style {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty() && v != "0");
+    let color = set("CLICOLOR_FORCE") || (!set("NO_COLOR") && std::io::stdout().is_terminal());
+    let columns = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
+    let width = columns.or_else(progress::terminal_width).unwrap_or(100);
+    Style { color, width }
+}

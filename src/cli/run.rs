@@ -1,0 +1,85 @@
+//! `finetest run`.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::progress::Display;
+use super::{Global, config, json, print, style};
+use crate::compare::Comparison;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::project::{self, Outcome, TrainPolicy};
+use crate::record::{BASE, Decision, RunRecord, TUNED};
+use crate::report::{Report, annotations, markdown, terminal};
+use crate::snapshot::{SnapshotState, compare_files};
+
+#[derive(Serialize)]
+struct Json<'a> {
+    run: &'a RunRecord,
+    decision: &'a Decision,
+    files: &'a [(String, String)],
+}
+
+pub(super) fn run(global: &Global) -> Result<u8> {
+    let config = config(global)?;
+    let mut display = Display::new(global.quiet);
+    let outcome = project::run(&config, TrainPolicy::from_env()?, &mut |event| display.show(event));
+    display.finish();
+    let Outcome { run, decision, files } = outcome?;
+    if global.json {
+        print(&json(&Json { run: &run, decision: &decision, files: &files })?)?;
+    } else {
+        let comparison = Comparison::of(&run, BASE, TUNED);
+        let report = Report { run: &run, comparison: &comparison, decision: &decision, files: &files };
+        print(&terminal(&report, style()))?;
+        github(&report)?;
+    }
+    if !global.quiet {
+        snapshots(&config, &run);
+    }
+    Ok(decision.exit_code())
+}
+
+/// In a GitHub workflow: the report into the job's summary, and annotations on the scenarios' files.
+pub(super) fn github(report: &Report<'_>) -> Result<()> {
+    if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|p| !p.is_empty()) {
+        let path = Path::new(&path);
+        let file = std::fs::File::options().create(true).append(true).open(path);
+        let written = file.and_then(|mut file| file.write_all(markdown(report).as_bytes()));
+        written.map_err(Error::io(path, "write"))?;
+    }
+    if std::env::var_os("GITHUB_ACTIONS").is_some() {
+        for annotation in annotations(report) {
+            print(&format!("{annotation}\n"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Says which approved answers differ; `cargo test` is what asserts them.
+fn snapshots(config: &Config, run: &RunRecord) {
+    if !config.run.snapshots.is_dir() {
+        return;
+    }
+    // The snapshots are of the project's own adapter, not of every recipe's.
+    if config.manifest.file_name().is_none_or(|name| name != crate::config::MANIFEST) {
+        return;
+    }
+    let mut changed = Vec::new();
+    for scenario in &run.scenarios {
+        match compare_files(&config.run.snapshots, scenario, BASE, TUNED) {
+            Ok(SnapshotState::Same) => {}
+            Ok(SnapshotState::Changed { .. }) => changed.push(format!("{} changed", scenario.name)),
+            Ok(SnapshotState::Missing) => changed.push(format!("{} is new", scenario.name)),
+            Err(error) => changed.push(error.to_string()),
+        }
+    }
+    let mut err = std::io::stderr().lock();
+    if changed.is_empty() {
+        let _ = writeln!(err, "snapshots: all {} as approved", run.scenarios.len());
+    } else {
+        let _ = writeln!(err, "snapshots: {}; `cargo test` shows how, `cargo insta review` approves", changed.join(", "));
+    }
+}

@@ -1,0 +1,166 @@
+//! `cargo test` for scenarios: each case, each scenario's snapshot and each rule of the gate is a test.
+//!
+//! A project needs three files: a dev-dependency on finetest, `finetest.toml` with a scenario, and
+//!
+//! ```toml
+//! # Cargo.toml
+//! [[test]]
+//! name = "scenarios"
+//! harness = false
+//! ```
+//!
+//! ```ignore
+//! // tests/scenarios.rs
+//! finetest::scenarios!();
+//! ```
+//!
+//! The model is asked once, by the first test that needs an answer. Under `cargo nextest`, which runs a process for each test, the
+//! first process computes, and the others wait for it and read its answers. Listing tests loads no model.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::cli::progress::Display;
+use crate::compare::{CaseOutcome, case_outcome};
+use crate::config::{Config, MANIFEST};
+use crate::error::Result;
+use crate::project::{self, Outcome, TrainPolicy};
+use crate::record::{BASE, Role, Rule, TUNED, Verdict, visible};
+use crate::scenario::{self, Scenario};
+use crate::snapshot::{Assertion, SnapshotContext, assert_scenario, check_environment};
+
+/// Writes the `main` of a test with `harness = false` that tests the project of the crate it is written in.
+#[macro_export]
+macro_rules! scenarios {
+    () => {
+        fn main() -> ::std::process::ExitCode {
+            $crate::harness::main(env!("CARGO_MANIFEST_DIR"), $crate::snapshot_assertion!())
+        }
+    };
+}
+
+/// One project's tests, and the run that they share.
+struct Suite {
+    config: Config,
+    root: PathBuf,
+    assertion: Assertion,
+    outcome: OnceLock<std::result::Result<Outcome, String>>,
+}
+
+/// Runs the tests of the project whose `finetest.toml` is in `directory` (or that the environment variable `FINETEST_MANIFEST`
+/// names). Exits with 0 or 101, as test programs do.
+pub fn main(directory: &str, assertion: Assertion) -> ExitCode {
+    let arguments = Arguments::from_args();
+    match suite(Path::new(directory), assertion) {
+        Ok((suite, scenarios)) => {
+            let trials = trials(&Arc::new(suite), &scenarios);
+            libtest_mimic::run(&arguments, trials).exit_code()
+        }
+        Err(error) => {
+            // A test that fails says it where test results are read.
+            let message = visible(&error.to_string()).into_owned();
+            let trial = Trial::test("manifest", move || Err(Failed::from(message)));
+            libtest_mimic::run(&Arguments { filter: None, ..arguments }, vec![trial]).exit_code()
+        }
+    }
+}
+
+fn suite(directory: &Path, assertion: Assertion) -> Result<(Suite, Vec<Scenario>)> {
+    let manifest = std::env::var_os("FINETEST_MANIFEST").map_or_else(|| directory.join(MANIFEST), PathBuf::from);
+    let config = Config::load(&manifest)?;
+    let scenarios = scenario::load_all(&config)?;
+    let root = config.root.canonicalize().unwrap_or_else(|_| config.root.clone());
+    Ok((Suite { config, root, assertion, outcome: OnceLock::new() }, scenarios))
+}
+
+fn trials(suite: &Arc<Suite>, scenarios: &[Scenario]) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for scenario in scenarios {
+        for case in &scenario.cases {
+            let (suite, scenario_name, case_name) = (Arc::clone(suite), scenario.name.clone(), case.name.clone());
+            trials.push(Trial::test(scenario.test_name(case), move || suite.case(&scenario_name, &case_name)));
+        }
+    }
+    for scenario in scenarios {
+        let (suite, name) = (Arc::clone(suite), scenario.name.clone());
+        trials.push(Trial::test(format!("snapshot::{name}"), move || suite.snapshot(&name)));
+    }
+    for name in suite.config.gate.names() {
+        let suite = Arc::clone(suite);
+        trials.push(Trial::test(format!("gate::{name}"), move || suite.rule(name)));
+    }
+    let proving = Arc::clone(suite);
+    trials.push(Trial::test("gate::adapter_is_applied", move || proving.proof()));
+    trials
+}
+
+impl Suite {
+    fn outcome(&self) -> std::result::Result<&Outcome, Failed> {
+        let outcome = self.outcome.get_or_init(|| {
+            let policy = TrainPolicy::from_env().map_err(|e| e.to_string())?;
+            check_environment().map_err(|e| e.to_string())?;
+            let mut display = Display::new(false);
+            let outcome = project::run(&self.config, policy, &mut |event| display.show(event));
+            display.finish();
+            outcome.map_err(|e| visible(&e.to_string()).into_owned())
+        });
+        outcome.as_ref().map_err(|message| Failed::from(message.clone()))
+    }
+
+    /// A case fails when it was not evaluated, or when the gate fails and this case is one of the reasons.
+    fn case(&self, scenario: &str, case: &str) -> std::result::Result<(), Failed> {
+        let outcome = self.outcome()?;
+        let found = outcome.run.cases().find(|(s, c)| s.name == scenario && c.name == case);
+        let (scenario, case) = found.ok_or_else(|| Failed::from("the case was not run"))?;
+        if [BASE, TUNED].iter().any(|arm| case.verdict(arm) == Verdict::NotEvaluated) {
+            return Err(Failed::from("not evaluated: an arm gave no answer"));
+        }
+        match case_outcome(case, scenario.role, BASE, TUNED) {
+            CaseOutcome::Failed(reason) if !outcome.decision.passed => {
+                Err(Failed::from(visible(&explain(&reason, scenario.role, case)).into_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn snapshot(&self, scenario: &str) -> std::result::Result<(), Failed> {
+        let outcome = self.outcome()?;
+        let found = outcome.run.scenarios.iter().find(|s| s.name == scenario);
+        let scenario = found.ok_or_else(|| Failed::from("the scenario was not run"))?;
+        let directory = absolute(&self.config.run.snapshots);
+        let context = SnapshotContext {
+            directory: &directory,
+            root: &self.root,
+            run: &outcome.run,
+            base: BASE,
+            tuned: TUNED,
+            assertion: self.assertion,
+        };
+        assert_scenario(scenario, &context).map_err(Failed::from)
+    }
+
+    fn rule(&self, name: &str) -> std::result::Result<(), Failed> {
+        let rules = &self.outcome()?.decision.rules;
+        let rule: &Rule = rules.iter().find(|r| r.name == name).ok_or_else(|| Failed::from("the rule was not applied"))?;
+        if rule.verdict == Verdict::Passed { Ok(()) } else { Err(Failed::from(rule.explanation.clone())) }
+    }
+
+    fn proof(&self) -> std::result::Result<(), Failed> {
+        match &self.outcome()?.run.proof {
+            Some(proof) if proof.adapter_effect > 0.0 => Ok(()),
+            _ => Err(Failed::from("there is no proof that the adapter is applied")),
+        }
+    }
+}
+
+fn explain(reason: &str, role: Role, case: &crate::record::CaseRecord) -> String {
+    let answer = |arm: &str| case.text(arm).unwrap_or("(not generated)").to_owned();
+    format!("{role}: {reason}\nasked: {}\nbase:  {}\ntuned: {}", case.prompt.headline(), answer(BASE), answer(TUNED))
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}

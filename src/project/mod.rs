@@ -1,0 +1,208 @@
+//! A project from its manifest to a decision: the model is fetched, the adapter trained if it has to be, base and tuned are
+//! asked, and what came of it is written down.
+//!
+//! The command line and the test harness both begin here, so that they cannot disagree.
+
+mod adapter;
+mod train;
+
+use std::path::{Path, PathBuf};
+
+use crate::backend::{CandleBackend, Progress};
+use crate::compare::Comparison;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::files::{Lock, write_atomically};
+use crate::gate;
+use crate::model::{ModelFiles, ModelKind, SourceEvent, source};
+use crate::record::{Arm, BASE, Decision, ModelInfo, RunRecord, TUNED};
+use crate::report::{self, Report};
+use crate::run::{Inputs, Store, execute};
+use crate::scenario;
+use crate::train::TrainEvent;
+
+pub use train::Summary;
+
+/// What is going on; a command line draws it.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Files are fetched.
+    Source(SourceEvent),
+    /// An adapter is trained.
+    Train(TrainEvent),
+    /// Answers are computed.
+    Progress(Progress),
+    /// Something that a person should know.
+    Note(String),
+}
+
+/// Receives [`Event`]s.
+pub type Events<'e> = &'e mut dyn FnMut(Event);
+
+/// Whether an adapter may be trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrainPolicy {
+    /// When there is none that fits recipe, data and base.
+    #[default]
+    Auto,
+    /// Not at all: that there is none is an error.
+    Never,
+    /// Even when there is one.
+    Always,
+}
+
+impl TrainPolicy {
+    /// What the environment variable `FINETEST_TRAIN` says: `auto`, `never` or `always`.
+    ///
+    /// # Errors
+    /// It says something else.
+    pub fn from_env() -> Result<Self> {
+        match std::env::var("FINETEST_TRAIN").as_deref() {
+            Err(_) | Ok("" | "auto") => Ok(Self::Auto),
+            Ok("never") => Ok(Self::Never),
+            Ok("always") => Ok(Self::Always),
+            Ok(other) => Err(Error::Usage(format!("FINETEST_TRAIN is {other:?}, expected auto, never or always"))),
+        }
+    }
+}
+
+/// A run, the gate's decision, and where both are written.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What was asked and answered.
+    pub run: RunRecord,
+    /// What the gate says of it.
+    pub decision: Decision,
+    /// What was written: a label and a path each.
+    pub files: Vec<(String, String)>,
+}
+
+/// A model's files, and the hash of all that decides its answers.
+pub(crate) struct Base {
+    pub(crate) files: ModelFiles,
+    /// Of weights, tokenizer and template.
+    pub(crate) fingerprint: String,
+}
+
+/// One process works on a project at a time; a second waits and says so.
+pub(crate) fn lock(config: &Config, on_event: Events<'_>) -> Result<Lock> {
+    let path = config.store().join("lock");
+    Lock::acquire(&path, || on_event(Event::Note(format!("another finetest works on this project; waiting for {}", path.display()))))
+}
+
+/// Fetches the base model of a project.
+pub(crate) fn base(config: &Config, on_event: Events<'_>) -> Result<Base> {
+    let sources = source::Sources::from_env()?;
+    let files = sources.resolve(&config.model, &mut |e| on_event(Event::Source(e)))?;
+    let weights = sources.fingerprint(&files, &mut |e| on_event(Event::Source(e)))?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(weights.as_bytes());
+    let mut voice: Vec<&Path> = Vec::new();
+    if let ModelKind::HuggingFace(found) = &files.kind {
+        let optional = [&found.tokenizer, &found.tokenizer_config, &found.generation_config, &found.chat_template];
+        voice.extend(optional.into_iter().flatten().map(PathBuf::as_path));
+    }
+    voice.extend(config.model.chat_template.as_deref());
+    for path in voice {
+        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+        hasher.update(blake3::hash(&bytes).as_bytes());
+    }
+    Ok(Base { files, fingerprint: hasher.finalize().to_hex().to_string() })
+}
+
+/// Runs a project: fetches the base, trains the adapter if `policy` lets it and it has to, asks both arms, and gates.
+///
+/// Written under `<store>/runs/<manifest>/`: `run.json`, `report.md` and `junit.xml`.
+///
+/// # Errors
+/// Anything a person has to put right first; a failed gate is not an error, but a [`Decision`].
+pub fn run(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Result<Outcome> {
+    let scenarios = scenario::load_all(config)?;
+    if config.adapter.is_none() {
+        let message = "there is neither [adapter] nor [train], so there is nothing to compare the base with";
+        return Err(Error::input(&config.manifest, None, message));
+    }
+    let _lock = lock(config, on_event)?;
+    let base = base(config, on_event)?;
+    let tuned = adapter::ready(config, &base, policy, on_event)?;
+    let arms = arms(config, &base, &tuned);
+    let model = ModelInfo {
+        source: config.relative(Path::new(&config.model.source)),
+        family: tuned.family.clone(),
+        parameters: tuned.parameters,
+        fingerprint: base.fingerprint.clone(),
+    };
+    let drift_text = match &config.run.drift_text {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+            Some((config.relative(path), text))
+        }
+        None => None,
+    };
+    let inputs = Inputs { project: config.project.clone(), model, arms, scenarios: &scenarios, drift_text };
+    let adapters = vec![None, Some((tuned.adapter, tuned.scale))];
+    let mut backend = CandleBackend::new(base.files, config.model.clone(), adapters, config.run.batch);
+    let store = Store::new(config.store().join("store"));
+    let run = execute(&inputs, &mut backend, &store, &mut |p| on_event(Event::Progress(p)))?;
+    drop(backend);
+    let decision = gate::decide(&run, &config.gate);
+    let files = write(config, &run, &decision)?;
+    Ok(Outcome { run, decision, files })
+}
+
+/// Trains a project's adapter, if `policy` says so or there is none that fits.
+///
+/// # Errors
+/// As [`run()`].
+pub fn train(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Result<Summary> {
+    let _lock = lock(config, on_event)?;
+    let base = base(config, on_event)?;
+    adapter::ready(config, &base, policy, on_event).map(|ready| ready.summary)
+}
+
+fn arms(config: &Config, base: &Base, tuned: &adapter::Ready) -> Vec<Arm> {
+    let context = config.model.context.map_or_else(|| "default".to_owned(), |c| c.to_string());
+    let fingerprint = |adapter: &str| {
+        let all = [base.fingerprint.as_str(), adapter, &CandleBackend::version(), "greedy", &context].join("\n");
+        blake3::hash(all.as_bytes()).to_hex().to_string()
+    };
+    let path = config.relative(&tuned.directory);
+    vec![
+        Arm { name: BASE.into(), fingerprint: fingerprint("none"), adapter: None, scale: 1.0 },
+        Arm {
+            name: TUNED.into(),
+            fingerprint: fingerprint(&format!("{} × {}", tuned.hash, tuned.scale)),
+            adapter: Some(path),
+            scale: tuned.scale,
+        },
+    ]
+}
+
+/// Directory of a manifest's runs.
+fn runs(config: &Config) -> PathBuf {
+    let name = config.manifest.file_stem().map_or_else(|| "finetest".into(), |s| s.to_string_lossy().into_owned());
+    config.store().join("runs").join(name)
+}
+
+fn write(config: &Config, run: &RunRecord, decision: &Decision) -> Result<Vec<(String, String)>> {
+    let directory = runs(config);
+    let comparison = Comparison::of(run, BASE, TUNED);
+    let path = |name: &str| directory.join(name);
+    let mut files: Vec<(String, String)> = [("record", "run.json"), ("report", "report.md"), ("JUnit", "junit.xml")]
+        .iter()
+        .map(|(label, name)| ((*label).to_owned(), shown(&path(name))))
+        .collect();
+    let plot = config.adapter.as_ref().map(|a| a.path.join(train::LOSS_PLOT)).filter(|p| p.is_file());
+    files.extend(plot.map(|p| ("loss".to_owned(), shown(&p))));
+    let json = serde_json::to_string_pretty(run).map_err(|e| Error::failed(e.to_string()))?;
+    write_atomically(&path("run.json"), json.as_bytes())?;
+    let report = Report { run, comparison: &comparison, decision, files: &files };
+    write_atomically(&path("report.md"), report::markdown(&report).as_bytes())?;
+    write_atomically(&path("junit.xml"), report::junit(&report)?.as_bytes())?;
+    Ok(files)
+}
+
+/// A path as a person reads it: without `./` in front.
+fn shown(path: &Path) -> String {
+    path.strip_prefix(".").unwrap_or(path).display().to_string()
+}

@@ -1,0 +1,178 @@
+//! Training a project's adapter: from data lines to a PEFT directory.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::adapter::write_stamp;
+use super::{Base, Event, Events};
+use crate::adapter;
+use crate::config::{AdapterKind, Config, DataConfig, OnError, Recipe};
+use crate::data::encode::{Encoded, encode_chat, encode_completion, encode_text};
+use crate::data::{self, Example, Turns};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+use crate::model::{Voice, load_decoder};
+use crate::train::{TRAINER_STATE, TrainerState, Training, loss_plot};
+
+/// The plot of a training, beside its adapter.
+pub(super) const LOSS_PLOT: &str = "loss.svg";
+/// Raised when the same recipe would train other bytes.
+const TRAINER: u32 = 1;
+
+/// What became of an adapter.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Its directory, relative to the project.
+    pub directory: String,
+    /// It was trained now; else the one that was there fits.
+    pub trained: bool,
+    /// The training's log, when it was trained now.
+    pub state: Option<TrainerState>,
+}
+
+/// What the adapter has to come from.
+pub(super) struct Wanted {
+    pub(super) recipe: String,
+    pub(super) data: String,
+    pub(super) base: String,
+}
+
+impl Wanted {
+    fn fingerprint(&self) -> String {
+        blake3::hash([self.recipe.as_str(), &self.data, &self.base].join("\n").as_bytes()).to_hex().to_string()
+    }
+}
+
+/// Hashes of the recipe, the data and the base.
+pub(super) fn wanted(config: &Config, recipe: &Recipe, base: &Base) -> Result<Wanted> {
+    let data = data_of(config)?;
+    let mut hasher = blake3::Hasher::new();
+    for path in std::iter::once(&data.train).chain(&data.validation) {
+        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+        hasher.update(blake3::hash(&bytes).as_bytes());
+    }
+    hasher.update(format!("{:?} {:?} {}", data.format, data.on_error, data.validation.is_some()).as_bytes());
+    let decisive = Recipe { save_steps: None, save_total_limit: 1, ..recipe.clone() };
+    let recipe = serde_json::to_string(&decisive).map_err(|e| Error::failed(e.to_string()))?;
+    Ok(Wanted {
+        recipe: blake3::hash(format!("{TRAINER} {recipe}").as_bytes()).to_hex().to_string(),
+        data: hasher.finalize().to_hex().to_string(),
+        base: base.fingerprint.clone(),
+    })
+}
+
+fn data_of(config: &Config) -> Result<&DataConfig> {
+    config.data.as_ref().ok_or_else(|| Error::input(&config.manifest, None, "[data] is missing: there is nothing to train on"))
+}
+
+/// Trains, and writes the adapter's directory: the adapter, its stamp, `trainer_state.json` and the plot.
+pub(super) fn train(
+    config: &Config,
+    recipe: &Recipe,
+    base: &Base,
+    wanted: &Wanted,
+    on_event: Events<'_>,
+) -> Result<TrainerState> {
+    for warning in recipe.warnings() {
+        on_event(Event::Note(warning));
+    }
+    let place = config.adapter.as_ref().map(|a| a.path.as_path());
+    let directory = place.ok_or_else(|| Error::input(&config.manifest, None, "there is no place for the adapter"))?;
+    let voice = Voice::load(&base.files, &config.model)?;
+    let (train, validation) = examples(config, recipe, &voice, on_event)?;
+    let mut decoder = load_decoder(&base.files, &config.model)?;
+    if recipe.adapter == AdapterKind::Lora {
+        decoder.widen();
+    }
+    let fingerprint = wanted.fingerprint();
+    let checkpoints = config.store().join("checkpoints").join(&fingerprint[..16]);
+    let training = Training {
+        decoder: &decoder,
+        recipe,
+        train: &train,
+        validation: &validation,
+        checkpoints: &checkpoints,
+        fingerprint: &fingerprint,
+        base: &config.relative(Path::new(&config.model.source)),
+    };
+    let trained = training.run(&mut |event| on_event(Event::Train(event)))?;
+    adapter::save(&trained.adapter, directory, recipe.adapter_dtype)?;
+    trained.state.save(&directory.join(TRAINER_STATE))?;
+    write_atomically(&directory.join(LOSS_PLOT), loss_plot(&trained.state).as_bytes())?;
+    write_stamp(directory, wanted, decoder.spec.family.name(), decoder.parameters())?;
+    Ok(trained.state)
+}
+
+/// Training and validation examples in tokens.
+fn examples(config: &Config, recipe: &Recipe, voice: &Voice, on_event: Events<'_>) -> Result<(Vec<Encoded>, Vec<Encoded>)> {
+    let data = data_of(config)?;
+    let mut read = |path: &Path, on_event: Events<'_>| -> Result<Vec<Example>> {
+        let dataset = data::load(path, data.format, data.on_error)?;
+        if !dataset.skipped.is_empty() {
+            let all = dataset.examples.len() + dataset.skipped.len();
+            let mut note = format!("{}: {} of {all} lines are skipped, as [data] on_error says", config.relative(path), dataset.skipped.len());
+            dataset.skipped.iter().take(5).for_each(|e| note.push_str(&format!("\n- {e}")));
+            on_event(Event::Note(note));
+        }
+        Ok(dataset.examples)
+    };
+    let train = read(&data.train, on_event)?;
+    let (train, validation, validation_path) = match &data.validation {
+        Some(path) => (train, read(path, on_event)?, path),
+        None => {
+            let (train, validation) = data::hold_back(train, recipe.val_set_size, recipe.seed);
+            (train, validation, &data.train)
+        }
+    };
+    let train = encode_all(&data.train, &train, recipe, voice, data.on_error, on_event)?;
+    let validation = encode_all(validation_path, &validation, recipe, voice, data.on_error, on_event)?;
+    Ok((train, validation))
+}
+
+fn encode_all(
+    path: &Path,
+    examples: &[Example],
+    recipe: &Recipe,
+    voice: &Voice,
+    on_error: OnError,
+    on_event: Events<'_>,
+) -> Result<Vec<Encoded>> {
+    let (mut encoded, mut errors) = (Vec::new(), Vec::new());
+    for example in examples {
+        match encode(example, recipe, voice) {
+            Ok(tokens) if tokens.ids.len() > recipe.sequence_len => {
+                let (got, most) = (tokens.ids.len(), recipe.sequence_len);
+                errors.push(Error::input(path, example.line, format!("has {got} tokens, and sequence_len is {most}; shorten it or raise sequence_len")));
+            }
+            Ok(tokens) if tokens.learnt() == 0 => errors.push(Error::input(path, example.line, "has no token to learn")),
+            Ok(tokens) => encoded.push(tokens),
+            Err(error) => errors.push(Error::input(path, example.line, error.to_string())),
+        }
+    }
+    match on_error {
+        OnError::Stop => {
+            let more = errors.len().saturating_sub(20);
+            errors.truncate(20);
+            if more > 0 {
+                errors.push(Error::failed(format!("and {more} more lines")));
+            }
+            Error::collect(errors)?;
+        }
+        OnError::Skip if !errors.is_empty() => {
+            on_event(Event::Note(format!("{}: {} lines are skipped; the first: {}", path.display(), errors.len(), errors[0])));
+        }
+        OnError::Skip => {}
+    }
+    Ok(encoded)
+}
+
+fn encode(example: &Example, recipe: &Recipe, voice: &Voice) -> Result<Encoded> {
+    match &example.turns {
+        Turns::Chat(messages) => encode_chat(&voice.tokenizer, voice.template()?, messages, recipe.train_on_inputs),
+        Turns::Completion { prompt, completion } => {
+            encode_completion(&voice.tokenizer, prompt, completion, recipe.train_on_inputs)
+        }
+        Turns::Text(text) => encode_text(&voice.tokenizer, text),
+    }
+}

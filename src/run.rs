@@ -1,0 +1,209 @@
+//! A run: every scenario asked of base and tuned, judged, and written down.
+//!
+//! `cargo test` and the command line both call [`execute`]; answers that the store already has are not computed again.
+
+mod store;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+pub use store::Store;
+
+use crate::backend::{Backend, DriftText, Progress};
+use crate::compare;
+use crate::error::{Error, Result};
+use crate::record::{
+    Answer, Arm, BASE, CaseRecord, Completion, Cost, Drift, ModelInfo, Prompt, Proof, Request, Role, RunRecord,
+    ScenarioRecord, Verdict,
+};
+use crate::scenario::Scenario;
+
+/// Prompts that the adapter is proven on.
+const PROBES: usize = 3;
+
+/// What is asked of whom.
+pub struct Inputs<'a> {
+    /// The project's name.
+    pub project: String,
+    /// The base model.
+    pub model: ModelInfo,
+    /// Base first.
+    pub arms: Vec<Arm>,
+    /// In the order of the report.
+    pub scenarios: &'a [Scenario],
+    /// A text besides base's answers that drift is measured on: its name and content.
+    pub drift_text: Option<(String, String)>,
+}
+
+/// Everything that decides one answer; its hash is the answer's name in the store.
+#[derive(Serialize)]
+struct AnswerKey<'a> {
+    arm: &'a str,
+    request: &'a Request,
+}
+
+#[derive(Serialize)]
+struct PairKey<'a, T: Serialize> {
+    arms: [&'a str; 2],
+    of: T,
+}
+
+/// Asks every case of every arm, judges the answers and compares the arms.
+///
+/// # Errors
+/// There is no case ([`Error::NothingRan`]), or the backend fails.
+pub fn execute(
+    inputs: &Inputs<'_>,
+    backend: &mut dyn Backend,
+    store: &Store,
+    on_progress: &mut dyn FnMut(Progress),
+) -> Result<RunRecord> {
+    let started = Instant::now();
+    let mut cost = Cost::default();
+    let requests: Vec<(usize, &Request)> = (0..inputs.arms.len())
+        .flat_map(|arm| inputs.scenarios.iter().flat_map(|s| &s.cases).map(move |case| (arm, &case.request)))
+        .collect();
+    if requests.is_empty() {
+        return Err(Error::NothingRan("there is no case in any scenario".into()));
+    }
+    let answers = answer(inputs, &requests, backend, store, &mut cost, on_progress)?;
+    let scenarios = judge(inputs, &answers);
+    let has_tuned = inputs.arms.len() > 1;
+    let drift = if has_tuned { drift(inputs, &scenarios, backend, store, on_progress)? } else { None };
+    let proof = if has_tuned { prove(inputs, backend, store)? } else { None };
+    cost.seconds = started.elapsed().as_secs_f64();
+    Ok(RunRecord {
+        version: RunRecord::VERSION,
+        finetest: env!("CARGO_PKG_VERSION").to_owned(),
+        project: inputs.project.clone(),
+        model: inputs.model.clone(),
+        arms: inputs.arms.clone(),
+        backend: backend.name(),
+        scenarios,
+        drift,
+        proof,
+        cost,
+    })
+}
+
+/// Answers of all requests, from the store where it has them.
+fn answer(
+    inputs: &Inputs<'_>,
+    requests: &[(usize, &Request)],
+    backend: &mut dyn Backend,
+    store: &Store,
+    cost: &mut Cost,
+    on_progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<Completion>> {
+    let key = |(arm, request): &(usize, &Request)| {
+        store::key("answer", &AnswerKey { arm: &inputs.arms[*arm].fingerprint, request })
+    };
+    let keys = requests.iter().map(key).collect::<Result<Vec<_>>>()?;
+    let mut answers: Vec<Option<Completion>> = keys.iter().map(|k| store.read(k)).collect();
+    let missing: Vec<usize> = (0..answers.len()).filter(|i| answers[*i].is_none()).collect();
+    cost.stored = answers.len() - missing.len();
+    cost.computed = missing.len();
+    if !missing.is_empty() {
+        let asked: Vec<(usize, &Request)> = missing.iter().map(|i| requests[*i]).collect();
+        let computed = backend.complete(&asked, on_progress)?;
+        if computed.len() != missing.len() {
+            let (got, expected) = (computed.len(), missing.len());
+            return Err(Error::failed(format!("{} gave {got} answers to {expected} questions", backend.name())));
+        }
+        for (i, completion) in missing.into_iter().zip(computed) {
+            cost.prompt_tokens += completion.prompt_tokens;
+            cost.generated_tokens += completion.tokens.len();
+            store.write(&keys[i], &completion)?;
+            answers[i] = Some(completion);
+        }
+    }
+    Ok(answers.into_iter().flatten().collect())
+}
+
+/// Puts answers (all cases of the first arm, then of the next) beside their cases.
+fn judge(inputs: &Inputs<'_>, answers: &[Completion]) -> Vec<ScenarioRecord> {
+    let cases: usize = inputs.scenarios.iter().map(|s| s.cases.len()).sum();
+    let mut records = Vec::new();
+    let mut index = 0;
+    for scenario in inputs.scenarios {
+        let mut judged = Vec::new();
+        for case in &scenario.cases {
+            let mut by_arm = BTreeMap::new();
+            for (number, arm) in inputs.arms.iter().enumerate() {
+                let completion = answers.get(number * cases + index);
+                let (verdict, failures) =
+                    completion.map_or((Verdict::NotEvaluated, Vec::new()), |completion| case.judge(completion));
+                by_arm.insert(arm.name.clone(), Answer { completion: completion.cloned(), verdict, failures });
+            }
+            index += 1;
+            let checks = case.checks.iter().map(ToString::to_string).collect();
+            judged.push(CaseRecord { name: case.name.clone(), prompt: case.request.prompt.clone(), checks, answers: by_arm });
+        }
+        records.push(ScenarioRecord {
+            name: scenario.name.clone(),
+            path: scenario.path.clone(),
+            role: scenario.role,
+            description: scenario.description.clone(),
+            cases: judged,
+        });
+    }
+    records
+}
+
+/// Drift on base's own answers to the control cases, and on the project's text.
+fn drift(
+    inputs: &Inputs<'_>,
+    scenarios: &[ScenarioRecord],
+    backend: &mut dyn Backend,
+    store: &Store,
+    on_progress: &mut dyn FnMut(Progress),
+) -> Result<Option<Drift>> {
+    let control = scenarios.iter().filter(|s| s.role == Role::Control).flat_map(|s| &s.cases);
+    let answers: Vec<(&Prompt, &[u32])> = control
+        .filter_map(|case| Some((&case.prompt, case.answers.get(BASE)?.completion.as_ref()?.tokens.as_slice())))
+        .filter(|(_, tokens)| !tokens.is_empty())
+        .collect();
+    let mut texts: Vec<DriftText<'_>> = answers.iter().map(|(prompt, tokens)| DriftText::Answer(prompt, tokens)).collect();
+    let mut source = "base's answers to the control cases".to_owned();
+    if let Some((name, text)) = &inputs.drift_text {
+        texts.push(DriftText::Plain(text));
+        source = format!("{source} and {name}");
+    }
+    if texts.is_empty() {
+        return Ok(None);
+    }
+    let of = (&answers, &inputs.drift_text);
+    let key = store::key("drift", &PairKey { arms: pair(inputs), of })?;
+    if let Some(found) = store.read(&key) {
+        return Ok(Some(found));
+    }
+    let samples = backend.drift(&texts, (0, 1), on_progress)?;
+    let Some(samples) = samples else {
+        return Ok(None);
+    };
+    let drift = compare::drift::summarise(&source, &samples)?;
+    store.write(&key, &drift)?;
+    Ok(Some(drift))
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredProof(Option<Proof>);
+
+fn prove(inputs: &Inputs<'_>, backend: &mut dyn Backend, store: &Store) -> Result<Option<Proof>> {
+    let cases = inputs.scenarios.iter().filter_map(|s| s.cases.first());
+    let prompts: Vec<&Prompt> = cases.map(|c| &c.request.prompt).take(PROBES).collect();
+    let key = store::key("proof", &PairKey { arms: pair(inputs), of: &prompts })?;
+    if let Some(StoredProof(found)) = store.read(&key) {
+        return Ok(found);
+    }
+    let proof = backend.prove(&prompts, (0, 1))?;
+    store.write(&key, &StoredProof(proof.clone()))?;
+    Ok(proof)
+}
+
+fn pair<'a>(inputs: &'a Inputs<'_>) -> [&'a str; 2] {
+    let fingerprint = |i: usize| inputs.arms.get(i).map_or("", |a: &Arm| a.fingerprint.as_str());
+    [fingerprint(0), fingerprint(1)]
+}

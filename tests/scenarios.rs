@@ -1,0 +1,3 @@
+//! The example project's scenarios, as tests.
+
+finetest::scenarios!();
