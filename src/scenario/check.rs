@@ -180,14 +180,14 @@ impl Choice {
                 Normalize::Tokens => found.tokens,
             };
             let score = found.log_likelihood / divisor as f64;
-            (divisor > 0 && !score.is_nan()).then_some((score, text))
+            (divisor > 0 && !score.is_nan()).then_some(score)
         };
-        let (Some((ours, _)), Some(others)) =
+        let (Some(ours), Some(scores)) =
             (score(&self.answer), self.others.iter().map(score).collect::<Option<Vec<_>>>())
         else {
             return Outcome::Unanswered("a continuation has no score");
         };
-        let Some((best, winner)) = others.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)) else {
+        let Some((best, winner)) = scores.into_iter().zip(&self.others).max_by(|a, b| a.0.total_cmp(&b.0)) else {
             return Outcome::Unanswered("there is nothing to choose between");
         };
         Outcome::holds_if(ours > best, || {
