@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::model::cache::Cache;
 use crate::model::decoder::{Batch, Decoder};
 use crate::model::linear::{Adapters, LowRank};
+use crate::model::ops::attention::Sequence;
 
 /// Tokens of one prefill: more sequences wait for the next one.
 const PREFILL_TOKENS: usize = 1024;
@@ -62,12 +63,12 @@ impl Engine<'_> {
         Ok(self.decoder.hidden_cached(&batch, Adapters::Rows(&slots), &mut caches)?)
     }
 
-    fn slots(&self, rows: &[Row<'_>], sequences: &[Range<usize>]) -> Vec<(Range<usize>, &LowRank)> {
+    fn slots(&self, rows: &[Row<'_>], sequences: &[Sequence]) -> Vec<(Range<usize>, &LowRank)> {
         let mut slots: Vec<(Range<usize>, usize)> = Vec::new();
         for (row, sequence) in rows.iter().zip(sequences) {
             match slots.last_mut() {
-                Some((range, arm)) if *arm == row.arm => range.end = sequence.end,
-                _ => slots.push((sequence.clone(), row.arm)),
+                Some((range, arm)) if *arm == row.arm => range.end = sequence.rows.end,
+                _ => slots.push((sequence.rows.clone(), row.arm)),
             }
         }
         slots.into_iter().filter_map(|(range, arm)| Some((range, self.arms[arm].as_ref()?))).collect()

@@ -3,7 +3,6 @@
 //! Its input is a ragged batch: the tokens of several sequences one after another, without padding. Training and inference are
 //! the same code; in training there is no cache, and an adapter's tensors carry gradients.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, bail};
@@ -12,7 +11,7 @@ use rayon::prelude::*;
 use super::cache::Cache;
 use super::linear::{Adapters, Linear};
 use super::names;
-use super::ops::attention::{Heads, Keys, attend, attention, place};
+use super::ops::attention::{Heads, Keys, Sequence, add_columns, attend, attention};
 use super::ops::lora::{Frozen, linear};
 use super::ops::rms_norm::rms_norm;
 use super::ops::rope::{RopeTable, rope};
@@ -24,8 +23,8 @@ use super::weights::{Matrix, Weights};
 /// Tokens of several sequences, one after another.
 pub(crate) struct Batch {
     pub(crate) tokens: Vec<u32>,
-    /// Each sequence's rows.
-    pub(crate) sequences: Arc<Vec<Range<usize>>>,
+    /// Which rows are whose.
+    pub(crate) sequences: Arc<Vec<Sequence>>,
     /// Each token's place in its sequence.
     pub(crate) positions: Arc<Vec<usize>>,
 }
@@ -40,11 +39,21 @@ impl Batch {
     pub(crate) fn continued<'t>(sequences: impl IntoIterator<Item = (&'t [u32], usize)>) -> Self {
         let (mut tokens, mut ranges, mut positions) = (Vec::new(), Vec::new(), Vec::new());
         for (sequence, start) in sequences {
-            ranges.push(tokens.len()..tokens.len() + sequence.len());
+            ranges.push(Sequence::alone(tokens.len()..tokens.len() + sequence.len()));
             tokens.extend_from_slice(sequence);
             positions.extend(start..start + sequence.len());
         }
         Self { tokens, sequences: Arc::new(ranges), positions: Arc::new(positions) }
+    }
+
+    /// Sequences that all go on from `prefix`, whose rows come first and are there once.
+    pub(crate) fn sharing<'t>(prefix: &[u32], sequences: impl IntoIterator<Item = &'t [u32]>) -> Self {
+        let own = Self::continued(sequences.into_iter().map(|s| (s, prefix.len())));
+        let n = prefix.len();
+        let moved = |s: &Sequence| Sequence { rows: s.rows.start + n..s.rows.end + n, prefix: 0..n };
+        let sequences = std::iter::once(Sequence::alone(0..n)).chain(own.sequences.iter().map(moved)).collect();
+        let positions = (0..n).chain(own.positions.iter().copied()).collect();
+        Self { tokens: [prefix, &own.tokens].concat(), sequences: Arc::new(sequences), positions: Arc::new(positions) }
     }
 }
 
@@ -208,7 +217,7 @@ impl Decoder {
         }
         let hidden = self.run(batch, adapters, |layer, q, k, v| self.attend_cached(layer, [&q, &k, &v], batch, caches))?;
         for (cache, sequence) in caches.iter_mut().zip(batch.sequences.iter()) {
-            cache.advance(sequence.len());
+            cache.advance(sequence.rows.len());
         }
         Ok(hidden)
     }
@@ -256,7 +265,7 @@ impl Decoder {
         let (q, k, v) = (q.slice()?, k.slice()?, v.slice()?);
         let (q_stride, kv_stride) = (h.heads * h.dim, h.kv_heads * h.dim);
         let v_stride = h.kv_heads * h.value_dim;
-        for (cache, s) in caches.iter_mut().zip(batch.sequences.iter()) {
+        for (cache, s) in caches.iter_mut().zip(batch.sequences.iter().map(|s| &s.rows)) {
             cache.append(layer, &k[s.start * kv_stride..s.end * kv_stride], &v[s.start * v_stride..s.end * v_stride]);
         }
         let caches: &[&mut Cache] = caches;
@@ -265,7 +274,7 @@ impl Decoder {
         let parts: Vec<Vec<f32>> = tasks
             .par_iter()
             .map(|(i, kv)| {
-                let (cache, s) = (&caches[*i], &batch.sequences[*i]);
+                let (cache, s) = (&caches[*i], &batch.sequences[*i].rows);
                 let rows = cache.layer(layer);
                 let keys = Keys { k: &rows.k, v: &rows.v, len: cache.len() + s.len() };
                 attend(&q[s.start * q_stride..s.end * q_stride], s.len(), &keys, h, *kv)
@@ -275,8 +284,8 @@ impl Decoder {
         let width = stride / h.kv_heads;
         let mut out = vec![0f32; batch.tokens.len() * stride];
         for ((i, kv), part) in tasks.iter().zip(&parts) {
-            let s = &batch.sequences[*i];
-            place(&mut out[s.start * stride..s.end * stride], stride, kv * width, part, width);
+            let s = &batch.sequences[*i].rows;
+            add_columns(&mut out[s.start * stride..s.end * stride], stride, kv * width, part, width);
         }
         Tensor::from_vec(out, (batch.tokens.len(), stride), &Device::Cpu)
     }

@@ -172,23 +172,22 @@ impl Check {
 
 impl Choice {
     fn judge(&self, scores: &[ChoiceScore]) -> Outcome {
-        fn score_of<'t>(choice: &Choice, scores: &[ChoiceScore], text: &'t String) -> Option<(f64, &'t String)> {
+        let score = |text: &String| {
             let found = scores.iter().find(|s| s.text == *text)?;
-            let divisor = match choice.normalize {
+            let divisor = match self.normalize {
                 Normalize::None => 1,
                 Normalize::Bytes => found.text.len(),
                 Normalize::Tokens => found.tokens,
             };
             let score = found.log_likelihood / divisor as f64;
-            (divisor > 0 && !score.is_nan()).then_some((score, text))
-        }
-        let score = |text| score_of(self, scores, text);
-        let (Some((ours, _)), Some(others)) =
+            (divisor > 0 && !score.is_nan()).then_some(score)
+        };
+        let (Some(ours), Some(scores)) =
             (score(&self.answer), self.others.iter().map(score).collect::<Option<Vec<_>>>())
         else {
             return Outcome::Unanswered("a continuation has no score");
         };
-        let Some((best, winner)) = others.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)) else {
+        let Some((best, winner)) = scores.into_iter().zip(&self.others).max_by(|a, b| a.0.total_cmp(&b.0)) else {
             return Outcome::Unanswered("there is nothing to choose between");
         };
         Outcome::holds_if(ours > best, || {

@@ -5,6 +5,8 @@
 
 mod checkpoint;
 mod optimizer;
+#[cfg(test)]
+mod parity;
 mod plan;
 mod plot;
 mod schedule;
@@ -30,6 +32,9 @@ use checkpoint::Checkpoint;
 use optimizer::{AdamWConfig, Moments, norm};
 use plan::Plan;
 use schedule::learning_rate;
+
+/// Shorter beginnings are not worth sharing.
+const SHORTEST_PREFIX: usize = 8;
 
 /// What a training tells while it runs.
 #[derive(Clone, Debug)]
@@ -268,15 +273,21 @@ impl<'a> Trainer<'a> {
 
     /// Σ NLL of the batch's labelled tokens over `divisor`.
     fn loss(&self, batch: &[&Encoded], adapters: Adapters<'_>, divisor: f64) -> Result<Tensor> {
-        let (mut rows, mut wanted, mut start) = (Vec::new(), Vec::new(), 0);
+        let prefix = shared_prefix(batch);
+        let (mut rows, mut wanted, mut start) = (Vec::new(), Vec::new(), prefix);
         for example in batch {
             for (row, token) in targets(example) {
-                rows.push((start + row) as u32);
+                rows.push((start + row - prefix) as u32);
                 wanted.push(token);
             }
-            start += example.ids.len();
+            start += example.ids.len() - prefix;
         }
-        let hidden = self.decoder.hidden(&Batch::new(batch.iter().map(|e| e.ids.as_slice())), adapters)?;
+        let own = batch.iter().map(|e| &e.ids[prefix..]);
+        let batch = match batch.first() {
+            Some(first) if prefix > 0 => Batch::sharing(&first.ids[..prefix], own),
+            _ => Batch::new(own),
+        };
+        let hidden = self.decoder.hidden(&batch, adapters)?;
         let count = rows.len();
         let labelled = hidden.index_select(&Tensor::from_vec(rows, count, hidden.device())?, 0)?;
         Ok(self.decoder.cross_entropy(&labelled, wanted, divisor)?)
@@ -321,6 +332,19 @@ impl<'a> Trainer<'a> {
         };
         Error::failed(format!("the {what} of step {step} is not finite: {why}"))
     }
+}
+
+/// Tokens that all examples of a batch begin with and that are not learnt: a system message, say. They are computed once, and
+/// their gradient is the sum of what every example adds to it. Every example keeps a row of its own before its first target.
+fn shared_prefix(batch: &[&Encoded]) -> usize {
+    let Some((first, others)) = batch.split_first().filter(|(_, others)| !others.is_empty()) else {
+        return 0;
+    };
+    let same = |other: &&&Encoded| first.ids.iter().zip(&other.ids).take_while(|(a, b)| a == b).count();
+    let shared = others.iter().map(|other| same(&other)).min().unwrap_or(0);
+    let before_targets = batch.iter().map(|e| targets(e).map(|(row, _)| row).next().unwrap_or(e.ids.len() - 1)).min();
+    let shared = shared.min(before_targets.unwrap_or(0));
+    if shared >= SHORTEST_PREFIX { shared } else { 0 }
 }
 
 /// (row whose logits predict it, token) of each labelled token.

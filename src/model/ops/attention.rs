@@ -1,8 +1,9 @@
 //! Causal grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) over a ragged batch: several sequences lie one after
-//! another in the rows of q, k and v, and none sees another.
+//! another in the rows of q, k and v, and none sees another. Sequences that begin alike may share the rows of their beginning.
 //!
 //! softmax(q kᵀ · scale) v, per sequence and head; scores exist only for one block of queries at a time.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -31,6 +32,31 @@ pub(crate) struct Heads {
 impl Heads {
     fn group(&self) -> usize {
         self.heads / self.kv_heads
+    }
+}
+
+/// One sequence in the rows of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sequence {
+    /// Its own rows.
+    pub(crate) rows: Range<usize>,
+    /// Rows of another sequence that this one goes on from, seen by all of its own; empty for none.
+    pub(crate) prefix: Range<usize>,
+}
+
+impl Sequence {
+    /// A sequence that shares nothing.
+    pub(crate) fn alone(rows: Range<usize>) -> Self {
+        Self { rows, prefix: 0..0 }
+    }
+
+    /// Its keys or values: `all` where they lie when there is no prefix, else copied behind the prefix's.
+    fn gather<'a>(&self, all: &'a [f32], stride: usize) -> Cow<'a, [f32]> {
+        let own = &all[self.rows.start * stride..self.rows.end * stride];
+        if self.prefix.is_empty() {
+            return own.into();
+        }
+        [&all[self.prefix.start * stride..self.prefix.end * stride], own].concat().into()
     }
 }
 
@@ -102,23 +128,23 @@ pub(crate) fn attend(q: &[f32], queries: usize, keys: &Keys<'_>, heads: &Heads, 
     out
 }
 
-/// Copies `(rows, width)` of one key's group into its columns of `out` (rows of `stride`).
-pub(crate) fn place(out: &mut [f32], stride: usize, column: usize, part: &[f32], width: usize) {
+/// Adds `(rows, width)` of one key's group to its columns of `out` (rows of `stride`).
+pub(crate) fn add_columns(out: &mut [f32], stride: usize, column: usize, part: &[f32], width: usize) {
     for (row, part) in out.chunks_mut(stride).zip(part.chunks(width)) {
-        row[column..column + width].copy_from_slice(part);
+        row[column..column + width].iter_mut().zip(part).for_each(|(out, part)| *out += part);
     }
 }
 
 struct Attention {
     heads: Heads,
-    sequences: Arc<Vec<Range<usize>>>,
+    sequences: Arc<Vec<Sequence>>,
 }
 
-/// Attention within each of `sequences` (ranges of rows). Differentiable in q, k and v.
+/// Attention within each of `sequences`. Differentiable in q, k and v.
 ///
 /// `q` is (tokens, heads, dim), `k` (tokens, kv_heads, dim), `v` (tokens, kv_heads, value_dim); the result is
 /// (tokens, heads · value_dim).
-pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, sequences: &Arc<Vec<Range<usize>>>) -> Result<Tensor> {
+pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, sequences: &Arc<Vec<Sequence>>) -> Result<Tensor> {
     if !q.device().is_cpu() {
         return super::reference::attention(q, k, v, &heads, sequences);
     }
@@ -141,24 +167,25 @@ struct Rows<'a> {
 }
 
 impl Attention {
-    fn tasks(&self) -> Vec<(Range<usize>, usize)> {
-        self.sequences.iter().flat_map(|s| (0..self.heads.kv_heads).map(move |kv| (s.clone(), kv))).collect()
+    fn tasks(&self) -> Vec<(&Sequence, usize)> {
+        self.sequences.iter().flat_map(|s| (0..self.heads.kv_heads).map(move |kv| (s, kv))).collect()
     }
 
     /// P is computed again from q and k; then dV = Pᵀ dY, dS = P ∘ (dY Vᵀ − rowsum(dY ∘ Y)) · scale, dQ = dS K, dK = dSᵀ Q.
     fn group_gradient(&self, rows: &Rows<'_>, keys: &Keys<'_>, kv: usize) -> GroupGradient {
         let h = &self.heads;
-        let (group, n) = (h.group(), keys.len);
+        let (group, n) = (h.group(), rows.q.len() / (h.heads * h.dim));
+        let past = keys.len - n;
         let (q_stride, y_stride) = (h.heads * h.dim, h.heads * h.value_dim);
         let mut gradient = GroupGradient {
             dq: vec![0f32; n * group * h.dim],
-            dk: vec![0f32; n * h.dim],
-            dv: vec![0f32; n * h.value_dim],
+            dk: vec![0f32; keys.len * h.dim],
+            dv: vec![0f32; keys.len * h.value_dim],
         };
         let (mut p, mut ds) = (Vec::new(), Vec::new());
         for start in (0..n).step_by(BLOCK) {
             let block = BLOCK.min(n - start);
-            let seen = start + block;
+            let seen = past + start + block;
             p.resize(block * seen, 0.0);
             ds.resize(block * seen, 0.0);
             for g in 0..group {
@@ -168,7 +195,7 @@ impl Attention {
                 let dy = Mat::strided(&rows.dy[at..], block, h.value_dim, y_stride);
                 let (k, v) = (keys.k(h, kv, 0..seen), keys.v(h, kv, 0..seen));
                 matmul_single(MatMut::new(&mut p, block, seen), Into::Overwrite, h.scale, q, k.t());
-                causal_softmax(&mut p, seen, start);
+                causal_softmax(&mut p, seen, past + start);
                 matmul_single(MatMut::new(&mut ds, block, seen), Into::Overwrite, 1.0, dy, v.t());
                 for i in 0..block {
                     let row = at + i * y_stride;
@@ -214,14 +241,15 @@ impl CustomOp3 for Attention {
         let parts: Vec<Vec<f32>> = tasks
             .par_iter()
             .map(|(s, kv)| {
-                let keys = Keys { k: &k[s.start * k_stride..s.end * k_stride], v: &v[s.start * v_stride..s.end * v_stride], len: s.len() };
-                attend(&q[s.start * q_stride..s.end * q_stride], s.len(), &keys, h, *kv)
+                let (k, v) = (s.gather(k, k_stride), s.gather(v, v_stride));
+                let keys = Keys { k: &k, v: &v, len: s.prefix.len() + s.rows.len() };
+                attend(&q[s.rows.start * q_stride..s.rows.end * q_stride], s.rows.len(), &keys, h, *kv)
             })
             .collect();
         let (stride, width) = (h.heads * h.value_dim, h.group() * h.value_dim);
         let mut out = vec![0f32; tokens * stride];
         for ((s, kv), part) in tasks.iter().zip(&parts) {
-            place(&mut out[s.start * stride..s.end * stride], stride, kv * width, part, width);
+            add_columns(&mut out[s.rows.start * stride..s.rows.end * stride], stride, kv * width, part, width);
         }
         Ok((CpuStorage::F32(out), Shape::from((tokens, stride))))
     }
@@ -245,15 +273,12 @@ impl CustomOp3 for Attention {
         let parts: Vec<GroupGradient> = tasks
             .par_iter()
             .map(|(s, kv)| {
-                let keys = Keys {
-                    k: &k_all[s.start * k_stride..s.end * k_stride],
-                    v: &v_all[s.start * v_stride..s.end * v_stride],
-                    len: s.len(),
-                };
+                let (k, v) = (s.gather(k_all, k_stride), s.gather(v_all, v_stride));
+                let keys = Keys { k: &k, v: &v, len: s.prefix.len() + s.rows.len() };
                 let rows = Rows {
-                    q: &q_all[s.start * q_stride..s.end * q_stride],
-                    y: &y_all[s.start * y_stride..s.end * y_stride],
-                    dy: &dy_all[s.start * y_stride..s.end * y_stride],
+                    q: &q_all[s.rows.start * q_stride..s.rows.end * q_stride],
+                    y: &y_all[s.rows.start * y_stride..s.rows.end * y_stride],
+                    dy: &dy_all[s.rows.start * y_stride..s.rows.end * y_stride],
                 };
                 self.group_gradient(&rows, &keys, *kv)
             })
@@ -262,9 +287,14 @@ impl CustomOp3 for Attention {
         let (mut dq, mut dk, mut dv) = (vec![0f32; tokens * q_stride], vec![0f32; tokens * k_stride], vec![0f32; tokens * v_stride]);
         let width = h.group() * h.dim;
         for ((s, kv), part) in tasks.iter().zip(&parts) {
-            place(&mut dq[s.start * q_stride..s.end * q_stride], q_stride, kv * width, &part.dq, width);
-            place(&mut dk[s.start * k_stride..s.end * k_stride], k_stride, kv * h.dim, &part.dk, h.dim);
-            place(&mut dv[s.start * v_stride..s.end * v_stride], v_stride, kv * h.value_dim, &part.dv, h.value_dim);
+            add_columns(&mut dq[s.rows.start * q_stride..], q_stride, kv * width, &part.dq, width);
+            // Keys of the prefix come first; every sequence that sees them adds to their gradient.
+            let (prefix_k, own_k) = part.dk.split_at(s.prefix.len() * h.dim);
+            add_columns(&mut dk[s.prefix.start * k_stride..], k_stride, kv * h.dim, prefix_k, h.dim);
+            add_columns(&mut dk[s.rows.start * k_stride..], k_stride, kv * h.dim, own_k, h.dim);
+            let (prefix_v, own_v) = part.dv.split_at(s.prefix.len() * h.value_dim);
+            add_columns(&mut dv[s.prefix.start * v_stride..], v_stride, kv * h.value_dim, prefix_v, h.value_dim);
+            add_columns(&mut dv[s.rows.start * v_stride..], v_stride, kv * h.value_dim, own_v, h.value_dim);
         }
         let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
         Ok((Some(tensor(dq, q)?), Some(tensor(dk, k)?), Some(tensor(dv, v)?)))

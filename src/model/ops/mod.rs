@@ -13,6 +13,8 @@ pub(crate) mod reference;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Deref;
 

@@ -1,11 +1,9 @@
 //! The slow twins: the same operations out of candle's plain, differentiable ones. Oracles in the tests, and what runs on a
 //! device for which there is no fused operation.
 
-use std::ops::Range;
-
 use candle_core::{D, DType, Result, Tensor};
 
-use super::attention::Heads;
+use super::attention::{Heads, Sequence};
 use super::rope::RopeTable;
 
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
@@ -42,18 +40,22 @@ pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
     exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)
 }
 
-pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads, sequences: &[Range<usize>]) -> Result<Tensor> {
+pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads, sequences: &[Sequence]) -> Result<Tensor> {
     let group = heads.heads / heads.kv_heads;
     let mut parts = Vec::new();
     for s in sequences {
-        let n = s.len();
-        let rows = |x: &Tensor| x.narrow(0, s.start, n)?.transpose(0, 1)?.contiguous();
-        let spread = |x: Tensor, dim: usize| {
-            x.unsqueeze(1)?.broadcast_as((heads.kv_heads, group, n, dim))?.reshape((heads.heads, n, dim))?.contiguous()
+        let (n, past) = (s.rows.len(), s.prefix.len());
+        let all = past + n;
+        let own = |x: &Tensor| x.narrow(0, s.rows.start, n)?.transpose(0, 1)?.contiguous();
+        let spread = |x: &Tensor, dim: usize| {
+            let x = Tensor::cat(&[x.narrow(0, s.prefix.start, past)?, x.narrow(0, s.rows.start, n)?], 0)?;
+            let x = x.transpose(0, 1)?.contiguous()?.unsqueeze(1)?;
+            x.broadcast_as((heads.kv_heads, group, all, dim))?.reshape((heads.heads, all, dim))?.contiguous()
         };
-        let (q, k, v) = (rows(q)?, spread(rows(k)?, heads.dim)?, spread(rows(v)?, heads.value_dim)?);
-        let hidden: Vec<f32> = (0..n).flat_map(|i| (0..n).map(move |j| if j <= i { 0.0 } else { f32::NEG_INFINITY })).collect();
-        let mask = Tensor::from_vec(hidden, (1, n, n), q.device())?.to_dtype(DType::F32)?;
+        let (q, k, v) = (own(q)?, spread(k, heads.dim)?, spread(v, heads.value_dim)?);
+        let visible = |i: usize, j: usize| if j <= past + i { 0.0 } else { f32::NEG_INFINITY };
+        let mask: Vec<f32> = (0..n).flat_map(|i| (0..all).map(move |j| visible(i, j))).collect();
+        let mask = Tensor::from_vec(mask, (1, n, all), q.device())?.to_dtype(DType::F32)?;
         let scores = (q.matmul(&k.t()?.contiguous()?)? * f64::from(heads.scale))?.broadcast_add(&mask)?;
         let out = softmax(&scores)?.matmul(&v)?;
         parts.push(out.transpose(0, 1)?.reshape((n, heads.heads * heads.value_dim))?);

@@ -1,0 +1,197 @@
+//! Every operation against its slow twin, values and gradients, and its gradients against finite differences.
+
+use std::sync::Arc;
+
+use candle_core::{D, Device, Result, Tensor, Var};
+
+use super::attention::{Heads, Sequence, attention};
+use super::cross_entropy::head_cross_entropy;
+use super::lora::{Dropout, Frozen, linear, lora};
+use super::rms_norm::rms_norm;
+use super::rope::{RopeTable, rope};
+use super::swiglu::swiglu;
+use super::{lora as lora_ops, reference};
+use crate::model::weights::Matrix;
+
+fn values(seed: u64, len: usize) -> Vec<f32> {
+    let unit = |i: usize| (lora_ops::mix(seed ^ lora_ops::mix(i as u64)) >> 40) as f32 / (1u64 << 24) as f32;
+    (0..len).map(|i| 2.0 * unit(i) - 1.0).collect()
+}
+
+fn var(seed: u64, shape: &[usize]) -> Var {
+    let tensor = Tensor::from_vec(values(seed, shape.iter().product()), shape, &Device::Cpu).expect("a tensor");
+    Var::from_tensor(&tensor).expect("a variable")
+}
+
+/// A scalar that weighs every element differently.
+fn weighed(y: &Tensor) -> Result<Tensor> {
+    let weights = Tensor::from_vec(values(99, y.elem_count()), y.shape(), y.device())?;
+    (y * weights)?.sum_all()
+}
+
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("f32 values")
+}
+
+fn assert_close(what: &str, got: &Tensor, want: &Tensor) {
+    let (got, want) = (flat(got), flat(want));
+    let scale = want.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+    for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+        assert!((g - w).abs() <= 2e-5 * scale, "{what} [{i}]: {g}, expected {w}");
+    }
+}
+
+/// Fused and slow have equal values and equal gradients for all inputs, and the gradients are those of finite differences.
+fn agree(inputs: &[Var], fused: impl Fn(&[Tensor]) -> Result<Tensor>, slow: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    let tensors: Vec<Tensor> = inputs.iter().map(|v| v.as_tensor().clone()).collect();
+    let (y, want) = (fused(&tensors).expect("fused"), slow(&tensors).expect("slow"));
+    assert_close("values", &y, &want);
+    let gradients = weighed(&y).and_then(|l| l.backward()).expect("a backward");
+    let expected = weighed(&want).and_then(|l| l.backward()).expect("a backward");
+    for (i, input) in inputs.iter().enumerate() {
+        let (got, want) = (gradients.get(input).expect("a gradient"), expected.get(input).expect("a gradient"));
+        assert_close(&format!("gradient of input {i}"), got, want);
+        finite_difference(&tensors, i, got, &fused);
+    }
+}
+
+fn finite_difference(inputs: &[Tensor], which: usize, gradient: &Tensor, f: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    let shape = inputs[which].shape().clone();
+    let direction = Tensor::from_vec(values(7, shape.elem_count()), &shape, &Device::Cpu).expect("a direction");
+    let step = 1e-2;
+    let at = |sign: f64| {
+        let mut moved: Vec<Tensor> = inputs.iter().map(Tensor::detach).collect();
+        moved[which] = (&moved[which] + (&direction * (sign * step)).expect("a step")).expect("a point");
+        let y = f(&moved).and_then(|y| weighed(&y)).and_then(|l| l.to_scalar::<f32>());
+        f64::from(y.expect("a value"))
+    };
+    let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
+    let along = (gradient * &direction).and_then(|p| p.sum_all()).and_then(|s| s.to_scalar::<f32>()).expect("a number");
+    let scale = slope.abs().max(1.0);
+    assert!((slope - f64::from(along)).abs() < 1e-2 * scale, "input {which}: slope {slope}, gradient says {along}");
+}
+
+#[test]
+fn rms_norm_agrees() {
+    let weight = var(2, &[24]).as_tensor().detach();
+    agree(&[var(1, &[37, 24])], |x| rms_norm(&x[0], &weight, 1e-5), |x| reference::rms_norm(&x[0], &weight, 1e-5));
+}
+
+#[test]
+fn swiglu_agrees() {
+    agree(&[var(1, &[19, 40]), var(2, &[19, 40])], |x| swiglu(&x[0], &x[1]), |x| reference::swiglu(&x[0], &x[1]));
+}
+
+#[test]
+fn rope_agrees_also_when_a_part_of_the_head_is_not_turned() {
+    for width in [8, 12] {
+        let table = Arc::new(RopeTable::new(&[1.0, 0.3, 0.1, 0.01], 40, 1.25));
+        let positions = Arc::new(vec![0, 1, 2, 30, 31, 5]);
+        agree(
+            &[var(1, &[6, 3, width])],
+            |x| rope(&x[0], &table, &positions),
+            |x| reference::rope(&x[0], &table, &positions),
+        );
+    }
+}
+
+#[test]
+fn a_position_past_the_table_is_refused() {
+    let table = Arc::new(RopeTable::new(&[1.0], 4, 1.0));
+    let error = rope(var(1, &[1, 1, 2]).as_tensor(), &table, &Arc::new(vec![4])).expect_err("past the table");
+    assert!(error.to_string().contains("position 4 is past the 4 positions"));
+}
+
+/// Sequences of unequal lengths, one longer than a block of queries, two that share a prefix; values wider than keys.
+#[test]
+fn attention_agrees_for_ragged_batches_and_shared_prefixes() {
+    let sequences = Arc::new(vec![
+        Sequence::alone(0..5),
+        Sequence { rows: 5..8, prefix: 0..5 },
+        Sequence { rows: 8..9, prefix: 0..5 },
+        Sequence::alone(9..9 + 140),
+    ]);
+    let heads = Heads { heads: 4, kv_heads: 2, dim: 8, value_dim: 6, scale: 0.3 };
+    agree(
+        &[var(1, &[149, 4, 8]), var(2, &[149, 2, 8]), var(3, &[149, 2, 6])],
+        |x| attention(&x[0], &x[1], &x[2], heads, &sequences),
+        |x| reference::attention(&x[0], &x[1], &x[2], &heads, &sequences),
+    );
+}
+
+fn frozen(rows: usize, cols: usize) -> (Frozen, Tensor, Tensor) {
+    let weight = values(11, rows * cols);
+    let bias = Tensor::from_vec(values(12, rows), rows, &Device::Cpu).expect("a bias");
+    let tensor = Tensor::from_vec(weight.clone(), (rows, cols), &Device::Cpu).expect("a weight");
+    (Frozen { weight: Matrix::from_values("w", weight, rows, cols), bias: Some(bias.clone()) }, tensor, bias)
+}
+
+#[test]
+fn lora_agrees_with_its_formula() {
+    let (frozen, weight, bias) = frozen(10, 14);
+    agree(
+        &[var(1, &[23, 14]), var(2, &[3, 14]), var(3, &[10, 3])],
+        |x| lora(&x[0], &frozen, &x[1], &x[2], 0.7, None),
+        |x| {
+            let low = (x[0].matmul(&x[1].t()?)?.matmul(&x[2].t()?)? * 0.7)?;
+            x[0].matmul(&weight.t()?)?.broadcast_add(&bias)? + low
+        },
+    );
+}
+
+#[test]
+fn a_linear_layer_without_an_adapter_passes_the_gradient_on() {
+    let (frozen, weight, bias) = frozen(10, 14);
+    agree(
+        &[var(1, &[23, 14])],
+        |x| linear(&x[0], &frozen, Vec::new()),
+        |x| x[0].matmul(&weight.t()?)?.broadcast_add(&bias),
+    );
+}
+
+#[test]
+fn dropout_drops_its_share_keeps_the_mean_and_has_a_gradient() {
+    let (frozen, _, _) = frozen(4, 200);
+    let dropout = Some(Dropout { p: 0.25, seed: 5 });
+    let (x, a, b) = (var(1, &[50, 200]), var(2, &[1, 200]), var(3, &[4, 1]));
+    let ones = Tensor::ones((50, 200), candle_core::DType::F32, &Device::Cpu).expect("ones");
+    let sum = Tensor::ones((1, 200), candle_core::DType::F32, &Device::Cpu).expect("ones");
+    let up = Tensor::ones((4, 1), candle_core::DType::F32, &Device::Cpu).expect("ones");
+    let zero = Frozen { weight: Matrix::from_values("w", vec![0.0; 800], 4, 200), bias: None };
+    let kept = lora(&ones, &zero, &sum, &up, 1.0, dropout).and_then(|y| y.mean_all()).expect("a mean");
+    let share = kept.to_scalar::<f32>().expect("a number") / 200.0;
+    assert!((share - 1.0).abs() < 0.02, "{share}");
+    let inputs = [x, a, b];
+    let tensors: Vec<Tensor> = inputs.iter().map(|v| v.as_tensor().clone()).collect();
+    let f = |x: &[Tensor]| lora(&x[0], &frozen, &x[1], &x[2], 0.5, dropout);
+    let gradients = f(&tensors).and_then(|y| weighed(&y)).and_then(|l| l.backward()).expect("a backward");
+    for (i, input) in inputs.iter().enumerate() {
+        finite_difference(&tensors, i, gradients.get(input).expect("a gradient"), f);
+    }
+}
+
+#[test]
+fn head_cross_entropy_agrees_with_softmax_and_logarithm() {
+    let (vocab, width, rows) = (50, 12, 150);
+    let head = values(11, vocab * width);
+    let tensor = Tensor::from_vec(head.clone(), (vocab, width), &Device::Cpu).expect("a head");
+    let head = Matrix::from_values("head", head, vocab, width);
+    let targets: Vec<u32> = (0..rows).map(|i| (i * 7 % vocab) as u32).collect();
+    let one_hot: Vec<f32> = targets.iter().flat_map(|t| (0..vocab).map(move |v| f32::from(v as u32 == *t))).collect();
+    let one_hot = Tensor::from_vec(one_hot, (rows, vocab), &Device::Cpu).expect("one-hot rows");
+    agree(
+        &[var(1, &[rows, width])],
+        |x| head_cross_entropy(&x[0], &head, targets.clone(), 3.0),
+        |x| {
+            let p = reference::softmax(&x[0].matmul(&tensor.t()?)?)?;
+            ((p.log()? * &one_hot)?.sum(D::Minus1)?.sum_all()? * (-1.0 / 3.0))?.reshape(())
+        },
+    );
+}
+
+#[test]
+fn a_target_outside_the_vocabulary_is_refused() {
+    let head = Matrix::from_values("head", vec![0.0; 8], 4, 2);
+    let error = head_cross_entropy(var(1, &[1, 2]).as_tensor(), &head, vec![4], 1.0).expect_err("outside");
+    assert!(error.to_string().contains("outside the vocabulary of 4"));
+}

@@ -1,0 +1,201 @@
+//! Training against PEFT and torch: losses, gradients and the adapter after three steps of AdamW.
+
+use crate::adapter;
+use crate::config::Recipe;
+use crate::data::encode::Encoded;
+use crate::model::parity::{decoder, fixture, reference};
+use crate::train::state::TrainerState;
+use crate::train::{Trainer, Training};
+
+/// The recipe that the fixtures' references were made with.
+fn recipe() -> Recipe {
+    Recipe { weight_decay: 0.01, max_grad_norm: 0.0, learning_rate: 1e-3, ..Recipe::default() }
+}
+
+/// The reference's batch, without its padding.
+fn examples() -> Vec<Encoded> {
+    let tensors = reference("llama/reference_lora.safetensors");
+    let rows = |name: &str| tensors[name].to_vec2::<i64>().expect("a matrix of integers");
+    let (ids, mask, labels) = (rows("train.input_ids"), rows("train.attention_mask"), rows("train.labels"));
+    let example = |i: usize| {
+        let len = mask[i].iter().sum::<i64>() as usize;
+        Encoded {
+            ids: ids[i][..len].iter().map(|id| *id as u32).collect(),
+            labels: labels[i][..len].iter().map(|label| *label != -100).collect(),
+        }
+    };
+    vec![example(0), example(1)]
+}
+
+/// Largest difference relative to the largest value of the reference.
+fn difference(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let scale = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+    got.iter().zip(want).map(|(g, w)| f64::from((g - w).abs() / scale)).fold(0.0, f64::max)
+}
+
+fn agrees_with_peft(widened: bool) {
+    let tensors = reference("llama/reference_lora.safetensors");
+    let want = |name: &str| {
+        let flat = tensors[name].flatten_all().and_then(|t| t.to_vec1::<f32>());
+        flat.expect("f32 values")
+    };
+    let losses: Vec<f64> = {
+        let text = std::fs::read_to_string(fixture("llama/reference_lora.json")).expect("a reference");
+        let json: serde_json::Value = serde_json::from_str(&text).expect("json");
+        json["losses"].as_array().expect("losses").iter().filter_map(serde_json::Value::as_f64).collect()
+    };
+    let mut decoder = decoder("llama");
+    if widened {
+        decoder.widen();
+    }
+    let (recipe, examples) = (recipe(), examples());
+    let start = adapter::load(&fixture("llama/adapter")).expect("an adapter");
+    let mut trainer = Trainer::with_adapter(&decoder, &recipe, start, TrainerState::default());
+    let together = vec![examples.iter().collect::<Vec<_>>()];
+    let apart: Vec<Vec<&Encoded>> = examples.iter().map(|e| vec![e]).collect();
+
+    for micro in [&together, &apart] {
+        let (loss, gradients) = trainer.gradients(micro).expect("gradients");
+        assert!((loss - losses[0]).abs() < 1e-4, "{loss}");
+        assert_eq!(gradients.len(), 42);
+        for (name, gradient) in &gradients {
+            let want = want(&format!("grad.base_model.model.{name}.weight"));
+            assert!(difference(gradient, &want) < 1e-3, "{name}: {}", difference(gradient, &want));
+        }
+    }
+    for expected in &losses[..3] {
+        let entry = trainer.step(&together, 1e-3, 0.0).expect("a step");
+        assert!((entry.loss.expect("a loss") - expected).abs() < 1e-4);
+    }
+    let (last, _) = trainer.gradients(&together).expect("gradients");
+    assert!((last - losses[3]).abs() < 1e-4);
+    for (path, module) in &trainer.adapter.modules {
+        for (kind, values) in [("lora_A", &module.a), ("lora_B", &module.b)] {
+            let want = want(&format!("final.base_model.model.{path}.{kind}.weight"));
+            assert!(difference(values, &want) < 1e-3, "{path}.{kind}");
+        }
+    }
+}
+
+#[test]
+fn losses_gradients_and_steps_agree_with_peft() {
+    agrees_with_peft(false);
+    agrees_with_peft(true);
+}
+
+/// Packed sequences attend only to themselves, so a batch is the sum of its examples, in any order.
+#[test]
+fn packing_changes_no_gradient() {
+    let (decoder, recipe, examples) = (decoder("llama"), recipe(), examples());
+    let start = adapter::load(&fixture("llama/adapter")).expect("an adapter");
+    let trainer = Trainer::with_adapter(&decoder, &recipe, start, TrainerState::default());
+    let packed = trainer.gradients(&[vec![&examples[1], &examples[0], &examples[1]]]).expect("gradients");
+    let apart = trainer.gradients(&[vec![&examples[1]], vec![&examples[0]], vec![&examples[1]]]).expect("gradients");
+    assert!((packed.0 - apart.0).abs() < 1e-5);
+    for (name, gradient) in &packed.1 {
+        assert!(difference(gradient, &apart.1[name]) < 1e-4, "{name}");
+    }
+}
+
+/// Examples that begin alike share rows; the oracle computes each alone.
+#[test]
+fn sharing_a_prefix_changes_no_gradient() {
+    let (decoder, recipe) = (decoder("llama"), recipe());
+    let begin: Vec<u32> = (0..20).map(|i| 10 + 7 * i).collect();
+    let example = |tail: &[u32]| {
+        let ids = [begin.as_slice(), tail].concat();
+        let labels = (0..ids.len()).map(|i| i > begin.len()).collect();
+        Encoded { ids, labels }
+    };
+    let examples = [example(&[3, 5, 8, 13]), example(&[21, 34, 55]), example(&[3, 144, 233, 6, 9])];
+    let start = adapter::load(&fixture("llama/adapter")).expect("an adapter");
+    let trainer = Trainer::with_adapter(&decoder, &recipe, start, TrainerState::default());
+    let together: Vec<&Encoded> = examples.iter().collect();
+    assert_eq!(super::shared_prefix(&together), 20);
+    let shared = trainer.gradients(&[together]).expect("gradients");
+    let apart: Vec<Vec<&Encoded>> = examples.iter().map(|e| vec![e]).collect();
+    let apart = trainer.gradients(&apart).expect("gradients");
+    assert!((shared.0 - apart.0).abs() < 1e-5);
+    for (name, gradient) in &shared.1 {
+        assert!(difference(gradient, &apart.1[name]) < 1e-4, "{name}");
+    }
+}
+
+/// A training that is cut after any step goes on from its checkpoint and ends with the same bytes.
+#[test]
+fn a_resumed_training_ends_with_the_same_bytes() {
+    let decoder = decoder("llama");
+    let examples: Vec<Encoded> = examples().into_iter().cycle().take(6).collect();
+    let recipe = Recipe {
+        lora_r: 2,
+        lora_dropout: 0.1,
+        num_epochs: 2,
+        micro_batch_size: 1,
+        gradient_accumulation_steps: 2,
+        save_steps: Some(1),
+        eval_steps: Some(2),
+        ..Recipe::default()
+    };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let train = |name: &str, stop_after: Option<usize>| {
+        let checkpoints = directory.path().join(name);
+        let training = Training {
+            decoder: &decoder,
+            recipe: &recipe,
+            train: &examples,
+            validation: &examples[..1],
+            checkpoints: &checkpoints,
+            fingerprint: "same",
+            base: "base",
+        };
+        // A panic in the middle is a killed process: nothing after the last checkpoint is kept.
+        let run = std::panic::AssertUnwindSafe(|| {
+            training.run(&mut |event| {
+                if let super::TrainEvent::Step { entry, .. } = event
+                    && stop_after == Some(entry.step)
+                {
+                    std::panic::resume_unwind(Box::new("killed"));
+                }
+            })
+        });
+        std::panic::catch_unwind(run).ok().map(|trained| trained.expect("a training"))
+    };
+    let whole = train("whole", None).expect("it was not killed");
+    assert_eq!(whole.state.global_step, 6);
+    for killed_at in 1..=6 {
+        let name = format!("killed-{killed_at}");
+        assert!(train(&name, Some(killed_at)).is_none());
+        let resumed = train(&name, None).expect("it was not killed");
+        assert_eq!(resumed.adapter.modules, whole.adapter.modules, "killed at {killed_at}");
+        assert_eq!(resumed.state, whole.state, "killed at {killed_at}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_recipe_is_not_resumed() {
+    let decoder = decoder("llama");
+    let examples = examples();
+    let recipe = Recipe { lora_r: 2, micro_batch_size: 2, ..Recipe::default() };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut resumed = Vec::new();
+    for fingerprint in ["one", "other", "other"] {
+        let training = Training {
+            decoder: &decoder,
+            recipe: &recipe,
+            train: &examples,
+            validation: &[],
+            checkpoints: directory.path(),
+            fingerprint,
+            base: "base",
+        };
+        training
+            .run(&mut |event| {
+                if let super::TrainEvent::Started { resumed_at, .. } = event {
+                    resumed.push(resumed_at);
+                }
+            })
+            .expect("a training");
+    }
+    assert_eq!(resumed, [0, 0, 1]);
+}
