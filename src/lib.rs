@@ -1,4 +1,67 @@
-//! finetest.
+//! Fine-tuned language models, tested the way code is.
+//!
+//! finetest trains a LoRA or QLoRA adapter, keeps the untouched base model as the control group, asks both the same scenarios, and
+//! says what was gained and what was forgotten. `cargo test` runs the scenarios, pull requests show answers as snapshot diffs,
+//! and a gate refuses what forgets too much.
+//!
+//! Data flows one way:
+//!
+//! ```text
+//! finetest.toml ─► config ─► scenario files ─► run ─► record ─► compare ─► gate ─► snapshot, report, exit code
+//!                     │                         │
+//!                     └► data ─► train ─► adapter ─► engine (arms × cases, one pass) ◄─ model ◄─ weights
+//! ```
+//!
+//! | to | begin at |
+//! |---|---|
+//! | test a project under `cargo test` | [`scenarios!`], [`harness`] |
+//! | run a project | [`project::run`] |
+//! | judge a recorded run | [`Comparison::of`], [`decide`], [`Report`] |
+//! | write a backend | [`backend::Backend`] |
+//!
+//! # A run without a model
+//!
+//! ```
+//! use finetest::backend::Scripted;
+//! use finetest::record::{Arm, BASE, ModelInfo, TUNED, Verdict};
+//! use finetest::run::{Inputs, Store, execute};
+//! use finetest::{Comparison, Scenario};
+//!
+//! # fn main() -> finetest::Result<()> {
+//! let directory = tempfile::tempdir().unwrap();
+//! let path = directory.path().join("capitals.toml");
+//! std::fs::write(&path, r#"
+//!     role = "control"
+//!     description = "capitals of countries"
+//!     [[cases]]
+//!     prompt = "What is the capital of France?"
+//!     checks = [{ contains = "Paris" }, "not-json"]
+//! "#).unwrap();
+//! let scenarios = [Scenario::load(&path, directory.path())?];
+//!
+//! let arm = |name: &str| Arm { name: name.into(), fingerprint: name.into(), adapter: None, scale: 1.0 };
+//! let model = ModelInfo { source: "script".into(), family: "none".into(), parameters: 0, fingerprint: "0".into() };
+//! let inputs = Inputs {
+//!     project: "example".into(),
+//!     model,
+//!     arms: vec![arm(BASE), arm(TUNED)],
+//!     scenarios: &scenarios,
+//!     drift_text: None,
+//! };
+//! let mut backend = Scripted::new([
+//!     (0, "What is the capital of France?", "The capital of France is Paris."),
+//!     (1, "What is the capital of France?", r#"{"name": "France", "city": "Paris"}"#),
+//! ]);
+//! let run = execute(&inputs, &mut backend, &Store::new(directory.path().join("store")), &mut |_| {})?;
+//!
+//! let case = &run.scenarios[0].cases[0];
+//! assert_eq!(case.verdict(BASE), Verdict::Passed);
+//! assert_eq!(case.verdict(TUNED), Verdict::Failed);
+//! let comparison = Comparison::of(&run, BASE, TUNED);
+//! assert_eq!(comparison.control.retention().share(), Some(0.0));
+//! # Ok(())
+//! # }
+//! ```
 
 #[cfg(feature = "candle")]
 pub mod adapter;
