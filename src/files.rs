@@ -39,7 +39,8 @@ impl Lock {
     pub(crate) fn acquire(path: &Path, waiting: impl FnOnce()) -> Result<Self> {
         let directory = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
-        let file = File::options().create(true).truncate(false).write(true).open(path).map_err(Error::io(path, "create"))?;
+        let file =
+            File::options().create(true).truncate(false).write(true).open(path).map_err(Error::io(path, "create"))?;
         if FileExt::try_lock(&file).is_err() {
             waiting();
             FileExt::lock(&file).map_err(Error::io(path, "lock"))?;
@@ -77,6 +78,10 @@ mod tests {
         write_atomically(&path, b"one").expect("written");
         write_atomically(&path, b"two").expect("written again");
         assert_eq!(std::fs::read(&path).expect("readable"), b"two");
-        assert_eq!(std::fs::read_dir(directory.path().join("deep")).expect("readable").count(), 1, "nothing is left beside it");
+        assert_eq!(
+            std::fs::read_dir(directory.path().join("deep")).expect("readable").count(),
+            1,
+            "nothing is left beside it"
+        );
     }
 }

@@ -144,7 +144,8 @@ impl Suite {
 
     fn rule(&self, name: &str) -> std::result::Result<(), Failed> {
         let rules = &self.outcome()?.decision.rules;
-        let rule: &Rule = rules.iter().find(|r| r.name == name).ok_or_else(|| Failed::from("the rule was not applied"))?;
+        let rule: &Rule =
+            rules.iter().find(|r| r.name == name).ok_or_else(|| Failed::from("the rule was not applied"))?;
         if rule.verdict == Verdict::Passed { Ok(()) } else { Err(Failed::from(rule.explanation.clone())) }
     }
 

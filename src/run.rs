@@ -139,7 +139,12 @@ fn judge(inputs: &Inputs<'_>, answers: &[Completion]) -> Vec<ScenarioRecord> {
             }
             index += 1;
             let checks = case.checks.iter().map(ToString::to_string).collect();
-            judged.push(CaseRecord { name: case.name.clone(), prompt: case.request.prompt.clone(), checks, answers: by_arm });
+            judged.push(CaseRecord {
+                name: case.name.clone(),
+                prompt: case.request.prompt.clone(),
+                checks,
+                answers: by_arm,
+            });
         }
         records.push(ScenarioRecord {
             name: scenario.name.clone(),
@@ -165,7 +170,8 @@ fn drift(
         .filter_map(|case| Some((&case.prompt, case.answers.get(BASE)?.completion.as_ref()?.tokens.as_slice())))
         .filter(|(_, tokens)| !tokens.is_empty())
         .collect();
-    let mut texts: Vec<DriftText<'_>> = answers.iter().map(|(prompt, tokens)| DriftText::Answer(prompt, tokens)).collect();
+    let mut texts: Vec<DriftText<'_>> =
+        answers.iter().map(|(prompt, tokens)| DriftText::Answer(prompt, tokens)).collect();
     let mut source = "base's answers to the control cases".to_owned();
     if let Some((name, text)) = &inputs.drift_text {
         texts.push(DriftText::Plain(text));

@@ -16,7 +16,9 @@ fn a_run_trains_asks_reports_and_passes() {
     assert!(ran.stderr.contains("training adapters/tiny (there is none yet)"), "{}", ran.stderr);
     assert!(ran.stdout.contains("PASS"), "{}", ran.stdout);
     assert!(!ran.stdout.contains('\u{1b}'), "no colours when stdout is not a terminal");
-    for file in ["adapters/tiny/adapter_model.safetensors", "adapters/tiny/trainer_state.json", "adapters/tiny/loss.svg"] {
+    for file in
+        ["adapters/tiny/adapter_model.safetensors", "adapters/tiny/trainer_state.json", "adapters/tiny/loss.svg"]
+    {
         assert!(project.path(file).is_file(), "{file}");
     }
     for file in ["run.json", "report.md", "junit.xml"] {
@@ -104,7 +106,8 @@ fn training_that_is_forbidden_is_said_and_not_done() {
     let project = Project::new();
     let mut command = project.command(&["run"]);
     command.env("FINETEST_TRAIN", "never");
-    support::Ran::of(command.output().expect("the binary runs")).fails(1, &["adapters/tiny", "FINETEST_TRAIN=never", "finetest train"]);
+    support::Ran::of(command.output().expect("the binary runs"))
+        .fails(1, &["adapters/tiny", "FINETEST_TRAIN=never", "finetest train"]);
     assert!(!project.path("adapters").exists());
     let mut command = project.command(&["run"]);
     command.env("FINETEST_TRAIN", "sometimes");
@@ -156,7 +159,8 @@ fn manifests_with_wrong_keys_name_file_and_line() {
 #[test]
 fn bad_scenarios_are_all_reported_with_file_and_line() {
     let project = Project::new();
-    project.write("scenarios/one.toml", "role = \"control\"\ndescription = \"x\"\nseed = 3\n[[cases]]\nprompt = \"x\"\n");
+    project
+        .write("scenarios/one.toml", "role = \"control\"\ndescription = \"x\"\nseed = 3\n[[cases]]\nprompt = \"x\"\n");
     project.write("scenarios/two.toml", "role = \"control\"\ndescription = \"x\"\n");
     project.write(
         "scenarios/three.toml",
@@ -185,7 +189,8 @@ fn bad_data_lines_stop_the_training_or_are_skipped_as_the_manifest_says() {
 #[test]
 fn an_example_that_is_too_long_is_named() {
     let project = Project::new();
-    project.append("data/train.jsonl", &format!("{{\"prompt\": \"{}\", \"completion\": \"x\"}}\n", "long ".repeat(2000)));
+    project
+        .append("data/train.jsonl", &format!("{{\"prompt\": \"{}\", \"completion\": \"x\"}}\n", "long ".repeat(2000)));
     project.run(&["train"]).fails(1, &["train.jsonl:13", "sequence_len is 512"]);
 }
 
@@ -253,9 +258,11 @@ fn an_adapter_of_another_base_or_without_effect_is_refused() {
     let project = Project::new();
     project.append("finetest.toml", GATE);
     let manifest = project.read("finetest.toml");
-    let without_training = manifest.split("[data]").next().expect("a head").to_owned() + "[adapter]\npath = \"given\"\n" + GATE;
+    let without_training =
+        manifest.split("[data]").next().expect("a head").to_owned() + "[adapter]\npath = \"given\"\n" + GATE;
     project.write("finetest.toml", &without_training);
-    let config = std::fs::read_to_string(support::fixture("llama/adapter/adapter_config.json")).expect("a configuration");
+    let config =
+        std::fs::read_to_string(support::fixture("llama/adapter/adapter_config.json")).expect("a configuration");
     project.write("given/adapter_config.json", &config);
     let tensors = std::fs::read(support::fixture("llama/adapter/adapter_model.safetensors")).expect("tensors");
     std::fs::write(project.path("given/adapter_model.safetensors"), &tensors).expect("written");
@@ -315,7 +322,8 @@ fn a_killed_training_goes_on_and_ends_with_the_same_bytes() {
     whole.run(&["train"]).expect(0);
     let killed = Project::new();
     killed.write("finetest.toml", &manifest);
-    let mut child = killed.command(&["train"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("the binary runs");
+    let mut child =
+        killed.command(&["train"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("the binary runs");
     let checkpoints = killed.path(".finetest/checkpoints");
     let has_checkpoint = || {
         let runs = std::fs::read_dir(&checkpoints).into_iter().flatten().flatten();
@@ -352,18 +360,27 @@ fn a_full_disk_is_an_error_and_the_old_file_stays() {
 #[test]
 fn logits_are_those_of_the_reference() {
     let project = Project::new();
-    let reference = candle_core::safetensors::load(support::fixture("llama/reference_lora.safetensors"), &candle_core::Device::Cpu);
-    let base = candle_core::safetensors::load(support::fixture("llama/reference.safetensors"), &candle_core::Device::Cpu);
+    let reference =
+        candle_core::safetensors::load(support::fixture("llama/reference_lora.safetensors"), &candle_core::Device::Cpu);
+    let base =
+        candle_core::safetensors::load(support::fixture("llama/reference.safetensors"), &candle_core::Device::Cpu);
     let (reference, base) = (reference.expect("a reference"), base.expect("a reference"));
     let ids = base["input_ids_0"].to_vec1::<i64>().expect("ids");
     project.write("tokens.json", &format!("{ids:?}"));
     let adapter = support::fixture("llama/adapter").display().to_string();
-    project.run(&["logits", "model", "--adapter", &adapter, "--tokens", "tokens.json", "--out", "out.safetensors"]).expect(0);
-    let got = candle_core::safetensors::load(project.path("out.safetensors"), &candle_core::Device::Cpu).expect("an output");
+    project
+        .run(&["logits", "model", "--adapter", &adapter, "--tokens", "tokens.json", "--out", "out.safetensors"])
+        .expect(0);
+    let got =
+        candle_core::safetensors::load(project.path("out.safetensors"), &candle_core::Device::Cpu).expect("an output");
     let difference = (&got["logits"] - &reference["logits_0"]).and_then(|d| d.abs()?.max_all()?.to_scalar::<f32>());
     assert!(difference.expect("a number") < 1e-4);
     project.write("tokens.json", "[1, \"two\"]");
-    project.run(&["logits", "model", "--tokens", "tokens.json", "--out", "out.safetensors"]).fails(1, &["tokens.json", "token ids"]);
+    project
+        .run(&["logits", "model", "--tokens", "tokens.json", "--out", "out.safetensors"])
+        .fails(1, &["tokens.json", "token ids"]);
     project.write("tokens.json", "[99999]");
-    project.run(&["logits", "model", "--tokens", "tokens.json", "--out", "out.safetensors"]).fails(1, &["99999", "vocabulary"]);
+    project
+        .run(&["logits", "model", "--tokens", "tokens.json", "--out", "out.safetensors"])
+        .fails(1, &["99999", "vocabulary"]);
 }

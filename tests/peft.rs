@@ -40,7 +40,8 @@ fn peft_computes_the_same_logits_with_our_adapter() {
     project.append("finetest.toml", "adapter_dtype = \"f32\"\nlora_alpha = 8\n");
     project.run(&["train"]).expect(0);
     project.write("tokens.json", "[5, 17, 99, 200, 301, 44, 7, 8, 150]");
-    let ours = ["logits", "model", "--adapter", "adapters/tiny", "--tokens", "tokens.json", "--out", "ours.safetensors"];
+    let ours =
+        ["logits", "model", "--adapter", "adapters/tiny", "--tokens", "tokens.json", "--out", "ours.safetensors"];
     project.run(&ours).expect(0);
     let output = Command::new(python())
         .args(["-c", SCRIPT, "model", "adapters/tiny", "tokens.json", "theirs.safetensors"])

@@ -49,7 +49,11 @@ impl Adapter {
     ///
     /// # Errors
     /// A target that names no linear layer of the model.
-    pub(crate) fn initialised<'l>(recipe: &Recipe, linears: impl Iterator<Item = &'l Linear>, base: &str) -> Result<Self> {
+    pub(crate) fn initialised<'l>(
+        recipe: &Recipe,
+        linears: impl Iterator<Item = &'l Linear>,
+        base: &str,
+    ) -> Result<Self> {
         let targets = recipe.targets();
         let mut modules = BTreeMap::new();
         let mut names: Vec<&str> = Vec::new();
@@ -71,9 +75,17 @@ impl Adapter {
             && let Some(unknown) = wanted.iter().find(|w| !names.contains(&w.as_str()))
         {
             let known = names.join(", ");
-            return Err(Error::failed(format!("lora_target_modules names `{unknown}`, which no layer of the model is called; there are: {known}")));
+            return Err(Error::failed(format!(
+                "lora_target_modules names `{unknown}`, which no layer of the model is called; there are: {known}"
+            )));
         }
-        Ok(Self { r: recipe.lora_r, alpha: recipe.lora_alpha, dropout: recipe.lora_dropout, base: base.to_owned(), modules })
+        Ok(Self {
+            r: recipe.lora_r,
+            alpha: recipe.lora_alpha,
+            dropout: recipe.lora_dropout,
+            base: base.to_owned(),
+            modules,
+        })
     }
 
     /// Number of trained values.
@@ -103,18 +115,25 @@ impl Adapter {
     ///
     /// # Errors
     /// The first that does not: the adapter was made for another base.
-    pub(crate) fn check_fits<'l>(&self, path: &std::path::Path, linears: impl Iterator<Item = &'l Linear>) -> Result<()> {
+    pub(crate) fn check_fits<'l>(
+        &self,
+        path: &std::path::Path,
+        linears: impl Iterator<Item = &'l Linear>,
+    ) -> Result<()> {
         let shapes: BTreeMap<&str, (usize, usize)> =
             linears.map(|l| (l.path.as_str(), (l.frozen.weight.rows, l.frozen.weight.cols))).collect();
         for (name, module) in &self.modules {
             match shapes.get(name.as_str()) {
                 None => {
-                    let message = format!("the adapter has `{name}`, which the base model has not: it was made for another base");
+                    let message =
+                        format!("the adapter has `{name}`, which the base model has not: it was made for another base");
                     return Err(Error::model(path, message));
                 }
                 Some((outside, inside)) if (*outside, *inside) != (module.outside, module.inside) => {
                     let got = format!("[{}, {}] · [{}, {}]", module.outside, module.rank, module.rank, module.inside);
-                    let message = format!("the adapter's `{name}` is {got}, expected an {outside} × {inside} layer: it was made for another base");
+                    let message = format!(
+                        "the adapter's `{name}` is {got}, expected an {outside} × {inside} layer: it was made for another base"
+                    );
                     return Err(Error::model(path, message));
                 }
                 Some(_) => {}

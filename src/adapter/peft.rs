@@ -86,7 +86,8 @@ pub(crate) fn load(directory: &Path) -> Result<Adapter> {
     }
     let weights = directory.join(ADAPTER_WEIGHTS);
     if !weights.exists() && directory.join("adapter_model.bin").exists() {
-        let message = "there is only adapter_model.bin: a pickle can run code when it is read; save the adapter as safetensors";
+        let message =
+            "there is only adapter_model.bin: a pickle can run code when it is read; save the adapter as safetensors";
         return Err(Error::model(directory, message));
     }
     let modules = modules(&weights, &config, read_tensors(&weights)?)?;
@@ -115,7 +116,9 @@ pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Read>> {
             Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
             Dtype::F16 => data.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
             Dtype::BF16 => data.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            other => return Err(Error::model(path, format!("tensor `{name}` holds {other:?}, expected F32, F16 or BF16"))),
+            other => {
+                return Err(Error::model(path, format!("tensor `{name}` holds {other:?}, expected F32, F16 or BF16")));
+            }
         };
         if values.iter().any(|v| !v.is_finite()) {
             return Err(Error::model(path, format!("tensor `{name}` holds NaN or infinite values")));
@@ -133,7 +136,10 @@ fn modules(path: &Path, config: &PeftConfig, mut tensors: BTreeMap<String, Read>
             if name.ends_with(".lora_B.weight") {
                 continue;
             }
-            return Err(Error::model(path, format!("tensor `{name}` is not known: expected {PREFIX}….lora_A.weight or .lora_B.weight")));
+            return Err(Error::model(
+                path,
+                format!("tensor `{name}` is not known: expected {PREFIX}….lora_A.weight or .lora_B.weight"),
+            ));
         };
         let b_name = format!("{PREFIX}{module}.lora_B.weight");
         let (Some(a), Some(b)) = (tensors.remove(&name), tensors.remove(&b_name)) else {
@@ -141,11 +147,16 @@ fn modules(path: &Path, config: &PeftConfig, mut tensors: BTreeMap<String, Read>
         };
         let rank = pattern(&config.rank_pattern, module).unwrap_or(config.r);
         let ([a_rank, inside], [outside, b_rank]) = (a.shape.as_slice(), b.shape.as_slice()) else {
-            return Err(Error::model(path, format!("tensor `{name}` has shape {:?}, expected two dimensions", a.shape)));
+            return Err(Error::model(
+                path,
+                format!("tensor `{name}` has shape {:?}, expected two dimensions", a.shape),
+            ));
         };
         if *a_rank != rank || *b_rank != rank {
             let (got_a, got_b) = (&a.shape, &b.shape);
-            let message = format!("`{module}`: lora_A has shape {got_a:?} and lora_B {got_b:?}, expected rank {rank} from {ADAPTER_CONFIG}");
+            let message = format!(
+                "`{module}`: lora_A has shape {got_a:?} and lora_B {got_b:?}, expected rank {rank} from {ADAPTER_CONFIG}"
+            );
             return Err(Error::model(path, message));
         }
         let alpha = pattern(&config.alpha_pattern, module).unwrap_or(config.lora_alpha);

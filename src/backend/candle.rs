@@ -105,9 +105,14 @@ impl Backend for CandleBackend {
         on_progress(Progress::Started { what: "answering", units: questions.len() });
         let generations: Vec<Generation> = generated
             .iter()
-            .map(|i| Generation { arm: questions[*i].0, prompt: prompts[*i].clone(), max_tokens: questions[*i].1.max_tokens })
+            .map(|i| Generation {
+                arm: questions[*i].0,
+                prompt: prompts[*i].clone(),
+                max_tokens: questions[*i].1.max_tokens,
+            })
             .collect();
-        let outputs = engine.generate(&generations, voice.tokenizer.stop_ids(), &mut |event| on_progress(progress(event)))?;
+        let outputs =
+            engine.generate(&generations, voice.tokenizer.stop_ids(), &mut |event| on_progress(progress(event)))?;
         for (i, output) in generated.into_iter().zip(outputs) {
             answers[i].text = voice.tokenizer.decode(&output.tokens, false)?;
             answers[i].tokens = output.tokens;
@@ -171,7 +176,9 @@ impl Backend for CandleBackend {
         };
         let adapted_modules = adapter.modules.len();
         if adapter.is_zero() {
-            return Err(Error::failed("the adapter changes nothing: every product B·A in it is zero; it was saved untrained"));
+            return Err(Error::failed(
+                "the adapter changes nothing: every product B·A in it is zero; it was saved untrained",
+            ));
         }
         let (loaded, engine) = self.load(&mut |_| {})?;
         let alone = Engine { decoder: engine.decoder, arms: vec![None], batch: 1 };
@@ -184,7 +191,9 @@ impl Backend for CandleBackend {
             base = base.max(difference(&together[0], &untouched[0]));
         }
         if effect == 0.0 {
-            return Err(Error::failed("the adapter is not applied: base and tuned have the same logits on every probe"));
+            return Err(Error::failed(
+                "the adapter is not applied: base and tuned have the same logits on every probe",
+            ));
         }
         if base > ROUNDING {
             return Err(Error::failed(format!(

@@ -44,9 +44,10 @@ impl Backend for Scripted {
         self.asked += questions.len();
         let answer = |(arm, request): &(usize, &Request)| {
             let asked = request.prompt.headline();
-            let text = self.answers.get(&(*arm, asked.to_owned())).ok_or_else(|| {
-                Error::failed(format!("the script has no answer of arm {arm} to {asked:?}"))
-            })?;
+            let text = self
+                .answers
+                .get(&(*arm, asked.to_owned()))
+                .ok_or_else(|| Error::failed(format!("the script has no answer of arm {arm} to {asked:?}")))?;
             let score = |choice: &String| ChoiceScore {
                 text: choice.clone(),
                 log_likelihood: if choice.trim() == text.trim() { -1.0 } else { -10.0 },

@@ -141,7 +141,9 @@ impl Display {
         match event {
             TrainEvent::Started { steps, resumed_at, examples, tokens, parameters } => {
                 let (train, validation) = examples;
-                let text = format!("{train} examples of {tokens} tokens, {validation} to validate, {steps} steps, {parameters} values");
+                let text = format!(
+                    "{train} examples of {tokens} tokens, {validation} to validate, {steps} steps, {parameters} values"
+                );
                 self.begin("training".into(), steps, false);
                 self.note(&text);
                 if resumed_at > 0 {

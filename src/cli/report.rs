@@ -48,7 +48,10 @@ pub(super) fn read(path: &Path) -> Result<RunRecord> {
         .and_then(serde_json::Value::as_u64);
     if version != Some(u64::from(RunRecord::VERSION)) {
         let got = version.map_or_else(|| "none".to_owned(), |v| v.to_string());
-        let message = format!("is not a run of this finetest: its version is {got}, expected {}; make the run again", RunRecord::VERSION);
+        let message = format!(
+            "is not a run of this finetest: its version is {got}, expected {}; make the run again",
+            RunRecord::VERSION
+        );
         return Err(Error::input(path, None, message));
     }
     let run: RunRecord = serde_json::from_str(&text).map_err(|e| Error::input(path, e.line(), e.to_string()))?;

@@ -80,6 +80,7 @@ fn snapshots(config: &Config, run: &RunRecord) {
     if changed.is_empty() {
         let _ = writeln!(err, "snapshots: all {} as approved", run.scenarios.len());
     } else {
-        let _ = writeln!(err, "snapshots: {}; `cargo test` shows how, `cargo insta review` approves", changed.join(", "));
+        let _ =
+            writeln!(err, "snapshots: {}; `cargo test` shows how, `cargo insta review` approves", changed.join(", "));
     }
 }

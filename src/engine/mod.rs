@@ -86,8 +86,12 @@ impl Engine<'_> {
 
     fn not_finite(&self) -> Error {
         Error::failed(match self.decoder.first_non_finite() {
-            Some(tensor) => format!("the model's answer is not finite: its tensor `{tensor}` holds NaN or infinite values"),
-            None => "the model's answer is not finite, although its weights are: the adapter may have diverged".to_owned(),
+            Some(tensor) => {
+                format!("the model's answer is not finite: its tensor `{tensor}` holds NaN or infinite values")
+            }
+            None => {
+                "the model's answer is not finite, although its weights are: the adapter may have diverged".to_owned()
+            }
         })
     }
 

@@ -62,8 +62,10 @@ impl Engine<'_> {
             for (picked, wanted) in picked.chunks(POSITIONS).zip(wanted.chunks(POSITIONS)) {
                 let logits = self.logits(&hidden.index_select(&Tensor::new(picked, hidden.device())?, 0)?)?;
                 let view = view(&logits);
-                let nll = |(row, (_, token)): (&[f32], &(usize, u32))| log_normaliser(row) - f64::from(row[*token as usize]);
-                let losses: Vec<f64> = view.slice()?.par_chunks(self.decoder.spec.vocab_size).zip(wanted).map(nll).collect();
+                let nll =
+                    |(row, (_, token)): (&[f32], &(usize, u32))| log_normaliser(row) - f64::from(row[*token as usize]);
+                let losses: Vec<f64> =
+                    view.slice()?.par_chunks(self.decoder.spec.vocab_size).zip(wanted).map(nll).collect();
                 wanted.iter().zip(losses).for_each(|((i, _), loss)| scores[*i] -= loss);
             }
         }
@@ -105,7 +107,8 @@ impl Engine<'_> {
             let hidden = self.forward(&mut rows)?;
             on_event(Event::Tokens(at));
             on_event(Event::Done(group.len()));
-            let wanted: Vec<(usize, u32)> = group.iter().flat_map(|i| texts[*i].tokens.iter().map(|t| (*i, *t))).collect();
+            let wanted: Vec<(usize, u32)> =
+                group.iter().flat_map(|i| texts[*i].tokens.iter().map(|t| (*i, *t))).collect();
             let chunks = picked[0].chunks(POSITIONS).zip(picked[1].chunks(POSITIONS)).zip(wanted.chunks(POSITIONS));
             for ((base_rows, tuned_rows), wanted) in chunks {
                 self.compare_rows(&hidden, base_rows, tuned_rows, wanted, &mut results)?;

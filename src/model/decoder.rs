@@ -181,7 +181,8 @@ impl Decoder {
         let matrices = self.linears().map(|l| size(&l.frozen.weight)).sum::<u64>() + size(&self.embedding);
         let norms = (self.spec.hidden_size * (2 * self.blocks.len() + 1)) as u64;
         let head = if self.spec.tied_head { 0 } else { size(&self.head.weight) };
-        let biases = self.linears().filter(|l| l.frozen.bias.is_some()).map(|l| l.frozen.weight.rows as u64).sum::<u64>();
+        let biases =
+            self.linears().filter(|l| l.frozen.bias.is_some()).map(|l| l.frozen.weight.rows as u64).sum::<u64>();
         matrices + norms + head + biases
     }
 
@@ -211,11 +212,17 @@ impl Decoder {
     }
 
     /// As [`Self::hidden`], for sequences that go on from `caches`, one a sequence, which take up the new tokens.
-    pub(crate) fn hidden_cached(&self, batch: &Batch, adapters: Adapters<'_>, caches: &mut [&mut Cache]) -> Result<Tensor> {
+    pub(crate) fn hidden_cached(
+        &self,
+        batch: &Batch,
+        adapters: Adapters<'_>,
+        caches: &mut [&mut Cache],
+    ) -> Result<Tensor> {
         if caches.len() != batch.sequences.len() {
             bail!("{} caches for {} sequences", caches.len(), batch.sequences.len());
         }
-        let hidden = self.run(batch, adapters, |layer, q, k, v| self.attend_cached(layer, [&q, &k, &v], batch, caches))?;
+        let hidden =
+            self.run(batch, adapters, |layer, q, k, v| self.attend_cached(layer, [&q, &k, &v], batch, caches))?;
         for (cache, sequence) in caches.iter_mut().zip(batch.sequences.iter()) {
             cache.advance(sequence.rows.len());
         }
@@ -259,7 +266,13 @@ impl Decoder {
         Tensor::from_vec(out, (tokens.len(), width), &Device::Cpu)
     }
 
-    fn attend_cached(&self, layer: usize, qkv: [&Tensor; 3], batch: &Batch, caches: &mut [&mut Cache]) -> Result<Tensor> {
+    fn attend_cached(
+        &self,
+        layer: usize,
+        qkv: [&Tensor; 3],
+        batch: &Batch,
+        caches: &mut [&mut Cache],
+    ) -> Result<Tensor> {
         let h = &self.heads;
         let [q, k, v] = qkv.map(view);
         let (q, k, v) = (q.slice()?, k.slice()?, v.slice()?);

@@ -33,11 +33,6 @@ pub(crate) enum Adapters<'a> {
     Train { adapter: &'a LowRank, dropout: Option<Dropout> },
 }
 
-impl Adapters<'_> {
-    /// No adapter anywhere.
-    pub(crate) const NONE: Adapters<'static> = Adapters::Rows(&[]);
-}
-
 /// y = x Wᵀ + b, plus adapters.
 pub(crate) struct Linear {
     /// Module path, which is also the adapter's key.

@@ -70,12 +70,6 @@ impl Voice {
             Prompt::Text(_) => self.tokenizer.encode_raw(&text),
         }
     }
-
-    /// Hash of both.
-    pub(crate) fn fingerprint(&self) -> String {
-        let template = self.template.as_ref().map_or("none", |t| t.fingerprint());
-        blake3::hash(format!("{}\n{template}", self.tokenizer.fingerprint()).as_bytes()).to_hex().to_string()
-    }
 }
 
 /// Loads a model's decoder.
@@ -100,7 +94,10 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
     if let Some(context) = config.context {
         if context > spec.context {
             let most = spec.context;
-            return Err(Error::model(&files.root, format!("[model] context is {context}, but the model has {most} positions")));
+            return Err(Error::model(
+                &files.root,
+                format!("[model] context is {context}, but the model has {most} positions"),
+            ));
         }
         spec.context = context;
     }
@@ -112,7 +109,9 @@ fn read_gguf(path: &Path, bytes: &[u8]) -> Result<Content> {
     let read = std::panic::catch_unwind(|| Content::read(&mut Cursor::new(bytes)));
     match read {
         Ok(Ok(content)) => Ok(content),
-        Ok(Err(error)) => Err(Error::model(path, format!("not a GGUF file, truncated or corrupt: {error}; download it again"))),
+        Ok(Err(error)) => {
+            Err(Error::model(path, format!("not a GGUF file, truncated or corrupt: {error}; download it again")))
+        }
         Err(_) => Err(Error::model(path, "not a usable GGUF file: its header is corrupt; download it again")),
     }
 }

@@ -19,12 +19,14 @@ pub(crate) fn fixture(path: &str) -> PathBuf {
 }
 
 pub(crate) fn reference(path: &str) -> BTreeMap<String, Tensor> {
-    let tensors = candle_core::safetensors::load(fixture(path), &candle_core::Device::Cpu).expect("a readable reference");
+    let tensors =
+        candle_core::safetensors::load(fixture(path), &candle_core::Device::Cpu).expect("a readable reference");
     tensors.into_iter().collect()
 }
 
 fn files(path: &str) -> ModelFiles {
-    let config = ModelConfig { source: fixture(path).display().to_string(), sha256: None, chat_template: None, context: None };
+    let config =
+        ModelConfig { source: fixture(path).display().to_string(), sha256: None, chat_template: None, context: None };
     super::source::resolve(&config, &mut |_| {}).expect("the fixture's files")
 }
 

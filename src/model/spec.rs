@@ -109,7 +109,10 @@ impl DecoderSpec {
         let family = Family::from_name(path, &config.model_type)?;
         if config.hidden_act != "silu" {
             let got = &config.hidden_act;
-            return Err(Error::model(path, format!("hidden_act is `{got}`, expected `silu` for the family {}", family.name())));
+            return Err(Error::model(
+                path,
+                format!("hidden_act is `{got}`, expected `silu` for the family {}", family.name()),
+            ));
         }
         let rope = config.rope_parameters.or(config.rope_scaling).unwrap_or_default();
         let spec = Self {
@@ -222,13 +225,17 @@ impl DecoderSpec {
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             let (heads, kv) = (self.heads, self.kv_heads);
-            return Err(Error::model(path, format!("{heads} attention heads do not divide among {kv} key-value heads")));
+            return Err(Error::model(
+                path,
+                format!("{heads} attention heads do not divide among {kv} key-value heads"),
+            ));
         }
         if !self.head_dim.is_multiple_of(2) {
             return Err(Error::model(path, format!("head_dim is {}, expected an even number", self.head_dim)));
         }
         if !(self.norm_eps > 0.0 && self.rope_theta > 0.0) {
-            let message = format!("rms_norm_eps is {} and rope_theta {}, expected both above 0", self.norm_eps, self.rope_theta);
+            let message =
+                format!("rms_norm_eps is {} and rope_theta {}, expected both above 0", self.norm_eps, self.rope_theta);
             return Err(Error::model(path, message));
         }
         Ok(())
@@ -346,7 +353,9 @@ impl Metadata<'_> {
         match kind.as_deref() {
             None | Some("none") => Ok(RopeScaling::None),
             Some("linear") => Ok(RopeScaling::Linear { factor: self.number(&format!("{prefix}.factor"))? }),
-            Some(other) => Err(Error::model(self.path, format!("rope scaling `{other}` is not known; known are: none, linear"))),
+            Some(other) => {
+                Err(Error::model(self.path, format!("rope scaling `{other}` is not known; known are: none, linear")))
+            }
         }
     }
 }

@@ -47,9 +47,18 @@ impl Format {
     /// Writes `out.len()` values.
     fn widen(self, bytes: &[u8], out: &mut [f32]) {
         match self {
-            Self::F32 => out.iter_mut().zip(bytes.chunks_exact(4)).for_each(|(o, b)| *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-            Self::F16 => out.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(o, b)| *o = f16::from_le_bytes([b[0], b[1]]).to_f32()),
-            Self::Bf16 => out.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(o, b)| *o = bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+            Self::F32 => out
+                .iter_mut()
+                .zip(bytes.chunks_exact(4))
+                .for_each(|(o, b)| *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            Self::F16 => out
+                .iter_mut()
+                .zip(bytes.chunks_exact(2))
+                .for_each(|(o, b)| *o = f16::from_le_bytes([b[0], b[1]]).to_f32()),
+            Self::Bf16 => out
+                .iter_mut()
+                .zip(bytes.chunks_exact(2))
+                .for_each(|(o, b)| *o = bf16::from_le_bytes([b[0], b[1]]).to_f32()),
             Self::Quantised(dtype) => {
                 let blocks = dtype.from_data(std::borrow::Cow::Borrowed(bytes));
                 match blocks.dequantize(out.len()) {
@@ -159,14 +168,8 @@ impl Matrix {
         found
     }
 
-    /// As a tensor of f32 (rows, columns): a copy.
-    pub(crate) fn to_tensor(&self) -> Result<Tensor> {
-        let mut values = Vec::with_capacity(self.rows * self.cols);
-        self.for_blocks(|_, block| values.extend_from_slice(block));
-        Ok(Tensor::from_vec(values, (self.rows, self.cols), &Device::Cpu)?)
-    }
-
-    /// A matrix of f32 values, for tests and for adapters merged into it.
+    /// A matrix of f32 values.
+    #[cfg(test)]
     pub(crate) fn from_values(name: &str, values: Vec<f32>, rows: usize, cols: usize) -> Self {
         assert_eq!(values.len(), rows * cols);
         Self { name: name.into(), rows, cols, format: Format::F32, bytes: Bytes::Wide(Arc::new(values)) }
@@ -230,7 +233,8 @@ impl Weights {
                     }
                 };
                 let range = start + info.data_offsets.0..start + info.data_offsets.1;
-                let entry = Entry { map: Arc::clone(&map), path: path.clone(), range, format, shape: info.shape.clone() };
+                let entry =
+                    Entry { map: Arc::clone(&map), path: path.clone(), range, format, shape: info.shape.clone() };
                 if entries.insert(name.clone(), entry).is_some() {
                     return Err(Error::model(path, format!("tensor `{name}` is in two of the model's files")));
                 }
@@ -245,7 +249,12 @@ impl Weights {
     ///
     /// # Errors
     /// A tensor that reaches past the end of the file: it is truncated.
-    pub(crate) fn gguf(path: &Path, map: &Arc<Mmap>, content: &gguf_file::Content, rename: impl Fn(&str) -> String) -> Result<Self> {
+    pub(crate) fn gguf(
+        path: &Path,
+        map: &Arc<Mmap>,
+        content: &gguf_file::Content,
+        rename: impl Fn(&str) -> String,
+    ) -> Result<Self> {
         let mut entries = BTreeMap::new();
         for (name, info) in &content.tensor_infos {
             let format = match info.ggml_dtype {
@@ -259,14 +268,23 @@ impl Weights {
             let start = content.tensor_data_offset.checked_add(info.offset).and_then(|s| usize::try_from(s).ok());
             let end = start.zip(size).and_then(|(start, size)| start.checked_add(size));
             let (Some(start), Some(end)) = (start, end) else {
-                return Err(Error::model(path, format!("tensor `{name}` has the impossible shape {shape:?} as {format}")));
+                return Err(Error::model(
+                    path,
+                    format!("tensor `{name}` has the impossible shape {shape:?} as {format}"),
+                ));
             };
             if end > map.len() {
                 let (got, message) = (map.len(), "the file is truncated; download it again");
-                return Err(Error::model(path, format!("tensor `{name}` ends at byte {end}, but the file has {got}: {message}")));
+                return Err(Error::model(
+                    path,
+                    format!("tensor `{name}` ends at byte {end}, but the file has {got}: {message}"),
+                ));
             }
             if start % 8 != 0 {
-                return Err(Error::model(path, format!("tensor `{name}` begins at byte {start}, which is not aligned: the file is corrupt")));
+                return Err(Error::model(
+                    path,
+                    format!("tensor `{name}` begins at byte {start}, which is not aligned: the file is corrupt"),
+                ));
             }
             let entry = Entry { map: Arc::clone(map), path: path.to_path_buf(), range: start..end, format, shape };
             entries.insert(rename(name), entry);
@@ -279,25 +297,18 @@ impl Weights {
             let expected = element_count(&entry.shape).and_then(|n| entry.format.bytes(n));
             if expected != Some(entry.range.len()) || entry.range.end > entry.map.len() {
                 let got = entry.range.len();
-                return Err(Error::model(&entry.path, format!("tensor `{name}` of shape {:?} has {got} bytes: corrupt", entry.shape)));
+                return Err(Error::model(
+                    &entry.path,
+                    format!("tensor `{name}` of shape {:?} has {got} bytes: corrupt", entry.shape),
+                ));
             }
         }
         Ok(())
     }
 
-    /// Is there a tensor of this name?
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.entries.contains_key(name)
-    }
-
     /// All names, sorted.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
-    }
-
-    /// Values in all tensors.
-    pub(crate) fn parameters(&self) -> u64 {
-        self.entries.values().filter_map(|e| element_count(&e.shape)).map(|n| n as u64).sum()
     }
 
     /// The matrix `name`, which must be (rows, cols).
@@ -308,7 +319,10 @@ impl Weights {
         let entry = self.entry(name, &[rows, cols])?;
         let bytes = Bytes::Mapped { map: Arc::clone(&entry.map), range: entry.range.clone() };
         if entry.format.bytes(cols).is_none() {
-            return Err(Error::model(&entry.path, format!("tensor `{name}`: {cols} columns do not fill blocks of {}", entry.format)));
+            return Err(Error::model(
+                &entry.path,
+                format!("tensor `{name}`: {cols} columns do not fill blocks of {}", entry.format),
+            ));
         }
         Ok(Matrix { name: name.into(), rows, cols, format: entry.format, bytes })
     }
@@ -331,7 +345,8 @@ impl Weights {
         };
         if entry.shape != shape {
             let got = &entry.shape;
-            let message = format!("tensor `{name}` has shape {got:?}, expected {shape:?} from the model's configuration");
+            let message =
+                format!("tensor `{name}` has shape {got:?}, expected {shape:?} from the model's configuration");
             return Err(Error::model(&entry.path, message));
         }
         Ok(entry)

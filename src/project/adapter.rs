@@ -51,7 +51,11 @@ pub(super) struct Ready {
 /// It has to be trained and `policy` forbids it; the directory holds an adapter that finetest did not train.
 pub(super) fn ready(config: &Config, base: &Base, policy: TrainPolicy, on_event: Events<'_>) -> Result<Ready> {
     let Some(place) = &config.adapter else {
-        return Err(Error::input(&config.manifest, None, "there is neither [adapter] nor [train]: there is no adapter"));
+        return Err(Error::input(
+            &config.manifest,
+            None,
+            "there is neither [adapter] nor [train]: there is no adapter",
+        ));
     };
     let directory = &place.path;
     let mut summary = Summary { directory: config.relative(directory), trained: false, state: None };

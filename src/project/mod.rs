@@ -87,7 +87,9 @@ pub(crate) struct Base {
 /// One process works on a project at a time; a second waits and says so.
 pub(crate) fn lock(config: &Config, on_event: Events<'_>) -> Result<Lock> {
     let path = config.store().join("lock");
-    Lock::acquire(&path, || on_event(Event::Note(format!("another finetest works on this project; waiting for {}", path.display()))))
+    Lock::acquire(&path, || {
+        on_event(Event::Note(format!("another finetest works on this project; waiting for {}", path.display())))
+    })
 }
 
 /// Fetches the base model of a project.

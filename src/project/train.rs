@@ -63,7 +63,10 @@ pub(super) fn wanted(config: &Config, recipe: &Recipe, base: &Base) -> Result<Wa
 }
 
 fn data_of(config: &Config) -> Result<&DataConfig> {
-    config.data.as_ref().ok_or_else(|| Error::input(&config.manifest, None, "[data] is missing: there is nothing to train on"))
+    config
+        .data
+        .as_ref()
+        .ok_or_else(|| Error::input(&config.manifest, None, "[data] is missing: there is nothing to train on"))
 }
 
 /// Trains, and writes the adapter's directory: the adapter, its stamp, `trainer_state.json` and the plot.
@@ -105,13 +108,22 @@ pub(super) fn train(
 }
 
 /// Training and validation examples in tokens.
-fn examples(config: &Config, recipe: &Recipe, voice: &Voice, on_event: Events<'_>) -> Result<(Vec<Encoded>, Vec<Encoded>)> {
+fn examples(
+    config: &Config,
+    recipe: &Recipe,
+    voice: &Voice,
+    on_event: Events<'_>,
+) -> Result<(Vec<Encoded>, Vec<Encoded>)> {
     let data = data_of(config)?;
-    let mut read = |path: &Path, on_event: Events<'_>| -> Result<Vec<Example>> {
+    let read = |path: &Path, on_event: Events<'_>| -> Result<Vec<Example>> {
         let dataset = data::load(path, data.format, data.on_error)?;
         if !dataset.skipped.is_empty() {
             let all = dataset.examples.len() + dataset.skipped.len();
-            let mut note = format!("{}: {} of {all} lines are skipped, as [data] on_error says", config.relative(path), dataset.skipped.len());
+            let mut note = format!(
+                "{}: {} of {all} lines are skipped, as [data] on_error says",
+                config.relative(path),
+                dataset.skipped.len()
+            );
             dataset.skipped.iter().take(5).for_each(|e| note.push_str(&format!("\n- {e}")));
             on_event(Event::Note(note));
         }
@@ -143,9 +155,15 @@ fn encode_all(
         match encode(example, recipe, voice) {
             Ok(tokens) if tokens.ids.len() > recipe.sequence_len => {
                 let (got, most) = (tokens.ids.len(), recipe.sequence_len);
-                errors.push(Error::input(path, example.line, format!("has {got} tokens, and sequence_len is {most}; shorten it or raise sequence_len")));
+                errors.push(Error::input(
+                    path,
+                    example.line,
+                    format!("has {got} tokens, and sequence_len is {most}; shorten it or raise sequence_len"),
+                ));
             }
-            Ok(tokens) if tokens.learnt() == 0 => errors.push(Error::input(path, example.line, "has no token to learn")),
+            Ok(tokens) if tokens.learnt() == 0 => {
+                errors.push(Error::input(path, example.line, "has no token to learn"))
+            }
             Ok(tokens) => encoded.push(tokens),
             Err(error) => errors.push(Error::input(path, example.line, error.to_string())),
         }
@@ -160,7 +178,12 @@ fn encode_all(
             Error::collect(errors)?;
         }
         OnError::Skip if !errors.is_empty() => {
-            on_event(Event::Note(format!("{}: {} lines are skipped; the first: {}", path.display(), errors.len(), errors[0])));
+            on_event(Event::Note(format!(
+                "{}: {} lines are skipped; the first: {}",
+                path.display(),
+                errors.len(),
+                errors[0]
+            )));
         }
         OnError::Skip => {}
     }

@@ -27,7 +27,10 @@ impl Checkpoint {
     /// Writes `directory/checkpoint-<step>` and removes the oldest beyond `keep`.
     pub(crate) fn save(&self, directory: &Path, keep: usize) -> Result<()> {
         std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
-        let partial = tempfile::Builder::new().prefix(".writing-").tempdir_in(directory).map_err(Error::io(directory, "write"))?;
+        let partial = tempfile::Builder::new()
+            .prefix(".writing-")
+            .tempdir_in(directory)
+            .map_err(Error::io(directory, "write"))?;
         adapter::save(&self.adapter, partial.path(), AdapterDtype::F32)?;
         let mut tensors = Vec::new();
         for (name, moments) in &self.moments {
@@ -74,7 +77,8 @@ impl Checkpoint {
                 let name = format!("{module}.{kind}");
                 let mut take = |what: &str| {
                     let tensor = tensors.remove(&format!("{name}.{what}")).filter(|t| t.values.len() == len);
-                    let missing = || Error::model(&optimizer, format!("tensor `{name}.{what}` is missing or has another size"));
+                    let missing =
+                        || Error::model(&optimizer, format!("tensor `{name}.{what}` is missing or has another size"));
                     tensor.map(|t| t.values).ok_or_else(missing)
                 };
                 let (first, second) = (take("exp_avg")?, take("exp_avg_sq")?);

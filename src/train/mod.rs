@@ -171,10 +171,16 @@ impl<'a> Trainer<'a> {
     }
 
     /// A trainer that goes on from an adapter, with moments of zero.
-    pub(crate) fn with_adapter(decoder: &'a Decoder, recipe: &'a Recipe, adapter: Adapter, state: TrainerState) -> Self {
-        let sizes = adapter.modules.iter().flat_map(|(name, m)| {
-            [(format!("{name}.lora_A"), m.a.len()), (format!("{name}.lora_B"), m.b.len())]
-        });
+    pub(crate) fn with_adapter(
+        decoder: &'a Decoder,
+        recipe: &'a Recipe,
+        adapter: Adapter,
+        state: TrainerState,
+    ) -> Self {
+        let sizes = adapter
+            .modules
+            .iter()
+            .flat_map(|(name, m)| [(format!("{name}.lora_A"), m.a.len()), (format!("{name}.lora_B"), m.b.len())]);
         let moments = sizes.map(|(name, len)| (name, Moments::zero(len))).collect();
         Self { decoder, recipe, adapter, moments, state }
     }
@@ -241,7 +247,9 @@ impl<'a> Trainer<'a> {
             let store = part.backward()?;
             for (name, variable) in &variables {
                 let gradient = store.get(variable).ok_or_else(|| {
-                    Error::failed(format!("the adapter's `{name}` got no gradient: an operation of the decoder cuts it"))
+                    Error::failed(format!(
+                        "the adapter's `{name}` got no gradient: an operation of the decoder cuts it"
+                    ))
                 })?;
                 let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
                 match gradients.get_mut(name) {

@@ -1,8 +1,8 @@
 //! Which examples are in which step: fixed by the recipe's seed before the first step.
 
 use crate::config::Recipe;
-use crate::data::encode::Encoded;
 use crate::data;
+use crate::data::encode::Encoded;
 
 /// All steps of a training, in order.
 pub(crate) struct Plan {

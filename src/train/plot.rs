@@ -41,7 +41,15 @@ fn tick(span: f64, count: f64) -> f64 {
     let raw = (span / count).max(1e-9);
     let power = 10f64.powf(raw.log10().floor());
     let fraction = raw / power;
-    let nice = if fraction < 1.5 { 1.0 } else if fraction < 3.5 { 2.0 } else if fraction < 7.5 { 5.0 } else { 10.0 };
+    let nice = if fraction < 1.5 {
+        1.0
+    } else if fraction < 3.5 {
+        2.0
+    } else if fraction < 7.5 {
+        5.0
+    } else {
+        10.0
+    };
     nice * power
 }
 
@@ -73,7 +81,8 @@ pub fn loss_plot(state: &TrainerState) -> String {
     line(&mut svg, &axes.path(&mean), "#1f77b4", 2.5);
     line(&mut svg, &axes.path(&validation), "#d62728", 2.5);
     for (step, loss) in &validation {
-        let _ = writeln!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"#d62728\"/>", axes.x(*step), axes.y(*loss));
+        let _ =
+            writeln!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"#d62728\"/>", axes.x(*step), axes.y(*loss));
     }
     legend(&mut svg, validation.last().map(|(_, loss)| *loss));
     svg.push_str("</svg>\n");
@@ -85,35 +94,68 @@ fn grid(svg: &mut String, axes: &Axes) {
     let mut value = (axes.low / step).ceil() * step;
     while value <= axes.high {
         let y = axes.y(value);
-        let _ = writeln!(svg, "<line x1=\"{LEFT}\" x2=\"{:.0}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#e5e5e5\"/>", WIDTH - RIGHT);
-        let _ = writeln!(svg, "<text x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#555\">{value:.*}</text>", LEFT - 8.0, y + 4.0, decimals(step));
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{LEFT}\" x2=\"{:.0}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#e5e5e5\"/>",
+            WIDTH - RIGHT
+        );
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#555\">{value:.*}</text>",
+            LEFT - 8.0,
+            y + 4.0,
+            decimals(step)
+        );
         value += step;
     }
     let step = tick(axes.steps, 8.0).max(1.0);
     let mut value = 0.0;
     while value <= axes.steps {
         let (x, y) = (axes.x(value), HEIGHT - BOTTOM);
-        let _ = writeln!(svg, "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{y:.0}\" y2=\"{:.0}\" stroke=\"#999\"/>", y + 5.0);
-        let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{:.0}\" text-anchor=\"middle\" fill=\"#555\">{value:.0}</text>", y + 20.0);
+        let _ =
+            writeln!(svg, "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{y:.0}\" y2=\"{:.0}\" stroke=\"#999\"/>", y + 5.0);
+        let _ = writeln!(
+            svg,
+            "<text x=\"{x:.1}\" y=\"{:.0}\" text-anchor=\"middle\" fill=\"#555\">{value:.0}</text>",
+            y + 20.0
+        );
         value += step;
     }
-    let _ = writeln!(svg, "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"middle\" fill=\"#555\">optimizer step</text>", (WIDTH + LEFT) / 2.0, HEIGHT - 8.0);
+    let _ = writeln!(
+        svg,
+        "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"middle\" fill=\"#555\">optimizer step</text>",
+        (WIDTH + LEFT) / 2.0,
+        HEIGHT - 8.0
+    );
     let _ = writeln!(svg, "<text x=\"16\" y=\"{:.0}\" fill=\"#555\">loss, nats/token</text>", TOP - 14.0);
 }
 
 fn decimals(step: f64) -> usize {
-    if step >= 1.0 { 0 } else if step >= 0.1 { 1 } else { 2 }
+    if step >= 1.0 {
+        0
+    } else if step >= 0.1 {
+        1
+    } else {
+        2
+    }
 }
 
 fn line(svg: &mut String, path: &str, colour: &str, width: f64) {
     if !path.is_empty() {
-        let _ = writeln!(svg, "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\" stroke-linejoin=\"round\"/>");
+        let _ = writeln!(
+            svg,
+            "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\" stroke-linejoin=\"round\"/>"
+        );
     }
 }
 
 fn legend(svg: &mut String, validation: Option<f64>) {
     let mut entry = |x: f64, colour: &str, text: &str| {
-        let _ = writeln!(svg, "<line x1=\"{x}\" x2=\"{}\" y1=\"20\" y2=\"20\" stroke=\"{colour}\" stroke-width=\"3\"/>", x + 22.0);
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{x}\" x2=\"{}\" y1=\"20\" y2=\"20\" stroke=\"{colour}\" stroke-width=\"3\"/>",
+            x + 22.0
+        );
         let _ = writeln!(svg, "<text x=\"{}\" y=\"24\" fill=\"#222\">{text}</text>", x + 28.0);
     };
     entry(LEFT + 140.0, "#1f77b4", "training (running mean)");

@@ -63,7 +63,9 @@ pub fn fixture(path: &str) -> PathBuf {
 /// The tiny llama with its tokenizer, as one Hugging Face directory.
 pub fn copy_model(to: &Path) {
     std::fs::create_dir_all(to).expect("a directory");
-    for file in ["llama/config.json", "llama/model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"] {
+    for file in
+        ["llama/config.json", "llama/model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"]
+    {
         let from = fixture(file);
         std::fs::copy(&from, to.join(from.file_name().expect("a name"))).expect("a copy");
     }
@@ -104,7 +106,8 @@ impl Project {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_finetest"));
         command.args(arguments).current_dir(self.directory.path());
-        for name in ["CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "FINETEST_TRAIN", "CLICOLOR_FORCE", "INSTA_UPDATE"] {
+        for name in ["CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "FINETEST_TRAIN", "CLICOLOR_FORCE", "INSTA_UPDATE"]
+        {
             command.env_remove(name);
         }
         command.env("FINETEST_CACHE", self.path("cache"));

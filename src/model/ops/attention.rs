@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::gemm::{Into, Mat, MatMut, matmul_single};
-use super::{view, dot, slice};
+use super::{dot, slice, view};
 
 /// Queries whose scores are held at once.
 const BLOCK: usize = 128;
@@ -106,10 +106,22 @@ pub(crate) fn attend(q: &[f32], queries: usize, keys: &Keys<'_>, heads: &Heads, 
         // Decoding: the group's queries are rows of one product.
         scores.resize(group * keys.len, 0.0);
         let q = Mat::new(&q[kv * group * heads.dim..], group, heads.dim);
-        matmul_single(MatMut::new(&mut scores, group, keys.len), Into::Overwrite, heads.scale, q, keys.k(heads, kv, 0..keys.len).t());
+        matmul_single(
+            MatMut::new(&mut scores, group, keys.len),
+            Into::Overwrite,
+            heads.scale,
+            q,
+            keys.k(heads, kv, 0..keys.len).t(),
+        );
         causal_softmax(&mut scores, keys.len, keys.len);
         let out_rows = MatMut::new(&mut out, group, heads.value_dim);
-        matmul_single(out_rows, Into::Overwrite, 1.0, Mat::new(&scores, group, keys.len), keys.v(heads, kv, 0..keys.len));
+        matmul_single(
+            out_rows,
+            Into::Overwrite,
+            1.0,
+            Mat::new(&scores, group, keys.len),
+            keys.v(heads, kv, 0..keys.len),
+        );
         return out;
     }
     for start in (0..queries).step_by(BLOCK) {
@@ -119,7 +131,13 @@ pub(crate) fn attend(q: &[f32], queries: usize, keys: &Keys<'_>, heads: &Heads, 
         for g in 0..group {
             let head = kv * group + g;
             let q = Mat::strided(&q[start * q_stride + head * heads.dim..], n, heads.dim, q_stride);
-            matmul_single(MatMut::new(&mut scores, n, seen), Into::Overwrite, heads.scale, q, keys.k(heads, kv, 0..seen).t());
+            matmul_single(
+                MatMut::new(&mut scores, n, seen),
+                Into::Overwrite,
+                heads.scale,
+                q,
+                keys.k(heads, kv, 0..seen).t(),
+            );
             causal_softmax(&mut scores, seen, past + start);
             let rows = MatMut::strided(&mut out[start * width + g * heads.value_dim..], n, heads.value_dim, width);
             matmul_single(rows, Into::Overwrite, 1.0, Mat::new(&scores, n, seen), keys.v(heads, kv, 0..seen));
@@ -144,7 +162,13 @@ struct Attention {
 ///
 /// `q` is (tokens, heads, dim), `k` (tokens, kv_heads, dim), `v` (tokens, kv_heads, value_dim); the result is
 /// (tokens, heads · value_dim).
-pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, sequences: &Arc<Vec<Sequence>>) -> Result<Tensor> {
+pub(crate) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: Heads,
+    sequences: &Arc<Vec<Sequence>>,
+) -> Result<Tensor> {
     if !q.device().is_cpu() {
         return super::reference::attention(q, k, v, &heads, sequences);
     }
@@ -284,7 +308,8 @@ impl CustomOp3 for Attention {
             })
             .collect();
         let tokens = q.dim(0)?;
-        let (mut dq, mut dk, mut dv) = (vec![0f32; tokens * q_stride], vec![0f32; tokens * k_stride], vec![0f32; tokens * v_stride]);
+        let (mut dq, mut dk, mut dv) =
+            (vec![0f32; tokens * q_stride], vec![0f32; tokens * k_stride], vec![0f32; tokens * v_stride]);
         let width = h.group() * h.dim;
         for ((s, kv), part) in tasks.iter().zip(&parts) {
             add_columns(&mut dq[s.rows.start * q_stride..], q_stride, kv * width, &part.dq, width);

@@ -70,7 +70,6 @@ impl HeadCrossEntropy {
     }
 }
 
-
 /// Replaces a row by exp(x − max); returns max and the sum of the row.
 pub(crate) fn exp_and_sum(row: &mut [f32]) -> (f32, f64) {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -95,7 +94,12 @@ impl CustomOp1 for HeadCrossEntropy {
         let hidden = slice(storage, layout)?;
         let (rows, width) = rows_of(layout);
         if rows != self.targets.len() || width != self.head.cols {
-            bail!("head_cross_entropy: got hidden {:?} for {} targets of width {}", layout.dims(), self.targets.len(), self.head.cols);
+            bail!(
+                "head_cross_entropy: got hidden {:?} for {} targets of width {}",
+                layout.dims(),
+                self.targets.len(),
+                self.head.cols
+            );
         }
         if let Some(target) = self.targets.iter().find(|t| **t as usize >= self.head.rows) {
             bail!("head_cross_entropy: target {target} is outside the vocabulary of {}", self.head.rows);

@@ -8,7 +8,7 @@ use std::ops::Range;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::gemm::{Into, Mat, MatMut, matmul};
-use super::{view, for_each_row, rows_of, slice};
+use super::{for_each_row, rows_of, slice, view};
 use crate::model::weights::Matrix;
 
 /// The frozen part: W (out, in) and an optional bias (out).
@@ -49,7 +49,12 @@ impl Frozen {
     fn check(&self, layout: &Layout) -> Result<(usize, Shape)> {
         let (rows, width) = rows_of(layout);
         if width != self.weight.cols {
-            bail!("`{}`: got x {:?}, expected a last dimension of {}", self.weight.name, layout.dims(), self.weight.cols);
+            bail!(
+                "`{}`: got x {:?}, expected a last dimension of {}",
+                self.weight.name,
+                layout.dims(),
+                self.weight.cols
+            );
         }
         let mut dims = layout.dims().to_vec();
         if let Some(last) = dims.last_mut() {
@@ -159,7 +164,14 @@ struct Lora {
 }
 
 /// y = x Wᵀ + b + s · (dropout(x) Aᵀ) Bᵀ with gradients for x, A (r, in) and B (out, r), on all rows.
-pub(crate) fn lora(x: &Tensor, frozen: &Frozen, a: &Tensor, b: &Tensor, scale: f64, dropout: Option<Dropout>) -> Result<Tensor> {
+pub(crate) fn lora(
+    x: &Tensor,
+    frozen: &Frozen,
+    a: &Tensor,
+    b: &Tensor,
+    scale: f64,
+    dropout: Option<Dropout>,
+) -> Result<Tensor> {
     let op = Lora { frozen: frozen.clone(), scale: scale as f32, dropout };
     x.contiguous()?.apply_op3(&a.contiguous()?, &b.contiguous()?, op)
 }
@@ -202,7 +214,13 @@ impl CustomOp3 for Lora {
         let mut y = self.frozen.forward(x, rows)?;
         let dropped = self.dropped(x);
         let mut h = vec![0f32; rows * rank];
-        matmul(MatMut::new(&mut h, rows, rank), Into::Overwrite, 1.0, Mat::new(&dropped, rows, inside), Mat::new(a, rank, inside).t());
+        matmul(
+            MatMut::new(&mut h, rows, rank),
+            Into::Overwrite,
+            1.0,
+            Mat::new(&dropped, rows, inside),
+            Mat::new(a, rank, inside).t(),
+        );
         let (h, b) = (Mat::new(&h, rows, rank), Mat::new(b, outside, rank));
         matmul(MatMut::new(&mut y, rows, outside), Into::Add, self.scale, h, b.t());
         Ok((CpuStorage::F32(y), shape))

@@ -31,7 +31,11 @@ pub(crate) fn rope(x: &Tensor, table: &RopeTable, positions: &[usize]) -> Result
     let turned_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let turned_b = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
     let rest = x.narrow(D::Minus1, 2 * half, width - 2 * half)?;
-    if width == 2 * half { Tensor::cat(&[turned_a, turned_b], D::Minus1) } else { Tensor::cat(&[turned_a, turned_b, rest], D::Minus1) }
+    if width == 2 * half {
+        Tensor::cat(&[turned_a, turned_b], D::Minus1)
+    } else {
+        Tensor::cat(&[turned_a, turned_b, rest], D::Minus1)
+    }
 }
 
 pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::{view, for_each_row, slice};
+use super::{for_each_row, slice, view};
 
 /// cos and sin of every position up to a length: `(positions, head_dim / 2)` each, row-major.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::{view, for_each_row, rows_of, slice};
+use super::{for_each_row, rows_of, slice, view};
 
 struct SwiGlu;
 
