@@ -1,7 +1,7 @@
 //! What a decoder is, as data: read from `config.json` or from GGUF metadata.
 //!
 //! A family is a variant of [`Family`], its rules of reading a configuration here, and its table of tensor names in
-//! [`super::names`]; the decoder itself knows only the [`DecoderSpec`].
+//! `names.rs`; the decoder itself knows only the [`DecoderSpec`].
 
 use std::path::Path;
 
