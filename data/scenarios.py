@@ -84,9 +84,10 @@ def main():
           whole([r for r in known if not is_long(r[1])]))
     write("long-diagnostics", "diagnostics with the source line and carets below, of known tools", system,
           whole([r for r in known if is_long(r[1])]))
-    write("unknown-tool", "diagnostics of a tool that is not in the training data", system,
-          whole([r for r in held if r[2]["tool"] == UNSEEN]))
-    place = lambda cases: [case(n, text, fields(label, ("file", "line"))) for n, text, label in named(cases)]
+    some = lambda keys, cases: [case(n, text, fields(label, keys)) for n, text, label in named(cases)]
+    write("unknown-tool", "place and message of diagnostics of a tool that is not in the training data", system,
+          some(("file", "line", "message"), [r for r in held if r[2]["tool"] == UNSEEN]))
+    place = lambda cases: some(("file", "line"), cases)
     write("json-only", "one JSON object with the seven keys, and nothing before or after it", system, place(unseen[:4]),
           ['"json"', SCHEMA, r"{ not-contains = '```' }", r"{ not-regex = '\n' }"])
     write("template-hygiene", "an answer that ends by itself, without a word of the chat template in it", system,
