@@ -14,6 +14,10 @@ use crate::error::{Error, Result};
 /// The directory is not writable, or the disk is full; the old file is then untouched.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.metadata().is_ok_and(|m| !m.is_file()) {
+        // A device or a pipe is written to; it is not replaced by a file.
+        return std::fs::write(path, bytes).map_err(Error::io(path, "write"));
+    }
     std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]

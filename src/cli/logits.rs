@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::safetensors::save;
+use safetensors::Dtype;
 
 use super::progress::Display;
 use super::{Global, print};
@@ -58,8 +58,9 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     let slots: Vec<_> = adapter.iter().map(|a| (0..tokens.len(), a)).collect();
     let hidden = decoder.hidden(&Batch::new([tokens.as_slice()]), Adapters::Rows(&slots))?;
     let logits = decoder.logits(&hidden)?;
-    save(&[("logits", logits)].into_iter().collect(), &args.out)
-        .map_err(|e| Error::failed(format!("{}: cannot write: {e}", args.out.display())))?;
+    let shape = logits.dims().to_vec();
+    let bytes = logits.flatten_all()?.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect();
+    adapter::write_tensors(&args.out, Dtype::F32, &[("logits".to_owned(), shape, bytes)])?;
     print(&format!("{}: logits ({}, {})\n", args.out.display(), tokens.len(), decoder.spec.vocab_size))?;
     Ok(exit::PASS)
 }
