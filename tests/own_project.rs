@@ -58,7 +58,12 @@ fn three_files_make_a_cargo_project_test_its_fine_tune() {
     let project = cargo_project();
     let listed = cargo_test(&project, &["--list", "--format", "terse"], false, "no").expect(0);
     let names: Vec<&str> = listed.stdout.lines().collect();
-    for name in ["target::says::case_1: test", "control::prefers::any: test", "snapshot::says: test", "gate::min_retention: test"] {
+    for name in [
+        "target::says::case_1: test",
+        "control::prefers::any: test",
+        "snapshot::says: test",
+        "gate::min_retention: test",
+    ] {
         assert!(names.contains(&name), "{name} is not in {names:?}");
     }
     assert!(!project.path("adapters").exists(), "listing trains and loads nothing");
@@ -71,8 +76,11 @@ fn three_files_make_a_cargo_project_test_its_fine_tune() {
 
     // What `cargo insta accept` does.
     for name in ["says", "prefers"] {
-        std::fs::rename(project.path(&format!("snapshots/{name}.snap.new")), project.path(&format!("snapshots/{name}.snap")))
-            .expect("accepted");
+        std::fs::rename(
+            project.path(&format!("snapshots/{name}.snap.new")),
+            project.path(&format!("snapshots/{name}.snap")),
+        )
+        .expect("accepted");
     }
     let ran = cargo_test(&project, &[], true, "no").expect(0);
     assert!(ran.stdout.contains("test result: ok"), "{}", ran.stdout);

@@ -2,6 +2,8 @@
 //!
 //! Skipped, and says so, only where there is no Python with PEFT: `FINETEST_PYTHON`, else `python3`.
 
+#![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+
 mod support;
 
 use std::process::Command;

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 /// The manifest that most tests start from; `[gate]` and more can be put behind it.
-pub const MANIFEST: &str = r#"
+pub(crate) const MANIFEST: &str = r#"
 [project]
 name = "tiny"
 
@@ -26,7 +26,7 @@ learning_rate = 1e-2
 "#;
 
 /// A scenario of each role that the tiny model, which answers rubbish, can be asked.
-pub const TARGET: &str = r#"
+pub(crate) const TARGET: &str = r#"
 role = "target"
 description = "says anything"
 max_tokens = 4
@@ -36,7 +36,7 @@ prompt = "hello there"
 checks = [{ max-length = 1000 }]
 "#;
 
-pub const CONTROL: &str = r#"
+pub(crate) const CONTROL: &str = r#"
 role = "control"
 description = "prefers one of two"
 max_tokens = 4
@@ -52,16 +52,16 @@ prompt = "good night"
 checks = [{ contains = "an answer that a random model does not give" }]
 "#;
 
-pub struct Project {
+pub(crate) struct Project {
     directory: TempDir,
 }
 
-pub fn fixture(path: &str) -> PathBuf {
+pub(crate) fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
 }
 
 /// The tiny llama with its tokenizer, as one Hugging Face directory.
-pub fn copy_model(to: &Path) {
+pub(crate) fn copy_model(to: &Path) {
     std::fs::create_dir_all(to).expect("a directory");
     for file in
         ["llama/config.json", "llama/model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"]
@@ -72,7 +72,7 @@ pub fn copy_model(to: &Path) {
 }
 
 impl Project {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let project = Self { directory: tempfile::tempdir().expect("a temporary directory") };
         copy_model(&project.path("model"));
         project.write("finetest.toml", MANIFEST);
@@ -83,27 +83,27 @@ impl Project {
         project
     }
 
-    pub fn path(&self, path: &str) -> PathBuf {
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.directory.path().join(path)
     }
 
-    pub fn write(&self, path: &str, text: &str) {
+    pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.path(path);
         std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
         std::fs::write(path, text).expect("a file");
     }
 
-    pub fn read(&self, path: &str) -> String {
+    pub(crate) fn read(&self, path: &str) -> String {
         std::fs::read_to_string(self.path(path)).expect("a readable file")
     }
 
-    pub fn append(&self, path: &str, text: &str) {
+    pub(crate) fn append(&self, path: &str, text: &str) {
         let all = self.read(path) + text;
         self.write(path, &all);
     }
 
     /// The built binary in this project, away from the machine's own settings.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_finetest"));
         command.args(arguments).current_dir(self.directory.path());
         for name in ["CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "FINETEST_TRAIN", "CLICOLOR_FORCE", "INSTA_UPDATE"]
@@ -114,34 +114,34 @@ impl Project {
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
         Ran::of(self.command(arguments).output().expect("the binary runs"))
     }
 }
 
 /// What a command printed and how it ended.
 #[derive(Debug)]
-pub struct Ran {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ran {
-    pub fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
         Self { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
     #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
+    pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
         self
     }
 
     /// It ended with `code` and told all of `words` on stderr.
     #[track_caller]
-    pub fn fails(self, code: i32, words: &[&str]) -> Self {
+    pub(crate) fn fails(self, code: i32, words: &[&str]) -> Self {
         let ran = self.expect(code);
         for word in words {
             assert!(ran.stderr.contains(word), "{word:?} is not in:\n{}", ran.stderr);
