@@ -18,6 +18,7 @@ use super::ops::rope::{RopeTable, rope};
 use super::ops::swiglu::swiglu;
 use super::ops::{cross_entropy, view};
 use super::spec::{DecoderSpec, RopeScaling};
+use super::tape::{Tape, add, reshape};
 use super::weights::{Matrix, Weights};
 
 /// Tokens of several sequences, one after another.
@@ -208,7 +209,7 @@ impl Decoder {
     /// # Errors
     /// A token outside the vocabulary or a position past the context.
     pub(crate) fn hidden(&self, batch: &Batch, adapters: Adapters<'_>) -> Result<Tensor> {
-        self.run(batch, adapters, |_, q, k, v| attention(&q, &k, &v, self.heads, &batch.sequences))
+        self.run(batch, adapters, |_, q, k, v| attention(adapters.tape(), &q, &k, &v, self.heads, &batch.sequences))
     }
 
     /// As [`Self::hidden`], for sequences that go on from `caches`, one a sequence, which take up the new tokens.
@@ -237,20 +238,21 @@ impl Decoder {
     ) -> Result<Tensor> {
         let s = &self.spec;
         let tokens = batch.tokens.len();
+        let tape = adapters.tape();
         let mut x = self.embed(&batch.tokens)?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            let h = rms_norm(&x, &block.attention_norm, s.norm_eps)?;
-            let q = block.q.forward(&h, adapters)?.reshape((tokens, s.heads, s.head_dim))?;
-            let k = block.k.forward(&h, adapters)?.reshape((tokens, s.kv_heads, s.head_dim))?;
-            let v = block.v.forward(&h, adapters)?.reshape((tokens, s.kv_heads, s.head_dim))?;
-            let (q, k) = (rope(&q, &self.rope, &batch.positions)?, rope(&k, &self.rope, &batch.positions)?);
+            let h = rms_norm(tape, &x, &block.attention_norm, s.norm_eps)?;
+            let q = reshape(tape, &block.q.forward(&h, adapters)?, &[tokens, s.heads, s.head_dim])?;
+            let k = reshape(tape, &block.k.forward(&h, adapters)?, &[tokens, s.kv_heads, s.head_dim])?;
+            let v = reshape(tape, &block.v.forward(&h, adapters)?, &[tokens, s.kv_heads, s.head_dim])?;
+            let (q, k) = (rope(tape, &q, &self.rope, &batch.positions)?, rope(tape, &k, &self.rope, &batch.positions)?);
             let mixed = attention(layer, q, k, v)?;
-            x = (x + block.o.forward(&mixed, adapters)?)?;
-            let h = rms_norm(&x, &block.ffn_norm, s.norm_eps)?;
-            let h = swiglu(&block.gate.forward(&h, adapters)?, &block.up.forward(&h, adapters)?)?;
-            x = (x + block.down.forward(&h, adapters)?)?;
+            x = add(tape, &x, &block.o.forward(&mixed, adapters)?)?;
+            let h = rms_norm(tape, &x, &block.ffn_norm, s.norm_eps)?;
+            let h = swiglu(tape, &block.gate.forward(&h, adapters)?, &block.up.forward(&h, adapters)?)?;
+            x = add(tape, &x, &block.down.forward(&h, adapters)?)?;
         }
-        rms_norm(&x, &self.norm, s.norm_eps)
+        rms_norm(tape, &x, &self.norm, s.norm_eps)
     }
 
     fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
@@ -305,11 +307,17 @@ impl Decoder {
 
     /// Logits (rows, vocabulary) of rows of [`Self::hidden`].
     pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        linear(hidden, &self.head, Vec::new())
+        linear(None, hidden, &self.head, Vec::new())
     }
 
     /// Σ NLL of `targets` (one a row of `hidden`) over `divisor`: a differentiable scalar; logits are never held whole.
-    pub(crate) fn cross_entropy(&self, hidden: &Tensor, targets: Vec<u32>, divisor: f64) -> Result<Tensor> {
-        cross_entropy::head_cross_entropy(hidden, &self.head.weight, targets, divisor)
+    pub(crate) fn cross_entropy(
+        &self,
+        tape: Option<&Tape>,
+        hidden: &Tensor,
+        targets: Vec<u32>,
+        divisor: f64,
+    ) -> Result<Tensor> {
+        cross_entropy::head_cross_entropy(tape, hidden, &self.head.weight, targets, divisor)
     }
 }

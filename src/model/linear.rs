@@ -6,6 +6,7 @@ use std::ops::Range;
 use candle_core::{Result, Tensor};
 
 use super::ops::lora::{self, Dropout, Frozen, Slot};
+use super::tape::Tape;
 
 /// One layer's low-rank pair; its product B·A is added with the adapter's scale.
 #[derive(Clone, Debug)]
@@ -29,8 +30,18 @@ pub(crate) struct LowRank {
 pub(crate) enum Adapters<'a> {
     /// Each range of rows has its own; rows in no range are base's. For inference.
     Rows(&'a [(Range<usize>, &'a LowRank)]),
-    /// One adapter on every row, with gradients for its tensors.
-    Train { adapter: &'a LowRank, dropout: Option<Dropout> },
+    /// One adapter on every row, with gradients for its tensors when there is a tape that watches them.
+    Train { adapter: &'a LowRank, dropout: Option<Dropout>, tape: Option<&'a Tape> },
+}
+
+impl<'a> Adapters<'a> {
+    /// Where operations are noted for a backward.
+    pub(crate) fn tape(&self) -> Option<&'a Tape> {
+        match self {
+            Self::Rows(_) => None,
+            Self::Train { tape, .. } => *tape,
+        }
+    }
 }
 
 /// y = x Wᵀ + b, plus adapters.
@@ -46,19 +57,19 @@ impl Linear {
     /// `x` (tokens, in) → (tokens, out).
     pub(crate) fn forward(&self, x: &Tensor, adapters: Adapters<'_>) -> Result<Tensor> {
         match adapters {
-            Adapters::Train { adapter, dropout } => match adapter.pairs.get(&self.path) {
+            Adapters::Train { adapter, dropout, tape } => match adapter.pairs.get(&self.path) {
                 Some(pair) => {
                     let dropout = dropout.map(|d| Dropout { seed: lora::mix(d.seed ^ lora::mix(self.index)), ..d });
-                    lora::lora(x, &self.frozen, &pair.a, &pair.b, pair.scale, dropout)
+                    lora::lora(tape, x, &self.frozen, [&pair.a, &pair.b], pair.scale, dropout)
                 }
-                None => lora::linear(x, &self.frozen, Vec::new()),
+                None => lora::linear(tape, x, &self.frozen, Vec::new()),
             },
             Adapters::Rows(rows) => {
                 let slot = |(rows, adapter): &(Range<usize>, &LowRank)| {
                     let pair = adapter.pairs.get(&self.path)?;
                     Some(Slot { rows: rows.clone(), a: pair.a.clone(), b: pair.b.clone(), scale: pair.scale })
                 };
-                lora::linear(x, &self.frozen, rows.iter().filter_map(slot).collect())
+                lora::linear(None, x, &self.frozen, rows.iter().filter_map(slot).collect())
             }
         }
     }

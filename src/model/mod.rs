@@ -10,6 +10,7 @@ pub(crate) mod parity;
 mod pretokenizer;
 pub mod source;
 pub mod spec;
+pub(crate) mod tape;
 pub mod template;
 pub mod tokenizer;
 pub(crate) mod weights;

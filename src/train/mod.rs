@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use candle_core::{Tensor, Var};
+use candle_core::Tensor;
 
 pub use plot::loss_plot;
 pub use state::{LogEntry, TRAINER_STATE, TrainerState};
@@ -26,8 +26,9 @@ use crate::config::Recipe;
 use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 use crate::model::decoder::{Batch, Decoder};
-use crate::model::linear::{Adapters, LowRank, Pair};
+use crate::model::linear::Adapters;
 use crate::model::ops::lora::{Dropout, mix};
+use crate::model::tape::{Tape, select_rows};
 use checkpoint::Checkpoint;
 use optimizer::{AdamWConfig, Moments, norm};
 use plan::Plan;
@@ -233,50 +234,45 @@ impl<'a> Trainer<'a> {
         }
         let (mut loss, mut gradients) = (0.0, Gradients::new());
         for (i, batch) in micro.iter().enumerate() {
-            let (adapter, variables) = self.variables()?;
+            let adapter = self.adapter.low_rank(1.0)?;
+            let tape = Tape::default();
+            for pair in adapter.pairs.values() {
+                tape.watch(&pair.a);
+                tape.watch(&pair.b);
+            }
             let dropout = (self.recipe.lora_dropout > 0.0).then(|| Dropout {
                 p: self.recipe.lora_dropout,
                 seed: mix(self.recipe.seed ^ mix(self.state.global_step as u64) ^ mix(!(i as u64))),
             });
-            let part = self.loss(batch, Adapters::Train { adapter: &adapter, dropout }, labelled as f64)?;
+            let part =
+                self.loss(batch, Adapters::Train { adapter: &adapter, dropout, tape: Some(&tape) }, labelled as f64)?;
             let value = f64::from(part.to_scalar::<f32>()?);
             if !value.is_finite() {
                 return Err(self.not_finite("loss"));
             }
             loss += value;
-            let store = part.backward()?;
-            for (name, variable) in &variables {
-                let gradient = store.get(variable).ok_or_else(|| {
+            let one = part.ones_like()?;
+            let mut found = tape.backward(&part, one)?;
+            let tensors = adapter
+                .pairs
+                .iter()
+                .flat_map(|(path, pair)| [(format!("{path}.lora_A"), &pair.a), (format!("{path}.lora_B"), &pair.b)]);
+            for (name, tensor) in tensors {
+                let gradient = found.remove(&tensor.id()).ok_or_else(|| {
                     Error::failed(format!(
                         "the adapter's `{name}` got no gradient: an operation of the decoder cuts it"
                     ))
                 })?;
                 let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
-                match gradients.get_mut(name) {
+                match gradients.get_mut(&name) {
                     Some(sum) => sum.iter_mut().zip(&gradient).for_each(|(s, g): (&mut f32, _)| *s += g),
                     None => {
-                        gradients.insert(name.clone(), gradient);
+                        gradients.insert(name, gradient);
                     }
                 }
             }
         }
         Ok((loss, gradients))
-    }
-
-    /// The adapter's tensors as variables.
-    fn variables(&self) -> Result<(LowRank, Vec<(String, Var)>)> {
-        let (mut low_rank, mut variables) = (LowRank::default(), Vec::new());
-        for (path, m) in &self.adapter.modules {
-            let variable = |values: &[f32], shape: (usize, usize)| {
-                Var::from_tensor(&Tensor::from_slice(values, shape, &candle_core::Device::Cpu)?)
-            };
-            let (a, b) = (variable(&m.a, (m.rank, m.inside))?, variable(&m.b, (m.outside, m.rank))?);
-            let pair = Pair { a: a.as_tensor().clone(), b: b.as_tensor().clone(), scale: m.scale };
-            low_rank.pairs.insert(path.clone(), pair);
-            variables.push((format!("{path}.lora_A"), a));
-            variables.push((format!("{path}.lora_B"), b));
-        }
-        Ok((low_rank, variables))
     }
 
     /// Σ NLL of the batch's labelled tokens over `divisor`.
@@ -296,15 +292,14 @@ impl<'a> Trainer<'a> {
             _ => Batch::new(own),
         };
         let hidden = self.decoder.hidden(&batch, adapters)?;
-        let count = rows.len();
-        let labelled = hidden.index_select(&Tensor::from_vec(rows, count, hidden.device())?, 0)?;
-        Ok(self.decoder.cross_entropy(&labelled, wanted, divisor)?)
+        let labelled = select_rows(adapters.tape(), &hidden, rows)?;
+        Ok(self.decoder.cross_entropy(adapters.tape(), &labelled, wanted, divisor)?)
     }
 
     /// Mean NLL of the validation examples' labelled tokens.
     pub(crate) fn validate(&mut self, examples: &[Encoded], epoch: f64) -> Result<LogEntry> {
         let adapter = self.adapter.low_rank(1.0)?;
-        let adapters = Adapters::Train { adapter: &adapter, dropout: None };
+        let adapters = Adapters::Train { adapter: &adapter, dropout: None, tape: None };
         let labelled: usize = examples.iter().map(|e| targets(e).count()).sum();
         let mut loss = 0.0;
         for batch in examples.chunks(self.recipe.micro_batch_size) {

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Into, Mat, MatMut, matmul_single};
 use super::{dot, slice, view};
+use crate::model::tape::{Tape, apply3};
 
 /// Queries whose scores are held at once.
 const BLOCK: usize = 128;
@@ -163,17 +164,15 @@ struct Attention {
 /// `q` is (tokens, heads, dim), `k` (tokens, kv_heads, dim), `v` (tokens, kv_heads, value_dim); the result is
 /// (tokens, heads · value_dim).
 pub(crate) fn attention(
+    tape: Option<&Tape>,
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
     heads: Heads,
     sequences: &Arc<Vec<Sequence>>,
 ) -> Result<Tensor> {
-    if !q.device().is_cpu() {
-        return super::reference::attention(q, k, v, &heads, sequences);
-    }
     let op = Attention { heads, sequences: Arc::clone(sequences) };
-    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+    apply3(tape, [q, k, v], op)
 }
 
 /// Gradients of one key's group in one sequence.

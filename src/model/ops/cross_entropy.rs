@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Into, Mat, MatMut, matmul};
 use super::{rows_of, slice};
+use crate::model::tape::{Tape, apply1};
 use crate::model::weights::Matrix;
 
 /// Positions whose logits are held at once: 128 × 49 152 × 4 bytes are 25 MB.
@@ -24,15 +25,21 @@ struct HeadCrossEntropy {
 
 /// Σᵢ −ln softmax(hiddenᵢ Hᵀ)[targetᵢ] / `divisor`, a scalar, for `hidden` (positions, width) and the head H (vocabulary, width),
 /// which is frozen. Differentiable once in `hidden`.
-pub(crate) fn head_cross_entropy(hidden: &Tensor, head: &Matrix, targets: Vec<u32>, divisor: f64) -> Result<Tensor> {
+pub(crate) fn head_cross_entropy(
+    tape: Option<&Tape>,
+    hidden: &Tensor,
+    head: &Matrix,
+    targets: Vec<u32>,
+    divisor: f64,
+) -> Result<Tensor> {
     let op = HeadCrossEntropy {
         head: head.clone(),
         targets,
         divisor: divisor as f32,
-        with_gradient: hidden.track_op(),
+        with_gradient: tape.is_some_and(|tape| tape.tracks(hidden)),
         gradient: Mutex::new(None),
     };
-    hidden.contiguous()?.apply_op1(op)
+    apply1(tape, hidden, op)
 }
 
 impl HeadCrossEntropy {
@@ -122,8 +129,11 @@ impl CustomOp1 for HeadCrossEntropy {
         let Some(gradient) = gradient else {
             bail!("head_cross_entropy: the gradient was already taken; it is made once, with the loss");
         };
-        let scale = f64::from(d_loss.to_scalar::<f32>()?);
-        let gradient = Tensor::from_vec(gradient, hidden.shape(), hidden.device())?;
-        (gradient * scale).map(Some)
+        let scale = d_loss.to_scalar::<f32>()?;
+        let mut gradient = gradient;
+        if scale != 1.0 {
+            gradient.iter_mut().for_each(|g| *g *= scale);
+        }
+        Tensor::from_vec(gradient, hidden.shape(), hidden.device()).map(Some)
     }
 }

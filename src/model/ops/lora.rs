@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tenso
 
 use super::gemm::{Into, Mat, MatMut, matmul};
 use super::{for_each_row, rows_of, slice, view};
+use crate::model::tape::{Tape, apply1, apply3};
 use crate::model::weights::Matrix;
 
 /// The frozen part: W (out, in) and an optional bias (out).
@@ -98,8 +99,8 @@ struct Rows {
 /// y = x Wᵀ + b, and each slot's product added to its own rows; rows without a slot never see an adapter.
 ///
 /// Differentiable in x when there are no slots; adapters here are for inference.
-pub(crate) fn linear(x: &Tensor, frozen: &Frozen, slots: Vec<Slot>) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Rows { frozen: frozen.clone(), slots })
+pub(crate) fn linear(tape: Option<&Tape>, x: &Tensor, frozen: &Frozen, slots: Vec<Slot>) -> Result<Tensor> {
+    apply1(tape, x, Rows { frozen: frozen.clone(), slots })
 }
 
 impl CustomOp1 for Rows {
@@ -165,15 +166,15 @@ struct Lora {
 
 /// y = x Wᵀ + b + s · (dropout(x) Aᵀ) Bᵀ with gradients for x, A (r, in) and B (out, r), on all rows.
 pub(crate) fn lora(
+    tape: Option<&Tape>,
     x: &Tensor,
     frozen: &Frozen,
-    a: &Tensor,
-    b: &Tensor,
+    [a, b]: [&Tensor; 2],
     scale: f64,
     dropout: Option<Dropout>,
 ) -> Result<Tensor> {
     let op = Lora { frozen: frozen.clone(), scale: scale as f32, dropout };
-    x.contiguous()?.apply_op3(&a.contiguous()?, &b.contiguous()?, op)
+    apply3(tape, [x, a, b], op)
 }
 
 impl Lora {

@@ -2,13 +2,13 @@
 //!
 //! candle's own fast operations cut the gradient without a word, and its composed ones pass over memory many times. These are
 //! fused, parallel over rows, and differentiable; every one has a slow twin made of candle's plain operations ([`reference`]),
-//! which the tests compare it with, values and gradients, besides finite differences. On a device other than the CPU the
-//! twin is what runs.
+//! which the tests compare it with, values and gradients, besides finite differences.
 
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod gemm;
 pub(crate) mod lora;
+#[cfg(test)]
 pub(crate) mod reference;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;

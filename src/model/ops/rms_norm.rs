@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{dot, for_each_row, rows_of, slice, view};
+use crate::model::tape::{Tape, apply1};
 
 struct RmsNorm {
     weight: Tensor,
@@ -10,11 +11,8 @@ struct RmsNorm {
 }
 
 /// Normalises the last dimension of `x` (…, width) with `weight` (width), which is frozen: no gradient reaches it.
-pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return super::reference::rms_norm(x, weight, eps);
-    }
-    x.contiguous()?.apply_op1(RmsNorm { weight: weight.clone(), eps: eps as f32 })
+pub(crate) fn rms_norm(tape: Option<&Tape>, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    apply1(tape, x, RmsNorm { weight: weight.clone(), eps: eps as f32 })
 }
 
 fn inverse_rms(row: &[f32], eps: f32) -> f32 {

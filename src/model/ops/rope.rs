@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use super::{for_each_row, slice, view};
+use crate::model::tape::{Tape, apply1};
 
 /// cos and sin of every position up to a length: `(positions, head_dim / 2)` each, row-major.
 #[derive(Debug)]
@@ -42,14 +43,16 @@ struct Rope {
 ///
 /// # Errors
 /// A position outside the table.
-pub(crate) fn rope(x: &Tensor, table: &Arc<RopeTable>, positions: &Arc<Vec<usize>>) -> Result<Tensor> {
+pub(crate) fn rope(
+    tape: Option<&Tape>,
+    x: &Tensor,
+    table: &Arc<RopeTable>,
+    positions: &Arc<Vec<usize>>,
+) -> Result<Tensor> {
     if let Some(position) = positions.iter().find(|p| **p >= table.positions()) {
         bail!("position {position} is past the {} positions that the model has", table.positions());
     }
-    if !x.device().is_cpu() {
-        return super::reference::rope(x, table, positions);
-    }
-    x.contiguous()?.apply_op1(Rope { table: Arc::clone(table), positions: Arc::clone(positions), sign: 1.0 })
+    apply1(tape, x, Rope { table: Arc::clone(table), positions: Arc::clone(positions), sign: 1.0 })
 }
 
 impl Rope {

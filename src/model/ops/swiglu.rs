@@ -3,15 +3,13 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{for_each_row, rows_of, slice, view};
+use crate::model::tape::{Tape, apply2};
 
 struct SwiGlu;
 
 /// `silu(gate) · up`, both (…, intermediate).
-pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if !gate.device().is_cpu() {
-        return super::reference::swiglu(gate, up);
-    }
-    gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
+pub(crate) fn swiglu(tape: Option<&Tape>, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    apply2(tape, gate, up, SwiGlu)
 }
 
 fn sigmoid(x: f32) -> f32 {

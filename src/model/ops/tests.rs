@@ -11,6 +11,7 @@ use super::rms_norm::rms_norm;
 use super::rope::{RopeTable, rope};
 use super::swiglu::swiglu;
 use super::{lora as lora_ops, reference};
+use crate::model::tape::Tape;
 use crate::model::weights::Matrix;
 
 fn values(seed: u64, len: usize) -> Vec<f32> {
@@ -42,17 +43,31 @@ fn assert_close(what: &str, got: &Tensor, want: &Tensor) {
 }
 
 /// Fused and slow have equal values and equal gradients for all inputs, and the gradients are those of finite differences.
-fn agree(inputs: &[Var], fused: impl Fn(&[Tensor]) -> Result<Tensor>, slow: impl Fn(&[Tensor]) -> Result<Tensor>) {
+fn agree(
+    inputs: &[Var],
+    fused: impl Fn(Option<&Tape>, &[Tensor]) -> Result<Tensor>,
+    slow: impl Fn(&[Tensor]) -> Result<Tensor>,
+) {
     let tensors: Vec<Tensor> = inputs.iter().map(|v| v.as_tensor().clone()).collect();
-    let (y, want) = (fused(&tensors).expect("fused"), slow(&tensors).expect("slow"));
+    let (y, gradients) = with_gradients(&tensors, &fused);
+    let want = slow(&tensors).expect("slow");
     assert_close("values", &y, &want);
-    let gradients = weighed(&y).and_then(|l| l.backward()).expect("a backward");
     let expected = weighed(&want).and_then(|l| l.backward()).expect("a backward");
     for (i, input) in inputs.iter().enumerate() {
-        let (got, want) = (gradients.get(input).expect("a gradient"), expected.get(input).expect("a gradient"));
-        assert_close(&format!("gradient of input {i}"), got, want);
-        finite_difference(&tensors, i, got, &fused);
+        assert_close(&format!("gradient of input {i}"), &gradients[i], expected.get(input).expect("a gradient"));
+        finite_difference(&tensors, i, &gradients[i], |x| fused(None, x));
     }
+}
+
+/// A result, and the gradients of its weighed sum by the tape.
+fn with_gradients(inputs: &[Tensor], f: impl Fn(Option<&Tape>, &[Tensor]) -> Result<Tensor>) -> (Tensor, Vec<Tensor>) {
+    let tape = Tape::default();
+    inputs.iter().for_each(|input| tape.watch(input));
+    let y = f(Some(&tape), inputs).expect("a forward");
+    let dy = Tensor::from_vec(values(99, y.elem_count()), y.shape(), y.device()).expect("weights");
+    let mut found = tape.backward(&y, dy).expect("a backward");
+    let gradients = inputs.iter().map(|input| found.remove(&input.id()).expect("a gradient")).collect();
+    (y, gradients)
 }
 
 fn finite_difference(inputs: &[Tensor], which: usize, gradient: &Tensor, f: impl Fn(&[Tensor]) -> Result<Tensor>) {
@@ -74,12 +89,16 @@ fn finite_difference(inputs: &[Tensor], which: usize, gradient: &Tensor, f: impl
 #[test]
 fn rms_norm_agrees() {
     let weight = var(2, &[24]).as_tensor().detach();
-    agree(&[var(1, &[37, 24])], |x| rms_norm(&x[0], &weight, 1e-5), |x| reference::rms_norm(&x[0], &weight, 1e-5));
+    agree(
+        &[var(1, &[37, 24])],
+        |t, x| rms_norm(t, &x[0], &weight, 1e-5),
+        |x| reference::rms_norm(&x[0], &weight, 1e-5),
+    );
 }
 
 #[test]
 fn swiglu_agrees() {
-    agree(&[var(1, &[19, 40]), var(2, &[19, 40])], |x| swiglu(&x[0], &x[1]), |x| reference::swiglu(&x[0], &x[1]));
+    agree(&[var(1, &[19, 40]), var(2, &[19, 40])], |t, x| swiglu(t, &x[0], &x[1]), |x| reference::swiglu(&x[0], &x[1]));
 }
 
 #[test]
@@ -89,7 +108,7 @@ fn rope_agrees_also_when_a_part_of_the_head_is_not_turned() {
         let positions = Arc::new(vec![0, 1, 2, 30, 31, 5]);
         agree(
             &[var(1, &[6, 3, width])],
-            |x| rope(&x[0], &table, &positions),
+            |t, x| rope(t, &x[0], &table, &positions),
             |x| reference::rope(&x[0], &table, &positions),
         );
     }
@@ -98,7 +117,7 @@ fn rope_agrees_also_when_a_part_of_the_head_is_not_turned() {
 #[test]
 fn a_position_past_the_table_is_refused() {
     let table = Arc::new(RopeTable::new(&[1.0], 4, 1.0));
-    let error = rope(var(1, &[1, 1, 2]).as_tensor(), &table, &Arc::new(vec![4])).expect_err("past the table");
+    let error = rope(None, var(1, &[1, 1, 2]).as_tensor(), &table, &Arc::new(vec![4])).expect_err("past the table");
     assert!(error.to_string().contains("position 4 is past the 4 positions"));
 }
 
@@ -114,7 +133,7 @@ fn attention_agrees_for_ragged_batches_and_shared_prefixes() {
     let heads = Heads { heads: 4, kv_heads: 2, dim: 8, value_dim: 6, scale: 0.3 };
     agree(
         &[var(1, &[149, 4, 8]), var(2, &[149, 2, 8]), var(3, &[149, 2, 6])],
-        |x| attention(&x[0], &x[1], &x[2], heads, &sequences),
+        |t, x| attention(t, &x[0], &x[1], &x[2], heads, &sequences),
         |x| reference::attention(&x[0], &x[1], &x[2], &heads, &sequences),
     );
 }
@@ -131,7 +150,7 @@ fn lora_agrees_with_its_formula() {
     let (frozen, weight, bias) = frozen(10, 14);
     agree(
         &[var(1, &[23, 14]), var(2, &[3, 14]), var(3, &[10, 3])],
-        |x| lora(&x[0], &frozen, &x[1], &x[2], 0.7, None),
+        |t, x| lora(t, &x[0], &frozen, [&x[1], &x[2]], 0.7, None),
         |x| {
             let low = (x[0].matmul(&x[1].t()?)?.matmul(&x[2].t()?)? * 0.7)?;
             x[0].matmul(&weight.t()?)?.broadcast_add(&bias)? + low
@@ -144,7 +163,7 @@ fn a_linear_layer_without_an_adapter_passes_the_gradient_on() {
     let (frozen, weight, bias) = frozen(10, 14);
     agree(
         &[var(1, &[23, 14])],
-        |x| linear(&x[0], &frozen, Vec::new()),
+        |t, x| linear(t, &x[0], &frozen, Vec::new()),
         |x| x[0].matmul(&weight.t()?)?.broadcast_add(&bias),
     );
 }
@@ -158,15 +177,15 @@ fn dropout_drops_its_share_keeps_the_mean_and_has_a_gradient() {
     let sum = Tensor::ones((1, 200), candle_core::DType::F32, &Device::Cpu).expect("ones");
     let up = Tensor::ones((4, 1), candle_core::DType::F32, &Device::Cpu).expect("ones");
     let zero = Frozen { weight: Matrix::from_values("w", vec![0.0; 800], 4, 200), bias: None };
-    let kept = lora(&ones, &zero, &sum, &up, 1.0, dropout).and_then(|y| y.mean_all()).expect("a mean");
+    let kept = lora(None, &ones, &zero, [&sum, &up], 1.0, dropout).and_then(|y| y.mean_all()).expect("a mean");
     let share = kept.to_scalar::<f32>().expect("a number") / 200.0;
     assert!((share - 1.0).abs() < 0.02, "{share}");
     let inputs = [x, a, b];
     let tensors: Vec<Tensor> = inputs.iter().map(|v| v.as_tensor().clone()).collect();
-    let f = |x: &[Tensor]| lora(&x[0], &frozen, &x[1], &x[2], 0.5, dropout);
-    let gradients = f(&tensors).and_then(|y| weighed(&y)).and_then(|l| l.backward()).expect("a backward");
-    for (i, input) in inputs.iter().enumerate() {
-        finite_difference(&tensors, i, gradients.get(input).expect("a gradient"), f);
+    let f = |t: Option<&Tape>, x: &[Tensor]| lora(t, &x[0], &frozen, [&x[1], &x[2]], 0.5, dropout);
+    let (_, gradients) = with_gradients(&tensors, f);
+    for (i, gradient) in gradients.iter().enumerate() {
+        finite_difference(&tensors, i, gradient, |x| f(None, x));
     }
 }
 
@@ -181,7 +200,7 @@ fn head_cross_entropy_agrees_with_softmax_and_logarithm() {
     let one_hot = Tensor::from_vec(one_hot, (rows, vocab), &Device::Cpu).expect("one-hot rows");
     agree(
         &[var(1, &[rows, width])],
-        |x| head_cross_entropy(&x[0], &head, targets.clone(), 3.0),
+        |t, x| head_cross_entropy(t, &x[0], &head, targets.clone(), 3.0),
         |x| {
             let p = reference::softmax(&x[0].matmul(&tensor.t()?)?)?;
             ((p.log()? * &one_hot)?.sum(D::Minus1)?.sum_all()? * (-1.0 / 3.0))?.reshape(())
@@ -192,6 +211,6 @@ fn head_cross_entropy_agrees_with_softmax_and_logarithm() {
 #[test]
 fn a_target_outside_the_vocabulary_is_refused() {
     let head = Matrix::from_values("head", vec![0.0; 8], 4, 2);
-    let error = head_cross_entropy(var(1, &[1, 2]).as_tensor(), &head, vec![4], 1.0).expect_err("outside");
+    let error = head_cross_entropy(None, var(1, &[1, 2]).as_tensor(), &head, vec![4], 1.0).expect_err("outside");
     assert!(error.to_string().contains("outside the vocabulary of 4"));
 }

@@ -1,0 +1,208 @@
+//! What the backward needs of a forward: the operations in order, each with the closure that passes a gradient on.
+//!
+//! candle's own backward begins every gradient with zeros, adds to them out of place, and does so on threads that spin beside
+//! ours. Here a gradient that has one source is moved, and what an operation holds is freed as soon as it was passed.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+
+use candle_core::{CustomOp1, CustomOp2, CustomOp3, Result, Tensor, TensorId, bail};
+use rayon::prelude::*;
+
+use super::ops::view;
+
+/// The gradients of an operation's inputs, in their order.
+type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>>>;
+
+struct Node {
+    output: TensorId,
+    inputs: Vec<TensorId>,
+    backward: Backward,
+}
+
+/// The operations that lead from watched tensors to a result.
+#[derive(Default)]
+pub(crate) struct Tape {
+    tracked: RefCell<HashSet<TensorId>>,
+    nodes: RefCell<Vec<Node>>,
+}
+
+/// Gradients by tensor.
+pub(crate) type Gradients = HashMap<TensorId, Tensor>;
+
+impl Tape {
+    /// The gradient of this tensor is wanted.
+    pub(crate) fn watch(&self, tensor: &Tensor) {
+        self.tracked.borrow_mut().insert(tensor.id());
+    }
+
+    /// Whether a watched tensor leads to this one.
+    pub(crate) fn tracks(&self, tensor: &Tensor) -> bool {
+        self.tracked.borrow().contains(&tensor.id())
+    }
+
+    fn push(&self, inputs: &[&Tensor], output: &Tensor, backward: Backward) {
+        if inputs.iter().any(|input| self.tracks(input)) {
+            self.watch(output);
+            let inputs = inputs.iter().map(|input| input.id()).collect();
+            self.nodes.borrow_mut().push(Node { output: output.id(), inputs, backward });
+        }
+    }
+
+    /// Gradients of the watched tensors for a result's gradient `dy`; those that `y` does not depend on are not there.
+    ///
+    /// # Errors
+    /// What an operation's backward refuses.
+    pub(crate) fn backward(self, y: &Tensor, dy: Tensor) -> Result<Gradients> {
+        let tracked = self.tracked.into_inner();
+        let mut gradients = Gradients::from([(y.id(), dy)]);
+        for Node { output, inputs, backward } in self.nodes.into_inner().into_iter().rev() {
+            let Some(dy) = gradients.remove(&output) else { continue };
+            for (input, gradient) in inputs.into_iter().zip(backward(&dy)?) {
+                let Some(gradient) = gradient.filter(|_| tracked.contains(&input)) else { continue };
+                let sum = match gradients.remove(&input) {
+                    Some(before) => sum(&before, &gradient)?,
+                    None => gradient,
+                };
+                gradients.insert(input, sum);
+            }
+        }
+        Ok(gradients)
+    }
+}
+
+/// y = op(x), on the tape when there is one.
+pub(crate) fn apply1(tape: Option<&Tape>, x: &Tensor, op: impl CustomOp1 + 'static) -> Result<Tensor> {
+    let y = x.apply_op1_no_bwd(&op)?;
+    if let Some(tape) = tape {
+        let held = (x.clone(), y.clone());
+        tape.push(&[x], &y, Box::new(move |dy| Ok(vec![op.bwd(&held.0, &held.1, dy)?])));
+    }
+    Ok(y)
+}
+
+/// y = op(a, b), on the tape when there is one.
+pub(crate) fn apply2(tape: Option<&Tape>, a: &Tensor, b: &Tensor, op: impl CustomOp2 + 'static) -> Result<Tensor> {
+    let y = a.apply_op2_no_bwd(b, &op)?;
+    if let Some(tape) = tape {
+        let held = (a.clone(), b.clone(), y.clone());
+        tape.push(&[a, b], &y, Box::new(move |dy| op.bwd(&held.0, &held.1, &held.2, dy).map(|(a, b)| vec![a, b])));
+    }
+    Ok(y)
+}
+
+/// y = op(a, b, c), on the tape when there is one.
+pub(crate) fn apply3(tape: Option<&Tape>, [a, b, c]: [&Tensor; 3], op: impl CustomOp3 + 'static) -> Result<Tensor> {
+    let y = a.apply_op3_no_bwd(b, c, &op)?;
+    if let Some(tape) = tape {
+        let (ha, hb, hc, hy) = (a.clone(), b.clone(), c.clone(), y.clone());
+        let backward = move |dy: &Tensor| op.bwd(&ha, &hb, &hc, &hy, dy).map(|(a, b, c)| vec![a, b, c]);
+        tape.push(&[a, b, c], &y, Box::new(backward));
+    }
+    Ok(y)
+}
+
+/// The same values in another shape.
+pub(crate) fn reshape(tape: Option<&Tape>, x: &Tensor, dims: &[usize]) -> Result<Tensor> {
+    let y = x.reshape(dims)?;
+    if let Some(tape) = tape {
+        let shape = x.shape().clone();
+        tape.push(&[x], &y, Box::new(move |dy| Ok(vec![Some(dy.reshape(shape)?)])));
+    }
+    Ok(y)
+}
+
+/// a + b, of one shape.
+pub(crate) fn add(tape: Option<&Tape>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let y = sum(a, b)?;
+    if let Some(tape) = tape {
+        tape.push(&[a, b], &y, Box::new(|dy| Ok(vec![Some(dy.clone()), Some(dy.clone())])));
+    }
+    Ok(y)
+}
+
+/// Rows of `x` (rows, width), each taken once at most.
+pub(crate) fn select_rows(tape: Option<&Tape>, x: &Tensor, rows: Vec<u32>) -> Result<Tensor> {
+    let (all, width) = x.dims2()?;
+    let mut taken = vec![false; all];
+    for row in &rows {
+        match taken.get_mut(*row as usize) {
+            Some(taken) if !*taken => *taken = true,
+            _ => bail!("row {row} of {all} is taken twice or is not there"),
+        }
+    }
+    let values = {
+        let view = view(x);
+        let values = view.slice()?;
+        rows.iter().flat_map(|row| &values[*row as usize * width..][..width]).copied().collect::<Vec<f32>>()
+    };
+    let y = Tensor::from_vec(values, (rows.len(), width), x.device())?;
+    if let Some(tape) = tape {
+        let backward = move |dy: &Tensor| {
+            let view = view(dy);
+            let mut dx = vec![0f32; all * width];
+            for (row, dy) in rows.iter().zip(view.slice()?.chunks(width)) {
+                dx[*row as usize * width..][..width].copy_from_slice(dy);
+            }
+            Ok(vec![Some(Tensor::from_vec(dx, (all, width), dy.device())?)])
+        };
+        tape.push(&[x], &y, Box::new(backward));
+    }
+    Ok(y)
+}
+
+/// a + b in one pass over memory.
+fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.shape() != b.shape() {
+        bail!("a sum of {:?} and {:?}", a.dims(), b.dims());
+    }
+    let (a, b) = (a.contiguous()?, b.contiguous()?);
+    let (a_view, b_view) = (view(&a), view(&b));
+    let sum = a_view.slice()?.par_iter().zip(b_view.slice()?).with_min_len(1 << 15).map(|(a, b)| a + b).collect();
+    Tensor::from_vec::<_, f32>(sum, a.shape(), a.device())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn tensor(values: &[f32], shape: (usize, usize)) -> Tensor {
+        Tensor::from_slice(values, shape, &Device::Cpu).expect("a tensor")
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().and_then(|t| t.to_vec1()).expect("f32 values")
+    }
+
+    #[test]
+    fn gradients_of_all_uses_are_summed_and_untouched_rows_get_none() {
+        let tape = Tape::default();
+        let (x, constant) = (tensor(&[1.0, 2.0, 3.0, 4.0], (2, 2)), tensor(&[1.0; 4], (2, 2)));
+        tape.watch(&x);
+        let on = Some(&tape);
+        let y = add(on, &add(on, &x, &constant).expect("x + 1"), &x).expect("2x + 1");
+        let y = select_rows(on, &reshape(on, &y, &[4, 1]).expect("a column"), vec![2, 0]).expect("two rows");
+        assert_eq!(values(&y), [7.0, 3.0]);
+        let gradients = tape.backward(&y, tensor(&[10.0, 1.0], (2, 1))).expect("gradients");
+        assert_eq!(values(&gradients[&x.id()]), [2.0, 0.0, 20.0, 0.0]);
+        assert!(!gradients.contains_key(&constant.id()));
+    }
+
+    #[test]
+    fn what_nothing_watched_leads_to_is_not_kept() {
+        let tape = Tape::default();
+        let x = tensor(&[1.0; 4], (2, 2));
+        let y = add(Some(&tape), &x, &x).expect("a sum");
+        assert!(!tape.tracks(&y) && tape.nodes.borrow().is_empty());
+    }
+
+    #[test]
+    fn shapes_that_differ_and_rows_taken_twice_are_refused() {
+        let x = tensor(&[1.0; 4], (2, 2));
+        assert!(add(None, &x, &tensor(&[1.0; 2], (1, 2))).is_err());
+        assert!(select_rows(None, &x, vec![1, 1]).is_err());
+        assert!(select_rows(None, &x, vec![2]).is_err());
+    }
+}
