@@ -4,9 +4,9 @@ import json
 from collections import Counter
 
 from corpus import ABSOLUTE, SYSTEM, answer, example, near, problems, shingles
-from split import HELD_BLOCKS, HELD_LINES, HELD_UNSEEN, MOST_TRAINED, UNSEEN_TOOL
+from split import HELD_BLOCKS, HELD_FORM, HELD_LINES, HELD_UNSEEN, MOST_TRAINED, UNSEEN_TOOL
 
-SIDES = ["train", "validation", "heldout", "unseen_tool"]
+SIDES = ["train", "validation", "heldout", "form", "unseen_tool"]
 
 
 def read(folder, name):
@@ -72,6 +72,8 @@ def count_faults(sides):
     for name in ("train", "validation"):
         if any(record["tool"] == UNSEEN_TOOL for record in sides[name]):
             yield f"{UNSEEN_TOOL} in {name}"
+    if [record["form"] for record in sides["form"]] != ["line"] * HELD_FORM:
+        yield f"{len(sides['form'])} cases for the scenarios of form, or one of several lines"
     if any(record["tool"] != UNSEEN_TOOL for record in sides["unseen_tool"]):
         yield "another tool among the unseen one's records"
 
@@ -79,7 +81,7 @@ def count_faults(sides):
 def overlap_faults(sides):
     """Kinds on two sides, and texts that nearly repeat each other across sides."""
     apart = [("train", "validation"), ("train", "heldout"), ("validation", "heldout"),
-             ("train", "unseen_tool"), ("validation", "unseen_tool")]
+             ("train", "form"), ("validation", "form"), ("heldout", "form"), ("train", "unseen_tool"), ("validation", "unseen_tool")]
     sets = {name: [shingles(record["text"]) for record in sides[name]] for name in SIDES}
     for left, right in apart:
         shared = {r["kind"] for r in sides[left]} & {r["kind"] for r in sides[right]}
@@ -102,8 +104,8 @@ def faults(folder):
 def print_counts(folder):
     """A table for the README: records, kinds and sides of each tool."""
     corpus, sides = load(folder)
-    print("| tool | version | records | kinds | several lines | train | validation | held out | unseen |")
-    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| tool | version | records | kinds | several lines | train | validation | held out | form | unseen |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for tool in dict.fromkeys(record["tool"] for record in corpus):
         mine = [record for record in corpus if record["tool"] == tool]
         counts = [len(mine), len({r["kind"] for r in mine}), sum(r["form"] == "block" for r in mine)]

@@ -3,7 +3,7 @@
 
     collect.py tools     which tools are there, which are missing
     collect.py collect   break the sources, run the tools: diagnostics.jsonl
-    collect.py split     train.jsonl, validation.jsonl, heldout.jsonl, unseen_tool.jsonl
+    collect.py split     train.jsonl, validation.jsonl, heldout.jsonl, form.jsonl, unseen_tool.jsonl
     collect.py check     verify all of it from the files alone
     collect.py stats     count it
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the five target scenarios from the held-out cases, and from records of the tool that is never trained on.
+"""Writes the five target scenarios from the held-out cases.
 
     python3 data/scenarios.py
 """
@@ -76,7 +76,7 @@ def is_long(text):
 
 def main():
     held = list(records("heldout.jsonl"))
-    unseen = list(records("unseen_tool.jsonl"))[:8]
+    form = list(records("form.jsonl"))
     system = held[0][0]
     known = [r for r in held if r[2]["tool"] != UNSEEN]
     whole = lambda cases: [case(n, text, fields(label)) for n, text, label in named(cases)]
@@ -88,10 +88,10 @@ def main():
     write("unknown-tool", "place and message of diagnostics of a tool that is not in the training data", system,
           some(("file", "line", "message"), [r for r in held if r[2]["tool"] == UNSEEN]))
     place = lambda cases: some(("file", "line"), cases)
-    write("json-only", "one JSON object with the seven keys, and nothing before or after it", system, place(unseen[:4]),
+    write("json-only", "one JSON object with the seven keys, and nothing before or after it", system, place(form[:4]),
           ['"json"', SCHEMA, r"{ not-contains = '```' }", r"{ not-regex = '\n' }"])
     write("template-hygiene", "an answer that ends by itself, without a word of the chat template in it", system,
-          place(unseen[4:]), ['"no-template-tags"', r"{ not-regex = '(?i)\b(assistant|user|system)\b' }",
+          place(form[4:]), ['"no-template-tags"', r"{ not-regex = '(?i)\b(assistant|user|system)\b' }",
                               r"{ not-regex = '\}\s*\S' }"])
 
 

@@ -10,7 +10,7 @@ from corpus import example, near, shingles
 from mutate import number
 
 UNSEEN_TOOL = "luac"
-HELD_UNSEEN, HELD_LINES, HELD_BLOCKS = 6, 12, 6
+HELD_UNSEEN, HELD_LINES, HELD_BLOCKS, HELD_FORM = 6, 12, 6, 8
 VALIDATION_SHARE = 0.08
 MOST_TRAINED, MOST_BLOCKS = 600, 150  # training examples, and those of several lines
 SMALL = 4  # a held-out case is taken from a group of at most so many records
@@ -105,11 +105,14 @@ def split(records):
     seen = [group for group in seen if group not in used]
     lines, used = take_form(seen, "line", HELD_LINES, {record["tool"] for record in blocks})
     seen = [group for group in seen if group not in used]
+    form, used = take_form(seen, "line", HELD_FORM, set())
+    seen = [group for group in seen if group not in used]
     validation = take_validation(seen)
     train = take_train([group for group in seen if group not in validation])
     return {
         "train": [example(record) for record in train],
         "validation": shuffled([r for group in validation for r in group], "validation"),
         "heldout": [example(record) for record in unseen + lines + blocks],
+        "form": [example(record) for record in form],
         "unseen_tool": shuffled(unseen_rest, "unseen"),
     }
