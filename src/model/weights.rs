@@ -378,3 +378,50 @@ pub(crate) fn map_file(path: &Path) -> Result<Arc<Mmap>> {
     let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
     Ok(Arc::new(map))
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::quantized::QTensor;
+
+    use super::*;
+
+    /// A GGUF file of one matrix, in each form that candle can write; the error is bounded by the form's step.
+    #[test]
+    fn every_quantisation_of_gguf_is_read() {
+        use GgmlDType::{BF16, F16, F32, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+        let (rows, cols) = (3, 512);
+        let values: Vec<f32> = (0..rows * cols).map(|i| (i as f32 * 0.7).sin()).collect();
+        let tensor = Tensor::from_slice(&values, (rows, cols), &Device::Cpu).expect("a tensor");
+        let folder = tempfile::tempdir().expect("a folder");
+        let forms = [
+            (F32, 0.0),
+            (F16, 0.001),
+            (BF16, 0.005),
+            (Q8_0, 0.01),
+            (Q6K, 0.04),
+            (Q5_0, 0.08),
+            (Q5_1, 0.08),
+            (Q5K, 0.08),
+            (Q4_0, 0.15),
+            (Q4_1, 0.15),
+            (Q4K, 0.15),
+            (Q3K, 0.3),
+            (Q2K, 0.6),
+        ];
+        for (dtype, most) in forms {
+            let quantised = QTensor::quantize(&tensor, dtype).expect("a quantised tensor");
+            let path = folder.path().join(format!("{dtype:?}.gguf"));
+            let mut file = File::create(&path).expect("a file");
+            gguf_file::write(&mut file, &[], &[("token_embd.weight", &quantised)]).expect("a GGUF file");
+            let map = map_file(&path).expect("a mapping");
+            let content = gguf_file::Content::read(&mut std::io::Cursor::new(&map[..])).expect("its header");
+            let weights = Weights::gguf(&path, &map, &content, str::to_owned).expect("weights");
+            let matrix = weights.matrix("token_embd.weight", rows, cols).expect("a matrix");
+            let mut got = vec![0f32; rows * cols];
+            got.chunks_mut(cols).enumerate().for_each(|(row, out)| matrix.row(row, out));
+            let error = got.iter().zip(&values).map(|(g, v)| (g - v).abs()).fold(0.0, f32::max);
+            assert!(error <= most, "{dtype:?}: {error}");
+            assert!(matrix.widened().bytes.raw().is_empty(), "{dtype:?} is held in f32");
+        }
+    }
+}

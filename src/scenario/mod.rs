@@ -41,6 +41,8 @@ mod tags;
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 pub use check::{Check, Choice, Matcher, Normalize};
 pub use json::Schema;
 pub use script::Writing;
@@ -140,8 +142,9 @@ pub fn load_all(config: &Config) -> Result<Vec<Scenario>> {
     }
     let mut scenarios = Vec::new();
     let mut errors = Vec::new();
-    for path in files {
-        match Scenario::load(&path, &config.root) {
+    let loaded: Vec<_> = files.par_iter().map(|path| Scenario::load(path, &config.root)).collect();
+    for scenario in loaded {
+        match scenario {
             Ok(scenario) => scenarios.push(scenario),
             Err(Error::Many(several)) => errors.extend(several),
             Err(error) => errors.push(error),
