@@ -3,11 +3,13 @@
 mod peft;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
 use crate::config::{Recipe, TargetModules};
 use crate::error::{Error, Result};
+use crate::model::decoder::Decoder;
 use crate::model::linear::{Linear, LowRank, Pair};
 use crate::model::ops::lora::mix;
 
@@ -41,6 +43,10 @@ pub(crate) struct Module {
     pub(crate) outside: usize,
     /// alpha/r, or as a pattern says.
     pub(crate) scale: f64,
+    /// DoRA's length of each row of W + s·B·A (Liu et al. 2024, arXiv 2402.09353), (out).
+    pub(crate) magnitude: Option<Vec<f32>>,
+    /// What the layer's bias is with the adapter on, (out).
+    pub(crate) bias: Option<Vec<f32>>,
 }
 
 impl Adapter {
@@ -91,14 +97,18 @@ impl Adapter {
     /// Number of trained values.
     #[must_use]
     pub fn parameters(&self) -> usize {
-        self.modules.values().map(|m| m.a.len() + m.b.len()).sum()
+        let more = |values: &Option<Vec<f32>>| values.as_ref().map_or(0, Vec::len);
+        self.modules.values().map(|m| m.a.len() + m.b.len() + more(&m.magnitude) + more(&m.bias)).sum()
     }
 
     /// Does it change nothing: is every product B·A zero?
     #[must_use]
     pub fn is_zero(&self) -> bool {
         let zero = |values: &[f32]| values.iter().all(|v| *v == 0.0);
-        self.modules.values().all(|m| m.scale == 0.0 || zero(&m.a) || zero(&m.b))
+        self.modules.values().all(|m| {
+            let nothing_more = m.magnitude.is_none() && m.bias.is_none();
+            nothing_more && (m.scale == 0.0 || zero(&m.a) || zero(&m.b))
+        })
     }
 
     /// Tensors for the decoder, the adapter's product multiplied by `factor` besides its own scale.
@@ -106,20 +116,41 @@ impl Adapter {
         let pair = |(path, m): (&String, &Module)| {
             let a = Tensor::from_slice(&m.a, (m.rank, m.inside), &Device::Cpu)?;
             let b = Tensor::from_slice(&m.b, (m.outside, m.rank), &Device::Cpu)?;
-            Ok((path.clone(), Pair { a, b, scale: m.scale * factor }))
+            Ok((path.clone(), Pair { a, b, scale: m.scale * factor, rows: None, bias: None }))
         };
         Ok(LowRank { pairs: self.modules.iter().map(pair).collect::<Result<_>>()? })
+    }
+
+    /// As [`Self::low_rank`], with what depends on the base's weights: DoRA's lengths and other biases.
+    ///
+    /// # Errors
+    /// As [`Self::check_fits`].
+    pub(crate) fn attached(&self, decoder: &Decoder, factor: f64) -> Result<LowRank> {
+        self.check_fits(Path::new(&self.base), decoder.linears())?;
+        let mut low_rank = self.low_rank(factor)?;
+        for linear in decoder.linears() {
+            let (Some(module), Some(pair)) = (self.modules.get(&linear.path), low_rank.pairs.get_mut(&linear.path))
+            else {
+                continue;
+            };
+            if let Some(magnitude) = &module.magnitude {
+                let lengths = module.lengths(linear, (module.scale * factor) as f32);
+                pair.rows = Some(magnitude.iter().zip(lengths).map(|(m, length)| m / length).collect());
+            }
+            if let Some(bias) = &module.bias {
+                let own = linear.frozen.bias.as_ref().map(Tensor::to_vec1::<f32>).transpose()?;
+                let own = own.unwrap_or_else(|| vec![0.0; bias.len()]);
+                pair.bias = Some(bias.iter().zip(own).map(|(new, old)| (new - old) * factor as f32).collect());
+            }
+        }
+        Ok(low_rank)
     }
 
     /// Checks that every module exists in the model with these shapes.
     ///
     /// # Errors
     /// The first that does not: the adapter was made for another base.
-    pub(crate) fn check_fits<'l>(
-        &self,
-        path: &std::path::Path,
-        linears: impl Iterator<Item = &'l Linear>,
-    ) -> Result<()> {
+    pub(crate) fn check_fits<'l>(&self, path: &Path, linears: impl Iterator<Item = &'l Linear>) -> Result<()> {
         let shapes: BTreeMap<&str, (usize, usize)> =
             linears.map(|l| (l.path.as_str(), (l.frozen.weight.rows, l.frozen.weight.cols))).collect();
         for (name, module) in &self.modules {
@@ -144,6 +175,21 @@ impl Adapter {
 }
 
 impl Module {
+    /// ‖row of W + s·B·A‖₂, row by row.
+    fn lengths(&self, linear: &Linear, scale: f32) -> Vec<f32> {
+        let mut lengths = Vec::with_capacity(self.outside);
+        linear.frozen.weight.for_blocks(|rows, block| {
+            for (row, w) in rows.zip(block.chunks(self.inside)) {
+                let mut sum = w.to_vec();
+                for (b, a) in self.b[row * self.rank..(row + 1) * self.rank].iter().zip(self.a.chunks(self.inside)) {
+                    sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += scale * b * a);
+                }
+                lengths.push(sum.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() as f32);
+            }
+        });
+        lengths
+    }
+
     fn initialised(recipe: &Recipe, linear: &Linear) -> Self {
         let (outside, inside, rank) = (linear.frozen.weight.rows, linear.frozen.weight.cols, recipe.lora_r);
         let name = linear.path.bytes().fold(recipe.seed, |hash, byte| mix(hash ^ u64::from(byte)));
@@ -151,6 +197,6 @@ impl Module {
         let uniform = |i: usize| (mix(name ^ mix(i as u64)) >> 11) as f64 / (1u64 << 53) as f64;
         let a = (0..rank * inside).map(|i| ((2.0 * uniform(i) - 1.0) * bound) as f32).collect();
         let scale = recipe.lora_alpha / rank as f64;
-        Self { a, b: vec![0.0; outside * rank], rank, inside, outside, scale }
+        Self { a, b: vec![0.0; outside * rank], rank, inside, outside, scale, magnitude: None, bias: None }
     }
 }

@@ -1,6 +1,6 @@
 //! PEFT's directory: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use half::{bf16, f16};
@@ -31,17 +31,37 @@ struct PeftConfig {
     #[serde(default)]
     use_rslora: bool,
     #[serde(default)]
-    rank_pattern: HashMap<String, usize>,
-    #[serde(default)]
-    alpha_pattern: HashMap<String, f64>,
+    use_dora: bool,
+    #[serde(default = "none")]
+    bias: String,
+    target_parameters: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "or_default")]
+    rank_pattern: BTreeMap<String, usize>,
+    #[serde(default, deserialize_with = "or_default")]
+    alpha_pattern: BTreeMap<String, f64>,
+}
+
+impl PeftConfig {
+    /// alpha/r, or alpha/√r (rsLoRA, Kalajdzievski 2023, arXiv 2312.03732).
+    fn scale(&self, module: &str, rank: usize) -> Result<f64> {
+        let alpha = pattern(&self.alpha_pattern, module)?.unwrap_or(self.lora_alpha);
+        Ok(if self.use_rslora { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 })
+    }
+}
+
+fn none() -> String {
+    "none".into()
+}
+
+/// `null` is what is not there.
+fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(value: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
 }
 
 /// Keys of `adapter_config.json` that change what the tensors mean and that are not supported; an adapter is refused when one of
 /// them is set.
-const REFUSED: [&str; 13] = [
-    "use_dora",
+const REFUSED: [&str; 10] = [
     "modules_to_save",
-    "target_parameters",
     "trainable_token_indices",
     "layer_replication",
     "alora_invocation_tokens",
@@ -49,7 +69,6 @@ const REFUSED: [&str; 13] = [
     "lora_bias",
     "use_bdlora",
     "use_qalora",
-    "fan_in_fan_out",
     "kasa_config",
     "monteclora_config",
 ];
@@ -74,14 +93,19 @@ pub(crate) fn load(directory: &Path) -> Result<Adapter> {
     if let Some(key) = REFUSED.iter().find(|key| raw.get(**key).is_some_and(is_set)) {
         return Err(Error::input(&path, None, format!("{key} is set, and is not supported")));
     }
-    if let Some(bias) = raw.get("bias").and_then(Value::as_str).filter(|b| *b != "none") {
-        return Err(Error::input(&path, None, format!("bias is \"{bias}\", expected \"none\"")));
-    }
     let config: PeftConfig = serde_json::from_value(raw).map_err(|e| Error::input(&path, None, e.to_string()))?;
     if config.peft_type != "LORA" {
         return Err(Error::input(&path, None, format!("peft_type is {}, expected LORA", config.peft_type)));
     }
-    if config.r == 0 {
+    if !["none", "all", "lora_only"].contains(&config.bias.as_str()) {
+        let bias = &config.bias;
+        return Err(Error::input(
+            &path,
+            None,
+            format!("bias is {bias:?}, expected \"none\", \"all\" or \"lora_only\""),
+        ));
+    }
+    if config.r == 0 || config.rank_pattern.values().any(|rank| *rank == 0) {
         return Err(Error::input(&path, None, "r is 0, expected at least 1"));
     }
     let weights = directory.join(ADAPTER_WEIGHTS);
@@ -128,44 +152,68 @@ pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Read>> {
     Ok(tensors)
 }
 
-fn modules(path: &Path, config: &PeftConfig, mut tensors: BTreeMap<String, Read>) -> Result<BTreeMap<String, Module>> {
-    let names: Vec<String> = tensors.keys().cloned().collect();
-    let mut modules = BTreeMap::new();
-    for name in names {
-        let Some(module) = name.strip_prefix(PREFIX).and_then(|n| n.strip_suffix(".lora_A.weight")) else {
-            if name.ends_with(".lora_B.weight") {
-                continue;
-            }
-            return Err(Error::model(
-                path,
-                format!("tensor `{name}` is not known: expected {PREFIX}….lora_A.weight or .lora_B.weight"),
-            ));
-        };
-        let b_name = format!("{PREFIX}{module}.lora_B.weight");
-        let (Some(a), Some(b)) = (tensors.remove(&name), tensors.remove(&b_name)) else {
-            return Err(Error::model(path, format!("tensor `{b_name}` is missing")));
-        };
-        let rank = pattern(&config.rank_pattern, module).unwrap_or(config.r);
-        let ([a_rank, inside], [outside, b_rank]) = (a.shape.as_slice(), b.shape.as_slice()) else {
-            return Err(Error::model(
-                path,
-                format!("tensor `{name}` has shape {:?}, expected two dimensions", a.shape),
-            ));
-        };
-        if *a_rank != rank || *b_rank != rank {
-            let (got_a, got_b) = (&a.shape, &b.shape);
-            let message = format!(
-                "`{module}`: lora_A has shape {got_a:?} and lora_B {got_b:?}, expected rank {rank} from {ADAPTER_CONFIG}"
-            );
-            return Err(Error::model(path, message));
-        }
-        let alpha = pattern(&config.alpha_pattern, module).unwrap_or(config.lora_alpha);
-        let scale = if config.use_rslora { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 };
-        let (inside, outside) = (*inside, *outside);
-        modules.insert(module.to_owned(), Module { a: a.values, b: b.values, rank, inside, outside, scale });
+/// The tensors of a file, taken out one after another.
+struct Tensors<'a> {
+    path: &'a Path,
+    all: BTreeMap<String, Read>,
+}
+
+impl Tensors<'_> {
+    fn take(&mut self, name: &str) -> Result<Read> {
+        let missing = || Error::model(self.path, format!("tensor `{name}` is missing"));
+        self.all.remove(name).ok_or_else(missing)
     }
-    if let Some(orphan) = tensors.keys().next() {
-        return Err(Error::model(path, format!("tensor `{orphan}` has no lora_A beside it")));
+
+    /// A pair of `rank`: A (rank, in) and B (out, rank).
+    fn pair(&mut self, module: &str, rank: usize) -> Result<(Read, Read)> {
+        let a = self.take(&format!("{PREFIX}{module}.lora_A.weight"))?;
+        let b = self.take(&format!("{PREFIX}{module}.lora_B.weight"))?;
+        let fits = matches!((a.shape.as_slice(), b.shape.as_slice()), ([ra, _], [_, rb]) if *ra == rank && *rb == rank);
+        if fits {
+            return Ok((a, b));
+        }
+        let (got_a, got_b) = (&a.shape, &b.shape);
+        let message = format!(
+            "`{module}`: lora_A has shape {got_a:?} and lora_B {got_b:?}, expected rank {rank} from {ADAPTER_CONFIG}"
+        );
+        Err(Error::model(self.path, message))
+    }
+}
+
+fn modules(path: &Path, config: &PeftConfig, tensors: BTreeMap<String, Read>) -> Result<BTreeMap<String, Module>> {
+    let mut tensors = Tensors { path, all: tensors };
+    let mut modules = BTreeMap::new();
+    for experts in fused_paths(config, &tensors) {
+        fused(&experts, config, &mut tensors, &mut modules)?;
+    }
+    let stem = |name: &String| Some(name.strip_prefix(PREFIX)?.strip_suffix(".lora_A.weight")?.to_owned());
+    let stems: Vec<String> = tensors.all.keys().filter_map(stem).collect();
+    for module in stems {
+        let rank = pattern(&config.rank_pattern, &module)?.unwrap_or(config.r);
+        let (a, b) = tensors.pair(&module, rank)?;
+        let (inside, outside) = (a.shape[1], b.shape[0]);
+        let scale = config.scale(&module, rank)?;
+        let vector = |read: Option<Read>, name: &str| match read {
+            Some(read) if read.shape != [outside] => {
+                let got = &read.shape;
+                Err(Error::model(path, format!("`{module}`: {name} has shape {got:?}, expected [{outside}]")))
+            }
+            read => Ok(read.map(|read| read.values)),
+        };
+        let magnitude = match config.use_dora {
+            true => Some(tensors.take(&format!("{PREFIX}{module}.lora_magnitude_vector"))?),
+            false => None,
+        };
+        let magnitude = vector(magnitude, "lora_magnitude_vector")?;
+        let names = ["bias", "base_layer.bias"].map(|name| format!("{PREFIX}{module}.{name}"));
+        let bias = if config.bias == "none" { None } else { names.iter().find_map(|name| tensors.all.remove(name)) };
+        let bias = vector(bias, "bias")?;
+        let (a, b) = (a.values, b.values);
+        modules.insert(module.clone(), Module { a, b, rank, inside, outside, scale, magnitude, bias });
+    }
+    if let Some(rest) = tensors.all.keys().next() {
+        let known = "expected ….lora_A.weight with ….lora_B.weight, or what `use_dora` and `bias` add to such a layer";
+        return Err(Error::model(path, format!("tensor `{rest}` is not known: {known}")));
     }
     if modules.is_empty() {
         return Err(Error::model(path, "holds no LoRA tensors"));
@@ -173,10 +221,90 @@ fn modules(path: &Path, config: &PeftConfig, mut tensors: BTreeMap<String, Read>
     Ok(modules)
 }
 
-/// PEFT's patterns: a key is a module's path or the end of it.
-fn pattern<T: Copy>(patterns: &HashMap<String, T>, module: &str) -> Option<T> {
-    let fits = |key: &str| module == key || module.strip_suffix(key).is_some_and(|rest| rest.ends_with('.'));
-    patterns.iter().filter(|(key, _)| fits(key)).max_by_key(|(key, _)| key.len()).map(|(_, value)| *value)
+/// Paths of the experts that `target_parameters` adapts: `model.layers.3.mlp.experts`.
+fn fused_paths(config: &PeftConfig, tensors: &Tensors<'_>) -> BTreeSet<String> {
+    let targets = config.target_parameters.iter().flatten();
+    let ends: BTreeSet<&str> = targets.filter_map(|target| Some(target.rsplit_once('.')?.0)).collect();
+    let stem = |name: &String| {
+        let name = name.strip_prefix(PREFIX)?.strip_suffix(".lora_A.weight")?;
+        let name = name.strip_suffix(".base_layer").unwrap_or(name);
+        ends.iter().any(|end| name == *end || name.ends_with(&format!(".{end}"))).then(|| name.to_owned())
+    };
+    tensors.all.keys().filter_map(stem).collect()
+}
+
+/// Adapters of all experts in two tensors each: with E experts and rank r, A is (E·r, in), one expert after another, and B is
+/// (out, r·E), the expert's index the fastest. The first of `target_parameters` is the innermost, `base_layer`. Gate and up are
+/// one parameter, and share their A.
+fn fused(
+    experts: &str,
+    config: &PeftConfig,
+    tensors: &mut Tensors<'_>,
+    modules: &mut BTreeMap<String, Module>,
+) -> Result<()> {
+    let targets: Vec<&String> = config
+        .target_parameters
+        .iter()
+        .flatten()
+        .filter(|t| t.rsplit_once('.').is_some_and(|(e, _)| experts.ends_with(e)))
+        .collect();
+    if config.use_dora || config.bias != "none" {
+        return Err(Error::model(tensors.path, "target_parameters together with use_dora or bias is not supported"));
+    }
+    for (place, target) in targets.iter().enumerate() {
+        let parameter = target.rsplit('.').next().unwrap_or_default();
+        let parts: &[&str] = match parameter {
+            "gate_up_proj" => &["gate_proj", "up_proj"],
+            "down_proj" => &["down_proj"],
+            _ => {
+                let message =
+                    format!("target_parameters names `{target}`, expected gate_up_proj or down_proj of experts");
+                return Err(Error::model(tensors.path, message));
+            }
+        };
+        let module = format!("{experts}{}", ".base_layer".repeat(targets.len() - 1 - place));
+        let a = tensors.take(&format!("{PREFIX}{module}.lora_A.weight"))?;
+        let b = tensors.take(&format!("{PREFIX}{module}.lora_B.weight"))?;
+        let rank = pattern(&config.rank_pattern, target)?.unwrap_or(config.r);
+        let ([stacked, inside], [outside, across]) = (a.shape.as_slice(), b.shape.as_slice()) else {
+            return Err(Error::model(tensors.path, format!("`{module}`: its tensors have not two dimensions")));
+        };
+        if stacked != across || !stacked.is_multiple_of(rank) || !outside.is_multiple_of(parts.len()) || *stacked == 0 {
+            let (got_a, got_b) = (&a.shape, &b.shape);
+            let message = format!(
+                "`{module}`: lora_A has shape {got_a:?} and lora_B {got_b:?}, expected experts × rank {rank} from {ADAPTER_CONFIG}"
+            );
+            return Err(Error::model(tensors.path, message));
+        }
+        let (count, part) = (stacked / rank, outside / parts.len());
+        let scale = config.scale(target, rank)?;
+        for expert in 0..count {
+            let own = a.values[expert * rank * inside..(expert + 1) * rank * inside].to_vec();
+            for (i, name) in parts.iter().enumerate() {
+                let rows = i * part..(i + 1) * part;
+                let at = |row: usize| (0..rank).map(move |r| row * across + r * count + expert);
+                let b_own = rows.flat_map(at).map(|at| b.values[at]).collect();
+                let (inside, outside) = (*inside, part);
+                let module =
+                    Module { a: own.clone(), b: b_own, rank, inside, outside, scale, magnitude: None, bias: None };
+                modules.insert(format!("{experts}.{expert}.{name}"), module);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// PEFT's patterns: a key is a regular expression for a module's path or its end after a dot.
+fn pattern<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Result<Option<T>> {
+    for (key, value) in patterns {
+        let whole = regex::RegexBuilder::new(&format!("^(?:.*\\.)?(?:{key})$")).size_limit(1 << 20).build();
+        let whole =
+            whole.map_err(|_| Error::failed(format!("the adapter's pattern {key:?} is not a regular expression")))?;
+        if whole.is_match(module) {
+            return Ok(Some(*value));
+        }
+    }
+    Ok(None)
 }
 
 /// Writes a PEFT directory. Each file is replaced at once or not at all.

@@ -67,10 +67,7 @@ impl CandleBackend {
         let mut arms = Vec::new();
         for arm in &self.arms {
             arms.push(match arm {
-                Some((adapter, factor)) => {
-                    adapter.check_fits(std::path::Path::new(&adapter.base), loaded.decoder.linears())?;
-                    Some(adapter.low_rank(*factor)?)
-                }
+                Some((adapter, factor)) => Some(adapter.attached(&loaded.decoder, *factor)?),
                 None => None,
             });
         }

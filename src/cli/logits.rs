@@ -51,7 +51,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
         Some(directory) => {
             let adapter = adapter::load(directory)?;
             adapter.check_fits(directory, decoder.linears())?;
-            Some(adapter.low_rank(1.0)?)
+            Some(adapter.attached(&decoder, 1.0)?)
         }
         None => None,
     };

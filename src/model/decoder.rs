@@ -8,17 +8,19 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::attention::{Attention, Qkv};
 use super::cache::Cache;
+use super::feed_forward::FeedForward;
 use super::linear::{Adapters, Linear};
-use super::names;
-use super::ops::attention::{Heads, Keys, Sequence, add_columns, attend, attention};
+use super::loader::Loader;
+use super::names::{GgufRows, names};
+use super::norm::Norm;
+use super::ops::attention::{Heads, Keys, Sequence, add_columns, alibi_slopes, attend, attention};
 use super::ops::lora::{Frozen, linear};
-use super::ops::rms_norm::rms_norm;
-use super::ops::rope::{RopeTable, rope};
-use super::ops::swiglu::swiglu;
+use super::ops::rope::RopeTable;
 use super::ops::{cross_entropy, view};
-use super::spec::{DecoderSpec, RopeScaling};
-use super::tape::{Tape, add, reshape};
+use super::spec::{DecoderSpec, Positions, Residual, RopeScaling, Rotary};
+use super::tape::{Tape, add};
 use super::weights::{Matrix, Weights};
 
 /// Tokens of several sequences, one after another.
@@ -59,24 +61,82 @@ impl Batch {
 }
 
 struct Block {
-    attention_norm: Tensor,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
-    ffn_norm: Tensor,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    attention_norm: Norm,
+    attention: Attention,
+    post_attention_norm: Option<Norm>,
+    /// None where attention and feed-forward share their norm.
+    ffn_norm: Option<Norm>,
+    feed_forward: FeedForward,
+    post_ffn_norm: Option<Norm>,
+    heads: Heads,
+    rope: Option<Arc<RopeTable>>,
 }
 
 impl Block {
-    fn linears(&self) -> [&Linear; 7] {
-        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    fn linears(&self) -> Vec<&Linear> {
+        let mut found = self.attention.linears();
+        found.extend(self.feed_forward.linears());
+        found
     }
 
-    fn linears_mut(&mut self) -> [&mut Linear; 7] {
-        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
+    fn norms(&self) -> impl Iterator<Item = &Norm> {
+        let optional = [&self.post_attention_norm, &self.ffn_norm, &self.post_ffn_norm];
+        std::iter::once(&self.attention_norm).chain(optional.into_iter().flatten()).chain(self.attention.norms())
+    }
+
+    fn load(loader: &Loader<'_>, layer: usize, shared: &Shared) -> crate::Result<Self> {
+        let (spec, names) = (loader.spec, &loader.names);
+        let norm = |name: &str| loader.block_norm(layer, name, spec.hidden_size);
+        let sandwich = spec.residual == Residual::Sandwich;
+        let own_norm = spec.residual != Residual::Parallel { own_norm: false };
+        let window = spec.window(layer);
+        Ok(Self {
+            attention_norm: norm(names.attention_norm)?,
+            attention: Attention::load(loader, layer)?,
+            post_attention_norm: if sandwich { Some(norm(names.post_attention_norm)?) } else { None },
+            ffn_norm: if own_norm { Some(norm(names.ffn_norm)?) } else { None },
+            feed_forward: FeedForward::load(loader, layer)?,
+            post_ffn_norm: if sandwich { Some(norm(names.post_ffn_norm)?) } else { None },
+            heads: Heads { window, ..shared.heads.clone() },
+            rope: if window.is_some() { shared.local_rope.clone() } else { shared.rope.clone() },
+        })
+    }
+}
+
+/// What all blocks share.
+struct Shared {
+    heads: Heads,
+    rope: Option<Arc<RopeTable>>,
+    local_rope: Option<Arc<RopeTable>>,
+}
+
+impl Shared {
+    fn new(spec: &DecoderSpec) -> Self {
+        let a = &spec.attention;
+        let table = |rotary: &Rotary| {
+            let (frequencies, magnitude) = (rotary.frequencies(), rotary.magnitude());
+            Arc::new(RopeTable::new(&frequencies, spec.context, magnitude, rotary.interleaved))
+        };
+        let (mut rope, mut local_rope, mut slopes) = (None, None, None);
+        match &spec.positions {
+            Positions::Rotary { global, local } => {
+                let global = table(global);
+                local_rope = Some(local.as_ref().map_or_else(|| Arc::clone(&global), table));
+                rope = Some(global);
+            }
+            Positions::Alibi { max_bias } => slopes = Some(Arc::new(alibi_slopes(a.heads, *max_bias))),
+            Positions::Learned => {}
+        }
+        let heads = Heads {
+            heads: a.heads,
+            kv_heads: a.kv_heads,
+            dim: a.head_dim,
+            value_dim: a.value_dim,
+            scale: a.scale as f32,
+            window: None,
+            slopes,
+        };
+        Self { heads, rope, local_rope }
     }
 }
 
@@ -84,94 +144,65 @@ impl Block {
 pub(crate) struct Decoder {
     pub(crate) spec: DecoderSpec,
     embedding: Matrix,
+    embedding_norm: Option<Norm>,
+    /// Learned positions, (context, hidden).
+    positions: Option<Matrix>,
     blocks: Vec<Block>,
-    norm: Tensor,
+    norm: Norm,
     head: Frozen,
-    rope: Arc<RopeTable>,
-    heads: Heads,
-}
-
-struct Loader<'w> {
-    weights: &'w Weights,
-    spec: &'w DecoderSpec,
-    permuted: bool,
-    index: u64,
-}
-
-impl Loader<'_> {
-    fn matrix(&self, path: &str, rows: usize, cols: usize) -> crate::Result<Matrix> {
-        let matrix = self.weights.matrix(&format!("{path}.weight"), rows, cols)?;
-        let reorder = self.permuted && (path.ends_with("q_proj") || path.ends_with("k_proj"));
-        Ok(if reorder { matrix.unpermuted(self.spec.head_dim) } else { matrix })
-    }
-
-    fn linear(&mut self, path: String, rows: usize, cols: usize, bias: bool) -> crate::Result<Linear> {
-        let weight = self.matrix(&path, rows, cols)?;
-        let bias = bias.then(|| self.weights.vector(&format!("{path}.bias"), rows)).transpose()?;
-        self.index += 1;
-        Ok(Linear { path, frozen: Frozen { weight, bias }, index: self.index })
-    }
-
-    fn norm(&self, path: &str) -> crate::Result<Tensor> {
-        self.weights.vector(&format!("{path}.weight"), self.spec.hidden_size)
-    }
-
-    fn block(&mut self, layer: usize) -> crate::Result<Block> {
-        let s = self.spec;
-        let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-        let path = |module: &str| names::block(layer, module);
-        Ok(Block {
-            attention_norm: self.norm(&path("input_layernorm"))?,
-            q: self.linear(path("self_attn.q_proj"), q, s.hidden_size, s.attention_bias)?,
-            k: self.linear(path("self_attn.k_proj"), kv, s.hidden_size, s.attention_bias)?,
-            v: self.linear(path("self_attn.v_proj"), kv, s.hidden_size, s.attention_bias)?,
-            o: self.linear(path("self_attn.o_proj"), s.hidden_size, q, s.attention_bias)?,
-            ffn_norm: self.norm(&path("post_attention_layernorm"))?,
-            gate: self.linear(path("mlp.gate_proj"), s.intermediate_size, s.hidden_size, s.mlp_bias)?,
-            up: self.linear(path("mlp.up_proj"), s.intermediate_size, s.hidden_size, s.mlp_bias)?,
-            down: self.linear(path("mlp.down_proj"), s.hidden_size, s.intermediate_size, s.mlp_bias)?,
-        })
-    }
 }
 
 impl Decoder {
-    /// Takes the decoder's tensors out of `weights`. `permuted`: q and k rows are in llama.cpp's order.
+    /// Takes the decoder's tensors out of `weights`; `rows`: how the file orders them.
     ///
     /// # Errors
     /// A tensor that is missing, has another shape, or is not the decoder's.
-    pub(crate) fn load(mut spec: DecoderSpec, weights: &Weights, permuted: bool) -> crate::Result<Self> {
-        if matches!(spec.rope_scaling, RopeScaling::Factors(_)) {
-            let factors = weights.vector("rope_freqs.weight", spec.head_dim / 2)?.to_vec1::<f32>()?;
-            spec.rope_scaling = RopeScaling::Factors(factors.into_iter().map(f64::from).collect());
+    pub(crate) fn load(mut spec: DecoderSpec, weights: &Weights, rows: GgufRows) -> crate::Result<Self> {
+        if let Positions::Rotary { global: Rotary { dim, scaling: RopeScaling::Factors(factors), .. }, .. } =
+            &mut spec.positions
+        {
+            let values = weights.vector("rope_freqs.weight", *dim / 2)?.to_vec1::<f32>()?;
+            *factors = values.into_iter().map(f64::from).collect();
         }
-        let mut loader = Loader { weights, spec: &spec, permuted, index: 0 };
-        let embedding = loader.matrix(names::EMBEDDING, spec.vocab_size, spec.hidden_size)?;
-        let blocks = (0..spec.layers).map(|layer| loader.block(layer)).collect::<crate::Result<Vec<_>>>()?;
-        let norm = loader.norm(names::FINAL_NORM)?;
+        let names = names(spec.family, spec.residual == Residual::Parallel { own_norm: true });
+        let loader = Loader::new(weights, &spec, names, rows);
+        let shared = Shared::new(&spec);
+        let (vocabulary, hidden) = (spec.vocab_size, spec.hidden_size);
+        let embedding = loader.matrix(names.embedding, vocabulary, hidden)?;
+        let embedding_norm = match spec.embedding_norm {
+            true => Some(loader.norm(names.embedding_norm, hidden)?),
+            false => None,
+        };
+        let positions = match spec.positions {
+            Positions::Learned => Some(loader.matrix(names.positions, spec.context, hidden)?),
+            _ => None,
+        };
+        let blocks =
+            (0..spec.layers).map(|layer| Block::load(&loader, layer, &shared)).collect::<crate::Result<Vec<_>>>()?;
+        let norm = loader.norm(names.final_norm, hidden)?;
         let head = match spec.tied_head {
             true => embedding.clone(),
-            false => loader.matrix(names::HEAD, spec.vocab_size, spec.hidden_size)?,
+            false => loader.matrix(names.head, vocabulary, hidden)?,
         };
-        let rope = Arc::new(RopeTable::new(&spec.rope_frequencies(), spec.context, 1.0));
-        let heads = Heads {
-            heads: spec.heads,
-            kv_heads: spec.kv_heads,
-            dim: spec.head_dim,
-            value_dim: spec.head_dim,
-            scale: (spec.head_dim as f32).sqrt().recip(),
-        };
-        Ok(Self { embedding, blocks, norm, head: Frozen { weight: head, bias: None }, rope, heads, spec })
+        loader.check_all_used()?;
+        Ok(Self { embedding, embedding_norm, positions, blocks, norm, head: Frozen { weight: head, bias: None }, spec })
     }
 
-    /// Every linear layer of every block: those that `all-linear` adapts.
+    /// Every linear layer of every block, but routers: those that `all-linear` adapts.
     pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
         self.blocks.iter().flat_map(Block::linears)
+    }
+
+    fn routers(&self) -> impl Iterator<Item = &Frozen> {
+        self.blocks.iter().flat_map(|block| block.feed_forward.routers())
     }
 
     /// The first frozen tensor that holds NaN or infinite values, when one does. It reads all weights.
     pub(crate) fn first_non_finite(&self) -> Option<String> {
         let matrices = std::iter::once(&self.embedding)
+            .chain(&self.positions)
             .chain(self.linears().map(|l| &l.frozen.weight))
+            .chain(self.routers().map(|r| &r.weight))
             .chain(std::iter::once(&self.head.weight));
         matrices.filter(|m| m.has_non_finite()).map(|m| m.name.to_string()).next()
     }
@@ -179,12 +210,15 @@ impl Decoder {
     /// Weights in the base; a tied head counts once.
     pub(crate) fn parameters(&self) -> u64 {
         let size = |m: &Matrix| (m.rows * m.cols) as u64;
-        let matrices = self.linears().map(|l| size(&l.frozen.weight)).sum::<u64>() + size(&self.embedding);
-        let norms = (self.spec.hidden_size * (2 * self.blocks.len() + 1)) as u64;
+        let bias = |f: &Frozen| f.bias.as_ref().map_or(0, |b| b.elem_count() as u64);
+        let layer = |f: &Frozen| size(&f.weight) + bias(f);
+        let linear = self.linears().map(|l| layer(&l.frozen)).sum::<u64>();
+        let routers = self.routers().map(layer).sum::<u64>();
+        let norms = self.blocks.iter().flat_map(Block::norms).chain(&self.embedding_norm).chain([&self.norm]);
+        let norms = norms.map(|n| n.parameters() as u64).sum::<u64>();
         let head = if self.spec.tied_head { 0 } else { size(&self.head.weight) };
-        let biases =
-            self.linears().filter(|l| l.frozen.bias.is_some()).map(|l| l.frozen.weight.rows as u64).sum::<u64>();
-        matrices + norms + head + biases
+        let corrections = self.blocks.iter().map(|block| block.feed_forward.corrections() as u64).sum::<u64>();
+        linear + routers + norms + head + corrections + size(&self.embedding) + self.positions.as_ref().map_or(0, size)
     }
 
     /// Holds all weights in f32 from now on: four bytes a weight, and no widening where they are used. Until then quantised
@@ -193,7 +227,8 @@ impl Decoder {
         self.embedding = self.embedding.widened();
         self.head.weight = if self.spec.tied_head { self.embedding.clone() } else { self.head.weight.widened() };
         for block in &mut self.blocks {
-            for linear in block.linears_mut() {
+            let linears = block.attention.linears_mut().into_iter().chain(block.feed_forward.linears_mut());
+            for linear in linears {
                 linear.frozen.weight = linear.frozen.weight.widened();
             }
         }
@@ -209,7 +244,9 @@ impl Decoder {
     /// # Errors
     /// A token outside the vocabulary or a position past the context.
     pub(crate) fn hidden(&self, batch: &Batch, adapters: Adapters<'_>) -> Result<Tensor> {
-        self.run(batch, adapters, |_, q, k, v| attention(adapters.tape(), &q, &k, &v, self.heads, &batch.sequences))
+        self.run(batch, adapters, |layer, Qkv { q, k, v }| {
+            attention(adapters.tape(), &q, &k, &v, self.blocks[layer].heads.clone(), &batch.sequences)
+        })
     }
 
     /// As [`Self::hidden`], for sequences that go on from `caches`, one a sequence, which take up the new tokens.
@@ -222,8 +259,7 @@ impl Decoder {
         if caches.len() != batch.sequences.len() {
             bail!("{} caches for {} sequences", caches.len(), batch.sequences.len());
         }
-        let hidden =
-            self.run(batch, adapters, |layer, q, k, v| self.attend_cached(layer, [&q, &k, &v], batch, caches))?;
+        let hidden = self.run(batch, adapters, |layer, qkv| self.attend_cached(layer, &qkv, batch, caches))?;
         for (cache, sequence) in caches.iter_mut().zip(batch.sequences.iter()) {
             cache.advance(sequence.rows.len());
         }
@@ -234,49 +270,69 @@ impl Decoder {
         &self,
         batch: &Batch,
         adapters: Adapters<'_>,
-        mut attention: impl FnMut(usize, Tensor, Tensor, Tensor) -> Result<Tensor>,
+        mut attention: impl FnMut(usize, Qkv) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let s = &self.spec;
-        let tokens = batch.tokens.len();
         let tape = adapters.tape();
-        let mut x = self.embed(&batch.tokens)?;
+        let post = |norm: &Option<Norm>, x: Tensor| match norm {
+            Some(norm) => norm.forward(tape, &x),
+            None => Ok(x),
+        };
+        let mut x = self.embed(batch)?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            let h = rms_norm(tape, &x, &block.attention_norm, s.norm_eps)?;
-            let q = reshape(tape, &block.q.forward(&h, adapters)?, &[tokens, s.heads, s.head_dim])?;
-            let k = reshape(tape, &block.k.forward(&h, adapters)?, &[tokens, s.kv_heads, s.head_dim])?;
-            let v = reshape(tape, &block.v.forward(&h, adapters)?, &[tokens, s.kv_heads, s.head_dim])?;
-            let (q, k) = (rope(tape, &q, &self.rope, &batch.positions)?, rope(tape, &k, &self.rope, &batch.positions)?);
-            let mixed = attention(layer, q, k, v)?;
-            x = add(tape, &x, &block.o.forward(&mixed, adapters)?)?;
-            let h = rms_norm(tape, &x, &block.ffn_norm, s.norm_eps)?;
-            let h = swiglu(tape, &block.gate.forward(&h, adapters)?, &block.up.forward(&h, adapters)?)?;
-            x = add(tape, &x, &block.down.forward(&h, adapters)?)?;
+            let h = block.attention_norm.forward(tape, &x)?;
+            let qkv =
+                block.attention.project(&h, &self.spec.attention, block.rope.as_ref(), &batch.positions, adapters)?;
+            let seen = block.attention.output(&attention(layer, qkv)?, adapters)?;
+            let seen = post(&block.post_attention_norm, seen)?;
+            let parallel = matches!(self.spec.residual, Residual::Parallel { .. });
+            let before = if parallel { x.clone() } else { add(tape, &x, &seen)? };
+            let h = match &block.ffn_norm {
+                Some(norm) => norm.forward(tape, &before)?,
+                None => h,
+            };
+            let thought = post(&block.post_ffn_norm, block.feed_forward.forward(&h, adapters)?)?;
+            x = add(tape, &before, &thought)?;
+            if parallel {
+                x = add(tape, &x, &seen)?;
+            }
         }
-        rms_norm(tape, &x, &self.norm, s.norm_eps)
+        self.norm.forward(tape, &x)
     }
 
-    fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
+    fn embed(&self, batch: &Batch) -> Result<Tensor> {
         let width = self.spec.hidden_size;
-        let mut out = vec![0f32; tokens.len() * width];
-        for (token, row) in tokens.iter().zip(out.chunks_mut(width)) {
+        let mut out = vec![0f32; batch.tokens.len() * width];
+        let scale = self.spec.embedding_scale as f32;
+        for (token, row) in batch.tokens.iter().zip(out.chunks_mut(width)) {
             let id = *token as usize;
             if id >= self.embedding.rows {
                 bail!("token {id} is outside the vocabulary of {}", self.embedding.rows);
             }
             self.embedding.row(id, row);
+            if scale != 1.0 {
+                row.iter_mut().for_each(|x| *x *= scale);
+            }
         }
-        Tensor::from_vec(out, (tokens.len(), width), &Device::Cpu)
+        if let Some(places) = &self.positions {
+            let mut place_row = vec![0f32; width];
+            for (place, row) in batch.positions.iter().zip(out.chunks_mut(width)) {
+                if *place >= places.rows {
+                    bail!("position {place} is past the {} positions that the model has", places.rows);
+                }
+                places.row(*place, &mut place_row);
+                row.iter_mut().zip(&place_row).for_each(|(x, p)| *x += p);
+            }
+        }
+        let x = Tensor::from_vec(out, (batch.tokens.len(), width), &Device::Cpu)?;
+        match &self.embedding_norm {
+            Some(norm) => norm.forward(None, &x),
+            None => Ok(x),
+        }
     }
 
-    fn attend_cached(
-        &self,
-        layer: usize,
-        qkv: [&Tensor; 3],
-        batch: &Batch,
-        caches: &mut [&mut Cache],
-    ) -> Result<Tensor> {
-        let h = &self.heads;
-        let [q, k, v] = qkv.map(view);
+    fn attend_cached(&self, layer: usize, qkv: &Qkv, batch: &Batch, caches: &mut [&mut Cache]) -> Result<Tensor> {
+        let h = &self.blocks[layer].heads;
+        let [q, k, v] = [&qkv.q, &qkv.k, &qkv.v].map(view);
         let (q, k, v) = (q.slice()?, k.slice()?, v.slice()?);
         let (q_stride, kv_stride) = (h.heads * h.dim, h.kv_heads * h.dim);
         let v_stride = h.kv_heads * h.value_dim;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
@@ -17,6 +18,10 @@ pub(crate) struct Pair {
     pub(crate) b: Tensor,
     /// What the product is multiplied by: alpha/r, times the arm's own factor.
     pub(crate) scale: f64,
+    /// What each row of the layer's product is multiplied by, (out): DoRA's lengths. For inference.
+    pub(crate) rows: Option<Arc<[f32]>>,
+    /// What is added to the layer's bias, (out). For inference.
+    pub(crate) bias: Option<Arc<[f32]>>,
 }
 
 /// Low-rank pairs by module path: `model.layers.0.self_attn.q_proj`.
@@ -67,7 +72,7 @@ impl Linear {
             Adapters::Rows(rows) => {
                 let slot = |(rows, adapter): &(Range<usize>, &LowRank)| {
                     let pair = adapter.pairs.get(&self.path)?;
-                    Some(Slot { rows: rows.clone(), a: pair.a.clone(), b: pair.b.clone(), scale: pair.scale })
+                    Some(Slot { rows: rows.clone(), pair: pair.clone() })
                 };
                 lora::linear(None, x, &self.frozen, rows.iter().filter_map(slot).collect())
             }

@@ -1,9 +1,13 @@
 //! The base model: where its files come from, its tokenizer, its chat template, and the decoder.
 
+mod attention;
 pub(crate) mod cache;
 pub(crate) mod decoder;
+mod feed_forward;
 pub(crate) mod linear;
+mod loader;
 mod names;
+mod norm;
 pub(crate) mod ops;
 #[cfg(test)]
 pub(crate) mod parity;
@@ -29,6 +33,7 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::record::{Message, Prompt};
 use decoder::Decoder;
+use names::GgufRows;
 use weights::{Weights, map_file};
 
 /// A model's tokenizer and template: what turns prompts into tokens and tokens into text.
@@ -78,18 +83,20 @@ impl Voice {
 /// # Errors
 /// Files that are missing, truncated, corrupt, of an unknown family, or that contradict each other.
 pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<Decoder> {
-    let (mut spec, weights, permuted) = match &files.kind {
+    let (mut spec, weights, rows) = match &files.kind {
         ModelKind::Gguf(path) => {
             let map = map_file(path)?;
             let content = read_gguf(path, &map)?;
             let spec = DecoderSpec::from_gguf(path, &content)?;
-            let weights = Weights::gguf(path, &map, &content, |name| names::from_gguf(spec.family, name))?;
-            let permuted = names::permuted_in_gguf(spec.family);
-            (spec, weights, permuted)
+            let own_norm = spec.residual == spec::Residual::Parallel { own_norm: true };
+            let names = names::names(spec.family, own_norm);
+            let weights = Weights::gguf(path, &map, &content, |name| names.from_gguf(name))?;
+            let rows = names::gguf_rows(spec.family);
+            (spec, weights, rows)
         }
         ModelKind::HuggingFace(found) => {
             let spec = DecoderSpec::from_config(&found.config)?;
-            (spec, Weights::safetensors(&files.root, &found.weights)?, false)
+            (spec, Weights::safetensors(&files.root, &found.weights)?, GgufRows::Same)
         }
     };
     if let Some(context) = config.context {
@@ -102,7 +109,7 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
         }
         spec.context = context;
     }
-    Decoder::load(spec, &weights, permuted)
+    Decoder::load(spec, &weights, rows)
 }
 
 fn read_gguf(path: &Path, bytes: &[u8]) -> Result<Content> {

@@ -1,54 +1,251 @@
 //! Names of tensors: a family's Hugging Face names, and what GGUF calls them.
+//!
+//! A [`Names`] has one name for each part that a decoder can have, relative to the model (embedding, last norm, head) or to its
+//! block. A part that a family has not keeps its neighbour's name and is never asked for.
 
 use super::spec::Family;
 
-/// The embedding, (vocabulary, hidden).
-pub(crate) const EMBEDDING: &str = "model.embed_tokens";
-/// The last norm.
-pub(crate) const FINAL_NORM: &str = "model.norm";
-/// The head, (vocabulary, hidden); absent when it is tied to the embedding.
-pub(crate) const HEAD: &str = "lm_head";
-
-/// Path of a block's module: `model.layers.3.self_attn.q_proj`.
-pub(crate) fn block(layer: usize, module: &str) -> String {
-    format!("model.layers.{layer}.{module}")
+/// A family's names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names {
+    /// The embedding, (vocabulary, hidden).
+    pub(crate) embedding: &'static str,
+    /// The norm after it.
+    pub(crate) embedding_norm: &'static str,
+    /// Learned positions, (context, hidden).
+    pub(crate) positions: &'static str,
+    /// The last norm.
+    pub(crate) final_norm: &'static str,
+    /// The head, (vocabulary, hidden); absent when it is tied to the embedding.
+    pub(crate) head: &'static str,
+    /// What a block's number is appended to.
+    pub(crate) blocks: &'static str,
+    pub(crate) attention_norm: &'static str,
+    pub(crate) post_attention_norm: &'static str,
+    pub(crate) ffn_norm: &'static str,
+    pub(crate) post_ffn_norm: &'static str,
+    pub(crate) q: &'static str,
+    pub(crate) k: &'static str,
+    pub(crate) v: &'static str,
+    pub(crate) qkv: &'static str,
+    pub(crate) output: &'static str,
+    pub(crate) q_norm: &'static str,
+    pub(crate) k_norm: &'static str,
+    pub(crate) q_a: &'static str,
+    pub(crate) q_a_norm: &'static str,
+    pub(crate) q_b: &'static str,
+    pub(crate) kv_a: &'static str,
+    pub(crate) kv_a_norm: &'static str,
+    pub(crate) kv_b: &'static str,
+    pub(crate) gate: &'static str,
+    pub(crate) up: &'static str,
+    pub(crate) down: &'static str,
+    pub(crate) router: &'static str,
+    /// A tensor, not a module: the bias of the choice of experts.
+    pub(crate) correction: &'static str,
+    /// What an expert's number is appended to.
+    pub(crate) experts: &'static str,
+    /// Names inside an expert, and inside the shared one.
+    pub(crate) expert_gate: &'static str,
+    pub(crate) expert_up: &'static str,
+    pub(crate) expert_down: &'static str,
+    pub(crate) shared: &'static str,
+    pub(crate) shared_gate: &'static str,
+    /// Linear weights are stored (in, out).
+    pub(crate) transposed: bool,
 }
 
-const LLAMA_BLOCK: [(&str, &str); 9] = [
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
+/// Llama's, which most families took over.
+const LLAMA: Names = Names {
+    embedding: "model.embed_tokens",
+    embedding_norm: "model.embed_norm",
+    positions: "model.embed_positions",
+    final_norm: "model.norm",
+    head: "lm_head",
+    blocks: "model.layers",
+    attention_norm: "input_layernorm",
+    post_attention_norm: "post_attention_layernorm",
+    ffn_norm: "post_attention_layernorm",
+    post_ffn_norm: "post_feedforward_layernorm",
+    q: "self_attn.q_proj",
+    k: "self_attn.k_proj",
+    v: "self_attn.v_proj",
+    qkv: "self_attn.qkv_proj",
+    output: "self_attn.o_proj",
+    q_norm: "self_attn.q_norm",
+    k_norm: "self_attn.k_norm",
+    q_a: "self_attn.q_a_proj",
+    q_a_norm: "self_attn.q_a_layernorm",
+    q_b: "self_attn.q_b_proj",
+    kv_a: "self_attn.kv_a_proj_with_mqa",
+    kv_a_norm: "self_attn.kv_a_layernorm",
+    kv_b: "self_attn.kv_b_proj",
+    gate: "mlp.gate_proj",
+    up: "mlp.up_proj",
+    down: "mlp.down_proj",
+    router: "mlp.gate",
+    correction: "mlp.gate.e_score_correction_bias",
+    experts: "mlp.experts",
+    expert_gate: "gate_proj",
+    expert_up: "up_proj",
+    expert_down: "down_proj",
+    shared: "mlp.shared_experts",
+    shared_gate: "mlp.shared_expert_gate",
+    transposed: false,
+};
 
-/// The Hugging Face name of a GGUF tensor; the name itself when the table has none.
-pub(crate) fn from_gguf(family: Family, name: &str) -> String {
-    let table = match family {
-        Family::Llama => &LLAMA_BLOCK,
-    };
-    let renamed = |rest: &str, layer: &str| {
-        let (module, kind) = rest.rsplit_once('.')?;
-        let (_, to) = table.iter().find(|(from, _)| *from == module)?;
-        Some(format!("model.layers.{layer}.{to}.{kind}"))
-    };
-    let found = match name.split_once('.') {
-        Some(("blk", rest)) => rest.split_once('.').and_then(|(layer, rest)| renamed(rest, layer)),
-        Some(("token_embd", kind)) => Some(format!("{EMBEDDING}.{kind}")),
-        Some(("output_norm", kind)) => Some(format!("{FINAL_NORM}.{kind}")),
-        Some(("output", kind)) => Some(format!("{HEAD}.{kind}")),
-        _ => None,
-    };
-    found.unwrap_or_else(|| name.to_owned())
-}
+const GEMMA3: Names = Names { ffn_norm: "pre_feedforward_layernorm", ..LLAMA };
 
-/// Does GGUF hold this family's q and k rows in llama.cpp's order?
-pub(crate) fn permuted_in_gguf(family: Family) -> bool {
+const QWEN2_MOE: Names = Names { shared: "mlp.shared_expert", ..LLAMA };
+
+/// BLOOM's and Falcon's.
+const BLOOM: Names = Names {
+    embedding: "transformer.word_embeddings",
+    embedding_norm: "transformer.word_embeddings_layernorm",
+    final_norm: "transformer.ln_f",
+    blocks: "transformer.h",
+    qkv: "self_attention.query_key_value",
+    output: "self_attention.dense",
+    up: "mlp.dense_h_to_4h",
+    down: "mlp.dense_4h_to_h",
+    ..LLAMA
+};
+
+const FALCON: Names = BLOOM;
+
+/// Falcon's newer form, whose attention and feed-forward have a norm each.
+const FALCON_NEW: Names = Names { attention_norm: "ln_attn", ffn_norm: "ln_mlp", ..FALCON };
+
+const MPT: Names = Names {
+    embedding: "transformer.wte",
+    final_norm: "transformer.norm_f",
+    blocks: "transformer.blocks",
+    attention_norm: "norm_1",
+    ffn_norm: "norm_2",
+    qkv: "attn.Wqkv",
+    output: "attn.out_proj",
+    up: "ffn.up_proj",
+    down: "ffn.down_proj",
+    ..LLAMA
+};
+
+const GPT2: Names = Names {
+    embedding: "transformer.wte",
+    positions: "transformer.wpe",
+    final_norm: "transformer.ln_f",
+    blocks: "transformer.h",
+    attention_norm: "ln_1",
+    ffn_norm: "ln_2",
+    qkv: "attn.c_attn",
+    output: "attn.c_proj",
+    up: "mlp.c_fc",
+    down: "mlp.c_proj",
+    transposed: true,
+    ..LLAMA
+};
+
+/// The table of a family; `own_norm`: its feed-forward, beside the attention, has a norm of its own.
+pub(crate) fn names(family: Family, own_norm: bool) -> Names {
     match family {
-        Family::Llama => true,
+        Family::Llama | Family::Qwen2 | Family::Qwen3 | Family::Qwen3Moe | Family::DeepseekV2 | Family::DeepseekV3 => {
+            LLAMA
+        }
+        Family::Qwen2Moe => QWEN2_MOE,
+        Family::Gemma3 => GEMMA3,
+        Family::Bloom => BLOOM,
+        Family::Falcon if own_norm => FALCON_NEW,
+        Family::Falcon => FALCON,
+        Family::Mpt => MPT,
+        Family::Gpt2 => GPT2,
+    }
+}
+
+impl Names {
+    /// Path of a block's module: `model.layers.3.self_attn.q_proj`.
+    pub(crate) fn block(&self, layer: usize, module: &str) -> String {
+        format!("{}.{layer}.{module}", self.blocks)
+    }
+
+    /// The Hugging Face name of a GGUF tensor; the name itself when the table has none.
+    ///
+    /// Tensors of all experts together keep a name of their own: `model.layers.3.mlp.experts.gate_proj.weight`.
+    pub(crate) fn from_gguf(&self, name: &str) -> String {
+        let renamed = |rest: &str, layer: &str| {
+            if rest == "exp_probs_b.bias" {
+                return Some(format!("{}.{layer}.{}", self.blocks, self.correction));
+            }
+            let (module, kind) = rest.rsplit_once('.')?;
+            Some(format!("{}.{layer}.{}.{kind}", self.blocks, self.module(module)?))
+        };
+        let found = match name.split_once('.') {
+            Some(("blk", rest)) => rest.split_once('.').and_then(|(layer, rest)| renamed(rest, layer)),
+            Some(("token_embd", kind)) => Some(format!("{}.{kind}", self.embedding)),
+            Some(("token_embd_norm", kind)) => Some(format!("{}.{kind}", self.embedding_norm)),
+            Some(("position_embd", kind)) => Some(format!("{}.{kind}", self.positions)),
+            Some(("output_norm", kind)) => Some(format!("{}.{kind}", self.final_norm)),
+            Some(("output", kind)) => Some(format!("{}.{kind}", self.head)),
+            _ => None,
+        };
+        found.unwrap_or_else(|| name.to_owned())
+    }
+
+    /// The part that GGUF calls `module`.
+    fn module(&self, module: &str) -> Option<String> {
+        let expert = |name: &str| format!("{}.{name}", self.experts);
+        let shared = |name: &str| format!("{}.{name}", self.shared);
+        Some(match module {
+            // Falcon's newer form has two norms before its two parts; GGUF calls the feed-forward's `attn_norm` then.
+            "attn_norm" if self.attention_norm == FALCON_NEW.attention_norm => self.ffn_norm.to_owned(),
+            "attn_norm_2" => self.attention_norm.to_owned(),
+            "attn_norm" => self.attention_norm.to_owned(),
+            "post_attention_norm" => self.post_attention_norm.to_owned(),
+            "ffn_norm" => self.ffn_norm.to_owned(),
+            "post_ffw_norm" => self.post_ffn_norm.to_owned(),
+            "attn_q" => self.q.to_owned(),
+            "attn_k" => self.k.to_owned(),
+            "attn_v" => self.v.to_owned(),
+            "attn_qkv" => self.qkv.to_owned(),
+            "attn_output" => self.output.to_owned(),
+            "attn_q_norm" => self.q_norm.to_owned(),
+            "attn_k_norm" => self.k_norm.to_owned(),
+            "attn_q_a" => self.q_a.to_owned(),
+            "attn_q_a_norm" => self.q_a_norm.to_owned(),
+            "attn_q_b" => self.q_b.to_owned(),
+            "attn_kv_a_mqa" => self.kv_a.to_owned(),
+            "attn_kv_a_norm" => self.kv_a_norm.to_owned(),
+            "attn_kv_b" => self.kv_b.to_owned(),
+            "ffn_gate" => self.gate.to_owned(),
+            "ffn_up" => self.up.to_owned(),
+            "ffn_down" => self.down.to_owned(),
+            "ffn_gate_inp" => self.router.to_owned(),
+            "ffn_gate_exps" => expert(self.expert_gate),
+            "ffn_up_exps" => expert(self.expert_up),
+            "ffn_down_exps" => expert(self.expert_down),
+            "ffn_gate_shexp" => shared(self.expert_gate),
+            "ffn_up_shexp" => shared(self.expert_up),
+            "ffn_down_shexp" => shared(self.expert_down),
+            "ffn_gate_inp_shexp" => self.shared_gate.to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+/// How GGUF orders rows that Hugging Face orders otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GgufRows {
+    /// As Hugging Face.
+    Same,
+    /// q and k with the halves of a head interleaved.
+    Interleaved,
+    /// A fused layer in blocks of all queries, all keys, all values.
+    Blocks,
+}
+
+/// A family's order of rows in GGUF.
+pub(crate) fn gguf_rows(family: Family) -> GgufRows {
+    match family {
+        Family::Llama => GgufRows::Interleaved,
+        Family::Bloom | Family::Falcon => GgufRows::Blocks,
+        _ => GgufRows::Same,
     }
 }

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 
 use super::decoder::{Batch, Decoder};
 use super::linear::{Adapters, LowRank};
-use super::{ModelFiles, load_decoder};
+use super::{DecoderSpec, ModelFiles, load_decoder};
 use crate::adapter;
 use crate::config::ModelConfig;
 use crate::engine::{Engine, Generation};
@@ -57,39 +57,95 @@ fn logits(decoder: &Decoder, ids: &[u32], adapter: Option<&LowRank>) -> (Tensor,
     (hidden, logits)
 }
 
-fn agrees_with_transformers(decoder: &Decoder) {
-    let expected = reference("llama/reference.safetensors");
+/// Every family that there is a reference of, by its directory.
+const FAMILIES: [&str; 10] =
+    ["llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3", "gemma3_text", "bloom", "mpt", "falcon", "gpt2"];
+
+fn agrees_with_transformers(family: &str, decoder: &Decoder) {
+    let expected = reference(&format!("{family}/reference.safetensors"));
     for i in 0..2 {
         let prompt = ids(&expected[&format!("input_ids_{i}")]);
         let (hidden, logits) = logits(decoder, &prompt, None);
-        assert!(relative(&hidden, &expected[&format!("hidden_{i}")]) < 1e-4);
-        assert!(relative(&logits, &expected[&format!("logits_{i}")]) < 1e-4);
+        let off = relative(&hidden, &expected[&format!("hidden_{i}")]);
+        assert!(off < 1e-4, "{family}: hidden states differ by {off}");
+        let off = relative(&logits, &expected[&format!("logits_{i}")]);
+        assert!(off < 1e-4, "{family}: logits differ by {off}");
     }
 }
 
+/// Logits of every position and the final hidden states, as weights lie in the file and widened.
 #[test]
-fn llama_from_safetensors_agrees_with_transformers() {
-    let mut decoder = decoder("llama");
-    agrees_with_transformers(&decoder);
-    decoder.widen();
-    agrees_with_transformers(&decoder);
+fn every_family_agrees_with_transformers() {
+    for family in FAMILIES {
+        let mut decoder = decoder(family);
+        agrees_with_transformers(family, &decoder);
+        decoder.widen();
+        agrees_with_transformers(family, &decoder);
+    }
 }
 
-/// The GGUF has q and k in llama.cpp's order and the llama3 scaling as `rope_freqs.weight`.
+/// The configuration as transformers 5 writes it says the same.
 #[test]
-fn llama_from_gguf_agrees_with_transformers() {
-    agrees_with_transformers(&decoder("llama/model.gguf"));
+fn every_family_is_read_from_the_newer_form_of_its_configuration() {
+    for family in FAMILIES {
+        let read = |file: &str| DecoderSpec::from_config(&fixture(&format!("{family}/{file}"))).expect(family);
+        // MPT's newer file has lost its model_type.
+        if family != "mpt" {
+            assert_eq!(read("config.json"), read("config.v5.json"), "{family}");
+        }
+    }
+}
+
+/// The number of weights is the reference's.
+#[test]
+fn every_family_has_the_parameters_that_transformers_counts() {
+    for family in FAMILIES {
+        let text = std::fs::read_to_string(fixture(&format!("{family}/reference.json"))).expect("a reference");
+        let json: serde_json::Value = serde_json::from_str(&text).expect("json");
+        assert_eq!(Some(decoder(family).parameters()), json["parameters"].as_u64(), "{family}");
+    }
+}
+
+/// The GGUFs have q and k in llama.cpp's order, Llama's its scaling as `rope_freqs.weight`.
+#[test]
+fn gguf_agrees_with_transformers() {
+    agrees_with_transformers("llama", &decoder("llama/model.gguf"));
+    agrees_with_transformers("qwen2", &decoder("qwen2/model.gguf"));
 }
 
 #[test]
-fn an_adapter_agrees_with_peft() {
-    let decoder = decoder("llama");
-    let adapter = adapter::load(&fixture("llama/adapter")).expect("an adapter").low_rank(1.0).expect("tensors");
-    let (expected, base) = (reference("llama/reference_lora.safetensors"), reference("llama/reference.safetensors"));
-    for i in 0..2 {
-        let prompt = ids(&base[&format!("input_ids_{i}")]);
-        let (_, logits) = logits(&decoder, &prompt, Some(&adapter));
-        assert!(relative(&logits, &expected[&format!("logits_{i}")]) < 1e-4);
+fn an_adapter_of_every_family_agrees_with_peft() {
+    let adapters = ["llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3"].map(|family| (family, "adapter", "lora"));
+    let fused = ["qwen3_moe", "deepseek_v3"].map(|family| (family, "adapter_fused", "fused"));
+    for (family, adapter, kind) in adapters.into_iter().chain(fused) {
+        let decoder = decoder(family);
+        let adapter = adapter::load(&fixture(&format!("{family}/{adapter}"))).expect(family);
+        let adapter = adapter.attached(&decoder, 1.0).expect("tensors");
+        let expected = reference(&format!("{family}/reference_{kind}.safetensors"));
+        let base = reference(&format!("{family}/reference.safetensors"));
+        for i in 0..2 {
+            let prompt = ids(&base[&format!("input_ids_{i}")]);
+            let (_, logits) = logits(&decoder, &prompt, Some(&adapter));
+            let off = relative(&logits, &expected[&format!("logits_{i}")]);
+            assert!(off < 1e-4, "{family} {kind}: {off}");
+        }
+    }
+}
+
+/// Both prompts together, one of them twice: what transformers decodes one by one.
+#[test]
+fn every_family_decodes_as_transformers_does() {
+    for family in FAMILIES {
+        let decoder = decoder(family);
+        let engine = Engine { decoder: &decoder, arms: vec![None], batch: 2 };
+        let expected = reference(&format!("{family}/reference.safetensors"));
+        let prompts = [0, 1, 0].map(|i| ids(&expected[&format!("input_ids_{i}")]));
+        let ask: Vec<Generation> =
+            prompts.into_iter().map(|prompt| Generation { arm: 0, prompt, max_tokens: 24 }).collect();
+        let answers = engine.generate(&ask, &[], &mut |_| {}).expect(family);
+        for (answer, i) in answers.iter().zip([0, 1, 0]) {
+            assert_eq!(answer.tokens, ids(&expected[&format!("greedy_{i}")]), "{family}");
+        }
     }
 }
 

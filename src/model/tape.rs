@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::ops::view;
 
 /// The gradients of an operation's inputs, in their order.
-type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>>>;
+pub(crate) type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>>>;
 
 struct Node {
     output: TensorId,
@@ -41,7 +41,13 @@ impl Tape {
         self.tracked.borrow().contains(&tensor.id())
     }
 
-    fn push(&self, inputs: &[&Tensor], output: &Tensor, backward: Backward) {
+    /// All tensors that operations on the tape read.
+    pub(crate) fn inputs(&self) -> HashSet<TensorId> {
+        self.nodes.borrow().iter().flat_map(|node| node.inputs.iter().copied()).collect()
+    }
+
+    /// Notes an operation, when a watched tensor leads to one of its inputs.
+    pub(crate) fn push(&self, inputs: &[&Tensor], output: &Tensor, backward: Backward) {
         if inputs.iter().any(|input| self.tracks(input)) {
             self.watch(output);
             let inputs = inputs.iter().map(|input| input.id()).collect();

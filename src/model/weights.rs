@@ -30,6 +30,8 @@ pub(crate) enum Format {
     F32,
     F16,
     Bf16,
+    /// E4M3, with a scale for each block of values beside it.
+    Fp8,
     Quantised(GgmlDType),
 }
 
@@ -39,6 +41,7 @@ impl Format {
         let (block, size) = match self {
             Self::F32 => (1, 4),
             Self::F16 | Self::Bf16 => (1, 2),
+            Self::Fp8 => (1, 1),
             Self::Quantised(dtype) => (dtype.block_size(), dtype.type_size()),
         };
         elements.is_multiple_of(block).then(|| (elements / block).checked_mul(size)).flatten()
@@ -59,6 +62,7 @@ impl Format {
                 .iter_mut()
                 .zip(bytes.chunks_exact(2))
                 .for_each(|(o, b)| *o = bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+            Self::Fp8 => out.iter_mut().zip(bytes).for_each(|(o, b)| *o = fp8(*b)),
             Self::Quantised(dtype) => {
                 let blocks = dtype.from_data(std::borrow::Cow::Borrowed(bytes));
                 match blocks.dequantize(out.len()) {
@@ -77,6 +81,7 @@ impl std::fmt::Display for Format {
             Self::F32 => f.write_str("f32"),
             Self::F16 => f.write_str("f16"),
             Self::Bf16 => f.write_str("bf16"),
+            Self::Fp8 => f.write_str("fp8"),
             Self::Quantised(dtype) => write!(f, "{}", format!("{dtype:?}").to_lowercase()),
         }
     }
@@ -107,6 +112,8 @@ pub(crate) struct Matrix {
     pub(crate) cols: usize,
     pub(crate) format: Format,
     bytes: Bytes,
+    /// What blocks of values are multiplied by.
+    scales: Option<Arc<Scales>>,
 }
 
 thread_local! {
@@ -134,7 +141,7 @@ impl Matrix {
     pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
         match &self.bytes {
             Bytes::Wide(values) => out.copy_from_slice(&values[row * self.cols..][..self.cols]),
-            _ => self.format.widen(self.row_bytes(row..row + 1), out),
+            _ => self.widen_serially(row..row + 1, out),
         }
     }
 
@@ -147,8 +154,15 @@ impl Matrix {
         let per_task = (TASK_ELEMENTS / self.cols.max(1)).max(1);
         out.par_chunks_mut(per_task * self.cols).enumerate().for_each(|(i, out)| {
             let start = rows.start + i * per_task;
-            self.format.widen(self.row_bytes(start..start + out.len() / self.cols), out);
+            self.widen_serially(start..start + out.len() / self.cols, out);
         });
+    }
+
+    fn widen_serially(&self, rows: Range<usize>, out: &mut [f32]) {
+        self.format.widen(self.row_bytes(rows.clone()), out);
+        if let Some(scales) = &self.scales {
+            scales.apply(rows, self.cols, out);
+        }
     }
 
     /// The same matrix, held in f32: faster to use, and four bytes a value.
@@ -158,7 +172,7 @@ impl Matrix {
         }
         let mut values = vec![0f32; self.rows * self.cols];
         self.widen_rows(0..self.rows, &mut values);
-        Self { bytes: Bytes::Wide(Arc::new(values)), format: Format::F32, ..self.clone() }
+        Self { bytes: Bytes::Wide(Arc::new(values)), format: Format::F32, scales: None, ..self.clone() }
     }
 
     /// Values that are NaN or infinite?
@@ -172,24 +186,68 @@ impl Matrix {
     #[cfg(test)]
     pub(crate) fn from_values(name: &str, values: Vec<f32>, rows: usize, cols: usize) -> Self {
         assert_eq!(values.len(), rows * cols);
-        Self { name: name.into(), rows, cols, format: Format::F32, bytes: Bytes::Wide(Arc::new(values)) }
+        Self { name: name.into(), rows, cols, format: Format::F32, bytes: Bytes::Wide(Arc::new(values)), scales: None }
     }
 
-    /// Undoes llama.cpp's reordering of q and k rows: within each head of `head_dim` rows, row 2i+j there is row j·head_dim/2 + i
-    /// here.
-    pub(crate) fn unpermuted(&self, head_dim: usize) -> Self {
+    /// The same matrix with row `order[i]` as its row i.
+    pub(crate) fn reordered(&self, order: &[usize]) -> Self {
         let row = self.format.bytes(self.cols).unwrap_or(0);
         let from = self.row_bytes(0..self.rows);
-        let mut bytes = Vec::with_capacity(from.len());
-        for head in (0..self.rows).step_by(head_dim) {
-            for half in 0..2 {
-                for i in 0..head_dim / 2 {
-                    let at = (head + 2 * i + half) * row;
-                    bytes.extend_from_slice(&from[at..at + row]);
-                }
+        let bytes = order.iter().flat_map(|at| &from[at * row..(at + 1) * row]).copied().collect();
+        Self { bytes: Bytes::Owned(Arc::new(bytes)), rows: order.len(), ..self.clone() }
+    }
+
+    /// The transpose, held in f32.
+    pub(crate) fn transposed(&self) -> Self {
+        let wide = self.widened();
+        let mut values = vec![0f32; self.rows * self.cols];
+        wide.for_blocks(|rows, block| {
+            for (row, from) in rows.zip(block.chunks(self.cols)) {
+                from.iter().enumerate().for_each(|(col, value)| values[col * self.rows + row] = *value);
+            }
+        });
+        let (rows, cols) = (self.cols, self.rows);
+        Self {
+            name: self.name.clone(),
+            rows,
+            cols,
+            format: Format::F32,
+            bytes: Bytes::Wide(Arc::new(values)),
+            scales: None,
+        }
+    }
+}
+
+/// The values of an FP8 E4M3 number without infinities: sign, four bits of exponent (bias 7), three of mantissa.
+fn fp8(byte: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
+    let magnitude = match (exponent, byte & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa * (-9f32).exp2(),
+        _ => (1.0 + mantissa / 8.0) * ((exponent - 7) as f32).exp2(),
+    };
+    if byte & 128 == 0 { magnitude } else { -magnitude }
+}
+
+/// Scales of blocks of an FP8 matrix, as DeepSeek publishes them.
+#[derive(Debug)]
+struct Scales {
+    values: Vec<f32>,
+    /// Scales in a row of blocks.
+    across: usize,
+}
+
+impl Scales {
+    /// Rows and columns of a block.
+    const BLOCK: usize = 128;
+
+    fn apply(&self, rows: Range<usize>, cols: usize, out: &mut [f32]) {
+        for (row, out) in rows.zip(out.chunks_mut(cols)) {
+            let scales = &self.values[row / Self::BLOCK * self.across..];
+            for (block, scale) in out.chunks_mut(Self::BLOCK).zip(scales) {
+                block.iter_mut().for_each(|v| *v *= scale);
             }
         }
-        Self { bytes: Bytes::Owned(Arc::new(bytes)), ..self.clone() }
     }
 }
 
@@ -205,8 +263,12 @@ struct Entry {
 pub(crate) struct Weights {
     /// The directory or file, for messages.
     root: PathBuf,
+    safetensors: bool,
     entries: BTreeMap<String, Entry>,
 }
+
+/// What a matrix's name is followed by in the name of its scales.
+const SCALES: &str = "_scale_inv";
 
 impl Weights {
     /// Maps one or several safetensors files.
@@ -227,8 +289,9 @@ impl Weights {
                     Dtype::F32 => Format::F32,
                     Dtype::F16 => Format::F16,
                     Dtype::BF16 => Format::Bf16,
+                    Dtype::F8_E4M3 => Format::Fp8,
                     other => {
-                        let message = format!("tensor `{name}` holds {other:?}, expected F32, F16 or BF16");
+                        let message = format!("tensor `{name}` holds {other:?}, expected F32, F16, BF16 or F8_E4M3");
                         return Err(Error::model(path, message));
                     }
                 };
@@ -240,7 +303,7 @@ impl Weights {
                 }
             }
         }
-        let weights = Self { root: root.to_path_buf(), entries };
+        let weights = Self { root: root.to_path_buf(), safetensors: true, entries };
         weights.check_sizes()?;
         Ok(weights)
     }
@@ -289,7 +352,7 @@ impl Weights {
             let entry = Entry { map: Arc::clone(map), path: path.to_path_buf(), range: start..end, format, shape };
             entries.insert(rename(name), entry);
         }
-        Ok(Self { root: path.to_path_buf(), entries })
+        Ok(Self { root: path.to_path_buf(), safetensors: false, entries })
     }
 
     fn check_sizes(&self) -> Result<()> {
@@ -306,9 +369,9 @@ impl Weights {
         Ok(())
     }
 
-    /// All names, sorted.
+    /// All names, sorted, but those of scales.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(String::as_str)
+        self.entries.keys().map(String::as_str).filter(|name| !name.ends_with(SCALES))
     }
 
     /// The matrix `name`, which must be (rows, cols).
@@ -324,7 +387,56 @@ impl Weights {
                 format!("tensor `{name}`: {cols} columns do not fill blocks of {}", entry.format),
             ));
         }
-        Ok(Matrix { name: name.into(), rows, cols, format: entry.format, bytes })
+        let scales = if entry.format == Format::Fp8 { Some(self.scales(name, rows, cols)?) } else { None };
+        Ok(Matrix { name: name.into(), rows, cols, format: entry.format, bytes, scales })
+    }
+
+    fn scales(&self, name: &str, rows: usize, cols: usize) -> Result<Arc<Scales>> {
+        let (down, across) = (rows.div_ceil(Scales::BLOCK), cols.div_ceil(Scales::BLOCK));
+        let scales = self.entry(&format!("{name}{SCALES}"), &[down, across])?;
+        let mut values = vec![0f32; down * across];
+        scales.format.widen(&scales.map[scales.range.clone()], &mut values);
+        Ok(Arc::new(Scales { values, across }))
+    }
+
+    /// Rows of one of several matrices that lie in one tensor of the shape `[count, rows, cols]`.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`]; FP8 is not stored so.
+    pub(crate) fn slab(&self, name: &str, shape: [usize; 3], index: usize, rows: Range<usize>) -> Result<Matrix> {
+        let [count, all, cols] = shape;
+        // A vector is one matrix of one row.
+        let flat = self.entries.get(name).is_some_and(|e| count == 1 && all == 1 && e.shape == [cols]);
+        let entry = if flat { self.entry(name, &[cols])? } else { self.entry(name, &shape)? };
+        let Some(row) = entry.format.bytes(cols).filter(|_| entry.format != Format::Fp8) else {
+            let message = format!("tensor `{name}`: {cols} columns do not fill blocks of {}", entry.format);
+            return Err(Error::model(&entry.path, message));
+        };
+        let start = entry.range.start + (index * all + rows.start) * row;
+        let range = start..start + rows.len() * row;
+        let bytes = Bytes::Mapped { map: Arc::clone(&entry.map), range };
+        let name = format!("{name}[{index}]").into();
+        Ok(Matrix { name, rows: rows.len(), cols, format: entry.format, bytes, scales: None })
+    }
+
+    /// Is there a tensor of this name?
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// A tensor's shape.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// Do they come from Hugging Face's form?
+    pub(crate) fn is_safetensors(&self) -> bool {
+        self.safetensors
+    }
+
+    /// The directory or file, for messages.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The vector `name` of `len` values, widened to f32.
@@ -333,6 +445,12 @@ impl Weights {
     /// As [`Self::matrix`].
     pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Tensor> {
         let entry = self.entry(name, &[len])?;
+        if entry.format == Format::Fp8 {
+            return Err(Error::model(
+                &entry.path,
+                format!("tensor `{name}` is a vector in fp8, expected F32, F16 or BF16"),
+            ));
+        }
         let mut values = vec![0f32; len];
         entry.format.widen(&entry.map[entry.range.clone()], &mut values);
         Ok(Tensor::from_vec(values, len, &Device::Cpu)?)
@@ -353,9 +471,14 @@ impl Weights {
     }
 
     fn nearest(&self, name: &str) -> Option<&str> {
+        self.nearest_of(name, self.names()).or_else(|| self.names().next())
+    }
+
+    /// The name among `names` that is most like `name`, of those with as many parts.
+    pub(crate) fn nearest_of<'n>(&self, name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
         let ratio = |other: &&str| similar::TextDiff::from_chars(name, *other).ratio();
-        let candidates = self.names().filter(|n| n.split('.').count() == name.split('.').count());
-        candidates.max_by(|a, b| ratio(a).total_cmp(&ratio(b))).or_else(|| self.names().next())
+        let candidates = names.filter(|n| n.split('.').count() == name.split('.').count());
+        candidates.max_by(|a, b| ratio(a).total_cmp(&ratio(b)))
     }
 }
 

@@ -251,13 +251,19 @@ impl<'a> Trainer<'a> {
                 return Err(self.not_finite("loss"));
             }
             loss += value;
-            let one = part.ones_like()?;
-            let mut found = tape.backward(&part, one)?;
-            let tensors = adapter
+            let tensors: Vec<(String, &Tensor)> = adapter
                 .pairs
                 .iter()
-                .flat_map(|(path, pair)| [(format!("{path}.lora_A"), &pair.a), (format!("{path}.lora_B"), &pair.b)]);
+                .flat_map(|(path, p)| [(format!("{path}.lora_A"), &p.a), (format!("{path}.lora_B"), &p.b)])
+                .collect();
+            let read = tape.inputs();
+            let one = part.ones_like()?;
+            let mut found = tape.backward(&part, one)?;
             for (name, tensor) in tensors {
+                // An expert that no token went to has no gradient, and takes no step.
+                if !read.contains(&tensor.id()) {
+                    continue;
+                }
                 let gradient = found.remove(&tensor.id()).ok_or_else(|| {
                     Error::failed(format!(
                         "the adapter's `{name}` got no gradient: an operation of the decoder cuts it"

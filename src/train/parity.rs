@@ -12,9 +12,16 @@ fn recipe() -> Recipe {
     Recipe { weight_decay: 0.01, max_grad_norm: 0.0, learning_rate: 1e-3, ..Recipe::default() }
 }
 
+/// Families whose training was recorded.
+const TRAINED: [&str; 5] = ["llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3"];
+
 /// The reference's batch, without its padding.
 fn examples() -> Vec<Encoded> {
-    let tensors = reference("llama/reference_lora.safetensors");
+    examples_of("llama")
+}
+
+fn examples_of(family: &str) -> Vec<Encoded> {
+    let tensors = reference(&format!("{family}/reference_lora.safetensors"));
     let rows = |name: &str| tensors[name].to_vec2::<i64>().expect("a matrix of integers");
     let (ids, mask, labels) = (rows("train.input_ids"), rows("train.attention_mask"), rows("train.labels"));
     let example = |i: usize| {
@@ -34,54 +41,65 @@ fn difference(got: &[f32], want: &[f32]) -> f64 {
     got.iter().zip(want).map(|(g, w)| f64::from((g - w).abs() / scale)).fold(0.0, f64::max)
 }
 
-fn agrees_with_peft(widened: bool) {
-    let tensors = reference("llama/reference_lora.safetensors");
+fn agrees_with_peft(family: &str, widened: bool) {
+    let tensors = reference(&format!("{family}/reference_lora.safetensors"));
     let want = |name: &str| {
         let flat = tensors[name].flatten_all().and_then(|t| t.to_vec1::<f32>());
         flat.expect("f32 values")
     };
-    let losses: Vec<f64> = {
-        let text = std::fs::read_to_string(fixture("llama/reference_lora.json")).expect("a reference");
-        let json: serde_json::Value = serde_json::from_str(&text).expect("json");
-        json["losses"].as_array().expect("losses").iter().filter_map(serde_json::Value::as_f64).collect()
-    };
-    let mut decoder = decoder("llama");
+    let text = std::fs::read_to_string(fixture(&format!("{family}/reference_lora.json"))).expect("a reference");
+    let json: serde_json::Value = serde_json::from_str(&text).expect("json");
+    let losses: Vec<f64> =
+        json["losses"].as_array().expect("losses").iter().filter_map(serde_json::Value::as_f64).collect();
+    let mut decoder = decoder(family);
     if widened {
         decoder.widen();
     }
-    let (recipe, examples) = (recipe(), examples());
-    let start = adapter::load(&fixture("llama/adapter")).expect("an adapter");
+    let (recipe, examples) = (recipe(), examples_of(family));
+    let start = adapter::load(&fixture(&format!("{family}/adapter"))).expect("an adapter");
     let mut trainer = Trainer::with_adapter(&decoder, &recipe, start, TrainerState::default());
     let together = vec![examples.iter().collect::<Vec<_>>()];
     let apart: Vec<Vec<&Encoded>> = examples.iter().map(|e| vec![e]).collect();
 
     for micro in [&together, &apart] {
         let (loss, gradients) = trainer.gradients(micro).expect("gradients");
-        assert!((loss - losses[0]).abs() < 1e-4, "{loss}");
-        assert_eq!(gradients.len(), 42);
+        assert!((loss - losses[0]).abs() < 1e-4, "{family}: {loss}");
+        assert_eq!(Some(gradients.len() as u64), json["adapter_tensors"].as_u64());
         for (name, gradient) in &gradients {
             let want = want(&format!("grad.base_model.model.{name}.weight"));
-            assert!(difference(gradient, &want) < 1e-3, "{name}: {}", difference(gradient, &want));
+            assert!(difference(gradient, &want) < 1e-3, "{family} {name}: {}", difference(gradient, &want));
         }
     }
     for expected in &losses[..3] {
         let entry = trainer.step(&together, 1e-3, 0.0).expect("a step");
-        assert!((entry.loss.expect("a loss") - expected).abs() < 1e-4);
+        assert!((entry.loss.expect("a loss") - expected).abs() < 1e-4, "{family}: {entry:?}");
     }
     let (last, _) = trainer.gradients(&together).expect("gradients");
-    assert!((last - losses[3]).abs() < 1e-4);
+    assert!((last - losses[3]).abs() < 1e-4, "{family}: {last}");
+    // Where a gradient is nearly zero, Adam's first step is the rate times its sign, which is noise: the reference counts such
+    // elements, and no more may differ, each by two steps at most.
+    let mut noise = json["gradient_elements_below_1e_6"].as_u64().expect("a count");
     for (path, module) in &trainer.adapter.modules {
         for (kind, values) in [("lora_A", &module.a), ("lora_B", &module.b)] {
             let want = want(&format!("final.base_model.model.{path}.{kind}.weight"));
-            assert!(difference(values, &want) < 1e-3, "{path}.{kind}");
+            let scale = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+            for (got, want) in values.iter().zip(&want) {
+                let off = (got - want).abs();
+                if off >= 1e-3 * scale {
+                    assert!(noise > 0 && off <= 2e-3 + 1e-3 * scale, "{family} {path}.{kind}: {got}, expected {want}");
+                    noise -= 1;
+                }
+            }
         }
     }
 }
 
 #[test]
-fn losses_gradients_and_steps_agree_with_peft() {
-    agrees_with_peft(false);
-    agrees_with_peft(true);
+fn losses_gradients_and_steps_agree_with_peft_for_every_family() {
+    for family in TRAINED {
+        agrees_with_peft(family, false);
+    }
+    agrees_with_peft("llama", true);
 }
 
 /// Packed sequences attend only to themselves, so a batch is the sum of its examples, in any order.

@@ -18,7 +18,7 @@ use crate::model::tape::{Tape, apply3};
 const BLOCK: usize = 128;
 
 /// Shape of an attention: `heads` queries share `kv_heads` keys and values.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Heads {
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
@@ -28,6 +28,22 @@ pub(crate) struct Heads {
     pub(crate) value_dim: usize,
     /// What scores are multiplied by, usually 1/√dim.
     pub(crate) scale: f32,
+    /// Tokens that a query sees, its own among them; `None` for all before it.
+    pub(crate) window: Option<usize>,
+    /// ALiBi's slope of each head: `slope · (key's place − query's place)` is added to a score.
+    pub(crate) slopes: Option<Arc<Vec<f32>>>,
+}
+
+/// Slopes of ALiBi for any number of heads, as its authors' code has them: powers of 2^(−max_bias/n) for the next smaller power
+/// of two n, then every other one of those for 2n.
+pub(crate) fn alibi_slopes(heads: usize, max_bias: f64) -> Vec<f32> {
+    let next = heads.next_power_of_two();
+    let slope = |i: usize| (-(i as f64) * max_bias / next as f64).exp2() as f32;
+    if next == heads {
+        return (1..=heads).map(slope).collect();
+    }
+    let (even, odd) = ((2..=next).step_by(2), (1..=next).step_by(2));
+    even.chain(odd).take(heads).map(slope).collect()
 }
 
 impl Heads {
@@ -80,10 +96,33 @@ impl Keys<'_> {
     }
 }
 
-/// Turns rows of scores into probabilities; row i sees the first `offset + i + 1` keys, the others get 0.
-fn causal_softmax(scores: &mut [f32], keys: usize, offset: usize) {
+/// Which of a head's scores count, and what is added to them.
+#[derive(Clone, Copy)]
+struct Mask {
+    window: Option<usize>,
+    slope: f32,
+}
+
+impl Heads {
+    fn mask(&self, head: usize) -> Mask {
+        Mask { window: self.window, slope: self.slopes.as_ref().map_or(0.0, |slopes| slopes[head]) }
+    }
+}
+
+/// Turns rows of scores into probabilities; row i is the query at place `offset + i` and sees the keys up to its own place, as
+/// far back as the window reaches; the others get 0.
+fn causal_softmax(scores: &mut [f32], keys: usize, offset: usize, mask: Mask) {
     for (i, row) in scores.chunks_mut(keys).enumerate() {
-        let (seen, hidden) = row.split_at_mut((offset + i + 1).min(keys));
+        let place = offset + i;
+        let (row, hidden) = row.split_at_mut((place + 1).min(keys));
+        let first = mask.window.map_or(0, |window| (place + 1).saturating_sub(window)).min(row.len());
+        let (past, seen) = row.split_at_mut(first);
+        past.fill(0.0);
+        if mask.slope != 0.0 {
+            for (j, s) in seen.iter_mut().enumerate() {
+                *s -= mask.slope * (place - (first + j)) as f32;
+            }
+        }
         let max = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut sum = 0.0;
         for s in seen.iter_mut() {
@@ -114,7 +153,9 @@ pub(crate) fn attend(q: &[f32], queries: usize, keys: &Keys<'_>, heads: &Heads, 
             q,
             keys.k(heads, kv, 0..keys.len).t(),
         );
-        causal_softmax(&mut scores, keys.len, keys.len);
+        for (g, scores) in scores.chunks_mut(keys.len).enumerate() {
+            causal_softmax(scores, keys.len, past, heads.mask(kv * group + g));
+        }
         let out_rows = MatMut::new(&mut out, group, heads.value_dim);
         matmul_single(
             out_rows,
@@ -139,7 +180,7 @@ pub(crate) fn attend(q: &[f32], queries: usize, keys: &Keys<'_>, heads: &Heads, 
                 q,
                 keys.k(heads, kv, 0..seen).t(),
             );
-            causal_softmax(&mut scores, seen, past + start);
+            causal_softmax(&mut scores, seen, past + start, heads.mask(head));
             let rows = MatMut::strided(&mut out[start * width + g * heads.value_dim..], n, heads.value_dim, width);
             matmul_single(rows, Into::Overwrite, 1.0, Mat::new(&scores, n, seen), keys.v(heads, kv, 0..seen));
         }
@@ -218,7 +259,7 @@ impl Attention {
                 let dy = Mat::strided(&rows.dy[at..], block, h.value_dim, y_stride);
                 let (k, v) = (keys.k(h, kv, 0..seen), keys.v(h, kv, 0..seen));
                 matmul_single(MatMut::new(&mut p, block, seen), Into::Overwrite, h.scale, q, k.t());
-                causal_softmax(&mut p, seen, past + start);
+                causal_softmax(&mut p, seen, past + start, h.mask(head));
                 matmul_single(MatMut::new(&mut ds, block, seen), Into::Overwrite, 1.0, dy, v.t());
                 for i in 0..block {
                     let row = at + i * y_stride;

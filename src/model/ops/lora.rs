@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tenso
 
 use super::gemm::{Into, Mat, MatMut, matmul};
 use super::{for_each_row, rows_of, slice, view};
+use crate::model::linear::Pair;
 use crate::model::tape::{Tape, apply1, apply3};
 use crate::model::weights::Matrix;
 
@@ -69,24 +70,41 @@ impl Frozen {
 #[derive(Clone)]
 pub(crate) struct Slot {
     pub(crate) rows: Range<usize>,
-    /// (r, in)
-    pub(crate) a: Tensor,
-    /// (out, r)
-    pub(crate) b: Tensor,
-    pub(crate) scale: f64,
+    pub(crate) pair: Pair,
 }
 
 impl Slot {
-    /// y[rows] += s · (x[rows] Aᵀ) Bᵀ
+    /// y[rows] += s · (x[rows] Aᵀ) Bᵀ; then, where the pair has them, y[rows] without its bias times the lengths, plus biases.
     fn add(&self, frozen: &Frozen, x: &[f32], y: &mut [f32]) -> Result<()> {
-        let (inside, outside, rank) = (frozen.weight.cols, frozen.weight.rows, self.a.dim(0)?);
+        let pair = &self.pair;
+        let (inside, outside, rank) = (frozen.weight.cols, frozen.weight.rows, pair.a.dim(0)?);
         let rows = self.rows.len();
-        let (a, b) = (view(&self.a), view(&self.b));
+        let (a, b) = (view(&pair.a), view(&pair.b));
         let x = Mat::new(&x[self.rows.start * inside..self.rows.end * inside], rows, inside);
         let mut h = vec![0f32; rows * rank];
         matmul(MatMut::new(&mut h, rows, rank), Into::Overwrite, 1.0, x, Mat::new(a.slice()?, rank, inside).t());
-        let y = MatMut::new(&mut y[self.rows.start * outside..self.rows.end * outside], rows, outside);
-        matmul(y, Into::Add, self.scale as f32, Mat::new(&h, rows, rank), Mat::new(b.slice()?, outside, rank).t());
+        let y = &mut y[self.rows.start * outside..self.rows.end * outside];
+        let product = MatMut::new(y, rows, outside);
+        matmul(
+            product,
+            Into::Add,
+            pair.scale as f32,
+            Mat::new(&h, rows, rank),
+            Mat::new(b.slice()?, outside, rank).t(),
+        );
+        if let Some(lengths) = &pair.rows {
+            let bias = frozen.bias.as_ref().map(view);
+            let bias = bias.as_ref().map(|b| b.slice()).transpose()?;
+            for_each_row(y, outside, |_, row| {
+                for (i, (y, length)) in row.iter_mut().zip(lengths.iter()).enumerate() {
+                    let bias = bias.map_or(0.0, |bias| bias[i]);
+                    *y = (*y - bias) * length + bias;
+                }
+            });
+        }
+        if let Some(bias) = &pair.bias {
+            for_each_row(y, outside, |_, row| row.iter_mut().zip(bias.iter()).for_each(|(y, b)| *y += b));
+        }
         Ok(())
     }
 }

@@ -4,15 +4,18 @@
 //! fused, parallel over rows, and differentiable; every one has a slow twin made of candle's plain operations ([`reference`]),
 //! which the tests compare it with, values and gradients, besides finite differences.
 
+pub(crate) mod activation;
 pub(crate) mod attention;
+pub(crate) mod columns;
 pub(crate) mod cross_entropy;
+pub(crate) mod experts;
 pub(crate) mod gemm;
+pub(crate) mod layer_norm;
 pub(crate) mod lora;
 #[cfg(test)]
 pub(crate) mod reference;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
-pub(crate) mod swiglu;
 #[cfg(test)]
 mod tests;
 

@@ -1,10 +1,10 @@
-//! The slow twins: the same operations out of candle's plain, differentiable ones. Oracles in the tests, and what runs on a
-//! device for which there is no fused operation.
+//! The slow twins: the same operations out of candle's plain, differentiable ones. Oracles in the tests.
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, Result, Tensor};
 
 use super::attention::{Heads, Sequence};
 use super::rope::RopeTable;
+use crate::model::spec::Activation;
 
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
@@ -15,8 +15,18 @@ pub(crate) fn silu(x: &Tensor) -> Result<Tensor> {
     x / (x.neg()?.exp()? + 1.0)?
 }
 
-pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    silu(gate)? * up
+pub(crate) fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
+    match activation {
+        Activation::Silu => silu(x),
+        Activation::Gelu => x.gelu_erf(),
+        Activation::GeluTanh => x.gelu(),
+    }
+}
+
+pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    centred.broadcast_div(&(variance + eps)?.sqrt()?)?.broadcast_mul(weight)?.broadcast_add(bias)
 }
 
 pub(crate) fn rope(x: &Tensor, table: &RopeTable, positions: &[usize]) -> Result<Tensor> {
@@ -27,6 +37,14 @@ pub(crate) fn rope(x: &Tensor, table: &RopeTable, positions: &[usize]) -> Result
     };
     let (cos, sin) = (rows(&table.cos)?, rows(&table.sin)?);
     let width = x.dim(D::Minus1)?;
+    if table.interleaved {
+        let (tokens, heads, _) = x.dims3()?;
+        let pairs = x.reshape((tokens, heads, half, 2))?;
+        let (a, b) = (pairs.narrow(3, 0, 1)?.squeeze(3)?, pairs.narrow(3, 1, 1)?.squeeze(3)?);
+        let turned_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let turned_b = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        return Tensor::stack(&[turned_a, turned_b], 3)?.reshape((tokens, heads, width));
+    }
     let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
     let turned_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let turned_b = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
@@ -57,9 +75,17 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads, seque
             x.broadcast_as((heads.kv_heads, group, all, dim))?.reshape((heads.heads, all, dim))?.contiguous()
         };
         let (q, k, v) = (own(q)?, spread(k, heads.dim)?, spread(v, heads.value_dim)?);
-        let visible = |i: usize, j: usize| if j <= past + i { 0.0 } else { f32::NEG_INFINITY };
-        let mask: Vec<f32> = (0..n).flat_map(|i| (0..all).map(move |j| visible(i, j))).collect();
-        let mask = Tensor::from_vec(mask, (1, n, all), q.device())?.to_dtype(DType::F32)?;
+        let added = |head: usize, i: usize, j: usize| {
+            let place = past + i;
+            let seen = j <= place && heads.window.is_none_or(|window| place - j < window);
+            let slope = heads.slopes.as_ref().map_or(0.0, |slopes| slopes[head]);
+            if seen { slope * (j as f32 - place as f32) } else { f32::NEG_INFINITY }
+        };
+        let mut mask = Vec::with_capacity(heads.heads * n * all);
+        for head in 0..heads.heads {
+            (0..n).for_each(|i| mask.extend((0..all).map(|j| added(head, i, j))));
+        }
+        let mask = Tensor::from_vec(mask, (heads.heads, n, all), q.device())?;
         let scores = (q.matmul(&k.t()?.contiguous()?)? * f64::from(heads.scale))?.broadcast_add(&mask)?;
         let out = softmax(&scores)?.matmul(&v)?;
         parts.push(out.transpose(0, 1)?.reshape((n, heads.heads * heads.value_dim))?);

@@ -1,5 +1,6 @@
-//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864), in the layout of Hugging Face's checkpoints: element i of a
-//! head's first half turns together with element i of its second half.
+//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864). In Hugging Face's checkpoints element i of a head's first half
+//! turns together with element i of its second half; in DeepSeek's, element 2i with element 2i + 1. Elements past twice the
+//! table's width are not turned.
 
 use std::sync::Arc;
 
@@ -12,19 +13,21 @@ use crate::model::tape::{Tape, apply1};
 #[derive(Debug)]
 pub(crate) struct RopeTable {
     pub(crate) half: usize,
+    /// Neighbours turn together.
+    pub(crate) interleaved: bool,
     pub(crate) cos: Vec<f32>,
     pub(crate) sin: Vec<f32>,
 }
 
 impl RopeTable {
     /// For angles `position · frequencies[i]`, cos and sin multiplied by `scale`.
-    pub(crate) fn new(frequencies: &[f64], positions: usize, scale: f64) -> Self {
+    pub(crate) fn new(frequencies: &[f64], positions: usize, scale: f64, interleaved: bool) -> Self {
         let half = frequencies.len();
         // transformers computes the angles in f32; so do we, or long prompts differ from it.
         let angle = |p: usize, f: f64| (p as f32) * (f as f32);
         let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| angle(p, *f)));
         let (cos, sin) = angles.map(|a| (a.cos() * scale as f32, a.sin() * scale as f32)).unzip();
-        Self { half, cos, sin }
+        Self { half, interleaved, cos, sin }
     }
 
     pub(crate) fn positions(&self) -> usize {
@@ -65,15 +68,24 @@ impl Rope {
             let (cos, sin) = (&self.table.cos[at..at + half], &self.table.sin[at..at + half]);
             let row = &x[token * heads * width..][..heads * width];
             for (head, out) in row.chunks(width).zip(out.chunks_mut(width)) {
-                let (a, rest) = head.split_at(half);
-                let (b, untouched) = rest.split_at(half);
-                let (out_a, out_rest) = out.split_at_mut(half);
+                let (turned, untouched) = head.split_at(2 * half);
+                let (out, out_rest) = out.split_at_mut(2 * half);
+                out_rest.copy_from_slice(untouched);
+                if self.table.interleaved {
+                    let pairs = out.chunks_exact_mut(2).zip(turned.chunks_exact(2)).zip(cos.iter().zip(sin));
+                    for ((out, x), (cos, sin)) in pairs {
+                        let sin = sin * self.sign;
+                        out[0] = x[0] * cos - x[1] * sin;
+                        out[1] = x[1] * cos + x[0] * sin;
+                    }
+                    continue;
+                }
+                let ((a, b), (out_a, out_b)) = (turned.split_at(half), out.split_at_mut(half));
                 for i in 0..half {
                     let s = sin[i] * self.sign;
                     out_a[i] = a[i] * cos[i] - b[i] * s;
-                    out_rest[i] = b[i] * cos[i] + a[i] * s;
+                    out_b[i] = b[i] * cos[i] + a[i] * s;
                 }
-                out_rest[half..].copy_from_slice(untouched);
             }
         });
         out

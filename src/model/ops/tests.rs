@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use candle_core::{D, Device, Result, Tensor, Var};
 
-use super::attention::{Heads, Sequence, attention};
+use super::activation::{activate, gated};
+use super::attention::{Heads, Sequence, alibi_slopes, attention};
+use super::columns::{Piece, columns};
 use super::cross_entropy::head_cross_entropy;
+use super::experts::{Share, combine, route};
+use super::layer_norm::layer_norm;
 use super::lora::{Dropout, Frozen, linear, lora};
 use super::rms_norm::rms_norm;
 use super::rope::{RopeTable, rope};
-use super::swiglu::swiglu;
 use super::{lora as lora_ops, reference};
+use crate::model::spec::{Activation, Groups, Router, Score};
 use crate::model::tape::Tape;
 use crate::model::weights::Matrix;
 
@@ -97,14 +101,31 @@ fn rms_norm_agrees() {
 }
 
 #[test]
-fn swiglu_agrees() {
-    agree(&[var(1, &[19, 40]), var(2, &[19, 40])], |t, x| swiglu(t, &x[0], &x[1]), |x| reference::swiglu(&x[0], &x[1]));
+fn layer_norm_agrees() {
+    let (weight, bias) = (var(2, &[24]).as_tensor().detach(), var(3, &[24]).as_tensor().detach());
+    agree(
+        &[var(1, &[37, 24])],
+        |t, x| layer_norm(t, &x[0], &weight, Some(&bias), 1e-5),
+        |x| reference::layer_norm(&x[0], &weight, &bias, 1e-5),
+    );
 }
 
 #[test]
-fn rope_agrees_also_when_a_part_of_the_head_is_not_turned() {
-    for width in [8, 12] {
-        let table = Arc::new(RopeTable::new(&[1.0, 0.3, 0.1, 0.01], 40, 1.25));
+fn every_activation_agrees_alone_and_gated() {
+    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+        agree(&[var(1, &[19, 40])], |t, x| activate(t, activation, &x[0]), |x| reference::activate(activation, &x[0]));
+        agree(
+            &[var(1, &[19, 40]), var(2, &[19, 40])],
+            |t, x| gated(t, activation, &x[0], &x[1]),
+            |x| reference::activate(activation, &x[0])? * &x[1],
+        );
+    }
+}
+
+#[test]
+fn rope_agrees_also_interleaved_and_when_a_part_of_the_head_is_not_turned() {
+    for (width, interleaved) in [(8, false), (12, false), (8, true)] {
+        let table = Arc::new(RopeTable::new(&[1.0, 0.3, 0.1, 0.01], 40, 1.25, interleaved));
         let positions = Arc::new(vec![0, 1, 2, 30, 31, 5]);
         agree(
             &[var(1, &[6, 3, width])],
@@ -114,9 +135,109 @@ fn rope_agrees_also_when_a_part_of_the_head_is_not_turned() {
     }
 }
 
+/// A column that is taken twice gets both gradients.
+#[test]
+fn columns_of_two_tensors_agree_with_narrow_and_cat() {
+    let pieces = [(1, 2, 3), (0, 0, 2), (1, 1, 3), (0, 4, 1)];
+    agree(
+        &[var(1, &[9, 5]), var(2, &[9, 6])],
+        |t, x| {
+            let pieces = pieces.map(|(source, start, len)| Piece::of(source, start, len));
+            columns(t, &[&x[0], &x[1]], pieces.into())
+        },
+        |x| {
+            let parts = pieces.map(|(source, start, len)| x[source].narrow(1, start, len));
+            Tensor::cat(&parts.into_iter().collect::<Result<Vec<_>>>()?, 1)
+        },
+    );
+    let x = var(1, &[9, 5]);
+    assert!(columns(None, &[x.as_tensor()], vec![Piece::of(0, 3, 3)]).is_err());
+}
+
+/// Scores by softmax and by sigmoid, with and without division by their sum; the twin takes the same experts.
+#[test]
+fn routing_agrees_with_gather() {
+    for (score, normalize) in
+        [(Score::Softmax, true), (Score::Softmax, false), (Score::Sigmoid, true), (Score::Sigmoid, false)]
+    {
+        let rule = Router { score, correction: false, groups: None, normalize, scale: 2.5 };
+        // Far enough apart that a small step does not change the choice.
+        let apart: Vec<f32> = (0..23 * 6).map(|i| (i / 6 * 7 + i % 6 * 5) as f32 % 11.0 * 0.3).collect();
+        let logits = Tensor::from_vec(apart, (23, 6), &Device::Cpu).and_then(|t| Var::from_tensor(&t)).expect("logits");
+        let chosen = route(None, logits.as_tensor(), None, &rule, 2).expect("routes").chosen;
+        let index: Vec<u32> = chosen.iter().map(|e| *e as u32).collect();
+        let index = Tensor::from_vec(index, (23, 2), &Device::Cpu).expect("an index");
+        agree(
+            &[logits],
+            |t, x| Ok(route(t, &x[0], None, &rule, 2)?.weights),
+            |x| {
+                let scores = match score {
+                    Score::Softmax => reference::softmax(&x[0])?,
+                    Score::Sigmoid => ((x[0].neg()?.exp()? + 1.0)?).recip()?,
+                };
+                let taken = scores.gather(&index, 1)?;
+                let weights = if normalize { taken.broadcast_div(&taken.sum_keepdim(1)?)? } else { taken };
+                weights * 2.5
+            },
+        );
+    }
+}
+
+#[test]
+fn the_choice_minds_groups_and_correction_and_the_weights_do_not() {
+    let logits = Tensor::new(&[[2.0f32, -9.0, 1.0, 1.0, 0.5, 0.0]], &Device::Cpu).expect("logits");
+    let mut rule = Router { score: Score::Sigmoid, correction: true, groups: None, normalize: false, scale: 1.0 };
+    let chosen = |rule: &Router, correction: Option<&[f32]>| {
+        route(None, &logits, correction, rule, 2).map(|routes| (routes.chosen, flat(&routes.weights))).expect("routes")
+    };
+    assert_eq!(chosen(&rule, None).0, [0, 2]);
+    // The pair (1, 1) is better together than (2, -9) and (0.5, 0).
+    rule.groups = Some(Groups { count: 3, keep: 1, best: 2 });
+    assert_eq!(chosen(&rule, None).0, [2, 3]);
+    rule.groups = Some(Groups { count: 3, keep: 1, best: 1 });
+    assert_eq!(chosen(&rule, None).0, [0, 1]);
+    rule.groups = None;
+    let (experts, weights) = chosen(&rule, Some(&[0.0, 0.0, 0.0, 0.0, 0.0, 9.0]));
+    assert_eq!(experts, [5, 0]);
+    assert!((weights[0] - 0.5).abs() < 1e-6, "{weights:?}");
+    let nan = Tensor::new(&[[f32::NAN, 0.0]], &Device::Cpu).expect("logits");
+    assert!(route(None, &nan, None, &rule, 1).is_err());
+}
+
+#[test]
+fn the_sum_over_experts_agrees_with_dense_products() {
+    // Token 0 goes to experts a and b, token 1 to b and a, token 2 to a and b.
+    let (rows, a, b) = ([0u32, 1, 2], [0usize, 1, 0], [1usize, 0, 1]);
+    agree(
+        &[var(1, &[3, 2]), var(2, &[3, 5]), var(3, &[3, 5])],
+        |t, x| {
+            let share = |values: &Tensor, places: [usize; 3]| Share {
+                rows: rows.into(),
+                places: places.into(),
+                values: values.clone(),
+            };
+            combine(t, &x[0], vec![share(&x[1], a), share(&x[2], b)], 5)
+        },
+        |x| {
+            let column = |places: [usize; 3]| {
+                let index = Tensor::from_vec(places.map(|p| p as u32).to_vec(), (3, 1), &Device::Cpu)?;
+                x[0].gather(&index, 1)
+            };
+            x[1].broadcast_mul(&column(a)?)? + x[2].broadcast_mul(&column(b)?)?
+        },
+    );
+}
+
+/// The slopes of BLOOM's and MPT's code for 4 and for 6 heads.
+#[test]
+fn alibi_slopes_are_its_authors() {
+    assert_eq!(alibi_slopes(4, 8.0), [0.25, 0.0625, 0.015_625, 0.003_906_25]);
+    assert_eq!(alibi_slopes(6, 8.0), [0.25, 0.0625, 0.015_625, 0.003_906_25, 0.5, 0.125]);
+}
+
 #[test]
 fn a_position_past_the_table_is_refused() {
-    let table = Arc::new(RopeTable::new(&[1.0], 4, 1.0));
+    let table = Arc::new(RopeTable::new(&[1.0], 4, 1.0, false));
     let error = rope(None, var(1, &[1, 1, 2]).as_tensor(), &table, &Arc::new(vec![4])).expect_err("past the table");
     assert!(error.to_string().contains("position 4 is past the 4 positions"));
 }
@@ -130,12 +251,16 @@ fn attention_agrees_for_ragged_batches_and_shared_prefixes() {
         Sequence { rows: 8..9, prefix: 0..5 },
         Sequence::alone(9..9 + 140),
     ]);
-    let heads = Heads { heads: 4, kv_heads: 2, dim: 8, value_dim: 6, scale: 0.3 };
-    agree(
-        &[var(1, &[149, 4, 8]), var(2, &[149, 2, 8]), var(3, &[149, 2, 6])],
-        |t, x| attention(t, &x[0], &x[1], &x[2], heads, &sequences),
-        |x| reference::attention(&x[0], &x[1], &x[2], &heads, &sequences),
-    );
+    let plain = Heads { heads: 4, kv_heads: 2, dim: 8, value_dim: 6, scale: 0.3, window: None, slopes: None };
+    let windowed = Heads { window: Some(3), ..plain.clone() };
+    let alibi = Heads { slopes: Some(Arc::new(alibi_slopes(4, 8.0))), ..plain.clone() };
+    for heads in [plain, windowed, alibi] {
+        agree(
+            &[var(1, &[149, 4, 8]), var(2, &[149, 2, 8]), var(3, &[149, 2, 6])],
+            |t, x| attention(t, &x[0], &x[1], &x[2], heads.clone(), &sequences),
+            |x| reference::attention(&x[0], &x[1], &x[2], &heads, &sequences),
+        );
+    }
 }
 
 fn frozen(rows: usize, cols: usize) -> (Frozen, Tensor, Tensor) {

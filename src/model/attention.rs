@@ -1,0 +1,200 @@
+//! The layers around the attention: where queries, keys and values come from, and where what was seen goes.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+
+use super::linear::{Adapters, Linear};
+use super::loader::{Loader, Part};
+use super::norm::Norm;
+use super::ops::columns::{Piece, columns};
+use super::ops::rope::{RopeTable, rope};
+use super::spec::{AttentionSpec, FusedOrder, Latent, Projection};
+use super::tape::reshape;
+
+/// Queries (tokens, heads, head_dim), keys (tokens, kv_heads, head_dim) and values (tokens, kv_heads, value_dim).
+pub(crate) struct Qkv {
+    pub(crate) q: Tensor,
+    pub(crate) k: Tensor,
+    pub(crate) v: Tensor,
+}
+
+/// The attention's linear layers in one block.
+pub(crate) struct Attention {
+    layers: Layers,
+    output: Linear,
+    /// Norms of each head's query and key.
+    qk_norm: Option<(Norm, Norm)>,
+}
+
+enum Layers {
+    Separate { q: Linear, k: Linear, v: Linear },
+    Fused { qkv: Linear, order: FusedOrder },
+    Latent { q: Query, kv_a: Linear, kv_norm: Norm, kv_b: Linear, latent: Latent },
+}
+
+enum Query {
+    Full(Linear),
+    Low { a: Linear, norm: Norm, b: Linear },
+}
+
+impl Attention {
+    pub(crate) fn load(loader: &Loader<'_>, layer: usize) -> crate::Result<Self> {
+        let (a, names, hidden) = (&loader.spec.attention, &loader.names, loader.spec.hidden_size);
+        let (q, k, v) = (a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.value_dim);
+        let turned = |name: &str, rows| loader.linear(layer, name, Part::Turned, [rows, hidden], a.qkv_bias);
+        let other = |name: &str, shape, bias| loader.linear(layer, name, Part::Other, shape, bias);
+        let layers = match &a.projection {
+            Projection::Separate => Layers::Separate {
+                q: turned(names.q, q)?,
+                k: turned(names.k, k)?,
+                v: other(names.v, [v, hidden], a.qkv_bias)?,
+            },
+            Projection::Fused(order) => Layers::Fused {
+                qkv: loader.linear(layer, names.qkv, Part::Fused, [q + k + v, hidden], a.qkv_bias)?,
+                order: *order,
+            },
+            Projection::Latent(latent) => {
+                let query = match latent.q_rank {
+                    None => Query::Full(other(names.q, [q, hidden], false)?),
+                    Some(rank) => Query::Low {
+                        a: other(names.q_a, [rank, hidden], a.qkv_bias)?,
+                        norm: loader.block_norm(layer, names.q_a_norm, rank)?,
+                        b: other(names.q_b, [q, rank], false)?,
+                    },
+                };
+                let expanded = a.heads * (latent.nope + a.value_dim);
+                Layers::Latent {
+                    q: query,
+                    kv_a: other(names.kv_a, [latent.kv_rank + latent.rope, hidden], a.qkv_bias)?,
+                    kv_norm: loader.block_norm(layer, names.kv_a_norm, latent.kv_rank)?,
+                    kv_b: other(names.kv_b, [expanded, latent.kv_rank], false)?,
+                    latent: *latent,
+                }
+            }
+        };
+        let qk_norm = match a.qk_norm {
+            true => Some((
+                loader.block_norm(layer, names.q_norm, a.head_dim)?,
+                loader.block_norm(layer, names.k_norm, a.head_dim)?,
+            )),
+            false => None,
+        };
+        let output = other(names.output, [hidden, a.heads * a.value_dim], a.output_bias)?;
+        Ok(Self { layers, output, qk_norm })
+    }
+
+    /// Queries, keys and values of the normed input `h` (tokens, hidden), turned by the tokens' positions.
+    pub(crate) fn project(
+        &self,
+        h: &Tensor,
+        spec: &AttentionSpec,
+        table: Option<&Arc<RopeTable>>,
+        positions: &Arc<Vec<usize>>,
+        adapters: Adapters<'_>,
+    ) -> Result<Qkv> {
+        let tape = adapters.tape();
+        let tokens = h.dim(0)?;
+        let shaped = |x: &Tensor, heads, dim| reshape(tape, x, &[tokens, heads, dim]);
+        let (q, k, v) = match &self.layers {
+            Layers::Separate { q, k, v } => (q.forward(h, adapters)?, k.forward(h, adapters)?, v.forward(h, adapters)?),
+            Layers::Fused { qkv, order } => {
+                let all = qkv.forward(h, adapters)?;
+                let [q, k, v] = fused_pieces(spec, *order);
+                (columns(tape, &[&all], q)?, columns(tape, &[&all], k)?, columns(tape, &[&all], v)?)
+            }
+            Layers::Latent { q, kv_a, kv_norm, kv_b, latent } => {
+                let q = match q {
+                    Query::Full(q) => q.forward(h, adapters)?,
+                    Query::Low { a, norm, b } => b.forward(&norm.forward(tape, &a.forward(h, adapters)?)?, adapters)?,
+                };
+                let low = kv_a.forward(h, adapters)?;
+                let compressed = columns(tape, &[&low], vec![Piece::of(0, 0, latent.kv_rank)])?;
+                let expanded = kv_b.forward(&kv_norm.forward(tape, &compressed)?, adapters)?;
+                let [q_pieces, k_pieces, v_pieces] = latent_pieces(spec, latent);
+                (
+                    columns(tape, &[&q], q_pieces)?,
+                    columns(tape, &[&expanded, &low], k_pieces)?,
+                    columns(tape, &[&expanded], v_pieces)?,
+                )
+            }
+        };
+        let mut q = shaped(&q, spec.heads, spec.head_dim)?;
+        let mut k = shaped(&k, spec.kv_heads, spec.head_dim)?;
+        let v = shaped(&v, spec.kv_heads, spec.value_dim)?;
+        if let Some((q_norm, k_norm)) = &self.qk_norm {
+            (q, k) = (q_norm.forward(tape, &q)?, k_norm.forward(tape, &k)?);
+        }
+        if let Some(table) = table {
+            (q, k) = (rope(tape, &q, table, positions)?, rope(tape, &k, table, positions)?);
+        }
+        Ok(Qkv { q, k, v })
+    }
+
+    /// What was seen (tokens, heads · value_dim) → (tokens, hidden).
+    pub(crate) fn output(&self, seen: &Tensor, adapters: Adapters<'_>) -> Result<Tensor> {
+        self.output.forward(seen, adapters)
+    }
+
+    pub(crate) fn linears(&self) -> Vec<&Linear> {
+        let mut found = match &self.layers {
+            Layers::Separate { q, k, v } => vec![q, k, v],
+            Layers::Fused { qkv, .. } => vec![qkv],
+            Layers::Latent { q: Query::Full(q), kv_a, kv_b, .. } => vec![q, kv_a, kv_b],
+            Layers::Latent { q: Query::Low { a, b, .. }, kv_a, kv_b, .. } => vec![a, b, kv_a, kv_b],
+        };
+        found.push(&self.output);
+        found
+    }
+
+    pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let mut found = match &mut self.layers {
+            Layers::Separate { q, k, v } => vec![q, k, v],
+            Layers::Fused { qkv, .. } => vec![qkv],
+            Layers::Latent { q: Query::Full(q), kv_a, kv_b, .. } => vec![q, kv_a, kv_b],
+            Layers::Latent { q: Query::Low { a, b, .. }, kv_a, kv_b, .. } => vec![a, b, kv_a, kv_b],
+        };
+        found.push(&mut self.output);
+        found
+    }
+
+    pub(crate) fn norms(&self) -> Vec<&Norm> {
+        let mut found: Vec<&Norm> = self.qk_norm.iter().flat_map(|(q, k)| [q, k]).collect();
+        if let Layers::Latent { q, kv_norm, .. } = &self.layers {
+            found.push(kv_norm);
+            if let Query::Low { norm, .. } = q {
+                found.push(norm);
+            }
+        }
+        found
+    }
+}
+
+/// Columns of queries, keys and values in the output of a fused layer.
+fn fused_pieces(spec: &AttentionSpec, order: FusedOrder) -> [Vec<Piece>; 3] {
+    let (q, k, v) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.kv_heads * spec.value_dim);
+    match order {
+        FusedOrder::Blocks => [vec![Piece::of(0, 0, q)], vec![Piece::of(0, q, k)], vec![Piece::of(0, q + k, v)]],
+        FusedOrder::ByGroup => {
+            let queries = spec.heads / spec.kv_heads * spec.head_dim;
+            let width = queries + spec.head_dim + spec.value_dim;
+            let pieces =
+                |at: usize, len: usize| (0..spec.kv_heads).map(|kv| Piece::of(0, kv * width + at, len)).collect();
+            [pieces(0, queries), pieces(queries, spec.head_dim), pieces(queries + spec.head_dim, spec.value_dim)]
+        }
+    }
+}
+
+/// Columns of a latent attention. Each head's part that is turned is put first, in queries and keys alike, which leaves their
+/// products as they are.
+///
+/// Sources: of queries their layer; of keys kv_b's output, then kv_a's; of values kv_b's output.
+fn latent_pieces(spec: &AttentionSpec, latent: &Latent) -> [Vec<Piece>; 3] {
+    let Latent { kv_rank, nope, rope, .. } = *latent;
+    let (q_width, kv_width) = (nope + rope, nope + spec.value_dim);
+    let heads = 0..spec.heads;
+    let q = heads.clone().flat_map(|h| [Piece::of(0, h * q_width + nope, rope), Piece::of(0, h * q_width, nope)]);
+    let k = heads.clone().flat_map(|h| [Piece::of(1, kv_rank, rope), Piece::of(0, h * kv_width, nope)]);
+    let v = heads.map(|h| Piece::of(0, h * kv_width + nope, spec.value_dim));
+    [q.collect(), k.collect(), v.collect()]
+}

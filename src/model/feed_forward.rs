@@ -1,0 +1,206 @@
+//! The feed-forward part of a block: one for all tokens, or experts of which each token uses some.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+
+use super::linear::{Adapters, Linear, LowRank};
+use super::loader::{Loader, Part};
+use super::ops::activation::{activate, gated};
+use super::ops::experts::{Share, combine, route};
+use super::ops::lora::{Frozen, linear};
+use super::spec::{Activation, Experts, Router, Score};
+use super::tape::{add, select_rows};
+
+/// The feed-forward part of one block.
+pub(crate) enum FeedForward {
+    Dense(Dense),
+    Sparse(Sparse),
+}
+
+/// One feed-forward network: down(f(gate x) · up x), or down(f(up x)).
+pub(crate) struct Dense {
+    gate: Option<Linear>,
+    up: Linear,
+    down: Linear,
+    activation: Activation,
+}
+
+/// Experts, a router, and perhaps an expert that every token uses.
+pub(crate) struct Sparse {
+    router: Frozen,
+    correction: Option<Vec<f32>>,
+    experts: Vec<Dense>,
+    shared: Option<Dense>,
+    shared_gate: Option<Frozen>,
+    rule: Router,
+    per_token: usize,
+}
+
+impl Dense {
+    fn forward(&self, h: &Tensor, adapters: Adapters<'_>) -> Result<Tensor> {
+        let tape = adapters.tape();
+        let up = self.up.forward(h, adapters)?;
+        let inner = match &self.gate {
+            Some(gate) => gated(tape, self.activation, &gate.forward(h, adapters)?, &up)?,
+            None => activate(tape, self.activation, &up)?,
+        };
+        self.down.forward(&inner, adapters)
+    }
+
+    fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.gate.iter().chain([&self.up, &self.down])
+    }
+
+    fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.gate.iter_mut().chain([&mut self.up, &mut self.down])
+    }
+}
+
+impl FeedForward {
+    pub(crate) fn load(loader: &Loader<'_>, layer: usize) -> crate::Result<Self> {
+        let (f, names, hidden) = (&loader.spec.feed_forward, &loader.names, loader.spec.hidden_size);
+        let part = |name: &str, shape| loader.linear(layer, name, Part::Other, shape, f.bias);
+        let Some(experts) = loader.spec.experts(layer) else {
+            let size = f.intermediate_size;
+            return Ok(Self::Dense(Dense {
+                gate: if f.gated { Some(part(names.gate, [size, hidden])?) } else { None },
+                up: part(names.up, [size, hidden])?,
+                down: part(names.down, [hidden, size])?,
+                activation: f.activation,
+            }));
+        };
+        Sparse::load(loader, layer, experts).map(Self::Sparse)
+    }
+
+    /// Of the normed input `h` (tokens, hidden).
+    pub(crate) fn forward(&self, h: &Tensor, adapters: Adapters<'_>) -> Result<Tensor> {
+        match self {
+            Self::Dense(dense) => dense.forward(h, adapters),
+            Self::Sparse(sparse) => sparse.forward(h, adapters),
+        }
+    }
+
+    pub(crate) fn linears(&self) -> Vec<&Linear> {
+        match self {
+            Self::Dense(dense) => dense.linears().collect(),
+            Self::Sparse(s) => s.experts.iter().chain(&s.shared).flat_map(Dense::linears).collect(),
+        }
+    }
+
+    pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Dense(dense) => dense.linears_mut().collect(),
+            Self::Sparse(s) => s.experts.iter_mut().chain(&mut s.shared).flat_map(Dense::linears_mut).collect(),
+        }
+    }
+
+    /// Values of the routers' correction biases.
+    pub(crate) fn corrections(&self) -> usize {
+        match self {
+            Self::Dense(_) => 0,
+            Self::Sparse(s) => s.correction.as_ref().map_or(0, Vec::len),
+        }
+    }
+
+    /// Layers that no adapter reaches.
+    pub(crate) fn routers(&self) -> Vec<&Frozen> {
+        match self {
+            Self::Dense(_) => Vec::new(),
+            Self::Sparse(s) => std::iter::once(&s.router).chain(&s.shared_gate).collect(),
+        }
+    }
+}
+
+impl Sparse {
+    fn load(loader: &Loader<'_>, layer: usize, e: &Experts) -> crate::Result<Self> {
+        let (names, hidden) = (&loader.names, loader.spec.hidden_size);
+        let activation = loader.spec.feed_forward.activation;
+        let expert = |i: usize| {
+            let size = e.intermediate_size;
+            Ok(Dense {
+                gate: Some(loader.expert(layer, i, names.expert_gate, [size, hidden])?),
+                up: loader.expert(layer, i, names.expert_up, [size, hidden])?,
+                down: loader.expert(layer, i, names.expert_down, [hidden, size])?,
+                activation,
+            })
+        };
+        let shared = |size: usize| -> crate::Result<Dense> {
+            let part = |name: &str, shape| {
+                loader.linear(layer, &format!("{}.{name}", names.shared), Part::Other, shape, false)
+            };
+            Ok(Dense {
+                gate: Some(part(names.expert_gate, [size, hidden])?),
+                up: part(names.expert_up, [size, hidden])?,
+                down: part(names.expert_down, [hidden, size])?,
+                activation,
+            })
+        };
+        let correction = match e.router.correction {
+            true => Some(loader.vector(names.block(layer, names.correction), e.count)?.to_vec1::<f32>()?),
+            false => None,
+        };
+        Ok(Self {
+            router: loader.frozen(layer, names.router, [e.count, hidden])?,
+            correction,
+            experts: (0..e.count).map(expert).collect::<crate::Result<_>>()?,
+            shared: if e.shared_size > 0 { Some(shared(e.shared_size)?) } else { None },
+            shared_gate: match e.shared_gate {
+                true => Some(loader.frozen(layer, names.shared_gate, [1, hidden])?),
+                false => None,
+            },
+            rule: e.router.clone(),
+            per_token: e.per_token,
+        })
+    }
+
+    fn forward(&self, h: &Tensor, adapters: Adapters<'_>) -> Result<Tensor> {
+        let tape = adapters.tape();
+        let (tokens, width) = h.dims2()?;
+        let logits = linear(tape, h, &self.router, Vec::new())?;
+        let routes = route(tape, &logits, self.correction.as_deref(), &self.rule, self.per_token)?;
+        let mut shares = Vec::new();
+        for (i, expert) in self.experts.iter().enumerate() {
+            let (rows, places) = routes.of(i, self.per_token);
+            if rows.is_empty() {
+                continue;
+            }
+            let own = select_rows(tape, h, rows.clone())?;
+            let slots = adapters.slots(&rows);
+            let values = expert.forward(&own, adapters.with_slots(&slots))?;
+            shares.push(Share { rows, places, values });
+        }
+        let mixed = combine(tape, &routes.weights, shares, width)?;
+        let Some(shared) = &self.shared else { return Ok(mixed) };
+        let mut always = shared.forward(h, adapters)?;
+        if let Some(gate) = &self.shared_gate {
+            // One score a token, which is the weight of its only expert.
+            let logits = linear(tape, h, gate, Vec::new())?;
+            let rule = Router { score: Score::Sigmoid, correction: false, groups: None, normalize: false, scale: 1.0 };
+            let weights = route(tape, &logits, None, &rule, 1)?.weights;
+            let rows = (0..tokens as u32).collect();
+            always = combine(tape, &weights, vec![Share { rows, places: vec![0; tokens], values: always }], width)?;
+        }
+        add(tape, &mixed, &always)
+    }
+}
+
+impl<'a> Adapters<'a> {
+    /// Which of some rows of the batch, ascending, see which adapter.
+    fn slots(&self, rows: &[u32]) -> Vec<(Range<usize>, &'a LowRank)> {
+        let Self::Rows(all) = self else { return Vec::new() };
+        let place = |row: usize| rows.partition_point(|r| (*r as usize) < row);
+        let moved = all.iter().map(|(range, adapter)| (place(range.start)..place(range.end), *adapter));
+        moved.filter(|(range, _)| !range.is_empty()).collect()
+    }
+
+    fn with_slots<'b>(self, slots: &'b [(Range<usize>, &'a LowRank)]) -> Adapters<'b>
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::Rows(_) => Adapters::Rows(slots),
+            Self::Train { adapter, dropout, tape } => Adapters::Train { adapter, dropout, tape },
+        }
+    }
+}

@@ -1,0 +1,596 @@
+//! Hugging Face's `config.json`, family by family. Missing keys have transformers' defaults.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::rotary::yarn_magnitude;
+use super::{
+    Activation, AttentionSpec, DecoderSpec, Experts, Family, FeedForwardSpec, FusedOrder, Groups, Latent, NormKind,
+    NormSpec, Positions, Projection, Residual, RopeScaling, Rotary, Router, Score, Window, Yarn,
+};
+use crate::error::{Error, Result};
+
+pub(super) fn read(path: &Path) -> Result<DecoderSpec> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let value: Value = serde_json::from_str(&text).map_err(|e| Error::input(path, e.line(), e.to_string()))?;
+    let Value::Object(map) = value else {
+        return Err(Error::model(path, "is not a JSON object"));
+    };
+    let keys = Keys { path, map: &map };
+    let name = keys.text("model_type")?;
+    let family = Family::named(path, name, Family::name)?;
+    match family {
+        Family::Llama => llama(&keys, family),
+        Family::Qwen2 => qwen2(&keys, family),
+        Family::Qwen2Moe => qwen2_moe(&keys, family),
+        Family::Qwen3 => qwen3(&keys, family),
+        Family::Qwen3Moe => qwen3_moe(&keys, family),
+        Family::DeepseekV2 | Family::DeepseekV3 => deepseek(&keys, family),
+        Family::Gemma3 => gemma3(&keys, family),
+        Family::Bloom => bloom(&keys, family),
+        Family::Mpt => mpt(&keys, family),
+        Family::Falcon => falcon(&keys, family),
+        Family::Gpt2 => gpt2(&keys, family),
+    }
+}
+
+/// Keys of a JSON object, with errors that name file and key.
+#[derive(Clone, Copy)]
+struct Keys<'a> {
+    path: &'a Path,
+    map: &'a Map<String, Value>,
+}
+
+impl<'a> Keys<'a> {
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    fn read<T>(&self, key: &str, expected: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let wrong = || Error::model(self.path, format!("{key} is {value}, expected {expected}"));
+        read(value).map(Some).ok_or_else(wrong)
+    }
+
+    fn need<T>(&self, key: &str, found: Option<T>) -> Result<T> {
+        found.ok_or_else(|| Error::model(self.path, format!("{key} is missing")))
+    }
+
+    fn count_if(&self, key: &str) -> Result<Option<usize>> {
+        self.read(key, "a whole number", |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
+    }
+
+    fn count(&self, key: &str) -> Result<usize> {
+        self.need(key, self.count_if(key)?)
+    }
+
+    fn count_or(&self, key: &str, default: usize) -> Result<usize> {
+        Ok(self.count_if(key)?.unwrap_or(default))
+    }
+
+    fn number_if(&self, key: &str) -> Result<Option<f64>> {
+        self.read(key, "a number", Value::as_f64)
+    }
+
+    fn number_or(&self, key: &str, default: f64) -> Result<f64> {
+        Ok(self.number_if(key)?.unwrap_or(default))
+    }
+
+    fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        Ok(self.read(key, "true or false", Value::as_bool)?.unwrap_or(default))
+    }
+
+    fn text_or(&self, key: &str, default: &'a str) -> Result<&'a str> {
+        Ok(self.read(key, "text", Value::as_str)?.unwrap_or(default))
+    }
+
+    fn text(&self, key: &str) -> Result<&'a str> {
+        self.need(key, self.read(key, "text", Value::as_str)?)
+    }
+
+    fn object(&self, key: &str) -> Result<Option<Keys<'a>>> {
+        Ok(self.read(key, "an object", Value::as_object)?.map(|map| Keys { path: self.path, map }))
+    }
+
+    /// One number or a list of them.
+    fn ids(&self, key: &str) -> Result<Vec<u32>> {
+        let one = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+        let several = |v: &Value| match v {
+            Value::Array(items) => items.iter().map(one).collect(),
+            v => one(v).map(|id| vec![id]),
+        };
+        Ok(self.read(key, "a token or a list of tokens", several)?.unwrap_or_default())
+    }
+
+    fn refuse(&self, key: &str, why: &str) -> Error {
+        let value = self.get(key).unwrap_or(&Value::Null);
+        Error::model(self.path, format!("{key} is {value}: {why}"))
+    }
+
+    /// A key that must be absent, null, false or 0.
+    fn must_be_off(&self, key: &str) -> Result<()> {
+        match self.get(key) {
+            None | Some(Value::Bool(false)) => Ok(()),
+            Some(value) if value.as_f64() == Some(0.0) => Ok(()),
+            Some(_) => Err(self.refuse(key, "this is not supported")),
+        }
+    }
+}
+
+/// `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (4).
+fn rotary(keys: &Keys<'_>, dim: usize, interleaved: bool) -> Result<Rotary> {
+    let inner = match keys.object("rope_parameters")? {
+        Some(parameters) => Some(parameters),
+        None => keys.object("rope_scaling")?,
+    };
+    let own = inner.map(|i| i.number_if("rope_theta")).transpose()?.flatten();
+    let theta = own.map_or_else(|| keys.number_or("rope_theta", 10_000.0), Ok)?;
+    let context = keys.count_if("max_position_embeddings")?.unwrap_or(2048);
+    let scaling = inner.map_or(Ok(RopeScaling::None), |inner| scaling(&inner, context))?;
+    Ok(Rotary { theta, dim, interleaved, scaling })
+}
+
+fn scaling(keys: &Keys<'_>, context: usize) -> Result<RopeScaling> {
+    let need = |key: &str| keys.need(key, keys.number_if(key)?);
+    let kind = if keys.get("rope_type").is_some() { "rope_type" } else { "type" };
+    match keys.text_or(kind, "default")? {
+        "default" => Ok(RopeScaling::None),
+        "linear" => Ok(RopeScaling::Linear { factor: need("factor")? }),
+        "llama3" => Ok(RopeScaling::Llama3 {
+            factor: need("factor")?,
+            low_freq_factor: need("low_freq_factor")?,
+            high_freq_factor: need("high_freq_factor")?,
+            original_context: keys.count("original_max_position_embeddings")?,
+        }),
+        "yarn" => {
+            let factor = need("factor")?;
+            let magnitude = match keys.number_if("attention_factor")? {
+                Some(given) => given,
+                None => match (keys.number_if("mscale")?, keys.number_if("mscale_all_dim")?) {
+                    (Some(m), Some(all)) if m != 0.0 && all != 0.0 => {
+                        yarn_magnitude(factor, m) / yarn_magnitude(factor, all)
+                    }
+                    _ => yarn_magnitude(factor, 1.0),
+                },
+            };
+            Ok(RopeScaling::Yarn(Yarn {
+                factor,
+                original_context: keys.count_or("original_max_position_embeddings", context)?,
+                beta_fast: keys.number_or("beta_fast", 32.0)?,
+                beta_slow: keys.number_or("beta_slow", 1.0)?,
+                truncate: keys.flag("truncate", true)?,
+                magnitude,
+            }))
+        }
+        _ => Err(keys.refuse(kind, "this rope_type is not known; known are: default, linear, llama3, yarn")),
+    }
+}
+
+fn rms(keys: &Keys<'_>) -> Result<NormSpec> {
+    Ok(NormSpec { kind: NormKind::Rms, eps: keys.number_or("rms_norm_eps", 1e-6)? })
+}
+
+fn layer_norm(keys: &Keys<'_>, bias: bool) -> Result<NormSpec> {
+    Ok(NormSpec { kind: NormKind::Layer { bias }, eps: keys.number_or("layer_norm_epsilon", 1e-5)? })
+}
+
+fn activation(keys: &Keys<'_>, key: &str, default: &'static str) -> Result<Activation> {
+    Activation::named(keys.path, keys.text_or(key, default)?)
+}
+
+/// What the families after Llama have in common.
+fn llama(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
+    let (hidden_size, heads) = (keys.count("hidden_size")?, keys.count("num_attention_heads")?);
+    let head_dim = keys.count_or("head_dim", hidden_size / heads.max(1))?;
+    let bias = keys.flag("attention_bias", false)?;
+    Ok(DecoderSpec {
+        family,
+        vocab_size: keys.count("vocab_size")?,
+        hidden_size,
+        layers: keys.count("num_hidden_layers")?,
+        attention: AttentionSpec {
+            heads,
+            kv_heads: keys.count_or("num_key_value_heads", heads)?,
+            head_dim,
+            value_dim: head_dim,
+            projection: Projection::Separate,
+            qkv_bias: bias,
+            output_bias: bias,
+            qk_norm: false,
+            scale: (head_dim as f64).sqrt().recip(),
+            window: None,
+        },
+        feed_forward: FeedForwardSpec {
+            intermediate_size: keys.count("intermediate_size")?,
+            activation: activation(keys, "hidden_act", "silu")?,
+            gated: true,
+            bias: keys.flag("mlp_bias", false)?,
+            experts: None,
+        },
+        norm: rms(keys)?,
+        positions: Positions::Rotary { global: rotary(keys, head_dim, false)?, local: None },
+        residual: Residual::Sequential,
+        embedding_scale: 1.0,
+        embedding_norm: false,
+        tied_head: keys.flag("tie_word_embeddings", false)?,
+        context: keys.count("max_position_embeddings")?,
+        eos: keys.ids("eos_token_id")?,
+    })
+}
+
+fn qwen2(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
+    let mut spec = llama(keys, family)?;
+    spec.attention.qkv_bias = keys.flag("qkv_bias", true)?;
+    spec.attention.output_bias = false;
+    spec.attention.window = window(keys, spec.layers)?;
+    Ok(spec)
+}
+
+/// Qwen's: layers from `max_window_layers` on, when `use_sliding_window` is on.
+fn window(keys: &Keys<'_>, layers: usize) -> Result<Option<Window>> {
+    let Some(size) = keys.count_if("sliding_window")?.filter(|size| *size > 0) else { return Ok(None) };
+    if !keys.flag("use_sliding_window", false)? {
+        return Ok(None);
+    }
+    let first = keys.count_or("max_window_layers", 28)?;
+    let layers = match layer_types(keys, layers)? {
+        Some(layers) => layers,
+        None => (0..layers).map(|layer| layer >= first).collect(),
+    };
+    Ok(Some(Window { size, layers }))
+}
+
+/// Which layers slide, when `layer_types` says so.
+fn layer_types(keys: &Keys<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
+    let Some(Value::Array(types)) = keys.get("layer_types") else { return Ok(None) };
+    if types.len() != layers {
+        let message = format!("layer_types names {} layers, but num_hidden_layers is {layers}", types.len());
+        return Err(Error::model(keys.path, message));
+    }
+    let slides = |value: &Value| match value.as_str() {
+        Some("sliding_attention") => Ok(true),
+        Some("full_attention") => Ok(false),
+        _ => Err(Error::model(
+            keys.path,
+            format!("layer_types holds {value}, expected \"full_attention\" or \"sliding_attention\""),
+        )),
+    };
+    types.iter().map(slides).collect::<Result<_>>().map(Some)
+}
+
+/// Layers with experts: every `decoder_sparse_step`-th, less `mlp_only_layers`.
+fn sparse_layers(keys: &Keys<'_>, layers: usize) -> Result<Vec<bool>> {
+    let step = keys.count_or("decoder_sparse_step", 1)?.max(1);
+    let dense = keys.ids("mlp_only_layers")?;
+    Ok((0..layers).map(|layer| (layer + 1) % step == 0 && !dense.contains(&(layer as u32))).collect())
+}
+
+/// Experts as Qwen names them.
+fn qwen_experts(keys: &Keys<'_>, layers: usize, shared_size: usize) -> Result<Experts> {
+    let count = match keys.count_if("num_experts")? {
+        Some(count) => count,
+        None => keys.count("num_local_experts")?,
+    };
+    Ok(Experts {
+        count,
+        per_token: keys.count("num_experts_per_tok")?,
+        intermediate_size: keys.count("moe_intermediate_size")?,
+        shared_size,
+        shared_gate: shared_size > 0,
+        layers: sparse_layers(keys, layers)?,
+        router: Router {
+            score: Score::Softmax,
+            correction: false,
+            groups: None,
+            normalize: keys.flag("norm_topk_prob", false)?,
+            scale: 1.0,
+        },
+    })
+}
+
+fn qwen2_moe(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
+    let mut spec = qwen2(keys, family)?;
+    let shared = keys.count("shared_expert_intermediate_size")?;
+    spec.feed_forward.experts = Some(qwen_experts(keys, spec.layers, shared)?);
+    Ok(spec)
+}
+
+fn qwen3(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
+    let mut spec = llama(keys, family)?;
+    spec.attention.qk_norm = true;
+    spec.attention.window = window(keys, spec.layers)?;
+    Ok(spec)
+}
+
+fn qwen3_moe(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
+    let mut spec = qwen3(keys, family)?;
+    spec.feed_forward.experts = Some(qwen_experts(keys, spec.layers, 0)?);
+    Ok(spec)
+}
+
+fn deepseek(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
+    let (nope, rope) = (keys.count("qk_nope_head_dim")?, keys.count("qk_rope_head_dim")?);
+    let mut spec = llama(keys, family)?;
+    let a = &mut spec.attention;
+    a.kv_heads = a.heads;
+    a.head_dim = nope.saturating_add(rope);
+    a.value_dim = keys.count("v_head_dim")?;
+    a.scale = (a.head_dim as f64).sqrt().recip();
+    a.output_bias = a.qkv_bias;
+    a.projection = Projection::Latent(Latent {
+        q_rank: keys.count_if("q_lora_rank")?,
+        kv_rank: keys.count("kv_lora_rank")?,
+        nope,
+        rope,
+    });
+    let global = rotary(keys, rope, keys.flag("rope_interleave", true)?)?;
+    if let (RopeScaling::Yarn(yarn), Some(inner)) =
+        (&global.scaling, keys.object("rope_parameters")?.or(keys.object("rope_scaling")?))
+    {
+        let all = inner.number_or("mscale_all_dim", 0.0)?;
+        if all != 0.0 {
+            a.scale *= yarn_magnitude(yarn.factor, all).powi(2);
+        }
+    }
+    spec.positions = Positions::Rotary { global, local: None };
+    let Some(count) = keys.count_if("n_routed_experts")?.filter(|n| *n > 0) else { return Ok(spec) };
+    let dense = keys.count_or("first_k_dense_replace", 0)?;
+    let step = keys.count_or("moe_layer_freq", 1)?.max(1);
+    let size = keys.count("moe_intermediate_size")?;
+    let grouped = match keys.text_or("topk_method", "noaux_tc")? {
+        "greedy" => None,
+        "group_limited_greedy" => Some(1),
+        "noaux_tc" => Some(2),
+        _ => {
+            let known = "this is not known; known are: greedy, group_limited_greedy, noaux_tc";
+            return Err(keys.refuse("topk_method", known));
+        }
+    };
+    let (groups, keep) = (keys.count_or("n_group", 1)?, keys.count_or("topk_group", 1)?);
+    let v3 = family == Family::DeepseekV3;
+    let score = match keys.text_or("scoring_func", if v3 { "sigmoid" } else { "softmax" })? {
+        "softmax" => Score::Softmax,
+        "sigmoid" => Score::Sigmoid,
+        _ => return Err(keys.refuse("scoring_func", "this router is not known; known are: softmax, sigmoid")),
+    };
+    spec.feed_forward.experts = Some(Experts {
+        count,
+        per_token: keys.count("num_experts_per_tok")?,
+        intermediate_size: size,
+        shared_size: size.saturating_mul(keys.count_or("n_shared_experts", 0)?),
+        shared_gate: false,
+        layers: (0..spec.layers).map(|layer| layer >= dense && layer % step == 0).collect(),
+        router: Router {
+            score,
+            correction: v3,
+            groups: grouped.filter(|_| groups > 1).map(|best| Groups { count: groups, keep, best }),
+            // The released code of V2 never divides by the sum.
+            normalize: v3 && keys.flag("norm_topk_prob", true)?,
+            scale: keys.number_or("routed_scaling_factor", 1.0)?,
+        },
+    });
+    Ok(spec)
+}
+
+fn gemma3(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
+    keys.must_be_off("attn_logit_softcapping")?;
+    keys.must_be_off("final_logit_softcapping")?;
+    keys.must_be_off("use_bidirectional_attention")?;
+    let mut spec = llama(keys, family)?;
+    let head_dim = keys.count_or("head_dim", 256)?;
+    let layers = spec.layers;
+    let a = &mut spec.attention;
+    (a.head_dim, a.value_dim) = (head_dim, head_dim);
+    a.qk_norm = true;
+    a.scale = keys.number_or("query_pre_attn_scalar", 256.0)?.sqrt().recip();
+    let slides = match layer_types(keys, layers)? {
+        Some(slides) => slides,
+        None => {
+            let pattern = keys.count_or("sliding_window_pattern", 6)?.max(1);
+            (0..layers).map(|layer| (layer + 1) % pattern != 0).collect()
+        }
+    };
+    a.window = Some(Window { size: keys.count_or("sliding_window", 4096)?, layers: slides });
+    spec.feed_forward.activation = activation(keys, "hidden_activation", "gelu_pytorch_tanh")?;
+    spec.norm.kind = NormKind::RmsPlusOne;
+    spec.residual = Residual::Sandwich;
+    // transformers multiplies in the embedding's own precision; in f32 this is the whole root.
+    spec.embedding_scale = (spec.hidden_size as f64).sqrt();
+    spec.tied_head = keys.flag("tie_word_embeddings", true)?;
+    spec.positions = gemma3_positions(keys, head_dim)?;
+    Ok(spec)
+}
+
+fn gemma3_positions(keys: &Keys<'_>, head_dim: usize) -> Result<Positions> {
+    let nested = match keys.object("rope_parameters")? {
+        Some(parameters) => (parameters.object("full_attention")?, parameters.object("sliding_attention")?),
+        None => (None, None),
+    };
+    let context = keys.count("max_position_embeddings")?;
+    let of = |inner: Keys<'_>, theta: f64| -> Result<Rotary> {
+        let theta = inner.number_or("rope_theta", theta)?;
+        Ok(Rotary { theta, dim: head_dim, interleaved: false, scaling: scaling(&inner, context)? })
+    };
+    if let (Some(full), Some(sliding)) = nested {
+        return Ok(Positions::Rotary { global: of(full, 1e6)?, local: Some(of(sliding, 10_000.0)?) });
+    }
+    let mut global = rotary(keys, head_dim, false)?;
+    global.theta = keys.number_or("rope_theta", 1e6)?;
+    let theta = keys.number_or("rope_local_base_freq", 10_000.0)?;
+    let local = Rotary { theta, dim: head_dim, interleaved: false, scaling: RopeScaling::None };
+    Ok(Positions::Rotary { global, local: Some(local) })
+}
+
+/// What the LayerNorm families have in common: a fused layer, an ungated feed-forward, a tied head.
+struct Classic {
+    hidden_size: usize,
+    layers: usize,
+    heads: usize,
+    kv_heads: usize,
+    order: FusedOrder,
+    intermediate_size: usize,
+    activation: Activation,
+    bias: bool,
+    norm: NormSpec,
+    positions: Positions,
+    residual: Residual,
+    context: usize,
+}
+
+impl Classic {
+    fn spec(self, keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
+        let head_dim = self.hidden_size / self.heads.max(1);
+        Ok(DecoderSpec {
+            family,
+            vocab_size: keys.count("vocab_size")?,
+            hidden_size: self.hidden_size,
+            layers: self.layers,
+            attention: AttentionSpec {
+                heads: self.heads,
+                kv_heads: self.kv_heads,
+                head_dim,
+                value_dim: head_dim,
+                projection: Projection::Fused(self.order),
+                qkv_bias: self.bias,
+                output_bias: self.bias,
+                qk_norm: false,
+                scale: (head_dim as f64).sqrt().recip(),
+                window: None,
+            },
+            feed_forward: FeedForwardSpec {
+                intermediate_size: self.intermediate_size,
+                activation: self.activation,
+                gated: false,
+                bias: self.bias,
+                experts: None,
+            },
+            norm: self.norm,
+            positions: self.positions,
+            residual: self.residual,
+            embedding_scale: 1.0,
+            embedding_norm: false,
+            tied_head: keys.flag("tie_word_embeddings", true)?,
+            context: self.context,
+            eos: keys.ids("eos_token_id")?,
+        })
+    }
+}
+
+fn bloom(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
+    keys.must_be_off("apply_residual_connection_post_layernorm")?;
+    let hidden_size = match keys.count_if("hidden_size")? {
+        Some(size) => size,
+        None => keys.count("n_embed")?,
+    };
+    let heads = match keys.count_if("n_head")? {
+        Some(heads) => heads,
+        None => keys.count("num_attention_heads")?,
+    };
+    let classic = Classic {
+        hidden_size,
+        layers: match keys.count_if("n_layer")? {
+            Some(layers) => layers,
+            None => keys.count("num_hidden_layers")?,
+        },
+        heads,
+        kv_heads: heads,
+        order: FusedOrder::ByGroup,
+        intermediate_size: hidden_size.saturating_mul(4),
+        activation: Activation::GeluTanh,
+        bias: true,
+        norm: layer_norm(keys, true)?,
+        positions: Positions::Alibi { max_bias: 8.0 },
+        residual: Residual::Sequential,
+        // ALiBi has no longest sequence; this is what the model was trained with.
+        context: keys.count_or("seq_length", 2048)?,
+    };
+    Ok(DecoderSpec { embedding_norm: true, ..classic.spec(keys, family)? })
+}
+
+fn mpt(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
+    let empty = Map::new();
+    let attention = keys.object("attn_config")?.unwrap_or(Keys { path: keys.path, map: &empty });
+    for key in ["clip_qkv", "qk_ln", "prefix_lm", "attn_uses_sequence_id", "softmax_scale"] {
+        attention.must_be_off(key)?;
+    }
+    keys.must_be_off("logit_scale")?;
+    if !attention.flag("alibi", true)? {
+        return Err(attention.refuse("alibi", "only MPT with ALiBi is supported"));
+    }
+    if !keys.flag("no_bias", true)? {
+        return Err(keys.refuse("no_bias", "only MPT without biases is supported"));
+    }
+    let (hidden_size, heads) = (keys.count("d_model")?, keys.count("n_heads")?);
+    Classic {
+        hidden_size,
+        layers: keys.count("n_layers")?,
+        heads,
+        kv_heads: heads,
+        order: FusedOrder::Blocks,
+        // transformers' MPT is four times as wide inside whatever expansion_ratio says.
+        intermediate_size: hidden_size.saturating_mul(4),
+        activation: Activation::Gelu,
+        bias: false,
+        norm: layer_norm(keys, false)?,
+        positions: Positions::Alibi { max_bias: attention.number_or("alibi_bias_max", 8.0)? },
+        residual: Residual::Sequential,
+        context: keys.count("max_seq_len")?,
+    }
+    .spec(keys, family)
+}
+
+fn falcon(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
+    let (hidden_size, heads) = (keys.count("hidden_size")?, keys.count("num_attention_heads")?);
+    let new = keys.flag("new_decoder_architecture", false)?;
+    let parallel = keys.flag("parallel_attn", true)?;
+    let multi_query = keys.flag("multi_query", true)?;
+    let kv_heads = match (new, multi_query) {
+        (true, _) => keys.count_or("num_kv_heads", heads)?,
+        (false, true) => 1,
+        (false, false) => heads,
+    };
+    let own_norm = new && keys.count_or("num_ln_in_parallel_attn", 2)? == 2;
+    // transformers scales the penalty here unlike BLOOM's; without a reference to compare with it is refused.
+    keys.must_be_off("alibi")?;
+    let head_dim = hidden_size / heads.max(1);
+    Classic {
+        hidden_size,
+        layers: keys.count("num_hidden_layers")?,
+        heads,
+        kv_heads,
+        order: FusedOrder::ByGroup,
+        intermediate_size: keys.count_or("ffn_hidden_size", hidden_size.saturating_mul(4))?,
+        activation: activation(keys, "activation", "gelu")?,
+        bias: keys.flag("bias", false)?,
+        norm: layer_norm(keys, true)?,
+        positions: Positions::Rotary { global: rotary(keys, head_dim, false)?, local: None },
+        residual: if parallel || new { Residual::Parallel { own_norm } } else { Residual::Sequential },
+        context: keys.count_or("max_position_embeddings", 2048)?,
+    }
+    .spec(keys, family)
+}
+
+fn gpt2(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
+    keys.must_be_off("scale_attn_by_inverse_layer_idx")?;
+    let (hidden_size, heads) = (keys.count("n_embd")?, keys.count("n_head")?);
+    let mut spec = Classic {
+        hidden_size,
+        layers: keys.count("n_layer")?,
+        heads,
+        kv_heads: heads,
+        order: FusedOrder::Blocks,
+        intermediate_size: keys.count_or("n_inner", hidden_size.saturating_mul(4))?,
+        activation: activation(keys, "activation_function", "gelu_new")?,
+        bias: true,
+        norm: layer_norm(keys, true)?,
+        positions: Positions::Learned,
+        residual: Residual::Sequential,
+        context: keys.count("n_positions")?,
+    }
+    .spec(keys, family)?;
+    if !keys.flag("scale_attn_weights", true)? {
+        spec.attention.scale = 1.0;
+    }
+    Ok(spec)
+}

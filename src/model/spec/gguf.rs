@@ -1,0 +1,330 @@
+//! GGUF's metadata. What a family always has is not written there; it is said here, as llama.cpp says it in its code.
+
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::{Content, Value};
+
+use super::rotary::yarn_magnitude;
+use super::{
+    Activation, AttentionSpec, DecoderSpec, Experts, Family, FeedForwardSpec, FusedOrder, Groups, Latent, NormKind,
+    NormSpec, Positions, Projection, Residual, RopeScaling, Rotary, Router, Score, Window, Yarn,
+};
+use crate::error::{Error, Result};
+
+pub(super) fn read(path: &Path, content: &Content) -> Result<DecoderSpec> {
+    let meta = Metadata { path, content };
+    let architecture = meta.required("general.architecture", |v| v.to_string().cloned())?;
+    let family = Family::named(path, &architecture, Family::architecture)?;
+    let meta = Keys { meta, architecture: &architecture };
+    let family = match family {
+        // Both are `deepseek2`; only V3 has the correction bias of the router, or sigmoid scores.
+        Family::DeepseekV2 | Family::DeepseekV3 => {
+            let sigmoid = meta.count_if("expert_gating_func")? == Some(2);
+            if sigmoid || meta.has_suffix("exp_probs_b.bias") { Family::DeepseekV3 } else { Family::DeepseekV2 }
+        }
+        other => other,
+    };
+    spec(&meta, family)
+}
+
+#[derive(Clone, Copy)]
+struct Metadata<'a> {
+    path: &'a Path,
+    content: &'a Content,
+}
+
+impl Metadata<'_> {
+    fn optional<T>(&self, key: &str, read: impl Fn(&Value) -> candle_core::Result<T>) -> Result<Option<T>> {
+        let value = self.content.metadata.get(key).map(read).transpose();
+        value.map_err(|e| Error::model(self.path, format!("metadata `{key}`: {e}")))
+    }
+
+    fn required<T>(&self, key: &str, read: impl Fn(&Value) -> candle_core::Result<T>) -> Result<T> {
+        self.optional(key, read)?.ok_or_else(|| Error::model(self.path, format!("metadata `{key}` is missing")))
+    }
+}
+
+/// Keys that begin with the architecture's name.
+struct Keys<'a> {
+    meta: Metadata<'a>,
+    architecture: &'a str,
+}
+
+impl Keys<'_> {
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.architecture)
+    }
+
+    fn count_if(&self, name: &str) -> Result<Option<usize>> {
+        Ok(self.meta.optional(&self.key(name), whole)?.map(|n| n as usize))
+    }
+
+    fn count(&self, name: &str) -> Result<usize> {
+        Ok(self.meta.required(&self.key(name), whole)? as usize)
+    }
+
+    fn number_if(&self, name: &str) -> Result<Option<f64>> {
+        self.meta.optional(&self.key(name), |v| v.to_f32().map(f64::from).or_else(|_| v.to_f64()))
+    }
+
+    fn number(&self, name: &str) -> Result<f64> {
+        let key = self.key(name);
+        self.number_if(name)?.ok_or_else(|| Error::model(self.meta.path, format!("metadata `{key}` is missing")))
+    }
+
+    fn flag(&self, name: &str) -> Result<Option<bool>> {
+        self.meta.optional(&self.key(name), Value::to_bool)
+    }
+
+    fn text_if(&self, name: &str) -> Result<Option<String>> {
+        self.meta.optional(&self.key(name), |v| v.to_string().cloned())
+    }
+
+    fn has(&self, tensor: &str) -> bool {
+        self.meta.content.tensor_infos.contains_key(tensor)
+    }
+
+    fn has_suffix(&self, suffix: &str) -> bool {
+        self.meta.content.tensor_infos.keys().any(|name| name.ends_with(suffix))
+    }
+
+    /// Which layers have a tensor of this name.
+    fn layers_with(&self, layers: usize, tensor: &str) -> Vec<bool> {
+        (0..layers.min(super::MOST)).map(|layer| self.has(&format!("blk.{layer}.{tensor}"))).collect()
+    }
+
+    /// Rows of a tensor of the first layer that has it.
+    fn rows(&self, suffix: &str) -> Option<usize> {
+        let found = self.meta.content.tensor_infos.iter().find(|(name, _)| name.ends_with(suffix));
+        found.and_then(|(_, info)| info.shape.dims().first().copied())
+    }
+}
+
+/// Some writers store a list with one value a layer; equal ones are one value.
+fn whole(value: &Value) -> candle_core::Result<u64> {
+    match value {
+        Value::Array(items) => {
+            let all = items.iter().map(Value::to_u64).collect::<candle_core::Result<Vec<_>>>()?;
+            match all.first() {
+                Some(first) if all.iter().all(|n| n == first) => Ok(*first),
+                _ => candle_core::bail!("the layers differ ({all:?}), which is not supported"),
+            }
+        }
+        // Signed and unsigned of every width.
+        Value::I32(n) if *n >= 0 => Ok(*n as u64),
+        Value::I64(n) if *n >= 0 => Ok(*n as u64),
+        value => value.to_u64(),
+    }
+}
+
+fn spec(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
+    let path = keys.meta.path;
+    let vocab_size = match keys.meta.content.tensor_infos.get("token_embd.weight").map(|t| t.shape.dims()) {
+        Some([vocab, _]) => *vocab,
+        _ => return Err(Error::model(path, "tensor `token_embd.weight` is missing or not a matrix")),
+    };
+    let (hidden_size, heads) = (keys.count("embedding_length")?, keys.count("attention.head_count")?);
+    let layers = keys.count("block_count")?;
+    if layers > super::MOST {
+        return Err(Error::model(path, format!("block_count is {layers}")));
+    }
+    let attention = attention(keys, family, hidden_size, heads, layers)?;
+    let norm = match family {
+        Family::Bloom | Family::Falcon | Family::Gpt2 | Family::Mpt => NormSpec {
+            kind: NormKind::Layer { bias: keys.has("output_norm.bias") },
+            eps: keys.number("attention.layer_norm_epsilon")?,
+        },
+        // The weights of Gemma's norms are stored with their 1.
+        _ => NormSpec { kind: NormKind::Rms, eps: keys.number("attention.layer_norm_rms_epsilon")? },
+    };
+    Ok(DecoderSpec {
+        family,
+        vocab_size,
+        hidden_size,
+        layers,
+        feed_forward: feed_forward(keys, family, layers)?,
+        norm,
+        positions: positions(keys, family, &attention)?,
+        attention,
+        residual: match family {
+            Family::Gemma3 => Residual::Sandwich,
+            Family::Falcon => Residual::Parallel { own_norm: keys.has("blk.0.attn_norm_2.weight") },
+            _ => Residual::Sequential,
+        },
+        embedding_scale: if family == Family::Gemma3 { (hidden_size as f64).sqrt() } else { 1.0 },
+        embedding_norm: family == Family::Bloom,
+        tied_head: !keys.has("output.weight"),
+        context: keys.count("context_length")?,
+        eos: keys.meta.optional("tokenizer.ggml.eos_token_id", Value::to_u32)?.into_iter().collect(),
+    })
+}
+
+fn attention(
+    keys: &Keys<'_>,
+    family: Family,
+    hidden_size: usize,
+    heads: usize,
+    layers: usize,
+) -> Result<AttentionSpec> {
+    let kv_heads = keys.count_if("attention.head_count_kv")?.unwrap_or(heads);
+    let mut head_dim = keys.count_if("attention.key_length")?.unwrap_or(hidden_size / heads.max(1));
+    let mut value_dim = keys.count_if("attention.value_length")?.unwrap_or(head_dim);
+    let mut scale = (head_dim as f64).sqrt().recip();
+    let mut kv_heads = kv_heads;
+    let projection = match family {
+        Family::Bloom | Family::Falcon => Projection::Fused(FusedOrder::ByGroup),
+        Family::Gpt2 | Family::Mpt => Projection::Fused(FusedOrder::Blocks),
+        Family::DeepseekV2 | Family::DeepseekV3 => {
+            // Newer files describe the absorbed form there, and the plain one under `…_mla`.
+            head_dim = keys.count_if("attention.key_length_mla")?.unwrap_or(head_dim);
+            value_dim = keys.count_if("attention.value_length_mla")?.unwrap_or(value_dim);
+            kv_heads = heads;
+            scale = (head_dim as f64).sqrt().recip();
+            let rope = keys.count("rope.dimension_count")?;
+            let nope = head_dim.checked_sub(rope).ok_or_else(|| {
+                let message = format!("{rope} elements of a head of {head_dim} are turned");
+                Error::model(keys.meta.path, message)
+            })?;
+            if let (Some(factor), Some(log)) =
+                (keys.number_if("rope.scaling.factor")?, keys.number_if("rope.scaling.yarn_log_multiplier")?)
+            {
+                // The multiplier is 0.1 · mscale_all_dim.
+                scale *= yarn_magnitude(factor, log * 10.0).powi(2);
+            }
+            Projection::Latent(Latent {
+                q_rank: keys.count_if("attention.q_lora_rank")?.filter(|rank| *rank > 0),
+                kv_rank: keys.count("attention.kv_lora_rank")?,
+                nope,
+                rope,
+            })
+        }
+        _ => Projection::Separate,
+    };
+    let window = match (family, keys.count_if("attention.sliding_window")?) {
+        (Family::Gemma3, Some(size)) => {
+            Some(Window { size, layers: (0..layers).map(|layer| (layer + 1) % 6 != 0).collect() })
+        }
+        _ => None,
+    };
+    Ok(AttentionSpec {
+        heads,
+        kv_heads,
+        head_dim,
+        value_dim,
+        projection,
+        qkv_bias: keys.has("blk.0.attn_q.bias") || keys.has("blk.0.attn_qkv.bias"),
+        output_bias: keys.has("blk.0.attn_output.bias"),
+        qk_norm: keys.has("blk.0.attn_q_norm.weight"),
+        scale,
+        window,
+    })
+}
+
+fn positions(keys: &Keys<'_>, family: Family, attention: &AttentionSpec) -> Result<Positions> {
+    let (dim, interleaved) = match &attention.projection {
+        Projection::Latent(latent) => (latent.rope, true),
+        _ => (keys.count_if("rope.dimension_count")?.unwrap_or(attention.head_dim), false),
+    };
+    match family {
+        Family::Gpt2 => return Ok(Positions::Learned),
+        Family::Bloom => return Ok(Positions::Alibi { max_bias: 8.0 }),
+        Family::Mpt => {
+            return Ok(Positions::Alibi { max_bias: keys.number_if("attention.max_alibi_bias")?.unwrap_or(8.0) });
+        }
+        _ => {}
+    }
+    let theta = keys.number_if("rope.freq_base")?.unwrap_or(10_000.0);
+    let scaling = match keys.has("rope_freqs.weight") {
+        true => RopeScaling::Factors(Vec::new()),
+        false => scaling(keys, family)?,
+    };
+    let local = match family {
+        Family::Gemma3 => Some(Rotary {
+            theta: keys.number_if("rope.freq_base_swa")?.unwrap_or(10_000.0),
+            dim,
+            interleaved,
+            scaling: RopeScaling::None,
+        }),
+        _ => None,
+    };
+    Ok(Positions::Rotary { global: Rotary { theta, dim, interleaved, scaling }, local })
+}
+
+fn scaling(keys: &Keys<'_>, family: Family) -> Result<RopeScaling> {
+    match keys.text_if("rope.scaling.type")?.as_deref() {
+        None | Some("none") => Ok(RopeScaling::None),
+        Some("linear") => Ok(RopeScaling::Linear { factor: keys.number("rope.scaling.factor")? }),
+        Some("yarn") => {
+            let factor = keys.number("rope.scaling.factor")?;
+            // DeepSeek's mscale and mscale_all_dim are equal in every published model, and cancel each other here.
+            let latent = matches!(family, Family::DeepseekV2 | Family::DeepseekV3);
+            let magnitude = match keys.number_if("rope.scaling.attn_factor")? {
+                Some(given) => given * yarn_magnitude(factor, 1.0),
+                None if latent => 1.0,
+                None => yarn_magnitude(factor, 1.0),
+            };
+            Ok(RopeScaling::Yarn(Yarn {
+                factor,
+                original_context: keys.count("rope.scaling.original_context_length")?,
+                beta_fast: keys.number_if("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+                beta_slow: keys.number_if("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+                truncate: true,
+                magnitude,
+            }))
+        }
+        Some(other) => {
+            let message = format!("rope scaling `{other}` is not known; known are: none, linear, yarn");
+            Err(Error::model(keys.meta.path, message))
+        }
+    }
+}
+
+fn feed_forward(keys: &Keys<'_>, family: Family, layers: usize) -> Result<FeedForwardSpec> {
+    let experts = match keys.count_if("expert_count")?.filter(|count| *count > 0) {
+        Some(count) => Some(experts(keys, family, layers, count)?),
+        None => None,
+    };
+    let intermediate_size = match keys.count_if("feed_forward_length")? {
+        Some(size) if size > 0 => size,
+        // Files of models whose every layer has experts may leave it out.
+        _ => experts.as_ref().map(|e| e.intermediate_size).unwrap_or_default(),
+    };
+    Ok(FeedForwardSpec {
+        intermediate_size,
+        activation: match family {
+            Family::Gemma3 | Family::Bloom | Family::Gpt2 => Activation::GeluTanh,
+            Family::Mpt | Family::Falcon => Activation::Gelu,
+            _ => Activation::Silu,
+        },
+        gated: !matches!(family, Family::Bloom | Family::Mpt | Family::Falcon | Family::Gpt2),
+        bias: keys.has("blk.0.ffn_up.bias"),
+        experts,
+    })
+}
+
+fn experts(keys: &Keys<'_>, family: Family, layers: usize, count: usize) -> Result<Experts> {
+    let v3 = family == Family::DeepseekV3;
+    let groups = keys.count_if("expert_group_count")?.unwrap_or(if v3 && count == 256 { 8 } else { 1 });
+    let keep = keys.count_if("expert_group_used_count")?.unwrap_or(if v3 && count == 256 { 4 } else { 1 });
+    Ok(Experts {
+        count,
+        per_token: keys.count("expert_used_count")?,
+        intermediate_size: match keys.count_if("expert_feed_forward_length")? {
+            Some(size) => size,
+            None => keys.count("feed_forward_length")?,
+        },
+        shared_size: keys.rows("ffn_up_shexp.weight").unwrap_or(0),
+        shared_gate: keys.has_suffix("ffn_gate_inp_shexp.weight"),
+        layers: keys.layers_with(layers, "ffn_gate_inp.weight"),
+        router: Router {
+            score: if keys.count_if("expert_gating_func")? == Some(2) { Score::Sigmoid } else { Score::Softmax },
+            correction: keys.has_suffix("exp_probs_b.bias"),
+            groups: (groups > 1).then_some(Groups { count: groups, keep, best: if v3 { 2 } else { 1 } }),
+            normalize: match keys.flag("expert_weights_norm")? {
+                Some(normalize) => normalize,
+                None => family == Family::Qwen3Moe,
+            },
+            scale: keys.number_if("expert_weights_scale")?.filter(|scale| *scale != 0.0).unwrap_or(1.0),
+        },
+    })
+}

@@ -1,0 +1,456 @@
+//! What a decoder is, as data: read from `config.json` or from GGUF metadata.
+//!
+//! A family is a variant of [`Family`], its rules of reading a configuration in `config.rs` and `gguf.rs`, and its table of
+//! tensor names in `names.rs`; the decoder itself knows only the [`DecoderSpec`].
+
+mod config;
+mod gguf;
+mod rotary;
+
+use std::path::Path;
+
+pub use rotary::{RopeScaling, Rotary, Yarn};
+
+use crate::error::{Error, Result};
+
+/// A family of models that can be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Llama 1 to 3.x and what has its form: SmolLM2, TinyLlama, DeepSeek's distilled Llamas, …
+    Llama,
+    /// Qwen 1.5, 2 and 2.5.
+    Qwen2,
+    /// Qwen 1.5 and 2 with experts and one shared expert behind a gate.
+    Qwen2Moe,
+    /// Qwen 3.
+    Qwen3,
+    /// Qwen 3 with experts.
+    Qwen3Moe,
+    /// DeepSeek-V2.
+    DeepseekV2,
+    /// DeepSeek-V3 and R1.
+    DeepseekV3,
+    /// Gemma 3, text only.
+    Gemma3,
+    /// BLOOM.
+    Bloom,
+    /// MPT.
+    Mpt,
+    /// Falcon 7B, 40B and 180B, and Falcon-RW.
+    Falcon,
+    /// GPT-2.
+    Gpt2,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Llama,
+        Self::Qwen2,
+        Self::Qwen2Moe,
+        Self::Qwen3,
+        Self::Qwen3Moe,
+        Self::DeepseekV2,
+        Self::DeepseekV3,
+        Self::Gemma3,
+        Self::Bloom,
+        Self::Mpt,
+        Self::Falcon,
+        Self::Gpt2,
+    ];
+
+    /// Its name in `config.json`: `model_type`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen2Moe => "qwen2_moe",
+            Self::Qwen3 => "qwen3",
+            Self::Qwen3Moe => "qwen3_moe",
+            Self::DeepseekV2 => "deepseek_v2",
+            Self::DeepseekV3 => "deepseek_v3",
+            Self::Gemma3 => "gemma3_text",
+            Self::Bloom => "bloom",
+            Self::Mpt => "mpt",
+            Self::Falcon => "falcon",
+            Self::Gpt2 => "gpt2",
+        }
+    }
+
+    /// Its name in GGUF: `general.architecture`.
+    #[must_use]
+    pub fn architecture(self) -> &'static str {
+        match self {
+            Self::Qwen2Moe => "qwen2moe",
+            Self::Qwen3Moe => "qwen3moe",
+            Self::DeepseekV2 | Self::DeepseekV3 => "deepseek2",
+            Self::Gemma3 => "gemma3",
+            _ => self.name(),
+        }
+    }
+
+    fn named(path: &Path, name: &str, of: impl Fn(Self) -> &'static str) -> Result<Self> {
+        Self::ALL.into_iter().find(|f| of(*f) == name).ok_or_else(|| {
+            let mut known: Vec<&str> = Self::ALL.iter().map(|f| of(*f)).collect();
+            known.dedup();
+            Error::model(path, format!("model family `{name}` is not known; known are: {}", known.join(", ")))
+        })
+    }
+}
+
+/// Shape and constants of a decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecoderSpec {
+    /// Which family.
+    pub family: Family,
+    /// Rows of the embedding and of the head.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// How tokens look at each other.
+    pub attention: AttentionSpec,
+    /// What each token does for itself.
+    pub feed_forward: FeedForwardSpec,
+    /// The norms of the blocks, and the last one.
+    pub norm: NormSpec,
+    /// How the place of a token is told.
+    pub positions: Positions,
+    /// How the parts of a block follow each other.
+    pub residual: Residual,
+    /// What the embedding is multiplied by.
+    pub embedding_scale: f64,
+    /// A norm follows the embedding.
+    pub embedding_norm: bool,
+    /// The head is the embedding.
+    pub tied_head: bool,
+    /// Longest sequence, in tokens.
+    pub context: usize,
+    /// Tokens that end a text, from the configuration.
+    pub eos: Vec<u32>,
+}
+
+/// Shape of the attention.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionSpec {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; each serves `heads / kv_heads` query heads.
+    pub kv_heads: usize,
+    /// Width of a query and of a key.
+    pub head_dim: usize,
+    /// Width of a value.
+    pub value_dim: usize,
+    /// Where queries, keys and values come from.
+    pub projection: Projection,
+    /// The layers before the attention have biases.
+    pub qkv_bias: bool,
+    /// The layer after it has one.
+    pub output_bias: bool,
+    /// Queries and keys are normalised, head by head.
+    pub qk_norm: bool,
+    /// What scores are multiplied by.
+    pub scale: f64,
+    /// Layers that see only the last tokens.
+    pub window: Option<Window>,
+}
+
+/// Where queries, keys and values come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Projection {
+    /// Three linear layers.
+    Separate,
+    /// One linear layer whose rows are ordered so.
+    Fused(FusedOrder),
+    /// Low-rank latents: DeepSeek's multi-head latent attention (2024, arXiv 2405.04434).
+    Latent(Latent),
+}
+
+/// Order of the rows of a fused layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FusedOrder {
+    /// All queries, all keys, all values.
+    Blocks,
+    /// For each key-value head: its queries, its key, its value.
+    ByGroup,
+}
+
+/// Ranks and widths of a latent attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Latent {
+    /// Rank of the queries; `None`: one full layer.
+    pub q_rank: Option<usize>,
+    /// Rank of keys and values together.
+    pub kv_rank: usize,
+    /// Width of a head's part that is not turned.
+    pub nope: usize,
+    /// Width of the part that is turned; all heads share its key.
+    pub rope: usize,
+}
+
+/// A sliding window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Tokens that are seen, the token itself among them.
+    pub size: usize,
+    /// Which layers have it.
+    pub layers: Vec<bool>,
+}
+
+/// How the place of a token is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Positions {
+    /// Queries and keys are turned.
+    Rotary {
+        /// By these angles.
+        global: Rotary,
+        /// And in layers with a window by these, where they differ.
+        local: Option<Rotary>,
+    },
+    /// Scores get a penalty that grows with the distance (Press et al. 2021, arXiv 2108.12409).
+    Alibi {
+        /// The steepest head's slope is 2^(−`max_bias` / heads), and so on down to 2^(−`max_bias`).
+        max_bias: f64,
+    },
+    /// A learned vector is added to the embedding.
+    Learned,
+}
+
+/// Shape of the feed-forward layers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeedForwardSpec {
+    /// Width inside.
+    pub intermediate_size: usize,
+    /// What bends it.
+    pub activation: Activation,
+    /// A second layer is multiplied with the activation.
+    pub gated: bool,
+    /// Its layers have biases.
+    pub bias: bool,
+    /// Experts, in some layers.
+    pub experts: Option<Experts>,
+}
+
+/// An activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x · σ(x)
+    Silu,
+    /// x · Φ(x)
+    Gelu,
+    /// Its approximation by tanh.
+    GeluTanh,
+}
+
+impl Activation {
+    fn named(path: &Path, name: &str) -> Result<Self> {
+        match name {
+            "silu" | "swish" => Ok(Self::Silu),
+            "gelu" => Ok(Self::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Self::GeluTanh),
+            _ => Err(Error::model(
+                path,
+                format!(
+                    "activation `{name}` is not known; known are: silu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast"
+                ),
+            )),
+        }
+    }
+}
+
+/// A mixture of experts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Experts {
+    /// How many there are.
+    pub count: usize,
+    /// How many a token uses.
+    pub per_token: usize,
+    /// Width inside of each.
+    pub intermediate_size: usize,
+    /// Width inside of the expert that every token uses; 0 for none.
+    pub shared_size: usize,
+    /// That expert is multiplied by a gate of its own.
+    pub shared_gate: bool,
+    /// Which layers have experts; the others are dense.
+    pub layers: Vec<bool>,
+    /// How they are chosen.
+    pub router: Router,
+}
+
+/// How experts are chosen and weighed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Router {
+    /// What turns the router's logits into scores.
+    pub score: Score,
+    /// A bias is added to the scores for the choice, not for the weights.
+    pub correction: bool,
+    /// Only the best groups of experts are chosen from.
+    pub groups: Option<Groups>,
+    /// The chosen experts' scores are divided by their sum.
+    pub normalize: bool,
+    /// What weights are multiplied by in the end.
+    pub scale: f64,
+}
+
+/// What turns a router's logits into scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Score {
+    /// Over all experts.
+    Softmax,
+    /// Each for itself.
+    Sigmoid,
+}
+
+/// Groups of experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// How many there are.
+    pub count: usize,
+    /// How many are chosen from.
+    pub keep: usize,
+    /// A group is as good as the sum of this many of its best experts.
+    pub best: usize,
+}
+
+/// A norm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormSpec {
+    /// Of which kind.
+    pub kind: NormKind,
+    /// ε.
+    pub eps: f64,
+}
+
+/// A kind of norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// Root mean square (Zhang & Sennrich 2019, arXiv 1910.07467).
+    Rms,
+    /// The same, weights stored less 1.
+    RmsPlusOne,
+    /// Mean and variance (Ba et al. 2016, arXiv 1607.06450), with or without a bias.
+    Layer {
+        /// A bias is added.
+        bias: bool,
+    },
+}
+
+/// How the parts of a block follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residual {
+    /// Norm, attention, add; norm, feed-forward, add.
+    Sequential,
+    /// As that, with a second norm before each addition.
+    Sandwich,
+    /// Attention and feed-forward beside each other, added together.
+    Parallel {
+        /// The feed-forward has a norm of its own.
+        own_norm: bool,
+    },
+}
+
+const MOST: usize = 1 << 28;
+
+impl DecoderSpec {
+    /// Reads a Hugging Face `config.json`, as transformers 4 or 5 writes it.
+    ///
+    /// # Errors
+    /// A key that is missing, has another type, or names a family, activation or scaling that is not known.
+    pub fn from_config(path: &Path) -> Result<Self> {
+        let spec = config::read(path)?;
+        spec.check(path)?;
+        Ok(spec)
+    }
+
+    /// Reads a GGUF file's metadata.
+    ///
+    /// # Errors
+    /// As [`Self::from_config`].
+    pub(crate) fn from_gguf(path: &Path, content: &candle_core::quantized::gguf_file::Content) -> Result<Self> {
+        let spec = gguf::read(path, content)?;
+        spec.check(path)?;
+        Ok(spec)
+    }
+
+    /// Tokens that a layer sees back to, itself among them; `None` for all.
+    #[must_use]
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.attention.window.as_ref().filter(|w| w.layers.get(layer) == Some(&true)).map(|w| w.size)
+    }
+
+    /// The experts of a layer; `None` where it is dense.
+    #[must_use]
+    pub fn experts(&self, layer: usize) -> Option<&Experts> {
+        self.feed_forward.experts.as_ref().filter(|e| e.layers.get(layer) == Some(&true))
+    }
+
+    fn check(&self, path: &Path) -> Result<()> {
+        let a = &self.attention;
+        let mut counts = vec![
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.layers),
+            ("num_attention_heads", a.heads),
+            ("num_key_value_heads", a.kv_heads),
+            ("head_dim", a.head_dim),
+            ("v_head_dim", a.value_dim),
+            ("intermediate_size", self.feed_forward.intermediate_size),
+            ("max_position_embeddings", self.context),
+        ];
+        if let Some(e) = &self.feed_forward.experts {
+            counts.extend([
+                ("num_experts", e.count),
+                ("num_experts_per_tok", e.per_token),
+                ("moe_intermediate_size", e.intermediate_size),
+            ]);
+            if e.per_token > e.count {
+                let message = format!("num_experts_per_tok is {}, but there are {} experts", e.per_token, e.count);
+                return Err(Error::model(path, message));
+            }
+            if let Some(g) = e.router.groups
+                && (g.count == 0
+                    || g.keep == 0
+                    || g.keep > g.count
+                    || !e.count.is_multiple_of(g.count)
+                    || e.count / g.count < g.best
+                    || e.count / g.count * g.keep < e.per_token)
+            {
+                let message = format!(
+                    "{} experts in {} groups of which {} are kept cannot give {} experts a token",
+                    e.count, g.count, g.keep, e.per_token
+                );
+                return Err(Error::model(path, message));
+            }
+        }
+        if let Projection::Latent(l) = &a.projection {
+            counts.extend([
+                ("kv_lora_rank", l.kv_rank),
+                ("qk_nope_head_dim", l.nope),
+                ("qk_rope_head_dim", l.rope),
+                ("q_lora_rank", l.q_rank.unwrap_or(1)),
+            ]);
+        }
+        if let Some((key, value)) = counts.iter().find(|(_, n)| *n == 0 || *n > MOST) {
+            return Err(Error::model(path, format!("{key} is {value}, expected 1 to {MOST}")));
+        }
+        if !a.heads.is_multiple_of(a.kv_heads) {
+            let (heads, kv) = (a.heads, a.kv_heads);
+            return Err(Error::model(
+                path,
+                format!("{heads} attention heads do not divide among {kv} key-value heads"),
+            ));
+        }
+        if !(self.norm.eps > 0.0 && self.norm.eps.is_finite()) {
+            return Err(Error::model(path, format!("the norms' epsilon is {}, expected above 0", self.norm.eps)));
+        }
+        if !(a.scale > 0.0 && a.scale.is_finite() && self.embedding_scale.is_finite()) {
+            return Err(Error::model(path, format!("attention scores would be multiplied by {}", a.scale)));
+        }
+        if let Positions::Rotary { global, local } = &self.positions {
+            std::iter::once(global).chain(local).try_for_each(|rotary| rotary.check(path, a.head_dim))?;
+        }
+        Ok(())
+    }
+}
