@@ -12,6 +12,7 @@ pub(crate) mod ops;
 #[cfg(test)]
 pub(crate) mod parity;
 mod pretokenizer;
+mod sentencepiece;
 pub mod source;
 pub mod spec;
 pub(crate) mod tape;

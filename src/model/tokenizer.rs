@@ -18,6 +18,7 @@ use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::tokenizer::AddedToken;
 
 use super::pretokenizer::pre_tokenizer;
+use super::sentencepiece::Pieces;
 use super::source::{HfFiles, ModelFiles, ModelKind};
 use crate::error::{Error, Result};
 
@@ -25,10 +26,12 @@ use crate::error::{Error, Result};
 pub type GgufMetadata = HashMap<String, Value>;
 
 /// What `tokenizer.ggml.token_type` says of a token.
-mod token_type {
-    pub(super) const UNKNOWN: i64 = 2;
-    pub(super) const CONTROL: i64 = 3;
-    pub(super) const USER_DEFINED: i64 = 4;
+pub(super) mod token_type {
+    pub(in crate::model) const NORMAL: i64 = 1;
+    pub(in crate::model) const UNKNOWN: i64 = 2;
+    pub(in crate::model) const CONTROL: i64 = 3;
+    pub(in crate::model) const USER_DEFINED: i64 = 4;
+    pub(in crate::model) const UNUSED: i64 = 5;
 }
 
 /// A model's tokenizer with the ids that begin a text and end a turn.
@@ -90,49 +93,39 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Rebuilds a byte-level BPE tokenizer from a GGUF file's metadata; `path` is for messages.
+    /// Rebuilds a byte-level BPE or a SentencePiece BPE tokenizer from a GGUF file's metadata; `path` is for messages.
     ///
     /// No Unicode normalisation is applied, as llama.cpp applies none.
     ///
     /// # Errors
-    /// Missing or inconsistent keys; `tokenizer.ggml.model` other than `gpt2`; an unknown `tokenizer.ggml.pre`.
+    /// Missing or inconsistent keys; `tokenizer.ggml.model` other than `gpt2` and `llama`; an unknown `tokenizer.ggml.pre`.
     pub fn from_gguf(path: impl AsRef<Path>, metadata: &GgufMetadata) -> Result<Self> {
         let gguf = Gguf { path: path.as_ref(), metadata };
-        let model = gguf.text("tokenizer.ggml.model")?.unwrap_or_default();
-        if model != "gpt2" {
-            let message = format!(
-                "tokenizer.ggml.model is {model:?}, and only \"gpt2\" (byte-level BPE) is known; take the model as safetensors with \
-                 its tokenizer.json instead"
-            );
-            return Err(gguf.error(message));
-        }
         let tokens = gguf.texts("tokenizer.ggml.tokens")?;
-        let pre = gguf.text("tokenizer.ggml.pre")?.unwrap_or("default");
-        let rules = pre_tokenizer(pre).map_err(|message| gguf.error(message))?;
-        let merges = gguf.texts("tokenizer.ggml.merges")?;
         let types = gguf.token_types(tokens.len())?;
-
-        let mut inner = tokenizers::Tokenizer::new(gguf.bpe(&tokens, &merges, rules.ignore_merges)?);
-        inner.with_pre_tokenizer(Some(rules.pre_tokenizer));
-        inner.with_decoder(Some(ByteLevel::new(false, true, false)));
-        let added = tokens.iter().zip(&types).filter(|(token, _)| !token.is_empty()).filter_map(|(token, kind)| {
-            let special = match *kind {
-                token_type::UNKNOWN | token_type::CONTROL => true,
-                token_type::USER_DEFINED => false,
-                _ => return None,
-            };
-            Some(AddedToken::from(*token, special).normalized(false))
-        });
-        inner.add_tokens(added).map_err(|e| gguf.error(e.to_string()))?;
+        let rebuilt = match gguf.text("tokenizer.ggml.model")?.unwrap_or_default() {
+            "gpt2" => gguf.byte_level(&tokens, &types)?,
+            "llama" => gguf.sentencepiece(&tokens, &types)?,
+            model => {
+                let message = format!(
+                    "tokenizer.ggml.model is {model:?}; known are \"gpt2\" (byte-level BPE) and \"llama\" (SentencePiece BPE); \
+                     take the model as safetensors with its tokenizer.json instead"
+                );
+                return Err(gguf.error(message));
+            }
+        };
 
         let mut hash = blake3::Hasher::new();
-        for text in [pre].iter().chain(&tokens).chain(&merges) {
+        for text in [rebuilt.rules].iter().chain(&tokens).chain(&rebuilt.merges) {
             hash.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
         }
+        rebuilt.scores.iter().for_each(|score| {
+            hash.update(&score.to_le_bytes());
+        });
         types.iter().for_each(|kind| {
             hash.update(&kind.to_le_bytes());
         });
-        let mut tokenizer = Self::wrap(inner, gguf.path, hash.finalize());
+        let mut tokenizer = Self::wrap(rebuilt.inner, gguf.path, hash.finalize());
         tokenizer.vocab_size = tokens.len();
         tokenizer.bos = gguf.id("tokenizer.ggml.bos_token_id", tokens.len())?;
         tokenizer.eos = gguf.id("tokenizer.ggml.eos_token_id", tokens.len())?;
@@ -140,7 +133,7 @@ impl Tokenizer {
         tokenizer.eos.into_iter().chain(eot).for_each(|id| tokenizer.add_stop(id));
         let add_bos = match metadata.get("tokenizer.ggml.add_bos_token") {
             Some(Value::Bool(add)) => *add,
-            _ => rules.add_bos,
+            _ => rebuilt.add_bos,
         };
         tokenizer.prefix = tokenizer.bos.filter(|_| add_bos).into_iter().collect();
         Ok(tokenizer)
@@ -369,6 +362,15 @@ pub fn gguf_metadata(path: impl AsRef<Path>) -> Result<GgufMetadata> {
     Ok(content.metadata)
 }
 
+/// A tokenizer out of a GGUF file, and what decides its ids.
+struct Rebuilt<'a> {
+    inner: tokenizers::Tokenizer,
+    rules: &'a str,
+    merges: Vec<&'a str>,
+    scores: Vec<f32>,
+    add_bos: bool,
+}
+
 /// The first of `tokenizer.ggml`'s keys that is wrong is named by every method.
 struct Gguf<'a> {
     path: &'a Path,
@@ -424,6 +426,43 @@ impl<'a> Gguf<'a> {
             Ok(id) if (id as usize) < tokens => Ok(Some(id)),
             _ => Err(self.error(format!("{key} is {id}, but there are {tokens} tokens"))),
         }
+    }
+
+    fn byte_level(&self, tokens: &[&'a str], types: &[i64]) -> Result<Rebuilt<'a>> {
+        let pre = self.text("tokenizer.ggml.pre")?.unwrap_or("default");
+        let rules = pre_tokenizer(pre).map_err(|message| self.error(message))?;
+        let merges = self.texts("tokenizer.ggml.merges")?;
+        let mut inner = tokenizers::Tokenizer::new(self.bpe(tokens, &merges, rules.ignore_merges)?);
+        inner.with_pre_tokenizer(Some(rules.pre_tokenizer));
+        inner.with_decoder(Some(ByteLevel::new(false, true, false)));
+        let added = tokens.iter().zip(types).filter(|(token, _)| !token.is_empty()).filter_map(|(token, kind)| {
+            let special = match *kind {
+                token_type::UNKNOWN | token_type::CONTROL => true,
+                token_type::USER_DEFINED => false,
+                _ => return None,
+            };
+            Some(AddedToken::from(*token, special).normalized(false))
+        });
+        inner.add_tokens(added).map_err(|e| self.error(e.to_string()))?;
+        Ok(Rebuilt { inner, rules: pre, merges, scores: Vec::new(), add_bos: rules.add_bos })
+    }
+
+    fn sentencepiece(&self, tokens: &[&'a str], types: &[i64]) -> Result<Rebuilt<'a>> {
+        let key = "tokenizer.ggml.scores";
+        let scores = match self.metadata.get(key) {
+            Some(Value::Array(values)) => values.iter().map(|v| v.to_f32().ok()).collect::<Option<Vec<f32>>>(),
+            _ => None,
+        };
+        let scores = scores.filter(|scores| scores.len() == tokens.len());
+        let scores = scores.ok_or_else(|| self.error(format!("{key} has not one number for each token")))?;
+        let space_prefix = !matches!(self.metadata.get("tokenizer.ggml.add_space_prefix"), Some(Value::Bool(false)));
+        let pieces = Pieces { tokens, scores: &scores, types, space_prefix };
+        // The library panics on some inconsistent merges.
+        let built = catch_unwind(AssertUnwindSafe(|| pieces.build()));
+        let inner = built.map_err(|_| self.error("its pieces do not fit each other"))?;
+        let inner = inner.map_err(|e| self.error(e.to_string()))?;
+        let rules = if space_prefix { "sentencepiece, space first" } else { "sentencepiece" };
+        Ok(Rebuilt { inner, rules, merges: Vec::new(), scores, add_bos: true })
     }
 
     fn bpe(&self, tokens: &[&str], merges: &[&str], ignore_merges: bool) -> Result<BPE> {
