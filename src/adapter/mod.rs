@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::linear::{Linear, LowRank, Pair};
 use crate::model::ops::lora::mix;
+use crate::model::weights::Matrix;
 
 pub use peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 pub(crate) use peft::{load, read_tensors, save, write_tensors};
@@ -29,6 +30,15 @@ pub struct Adapter {
     pub base: String,
     /// By module path (`model.layers.0.self_attn.q_proj`).
     pub(crate) modules: BTreeMap<String, Module>,
+    /// Matrices in place of base's (`modules_to_save`), by module path.
+    pub(crate) saved: BTreeMap<String, Saved>,
+}
+
+/// A matrix in place of base's.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Saved {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: Vec<f32>,
 }
 
 /// One layer's tensors.
@@ -91,6 +101,7 @@ impl Adapter {
             dropout: recipe.lora_dropout,
             base: base.to_owned(),
             modules,
+            saved: BTreeMap::new(),
         })
     }
 
@@ -98,17 +109,19 @@ impl Adapter {
     #[must_use]
     pub fn parameters(&self) -> usize {
         let more = |values: &Option<Vec<f32>>| values.as_ref().map_or(0, Vec::len);
-        self.modules.values().map(|m| m.a.len() + m.b.len() + more(&m.magnitude) + more(&m.bias)).sum()
+        let modules = self.modules.values().map(|m| m.a.len() + m.b.len() + more(&m.magnitude) + more(&m.bias));
+        modules.sum::<usize>() + self.saved.values().map(|saved| saved.values.len()).sum::<usize>()
     }
 
     /// Does it change nothing: is every product B·A zero?
     #[must_use]
     pub fn is_zero(&self) -> bool {
         let zero = |values: &[f32]| values.iter().all(|v| *v == 0.0);
-        self.modules.values().all(|m| {
-            let nothing_more = m.magnitude.is_none() && m.bias.is_none();
-            nothing_more && (m.scale == 0.0 || zero(&m.a) || zero(&m.b))
-        })
+        self.saved.is_empty()
+            && self.modules.values().all(|m| {
+                let nothing_more = m.magnitude.is_none() && m.bias.is_none();
+                nothing_more && (m.scale == 0.0 || zero(&m.a) || zero(&m.b))
+            })
     }
 
     /// Tensors for the decoder, the adapter's product multiplied by `factor` besides its own scale.
@@ -118,7 +131,7 @@ impl Adapter {
             let b = Tensor::from_slice(&m.b, (m.outside, m.rank), &Device::Cpu)?;
             Ok((path.clone(), Pair { a, b, scale: m.scale * factor, rows: None, bias: None }))
         };
-        Ok(LowRank { pairs: self.modules.iter().map(pair).collect::<Result<_>>()? })
+        Ok(LowRank { pairs: self.modules.iter().map(pair).collect::<Result<_>>()?, embedding: None, head: None })
     }
 
     /// As [`Self::low_rank`], with what depends on the base's weights: DoRA's lengths and other biases.
@@ -141,6 +154,24 @@ impl Adapter {
                 let own = linear.frozen.bias.as_ref().map(Tensor::to_vec1::<f32>).transpose()?;
                 let own = own.unwrap_or_else(|| vec![0.0; bias.len()]);
                 pair.bias = Some(bias.iter().zip(own).map(|(new, old)| (new - old) * factor as f32).collect());
+            }
+        }
+        let (embedding, head) = decoder.vocabulary_paths();
+        for (path, saved) in &self.saved {
+            let (rows, cols) = decoder.vocabulary_shape();
+            let known = path == embedding || path == head;
+            if !known || saved.shape != [rows, cols] {
+                let message = format!(
+                    "the adapter's `{path}` of modules_to_save has shape {:?}; only `{embedding}` and `{head}` of shape [{rows}, {cols}] can be replaced",
+                    saved.shape
+                );
+                return Err(Error::model(Path::new(&self.base), message));
+            }
+            let matrix = Some(Matrix::from_values(path, saved.values.clone(), rows, cols));
+            if path == embedding {
+                low_rank.embedding = matrix;
+            } else {
+                low_rank.head = matrix;
             }
         }
         Ok(low_rank)

@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Adapter, Module};
+use super::{Adapter, Module, Saved};
 use crate::config::AdapterDtype;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
@@ -35,6 +35,7 @@ struct PeftConfig {
     #[serde(default = "none")]
     bias: String,
     target_parameters: Option<Vec<String>>,
+    modules_to_save: Option<Vec<String>>,
     #[serde(default, deserialize_with = "or_default")]
     rank_pattern: BTreeMap<String, usize>,
     #[serde(default, deserialize_with = "or_default")]
@@ -61,7 +62,7 @@ fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(v
 /// Keys of `adapter_config.json` that change what the tensors mean and that are not supported; an adapter is refused when one of
 /// them is set.
 const REFUSED: [&str; 10] = [
-    "modules_to_save",
+    "ensure_weight_tying",
     "trainable_token_indices",
     "layer_replication",
     "alora_invocation_tokens",
@@ -114,9 +115,11 @@ pub(crate) fn load(directory: &Path) -> Result<Adapter> {
             "there is only adapter_model.bin: a pickle can run code when it is read; save the adapter as safetensors";
         return Err(Error::model(directory, message));
     }
-    let modules = modules(&weights, &config, read_tensors(&weights)?)?;
+    let mut tensors = read_tensors(&weights)?;
+    let saved = saved(&config, &mut tensors);
+    let modules = modules(&weights, &config, tensors)?;
     let base = config.base_model_name_or_path.unwrap_or_default();
-    Ok(Adapter { r: config.r, alpha: config.lora_alpha, dropout: config.lora_dropout, base, modules })
+    Ok(Adapter { r: config.r, alpha: config.lora_alpha, dropout: config.lora_dropout, base, modules, saved })
 }
 
 /// A tensor read from a safetensors file.
@@ -150,6 +153,20 @@ pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Read>> {
         tensors.insert(name.to_owned(), Read { shape: view.shape().to_vec(), values });
     }
     Ok(tensors)
+}
+
+/// Takes the matrices of `modules_to_save` out of a file's tensors.
+fn saved(config: &PeftConfig, tensors: &mut BTreeMap<String, Read>) -> BTreeMap<String, Saved> {
+    let names = config.modules_to_save.iter().flatten();
+    let path = |name: &String| Some(name.strip_prefix(PREFIX)?.strip_suffix(".weight")?.to_owned());
+    let named = |path: &str| names.clone().any(|name| path == name || path.ends_with(&format!(".{name}")));
+    let found: Vec<(String, String)> =
+        tensors.keys().filter_map(|key| Some((key.clone(), path(key)?))).filter(|(_, path)| named(path)).collect();
+    let take = |(key, path): (String, String)| {
+        let Read { shape, values } = tensors.remove(&key)?;
+        Some((path, Saved { shape, values }))
+    };
+    found.into_iter().filter_map(take).collect()
 }
 
 /// The tensors of a file, taken out one after another.

@@ -57,7 +57,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     };
     let slots: Vec<_> = adapter.iter().map(|a| (0..tokens.len(), a)).collect();
     let hidden = decoder.hidden(&Batch::new([tokens.as_slice()]), Adapters::Rows(&slots))?;
-    let logits = decoder.logits(&hidden)?;
+    let logits = decoder.logits(&hidden, &slots)?;
     let shape = logits.dims().to_vec();
     let bytes = logits.flatten_all()?.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect();
     adapter::write_tensors(&args.out, Dtype::F32, &[("logits".to_owned(), shape, bytes)])?;

@@ -104,7 +104,8 @@ impl Engine<'_> {
         let hidden = self.forward(&mut rows)?;
         let count = ends.len();
         let last = hidden.index_select(&Tensor::from_vec(ends, count, hidden.device())?, 0)?;
-        let logits = self.logits(&last)?.to_vec2::<f32>()?;
+        let arms = joining.iter().map(|i| generations[*i].arm);
+        let logits = self.logits(&last, arms)?.to_vec2::<f32>()?;
         let started = joining.into_iter().zip(caches).zip(logits).map(|((index, cache), logits)| Active {
             index,
             arm: generations[index].arm,
@@ -125,7 +126,7 @@ impl Engine<'_> {
             .map(|(row, token)| Row { arm: row.arm, tokens: token, cache: &mut row.cache })
             .collect();
         let hidden = self.forward(&mut rows)?;
-        let logits = self.logits(&hidden)?;
+        let logits = self.logits(&hidden, active.iter().map(|row| row.arm))?;
         let view = crate::model::ops::view(&logits);
         let vocab = self.decoder.spec.vocab_size;
         for (row, logits) in active.iter_mut().zip(view.slice()?.chunks(vocab)) {

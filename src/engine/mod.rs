@@ -19,7 +19,6 @@ use crate::error::{Error, Result};
 use crate::model::cache::Cache;
 use crate::model::decoder::{Batch, Decoder};
 use crate::model::linear::{Adapters, LowRank};
-use crate::model::ops::attention::Sequence;
 
 /// Tokens of one prefill: more sequences wait for the next one.
 const PREFILL_TOKENS: usize = 1024;
@@ -58,25 +57,29 @@ impl Engine<'_> {
             let context = self.decoder.spec.context;
             return Err(Error::failed(format!("a sequence of {last} tokens is longer than the context of {context}")));
         }
-        let slots = self.slots(rows, &batch.sequences);
+        let arms = rows.iter().zip(batch.sequences.iter()).map(|(row, s)| (row.arm, s.rows.len()));
+        let slots = self.slots(arms);
         let mut caches: Vec<&mut Cache> = rows.iter_mut().map(|r| &mut *r.cache).collect();
         Ok(self.decoder.hidden_cached(&batch, Adapters::Rows(&slots), &mut caches)?)
     }
 
-    fn slots(&self, rows: &[Row<'_>], sequences: &[Sequence]) -> Vec<(Range<usize>, &LowRank)> {
+    /// Whose the rows of a batch are that has so many rows of each arm, one after another.
+    fn slots(&self, arms: impl Iterator<Item = (usize, usize)>) -> Vec<(Range<usize>, &LowRank)> {
         let mut slots: Vec<(Range<usize>, usize)> = Vec::new();
-        for (row, sequence) in rows.iter().zip(sequences) {
+        let mut end = 0;
+        for (arm, rows) in arms {
+            end += rows;
             match slots.last_mut() {
-                Some((range, arm)) if *arm == row.arm => range.end = sequence.rows.end,
-                _ => slots.push((sequence.rows.clone(), row.arm)),
+                Some((range, last)) if *last == arm => range.end = end,
+                _ => slots.push((end - rows..end, arm)),
             }
         }
         slots.into_iter().filter_map(|(range, arm)| Some((range, self.arms[arm].as_ref()?))).collect()
     }
 
-    /// Logits (rows, vocabulary), checked to be finite.
-    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let logits = self.decoder.logits(hidden)?;
+    /// Logits (rows, vocabulary) of rows of these arms, checked to be finite.
+    fn logits(&self, hidden: &Tensor, arms: impl Iterator<Item = usize>) -> Result<Tensor> {
+        let logits = self.decoder.logits(hidden, &self.slots(arms.map(|arm| (arm, 1))))?;
         let sum = logits.sum_all()?.to_scalar::<f32>()?;
         if !sum.is_finite() {
             return Err(self.not_finite());
@@ -106,7 +109,7 @@ impl Engine<'_> {
         let hidden = self.forward(&mut rows)?;
         let ends: Vec<u32> = (1..=arms.len()).map(|n| (n * prompt.len()) as u32 - 1).collect();
         let last = hidden.index_select(&Tensor::from_vec(ends, arms.len(), hidden.device())?, 0)?;
-        Ok(self.logits(&last)?.to_vec2::<f32>()?)
+        Ok(self.logits(&last, arms.iter().copied())?.to_vec2::<f32>()?)
     }
 }
 

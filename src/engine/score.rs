@@ -60,7 +60,8 @@ impl Engine<'_> {
             }
             let hidden = self.forward(&mut rows)?;
             for (picked, wanted) in picked.chunks(POSITIONS).zip(wanted.chunks(POSITIONS)) {
-                let logits = self.logits(&hidden.index_select(&Tensor::new(picked, hidden.device())?, 0)?)?;
+                let arms = wanted.iter().map(|(i, _)| continuations[*i].arm);
+                let logits = self.logits(&hidden.index_select(&Tensor::new(picked, hidden.device())?, 0)?, arms)?;
                 let view = view(&logits);
                 let nll =
                     |(row, (_, token)): (&[f32], &(usize, u32))| log_normaliser(row) - f64::from(row[*token as usize]);
@@ -111,7 +112,7 @@ impl Engine<'_> {
                 group.iter().flat_map(|i| texts[*i].tokens.iter().map(|t| (*i, *t))).collect();
             let chunks = picked[0].chunks(POSITIONS).zip(picked[1].chunks(POSITIONS)).zip(wanted.chunks(POSITIONS));
             for ((base_rows, tuned_rows), wanted) in chunks {
-                self.compare_rows(&hidden, base_rows, tuned_rows, wanted, &mut results)?;
+                self.compare_rows(&hidden, [(base, base_rows), (tuned, tuned_rows)], wanted, &mut results)?;
             }
         }
         Ok(results)
@@ -120,16 +121,16 @@ impl Engine<'_> {
     fn compare_rows(
         &self,
         hidden: &Tensor,
-        base: &[u32],
-        tuned: &[u32],
+        [(base, base_rows), (tuned, tuned_rows)]: [(usize, &[u32]); 2],
         wanted: &[(usize, u32)],
         results: &mut [Compared],
     ) -> Result<()> {
-        let picked = Tensor::new([base, tuned].concat(), hidden.device())?;
-        let logits = self.logits(&hidden.index_select(&picked, 0)?)?;
+        let picked = Tensor::new([base_rows, tuned_rows].concat(), hidden.device())?;
+        let arms = base_rows.iter().map(|_| base).chain(tuned_rows.iter().map(|_| tuned));
+        let logits = self.logits(&hidden.index_select(&picked, 0)?, arms)?;
         let view = view(&logits);
         let vocab = self.decoder.spec.vocab_size;
-        let (p, q) = view.slice()?.split_at(base.len() * vocab);
+        let (p, q) = view.slice()?.split_at(base_rows.len() * vocab);
         let rows: Vec<(f64, f64, f64, bool)> = p
             .par_chunks(vocab)
             .zip(q.par_chunks(vocab))

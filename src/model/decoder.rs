@@ -3,6 +3,7 @@
 //! Its input is a ragged batch: the tokens of several sequences one after another, without padding. Training and inference are
 //! the same code; in training there is no cache, and an adapter's tensors carry gradients.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, bail};
@@ -11,7 +12,7 @@ use rayon::prelude::*;
 use super::attention::{Attention, Qkv};
 use super::cache::Cache;
 use super::feed_forward::FeedForward;
-use super::linear::{Adapters, Linear};
+use super::linear::{Adapters, Linear, LowRank};
 use super::loader::Loader;
 use super::names::{GgufRows, names};
 use super::norm::Norm;
@@ -277,7 +278,7 @@ impl Decoder {
             Some(norm) => norm.forward(tape, &x),
             None => Ok(x),
         };
-        let mut x = self.embed(batch)?;
+        let mut x = self.embed(batch, adapters)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             let h = block.attention_norm.forward(tape, &x)?;
             let qkv =
@@ -299,16 +300,18 @@ impl Decoder {
         self.norm.forward(tape, &x)
     }
 
-    fn embed(&self, batch: &Batch) -> Result<Tensor> {
+    fn embed(&self, batch: &Batch, adapters: Adapters<'_>) -> Result<Tensor> {
         let width = self.spec.hidden_size;
         let mut out = vec![0f32; batch.tokens.len() * width];
         let scale = self.spec.embedding_scale as f32;
-        for (token, row) in batch.tokens.iter().zip(out.chunks_mut(width)) {
+        let own: Vec<_> = adapters.rows().iter().filter_map(|(rows, a)| Some((rows, a.embedding.as_ref()?))).collect();
+        for (i, (token, row)) in batch.tokens.iter().zip(out.chunks_mut(width)).enumerate() {
             let id = *token as usize;
             if id >= self.embedding.rows {
                 bail!("token {id} is outside the vocabulary of {}", self.embedding.rows);
             }
-            self.embedding.row(id, row);
+            let table = own.iter().find(|(rows, _)| rows.contains(&i)).map_or(&self.embedding, |(_, table)| *table);
+            table.row(id, row);
             if scale != 1.0 {
                 row.iter_mut().for_each(|x| *x *= scale);
             }
@@ -361,9 +364,40 @@ impl Decoder {
         Tensor::from_vec(out, (batch.tokens.len(), stride), &Device::Cpu)
     }
 
-    /// Logits (rows, vocabulary) of rows of [`Self::hidden`].
-    pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        linear(None, hidden, &self.head, Vec::new())
+    /// Logits (rows, vocabulary) of rows of [`Self::hidden`]; `adapters` says whose they are.
+    pub(crate) fn logits(&self, hidden: &Tensor, adapters: &[(Range<usize>, &LowRank)]) -> Result<Tensor> {
+        let mut parts = Vec::new();
+        let mut done = 0;
+        let with = |head: &Frozen, rows: Range<usize>| {
+            linear(None, &hidden.narrow(0, rows.start, rows.len())?.contiguous()?, head, Vec::new())
+        };
+        for (rows, adapter) in adapters {
+            let Some(weight) = &adapter.head else { continue };
+            if done < rows.start {
+                parts.push(with(&self.head, done..rows.start)?);
+            }
+            parts.push(with(&Frozen { weight: weight.clone(), bias: None }, rows.clone())?);
+            done = rows.end;
+        }
+        if parts.is_empty() {
+            return linear(None, hidden, &self.head, Vec::new());
+        }
+        let all = hidden.dim(0)?;
+        if done < all {
+            parts.push(with(&self.head, done..all)?);
+        }
+        Tensor::cat(&parts, 0)
+    }
+
+    /// Rows and columns of the embedding, and of the head.
+    pub(crate) fn vocabulary_shape(&self) -> (usize, usize) {
+        (self.embedding.rows, self.embedding.cols)
+    }
+
+    /// Paths of the embedding and the head.
+    pub(crate) fn vocabulary_paths(&self) -> (&'static str, &'static str) {
+        let names = names(self.spec.family, false);
+        (names.embedding, names.head)
     }
 
     /// Σ NLL of `targets` (one a row of `hidden`) over `divisor`: a differentiable scalar; logits are never held whole.

@@ -188,9 +188,8 @@ impl Sparse {
 impl<'a> Adapters<'a> {
     /// Which of some rows of the batch, ascending, see which adapter.
     fn slots(&self, rows: &[u32]) -> Vec<(Range<usize>, &'a LowRank)> {
-        let Self::Rows(all) = self else { return Vec::new() };
         let place = |row: usize| rows.partition_point(|r| (*r as usize) < row);
-        let moved = all.iter().map(|(range, adapter)| (place(range.start)..place(range.end), *adapter));
+        let moved = self.rows().iter().map(|(range, adapter)| (place(range.start)..place(range.end), *adapter));
         moved.filter(|(range, _)| !range.is_empty()).collect()
     }
 

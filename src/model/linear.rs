@@ -8,6 +8,7 @@ use candle_core::{Result, Tensor};
 
 use super::ops::lora::{self, Dropout, Frozen, Slot};
 use super::tape::Tape;
+use super::weights::Matrix;
 
 /// One layer's low-rank pair; its product B·A is added with the adapter's scale.
 #[derive(Clone, Debug)]
@@ -24,10 +25,14 @@ pub(crate) struct Pair {
     pub(crate) bias: Option<Arc<[f32]>>,
 }
 
-/// Low-rank pairs by module path: `model.layers.0.self_attn.q_proj`.
-#[derive(Clone, Debug, Default)]
+/// Low-rank pairs by module path (`model.layers.0.self_attn.q_proj`), and whole matrices in place of base's.
+#[derive(Clone, Default)]
 pub(crate) struct LowRank {
     pub(crate) pairs: BTreeMap<String, Pair>,
+    /// In place of the embedding. For inference.
+    pub(crate) embedding: Option<Matrix>,
+    /// In place of the head. For inference.
+    pub(crate) head: Option<Matrix>,
 }
 
 /// Which rows of a batch see which adapter.
@@ -40,6 +45,14 @@ pub(crate) enum Adapters<'a> {
 }
 
 impl<'a> Adapters<'a> {
+    /// Which rows of the batch see which adapter; none in training.
+    pub(crate) fn rows(&self) -> &'a [(Range<usize>, &'a LowRank)] {
+        match self {
+            Self::Rows(rows) => rows,
+            Self::Train { .. } => &[],
+        }
+    }
+
     /// Where operations are noted for a backward.
     pub(crate) fn tape(&self) -> Option<&'a Tape> {
         match self {

@@ -53,7 +53,7 @@ pub(crate) fn relative(got: &Tensor, want: &Tensor) -> f64 {
 fn logits(decoder: &Decoder, ids: &[u32], adapter: Option<&LowRank>) -> (Tensor, Tensor) {
     let slots: Vec<_> = adapter.map(|a| (0..ids.len(), a)).into_iter().collect();
     let hidden = decoder.hidden(&Batch::new([ids]), Adapters::Rows(&slots)).expect("hidden states");
-    let logits = decoder.logits(&hidden).expect("logits");
+    let logits = decoder.logits(&hidden, &slots).expect("logits");
     (hidden, logits)
 }
 
@@ -128,6 +128,44 @@ fn an_adapter_of_every_family_agrees_with_peft() {
             let (_, logits) = logits(&decoder, &prompt, Some(&adapter));
             let off = relative(&logits, &expected[&format!("logits_{i}")]);
             assert!(off < 1e-4, "{family} {kind}: {off}");
+        }
+    }
+}
+
+/// `tests/fixtures/adapters/make.py` made them: every form that PEFT writes.
+#[test]
+fn every_form_of_adapter_agrees_with_peft() {
+    let forms = [
+        ("dora", "qwen2"),
+        ("bias_lora_only", "qwen2"),
+        ("bias_all", "qwen2"),
+        ("patterns", "llama"),
+        ("layers", "llama"),
+        ("saved", "llama"),
+        ("conv1d", "gpt2"),
+        ("bloom", "bloom"),
+        ("falcon", "falcon"),
+        ("mpt", "mpt"),
+        ("gemma3", "gemma3_text"),
+    ];
+    for (form, family) in forms {
+        let decoder = decoder(family);
+        let adapter = adapter::load(&fixture(&format!("adapters/{form}"))).expect(form);
+        let adapter = adapter.attached(&decoder, 1.0).expect(form);
+        let prompt = ids(&reference(&format!("{family}/reference.safetensors"))["input_ids_0"]);
+        let expected = &reference(&format!("adapters/{form}/reference.safetensors"))["logits"];
+        let (_, tuned) = logits(&decoder, &prompt, Some(&adapter));
+        let off = relative(&tuned, expected);
+        assert!(off < 1e-4, "{form}: {off}");
+        let (_, base) = logits(&decoder, &prompt, None);
+        assert!(relative(&base, expected) > 1e-2, "{form} changes the logits");
+        // Base and tuned in one batch: neither sees the other's weights.
+        let engine = Engine { decoder: &decoder, arms: vec![None, Some(adapter)], batch: 2 };
+        let together = engine.last_logits(&prompt, &[0, 1]).expect("logits");
+        for (row, alone) in together.iter().zip([base, tuned]) {
+            let alone = alone.to_vec2::<f32>().expect("rows").pop().expect("a row");
+            let most = row.iter().zip(&alone).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(most < 1e-4, "{form}: {most}");
         }
     }
 }

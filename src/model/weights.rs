@@ -183,7 +183,6 @@ impl Matrix {
     }
 
     /// A matrix of f32 values.
-    #[cfg(test)]
     pub(crate) fn from_values(name: &str, values: Vec<f32>, rows: usize, cols: usize) -> Self {
         assert_eq!(values.len(), rows * cols);
         Self { name: name.into(), rows, cols, format: Format::F32, bytes: Bytes::Wide(Arc::new(values)), scales: None }
