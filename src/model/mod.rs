@@ -13,6 +13,7 @@ pub(crate) mod ops;
 pub(crate) mod parity;
 mod pretokenizer;
 mod sentencepiece;
+mod sizes;
 pub mod source;
 pub mod spec;
 pub(crate) mod tape;
@@ -25,6 +26,7 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::Content;
 
+pub use sizes::Sizes;
 pub use source::{ModelFiles, ModelKind, SourceEvent};
 pub use spec::{DecoderSpec, Family};
 pub use template::ChatTemplate;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 
 use super::decoder::{Batch, Decoder};
 use super::linear::{Adapters, LowRank};
@@ -204,6 +206,107 @@ fn batched_decoding_agrees_with_transformers_token_for_token() {
     }
     assert_eq!(answers[0].tokens, answers[2].tokens);
     assert_ne!(answers[0].tokens, answers[3].tokens, "the adapter changes the answer");
+}
+
+/// A copy of a family's directory with its weights changed.
+fn changed(family: &str, change: impl Fn(&mut Vec<(String, Vec<usize>, Dtype, Vec<u8>)>)) -> crate::Result<Decoder> {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::copy(fixture(&format!("{family}/config.json")), folder.path().join("config.json")).expect("a copy");
+    let bytes = std::fs::read(fixture(&format!("{family}/model.safetensors"))).expect("weights");
+    let file = SafeTensors::deserialize(&bytes).expect("tensors");
+    let read = |(name, view): (&str, TensorView<'_>)| {
+        (name.to_owned(), view.shape().to_vec(), view.dtype(), view.data().to_vec())
+    };
+    let mut tensors: Vec<_> = file.iter().map(read).collect();
+    change(&mut tensors);
+    let views = tensors.iter().map(|(name, shape, dtype, data)| {
+        (name.as_str(), TensorView::new(*dtype, shape.clone(), data).expect("a tensor"))
+    });
+    safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).expect("a file");
+    let config =
+        ModelConfig { source: folder.path().display().to_string(), sha256: None, chat_template: None, context: None };
+    load_decoder(&super::source::resolve(&config, &mut |_| {})?, &config)
+}
+
+#[test]
+fn missing_and_extra_tensors_and_wrong_shapes_are_named_with_the_nearest() {
+    let refused = |family: &str, change: &dyn Fn(&mut Vec<(String, Vec<usize>, Dtype, Vec<u8>)>)| {
+        changed(family, change).err().expect("must be refused").to_string()
+    };
+    let rename = |from: &'static str, to: &'static str| {
+        move |tensors: &mut Vec<(String, Vec<usize>, Dtype, Vec<u8>)>| {
+            tensors.iter_mut().filter(|t| t.0 == from).for_each(|t| t.0 = to.to_owned());
+        }
+    };
+    let q = "model.layers.1.self_attn.q_proj.weight";
+    let message = refused("llama", &rename(q, "model.layers.1.self_attn.query.weight"));
+    assert!(message.contains(&format!("tensor `{q}` is missing; the nearest name there is")), "{message}");
+    let extra = |tensors: &mut Vec<_>| {
+        tensors.push(("model.layers.1.self_attn.q_proj.bias".to_owned(), vec![64], Dtype::F32, vec![0; 256]));
+    };
+    let message = refused("llama", &extra);
+    assert!(message.contains("`model.layers.1.self_attn.q_proj.bias`; the nearest that is expected"), "{message}");
+    let shape = |tensors: &mut Vec<(String, Vec<usize>, Dtype, Vec<u8>)>| {
+        tensors.iter_mut().filter(|t| t.0 == "model.layers.2.mlp.gate.weight").for_each(|t| {
+            (t.1, t.3) = (vec![7, 64], vec![0; 7 * 64 * 4]);
+        });
+    };
+    let message = refused("qwen3_moe", &shape);
+    assert!(message.contains("`model.layers.2.mlp.gate.weight` has shape [7, 64], expected [8, 64]"), "{message}");
+}
+
+/// DeepSeek's published form: E4M3 with a scale for each block of 128 × 128. The oracle is the same rounded weights as f32.
+#[test]
+fn fp8_weights_with_block_scales_are_widened() {
+    let round = |value: f32| {
+        let candidates = (0..=255u8).map(super::weights::fp8).filter(|v| v.is_finite());
+        candidates.min_by(|a, b| (a - value).abs().total_cmp(&(b - value).abs())).expect("a number")
+    };
+    assert_eq!([0x38, 0xb8, 0x7e, 0x01, 0x08].map(super::weights::fp8), [1.0, -1.0, 448.0, 0.001_953_125, 0.015_625]);
+    assert!(super::weights::fp8(0x7f).is_nan());
+    let is_linear =
+        |name: &str, shape: &[usize]| shape.len() == 2 && (name.contains("_proj")) && name.ends_with(".weight");
+    let scale = 0.01f32;
+    let floats = |data: &[u8]| -> Vec<f32> {
+        data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    };
+    let plain = changed("deepseek_v3", |tensors| {
+        for (name, shape, _, data) in tensors {
+            if is_linear(name, shape) {
+                *data = floats(data).iter().flat_map(|v| (round(v / scale) * scale).to_le_bytes()).collect();
+            }
+        }
+    });
+    let fp8 = changed("deepseek_v3", |tensors| {
+        let mut scales = Vec::new();
+        for (name, shape, dtype, data) in tensors.iter_mut() {
+            if is_linear(name, shape) {
+                let byte = |v: &f32| (0..=255u8).find(|b| super::weights::fp8(*b) == round(v / scale)).expect("a byte");
+                (*dtype, *data) = (Dtype::F8_E4M3, floats(data).iter().map(byte).collect());
+                let blocks = vec![shape[0].div_ceil(128), shape[1].div_ceil(128)];
+                let values = (0..blocks[0] * blocks[1]).flat_map(|_| scale.to_le_bytes()).collect();
+                scales.push((format!("{name}_scale_inv"), blocks, Dtype::F32, values));
+            }
+        }
+        tensors.extend(scales);
+    });
+    let prompt = ids(&reference("deepseek_v3/reference.safetensors")["input_ids_0"]);
+    let (_, want) = logits(&plain.expect("a decoder"), &prompt, None);
+    let mut fp8 = fp8.expect("a decoder");
+    let (_, got) = logits(&fp8, &prompt, None);
+    assert!(relative(&got, &want) < 1e-5, "{}", relative(&got, &want));
+    fp8.widen();
+    let (_, got) = logits(&fp8, &prompt, None);
+    assert!(relative(&got, &want) < 1e-5);
+    let missing = changed("deepseek_v3", |tensors| {
+        for (name, shape, dtype, data) in tensors {
+            if name.ends_with("layers.0.mlp.up_proj.weight") {
+                (*dtype, *data) = (Dtype::F8_E4M3, vec![0; shape[0] * shape[1]]);
+            }
+        }
+    });
+    let message = missing.err().expect("must be refused").to_string();
+    assert!(message.contains("`model.layers.0.mlp.up_proj.weight_scale_inv` is missing"), "{message}");
 }
 
 #[derive(serde::Deserialize)]

@@ -218,7 +218,7 @@ impl Matrix {
 }
 
 /// The values of an FP8 E4M3 number without infinities: sign, four bits of exponent (bias 7), three of mantissa.
-fn fp8(byte: u8) -> f32 {
+pub(super) fn fp8(byte: u8) -> f32 {
     let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
     let magnitude = match (exponent, byte & 7) {
         (15, 7) => f32::NAN,

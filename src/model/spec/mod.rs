@@ -454,3 +454,66 @@ impl DecoderSpec {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::parity::fixture;
+
+    /// The refusal of a family's configuration with some keys changed.
+    fn refused(family: &str, changes: &[(&str, serde_json::Value)]) -> String {
+        let text = std::fs::read_to_string(fixture(&format!("{family}/config.json"))).expect("a configuration");
+        let mut json: serde_json::Value = serde_json::from_str(&text).expect("json");
+        for (key, value) in changes {
+            json[key] = value.clone();
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config.json");
+        std::fs::write(&path, json.to_string()).expect("a file");
+        DecoderSpec::from_config(&path).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_by_name_with_what_is() {
+        use serde_json::json;
+        let cases = [
+            ("llama", "model_type", json!("mamba"), "model family `mamba` is not known; known are: llama, qwen2"),
+            ("llama", "hidden_act", json!("relu6"), "activation `relu6` is not known; known are: silu, gelu"),
+            ("llama", "rope_scaling", json!({"rope_type": "longrope"}), "known are: default, linear, llama3, yarn"),
+            ("deepseek_v3", "scoring_func", json!("tanh"), "this router is not known; known are: softmax, sigmoid"),
+            ("deepseek_v3", "topk_method", json!("random"), "known are: greedy, group_limited_greedy, noaux_tc"),
+            ("gemma3_text", "layer_types", json!(["full_attention"]), "names 1 layers, but num_hidden_layers is 4"),
+            ("falcon", "alibi", json!(true), "alibi is true: this is not supported"),
+            ("mpt", "attn_config", json!({"alibi": false}), "only MPT with ALiBi"),
+            ("bloom", "apply_residual_connection_post_layernorm", json!(true), "this is not supported"),
+        ];
+        for (family, key, value, expected) in cases {
+            let message = refused(family, &[(key, value)]);
+            assert!(message.contains("config.json") && message.contains(expected), "{family} {key}: {message}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_are_refused() {
+        use serde_json::json;
+        let cases = [
+            ("llama", "hidden_size", json!("64"), "hidden_size is \"64\", expected a whole number"),
+            ("llama", "hidden_size", json!(null), "hidden_size is missing"),
+            ("llama", "vocab_size", json!(0), "vocab_size is 0, expected 1 to"),
+            ("llama", "vocab_size", json!(1u64 << 40), "expected 1 to"),
+            ("llama", "num_attention_heads", json!(0), "num_attention_heads is 0"),
+            ("llama", "num_key_value_heads", json!(3), "4 attention heads do not divide among 3 key-value heads"),
+            ("llama", "head_dim", json!(15), "expected an even number"),
+            ("llama", "rms_norm_eps", json!(0.0), "epsilon is 0, expected above 0"),
+            ("llama", "rope_scaling", json!({"rope_type": "linear"}), "factor is missing"),
+            ("llama", "rope_scaling", json!({"rope_type": "linear", "factor": 0.0}), "factor of the rotary"),
+            ("qwen3_moe", "num_experts_per_tok", json!(9), "num_experts_per_tok is 9, but there are 8 experts"),
+            ("deepseek_v3", "n_group", json!(3), "8 experts in 3 groups"),
+            ("deepseek_v3", "kv_lora_rank", json!(0), "kv_lora_rank is 0"),
+        ];
+        for (family, key, value, expected) in cases {
+            let message = refused(family, &[(key, value)]);
+            assert!(message.contains(expected), "{family} {key}: {message}");
+        }
+    }
+}
