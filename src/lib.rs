@@ -74,6 +74,8 @@ pub mod data;
 #[cfg(feature = "candle")]
 pub(crate) mod engine;
 pub mod error;
+#[cfg(feature = "candle")]
+pub mod export;
 pub(crate) mod files;
 pub mod gate;
 #[cfg(feature = "candle")]

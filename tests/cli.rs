@@ -279,7 +279,9 @@ fn an_adapter_of_another_base_or_without_effect_is_refused() {
     project.run(&["run"]).fails(1, &["adapter_model.safetensors", "truncated"]);
     std::fs::write(project.path("given/adapter_model.safetensors"), &tensors).expect("written");
     project.write("given/adapter_config.json", &config.replace("\"use_dora\": false", "\"use_dora\": true"));
-    project.run(&["run"]).fails(1, &["adapter_config.json", "use_dora"]);
+    project.run(&["run"]).fails(1, &["lora_magnitude_vector` is missing"]);
+    project.write("given/adapter_config.json", &config.replace("\"lora_bias\": false", "\"lora_bias\": true"));
+    project.run(&["run"]).fails(1, &["adapter_config.json", "lora_bias is set, and is not supported"]);
     project.write("given/adapter_config.json", &config.replace("\"r\": 4", "\"r\": 8"));
     project.run(&["run"]).fails(1, &["lora_A", "rank 8"]);
     std::fs::remove_file(project.path("given/adapter_model.safetensors")).expect("removed");
@@ -383,4 +385,21 @@ fn logits_are_those_of_the_reference() {
     project
         .run(&["logits", "model", "--tokens", "tokens.json", "--out", "out.safetensors"])
         .fails(1, &["99999", "vocabulary"]);
+}
+
+#[test]
+fn an_export_says_how_close_it_is_and_overwrites_nothing() {
+    let project = Project::new();
+    project.run(&["train"]).expect(0);
+    for (format, out) in [("peft", "peft"), ("gguf-adapter", "adapter.gguf"), ("merged", "merged")] {
+        let ran = project.run(&["export", "--format", format, "--out", out]).expect(0);
+        assert!(ran.stdout.contains("drift") && ran.stdout.contains(out), "{}", ran.stdout);
+        project.run(&["export", "--format", format, "--out", out]).fails(2, &[out, "is there already", "--force"]);
+    }
+    project.run(&["export", "--format", "peft", "--out", "peft", "--force"]).expect(0);
+    project
+        .run(&["export", "--format", "merged-gguf", "--out", "m.gguf"])
+        .fails(1, &["is not a GGUF file", "convert_hf_to_gguf.py"]);
+    project.run(&["export", "--format", "merged", "--out", "m", "--adapter", "nowhere"]).fails(1, &["nowhere"]);
+    assert!(!project.path("m.gguf").exists() && !project.path("m").exists());
 }

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 /// From the bottom up: a row may use only rows below it, and itself where rooms of a row may know each other.
-const ROWS: [(&[&str], bool); 8] = [
+const ROWS: [(&[&str], bool); 9] = [
     (&["error", "record", "files"], true),
     (&["model"], true),
     (&["config", "adapter", "data"], true),
     (&["scenario", "engine", "train"], false),
+    (&["export"], false),
     (&["compare", "backend"], true),
     (&["run", "snapshot", "gate", "report"], false),
     (&["project"], true),

@@ -27,6 +27,18 @@ with torch.no_grad():
 print(len(names))
 "#;
 
+const MERGED: &str = r#"
+import json, sys
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+model, tokens, out = sys.argv[1:]
+base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
+with torch.no_grad():
+    save_file({"logits": base(input_ids=torch.tensor([json.load(open(tokens))])).logits[0].contiguous()}, out)
+"#;
+
 fn python() -> String {
     std::env::var("FINETEST_PYTHON").unwrap_or_else(|_| "python3".into())
 }
@@ -59,5 +71,18 @@ fn peft_computes_the_same_logits_with_our_adapter() {
     };
     let (ours, theirs) = (read("ours.safetensors"), read("theirs.safetensors"));
     let largest = (&ours - &theirs).and_then(|d| d.abs()?.max_all()?.to_scalar::<f32>()).expect("a number");
+    assert!(largest < 1e-4, "{largest}");
+
+    // Merged into one model, transformers alone computes the same.
+    project.run(&["export", "--format", "merged", "--dtype", "f32", "--out", "merged"]).expect(0);
+    let output = Command::new(python())
+        .args(["-c", MERGED, "merged", "tokens.json", "merged.safetensors"])
+        .current_dir(project.path("."))
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .expect("Python runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let merged = read("merged.safetensors");
+    let largest = (&merged - &theirs).and_then(|d| d.abs()?.max_all()?.to_scalar::<f32>()).expect("a number");
     assert!(largest < 1e-4, "{largest}");
 }

@@ -187,7 +187,8 @@ fn error(changes: &[(&str, Option<Value>)]) -> String {
 fn wrong_metadata_is_named() {
     let text = |t: &str| Some(Value::String(t.into()));
     let texts = |t: &[&str]| Some(Value::Array(t.iter().map(|t| Value::String((*t).into())).collect()));
-    assert!(error(&[("model", text("llama"))]).contains("only \"gpt2\""));
+    assert!(error(&[("model", text("t5"))]).contains("is \"t5\"; known are \"gpt2\" (byte-level BPE) and \"llama\""));
+    assert!(error(&[("model", text("llama"))]).contains("tokenizer.ggml.scores has not one number for each token"));
     assert!(error(&[("model", None)]).contains("tokenizer.ggml.model is \"\""));
     assert!(error(&[("pre", text("qwen99"))]).contains("\"qwen99\""));
     assert!(error(&[("tokens", None)]).contains("tokenizer.ggml.tokens is missing"));

@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, progress and notes to stderr.
 
+mod export;
 mod gate;
 mod logits;
 pub(crate) mod progress;
@@ -82,6 +83,8 @@ enum Command {
         #[arg(long, value_name = "FORMAT", default_value = "terminal")]
         format: report::Format,
     },
+    /// Write the adapter, or base and adapter merged, in a form that other programs read
+    Export(export::Args),
     /// Write the logits of every position of a text: to compare a model with any other implementation
     Logits(logits::Args),
 }
@@ -120,6 +123,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Train { force } => train::train(global, *force),
         Command::Gate { run } => gate::gate(global, run),
         Command::Report { run, format } => report::report(global, run, *format),
+        Command::Export(args) => export::export(global, args),
         Command::Logits(args) => logits::logits(global, args),
     }
 }

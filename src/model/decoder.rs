@@ -14,7 +14,7 @@ use super::cache::Cache;
 use super::feed_forward::FeedForward;
 use super::linear::{Adapters, Linear, LowRank};
 use super::loader::Loader;
-use super::names::{GgufRows, names};
+use super::names::{GgufRows, Names, names};
 use super::norm::Norm;
 use super::ops::attention::{Heads, Keys, Sequence, add_columns, alibi_slopes, attend, attention};
 use super::ops::lora::{Frozen, linear};
@@ -396,8 +396,13 @@ impl Decoder {
 
     /// Paths of the embedding and the head.
     pub(crate) fn vocabulary_paths(&self) -> (&'static str, &'static str) {
-        let names = names(self.spec.family, false);
+        let names = self.names();
         (names.embedding, names.head)
+    }
+
+    /// The names of its tensors.
+    pub(crate) fn names(&self) -> Names {
+        names(self.spec.family, self.spec.residual == Residual::Parallel { own_norm: true })
     }
 
     /// Σ NLL of `targets` (one a row of `hidden`) over `divisor`: a differentiable scalar; logits are never held whole.

@@ -24,6 +24,51 @@ pub(crate) enum Part {
     Other,
 }
 
+/// Where row i of Hugging Face's order lies in the file; `None` when it is row i there too.
+fn order(spec: &DecoderSpec, file: GgufRows, part: Part, rows: usize) -> Option<Vec<usize>> {
+    let a = &spec.attention;
+    match (file, part) {
+        (GgufRows::Interleaved, Part::Turned) => {
+            let (dim, half) = (a.head_dim, a.head_dim / 2);
+            Some((0..rows).map(|i| i / dim * dim + 2 * (i % dim % half) + i % dim / half).collect())
+        }
+        (GgufRows::Blocks, Part::Fused) => {
+            let (dim, group) = (a.head_dim, a.heads / a.kv_heads);
+            let of = |i: usize| {
+                let (place, element) = (i / dim, i % dim);
+                let (kv, slot) = (place / (group + 2), place % (group + 2));
+                let head = match slot.checked_sub(group) {
+                    None => kv * group + slot,
+                    Some(0) => a.heads + kv,
+                    Some(_) => a.heads + a.kv_heads + kv,
+                };
+                head * dim + element
+            };
+            Some((0..rows).map(of).collect())
+        }
+        _ => None,
+    }
+}
+
+/// As [`Loader`] reads them: where row i of the layer at `path` lies in a file that orders rows so.
+pub(crate) fn file_order(
+    spec: &DecoderSpec,
+    names: &Names,
+    file: GgufRows,
+    path: &str,
+    rows: usize,
+) -> Option<Vec<usize>> {
+    let is = |name: &str| path.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
+    let part = if is(names.q) || is(names.k) {
+        Part::Turned
+    } else if is(names.qkv) {
+        Part::Fused
+    } else {
+        Part::Other
+    };
+    order(spec, file, part, rows)
+}
+
 pub(crate) struct Loader<'w> {
     pub(crate) weights: &'w Weights,
     pub(crate) spec: &'w DecoderSpec,
@@ -54,32 +99,6 @@ impl<'w> Loader<'w> {
         self.weights.vector(&self.name(name), len)
     }
 
-    /// Where row i of Hugging Face's order lies in the file.
-    fn order(&self, part: Part, rows: usize) -> Option<Vec<usize>> {
-        let a = &self.spec.attention;
-        match (self.rows, part) {
-            (GgufRows::Interleaved, Part::Turned) => {
-                let (dim, half) = (a.head_dim, a.head_dim / 2);
-                Some((0..rows).map(|i| i / dim * dim + 2 * (i % dim % half) + i % dim / half).collect())
-            }
-            (GgufRows::Blocks, Part::Fused) => {
-                let (dim, group) = (a.head_dim, a.heads / a.kv_heads);
-                let of = |i: usize| {
-                    let (place, element) = (i / dim, i % dim);
-                    let (kv, slot) = (place / (group + 2), place % (group + 2));
-                    let head = match slot.checked_sub(group) {
-                        None => kv * group + slot,
-                        Some(0) => a.heads + kv,
-                        Some(_) => a.heads + a.kv_heads + kv,
-                    };
-                    head * dim + element
-                };
-                Some((0..rows).map(of).collect())
-            }
-            _ => None,
-        }
-    }
-
     /// A linear layer of a block, at a path relative to it.
     pub(crate) fn linear(
         &self,
@@ -90,7 +109,7 @@ impl<'w> Loader<'w> {
         bias: bool,
     ) -> Result<Linear> {
         let path = self.names.block(layer, module);
-        let order = self.order(part, rows);
+        let order = order(self.spec, self.rows, part, rows);
         // Only Hugging Face's files store them transposed; llama.cpp's converter turns them round.
         let transposed = self.names.transposed && self.weights.is_safetensors();
         let weight = match (transposed, &order) {

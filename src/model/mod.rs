@@ -5,8 +5,8 @@ pub(crate) mod cache;
 pub(crate) mod decoder;
 mod feed_forward;
 pub(crate) mod linear;
-mod loader;
-mod names;
+pub(crate) mod loader;
+pub(crate) mod names;
 mod norm;
 pub(crate) mod ops;
 #[cfg(test)]

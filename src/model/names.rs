@@ -189,44 +189,68 @@ impl Names {
         found.unwrap_or_else(|| name.to_owned())
     }
 
+    /// What GGUF calls the layer at this path: `blk.3.attn_q` for `model.layers.3.self_attn.q_proj`. A path of all experts
+    /// together is that of [`Self::expert`].
+    pub(crate) fn to_gguf(&self, path: &str) -> Option<String> {
+        let rest = path.strip_prefix(self.blocks)?.strip_prefix('.')?;
+        let (layer, module) = rest.split_once('.')?;
+        let (gguf, _) = self.modules().into_iter().find(|(_, name)| name == module)?;
+        Some(format!("blk.{layer}.{gguf}"))
+    }
+
+    /// The path of all experts together and the number of one: `model.layers.3.mlp.experts.gate_proj` and 5 for
+    /// `model.layers.3.mlp.experts.5.gate_proj`.
+    pub(crate) fn expert(&self, path: &str) -> Option<(String, usize)> {
+        let (before, after) = path.split_once(&format!(".{}.", self.experts))?;
+        let (number, part) = after.split_once('.')?;
+        Some((format!("{before}.{}.{part}", self.experts), number.parse().ok()?))
+    }
+
     /// The part that GGUF calls `module`.
     fn module(&self, module: &str) -> Option<String> {
+        self.modules().into_iter().find(|(gguf, _)| *gguf == module).map(|(_, name)| name)
+    }
+
+    /// What GGUF calls each part of a block.
+    fn modules(&self) -> Vec<(&'static str, String)> {
         let expert = |name: &str| format!("{}.{name}", self.experts);
         let shared = |name: &str| format!("{}.{name}", self.shared);
-        Some(match module {
-            // Falcon's newer form has two norms before its two parts; GGUF calls the feed-forward's `attn_norm` then.
-            "attn_norm" if self.attention_norm == FALCON_NEW.attention_norm => self.ffn_norm.to_owned(),
-            "attn_norm_2" => self.attention_norm.to_owned(),
-            "attn_norm" => self.attention_norm.to_owned(),
-            "post_attention_norm" => self.post_attention_norm.to_owned(),
-            "ffn_norm" => self.ffn_norm.to_owned(),
-            "post_ffw_norm" => self.post_ffn_norm.to_owned(),
-            "attn_q" => self.q.to_owned(),
-            "attn_k" => self.k.to_owned(),
-            "attn_v" => self.v.to_owned(),
-            "attn_qkv" => self.qkv.to_owned(),
-            "attn_output" => self.output.to_owned(),
-            "attn_q_norm" => self.q_norm.to_owned(),
-            "attn_k_norm" => self.k_norm.to_owned(),
-            "attn_q_a" => self.q_a.to_owned(),
-            "attn_q_a_norm" => self.q_a_norm.to_owned(),
-            "attn_q_b" => self.q_b.to_owned(),
-            "attn_kv_a_mqa" => self.kv_a.to_owned(),
-            "attn_kv_a_norm" => self.kv_a_norm.to_owned(),
-            "attn_kv_b" => self.kv_b.to_owned(),
-            "ffn_gate" => self.gate.to_owned(),
-            "ffn_up" => self.up.to_owned(),
-            "ffn_down" => self.down.to_owned(),
-            "ffn_gate_inp" => self.router.to_owned(),
-            "ffn_gate_exps" => expert(self.expert_gate),
-            "ffn_up_exps" => expert(self.expert_up),
-            "ffn_down_exps" => expert(self.expert_down),
-            "ffn_gate_shexp" => shared(self.expert_gate),
-            "ffn_up_shexp" => shared(self.expert_up),
-            "ffn_down_shexp" => shared(self.expert_down),
-            "ffn_gate_inp_shexp" => self.shared_gate.to_owned(),
-            _ => return None,
-        })
+        // Falcon's newer form has two norms before its two parts; GGUF calls the feed-forward's `attn_norm` then.
+        let two_norms = self.attention_norm == FALCON_NEW.attention_norm;
+        let plain = [
+            ("attn_norm", if two_norms { self.ffn_norm } else { self.attention_norm }),
+            ("attn_norm_2", self.attention_norm),
+            ("post_attention_norm", self.post_attention_norm),
+            ("ffn_norm", self.ffn_norm),
+            ("post_ffw_norm", self.post_ffn_norm),
+            ("attn_q", self.q),
+            ("attn_k", self.k),
+            ("attn_v", self.v),
+            ("attn_qkv", self.qkv),
+            ("attn_output", self.output),
+            ("attn_q_norm", self.q_norm),
+            ("attn_k_norm", self.k_norm),
+            ("attn_q_a", self.q_a),
+            ("attn_q_a_norm", self.q_a_norm),
+            ("attn_q_b", self.q_b),
+            ("attn_kv_a_mqa", self.kv_a),
+            ("attn_kv_a_norm", self.kv_a_norm),
+            ("attn_kv_b", self.kv_b),
+            ("ffn_gate", self.gate),
+            ("ffn_up", self.up),
+            ("ffn_down", self.down),
+            ("ffn_gate_inp", self.router),
+            ("ffn_gate_inp_shexp", self.shared_gate),
+        ];
+        let joined = [
+            ("ffn_gate_exps", expert(self.expert_gate)),
+            ("ffn_up_exps", expert(self.expert_up)),
+            ("ffn_down_exps", expert(self.expert_down)),
+            ("ffn_gate_shexp", shared(self.expert_gate)),
+            ("ffn_up_shexp", shared(self.expert_up)),
+            ("ffn_down_shexp", shared(self.expert_down)),
+        ];
+        plain.into_iter().map(|(gguf, name)| (gguf, name.to_owned())).chain(joined).collect()
     }
 }
 

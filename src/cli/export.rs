@@ -1,0 +1,111 @@
+//! `finetest export --format FORMAT --out PATH`.
+
+use std::path::PathBuf;
+
+use super::progress::Display;
+use super::{Global, config, print};
+use crate::adapter;
+use crate::error::{Error, Result, exit};
+use crate::export::{Export, Format, Precision};
+use crate::model::{Voice, load_decoder, source};
+use crate::project::Event;
+
+/// What base and adapter, and what was written, are compared on.
+const PROBE: &str = "The capital of France is Paris. In 1998 the team won 3 : 0.\n\n```python\nfor i in range(10):\n    print(i)\n```\n\n{\"name\": \"Ada\", \"year\": 1815}\n\nLa casa es grande. 你好，世界。";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    /// The adapter in PEFT's directory form
+    Peft,
+    /// The adapter as llama.cpp and Ollama load it
+    GgufAdapter,
+    /// Base and adapter in one, as safetensors with configuration and tokenizer
+    Merged,
+    /// Base and adapter in one, as GGUF with a Modelfile for Ollama; of a base that is GGUF
+    MergedGguf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The form to write
+    #[arg(long, value_enum)]
+    format: Form,
+    /// A directory (peft, merged) or a file (gguf-adapter, merged-gguf) that is not there yet
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+    /// A PEFT directory; default: the manifest's
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Precision of merged weights; default: bf16 in safetensors, f16 in GGUF
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
+    /// Write over what is there
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
+    let config = config(global)?;
+    let place = config.adapter.as_ref();
+    let directory = args.adapter.clone().or_else(|| place.map(|place| place.path.clone()));
+    let directory = directory.ok_or_else(|| {
+        Error::input(&config.manifest, None, "[adapter] is missing: there is no adapter to export; give --adapter DIR")
+    })?;
+    if args.out.exists() && !args.force {
+        let out = args.out.display();
+        return Err(Error::Usage(format!("{out} is there already; give another --out, or --force to write over it")));
+    }
+    let scale = if args.adapter.is_none() { place.map_or(1.0, |place| place.scale) } else { 1.0 };
+    let adapter = adapter::load(&directory)?;
+    let mut display = Display::new(global.quiet);
+    let files = source::resolve(&config.model, &mut |event| display.show(Event::Source(event)));
+    display.finish();
+    let files = files?;
+    let decoder = load_decoder(&files, &config.model)?;
+    let vocabulary = decoder.spec.vocab_size as u32;
+    // A model without a tokenizer is compared on any tokens.
+    let mut probe = match Voice::load(&files, &config.model) {
+        Ok(voice) => voice.tokenizer.encode_raw(PROBE)?,
+        Err(_) => (0..64).map(|i| (7 + 13 * i) % vocabulary).collect(),
+    };
+    probe.truncate(decoder.spec.context);
+    let export =
+        Export { files: &files, decoder: &decoder, adapter: &adapter, directory: &directory, scale, probe: &probe };
+    let format = match args.format {
+        Form::Peft => Format::Peft,
+        Form::GgufAdapter => Format::GgufAdapter,
+        Form::Merged => Format::Merged,
+        Form::MergedGguf => Format::MergedGguf,
+    };
+    let precision = args.dtype.map(|dtype| match dtype {
+        Dtype::F32 => Precision::F32,
+        Dtype::Bf16 => Precision::Bf16,
+        Dtype::F16 => Precision::F16,
+        Dtype::Q8_0 => Precision::Q8_0,
+    });
+    let exported = export.write(format, precision, &args.out)?;
+    let mut text = String::new();
+    for file in &exported.files {
+        text.push_str(&format!("{}\n", file.display()));
+    }
+    let d = exported.difference;
+    text.push_str(&format!(
+        "read back and compared with base and adapter over {} tokens: drift {:.2e} nats/token, same first choice {:.1} %, \
+         largest difference of a logit {:.2e}\n",
+        d.positions,
+        d.drift,
+        100.0 * d.same_top1,
+        d.largest
+    ));
+    print(&text)?;
+    Ok(exit::PASS)
+}

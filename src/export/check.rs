@@ -1,0 +1,59 @@
+//! How far an exported model is from base and adapter.
+
+use crate::error::{Error, Result};
+use crate::model::decoder::{Batch, Decoder};
+use crate::model::linear::{Adapters, LowRank};
+
+/// Two models' next-token distributions on the same tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Difference {
+    /// Positions compared.
+    pub positions: usize,
+    /// Largest difference of a logit.
+    pub largest: f64,
+    /// Mean Σ p ln(p/q), nats a token: what a rounded weight costs, in the unit of drift.
+    pub drift: f64,
+    /// Share of positions with the same most likely token.
+    pub same_top1: f64,
+}
+
+/// More than this is no rounding: the file does not say what it should.
+const MOST_DRIFT: f64 = 0.5;
+
+/// Logits of every position.
+pub(super) fn logits(decoder: &Decoder, tokens: &[u32], tuned: Option<&LowRank>) -> Result<Vec<Vec<f32>>> {
+    let slots: Vec<_> = tuned.map(|tuned| (0..tokens.len(), tuned)).into_iter().collect();
+    let hidden = decoder.hidden(&Batch::new([tokens]), Adapters::Rows(&slots))?;
+    Ok(decoder.logits(&hidden, &slots)?.to_vec2::<f32>()?)
+}
+
+/// Compares logits; `expected` are those of base and adapter.
+///
+/// # Errors
+/// They are too far apart for a rounding.
+pub(super) fn compare(expected: &[Vec<f32>], got: &[Vec<f32>]) -> Result<Difference> {
+    let (mut largest, mut drift, mut same) = (0f64, 0f64, 0usize);
+    for (p, q) in expected.iter().zip(got) {
+        largest = p.iter().zip(q).map(|(p, q)| f64::from((p - q).abs())).fold(largest, f64::max);
+        let (log_p, log_q) = (log_softmax(p), log_softmax(q));
+        drift += log_p.iter().zip(&log_q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>().max(0.0);
+        same += usize::from(crate::engine::argmax(p) == crate::engine::argmax(q));
+    }
+    let positions = expected.len().max(1);
+    let difference =
+        Difference { positions, largest, drift: drift / positions as f64, same_top1: same as f64 / positions as f64 };
+    // Written so that NaN is refused too.
+    if difference.drift <= MOST_DRIFT {
+        return Ok(difference);
+    }
+    Err(Error::failed(format!(
+        "what was written does not say what base and adapter say: {} nats a token over {positions} tokens, which is no rounding",
+        difference.drift
+    )))
+}
+
+fn log_softmax(row: &[f32]) -> Vec<f64> {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = row.iter().map(|x| f64::from(x - max).exp()).sum();
+    row.iter().map(|x| f64::from(x - max) - sum.ln()).collect()
+}

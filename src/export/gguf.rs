@@ -1,0 +1,167 @@
+//! A merged model as GGUF: the base's file with the adapted layers' tensors replaced.
+
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::{self, Content, Value};
+use candle_core::quantized::{GgmlDType, QTensor, ggml_file};
+use candle_core::{Device, Tensor};
+
+use super::check::{compare, logits};
+use super::{Export, Exported, Precision, merged, merged_bias};
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::model::linear::{Linear, LowRank};
+use crate::model::loader::file_order;
+use crate::model::names::gguf_rows;
+use crate::model::weights::map_file;
+use crate::model::{ModelFiles, ModelKind, load_decoder};
+
+impl Export<'_> {
+    pub(super) fn merged_gguf(&self, out: &Path, precision: Precision, tuned: &LowRank) -> Result<Exported> {
+        let base = self.gguf_base()?;
+        let map = map_file(base)?;
+        let content = Content::read(&mut std::io::Cursor::new(&map[..]))?;
+        let dtype = match precision {
+            Precision::F32 => GgmlDType::F32,
+            Precision::F16 | Precision::Bf16 => GgmlDType::F16,
+            Precision::Q8_0 => GgmlDType::Q8_0,
+        };
+        let names = self.decoder.names();
+        let mut order: Vec<(&String, &gguf_file::TensorInfo)> = content.tensor_infos.iter().collect();
+        order.sort_by_key(|(_, info)| info.offset);
+        let mut tensors: Vec<(&str, QTensor)> = Vec::with_capacity(order.len());
+        for (name, info) in order {
+            let dims = info.shape.dims().to_vec();
+            let elements = info.shape.elem_count();
+            let start = (content.tensor_data_offset + info.offset) as usize;
+            let size = elements / info.ggml_dtype.block_size() * info.ggml_dtype.type_size();
+            let tensor = match self.replaced(&names.from_gguf(name), tuned)? {
+                Some((values, vector)) => {
+                    // Rows that do not fill blocks of 32 stay in 16 bits; vectors are never rounded.
+                    let fits = dims.last().is_some_and(|d| d.is_multiple_of(dtype.block_size()));
+                    let dtype = if vector {
+                        GgmlDType::F32
+                    } else if fits {
+                        dtype
+                    } else {
+                        GgmlDType::F16
+                    };
+                    QTensor::quantize(&Tensor::from_vec(values, dims, &Device::Cpu)?, dtype)?
+                }
+                None => ggml_file::qtensor_from_ggml(info.ggml_dtype, &map[start..start + size], dims, &Device::Cpu)?,
+            };
+            tensors.push((name.as_str(), tensor));
+        }
+        let mut metadata: Vec<(&str, Value)> = content.metadata.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
+        metadata.retain(|(key, _)| !["general.file_type", "general.alignment"].contains(key));
+        // llama.cpp's numbers for "mostly f32, f16, q8_0".
+        let kind = match dtype {
+            GgmlDType::F32 => 0,
+            GgmlDType::F16 => 1,
+            _ => 7,
+        };
+        metadata.push(("general.file_type", Value::U32(kind)));
+        metadata.sort_by_key(|(key, _)| *key);
+        let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (*k, v)).collect();
+        let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+        write(out, &metadata, &tensors)?;
+        drop(tensors);
+
+        let files = ModelFiles { root: out.to_path_buf(), kind: ModelKind::Gguf(out.to_path_buf()) };
+        let config = ModelConfig { source: String::new(), sha256: None, chat_template: None, context: None };
+        let read_back = load_decoder(&files, &config)?;
+        let expected = logits(self.decoder, self.probe, Some(tuned))?;
+        let difference = compare(&expected, &logits(&read_back, self.probe, None)?)?;
+        let modelfile = out.with_file_name("Modelfile");
+        crate::files::write_atomically(&modelfile, self.modelfile(out).as_bytes())?;
+        Ok(Exported { files: vec![out.to_path_buf(), modelfile], difference })
+    }
+
+    /// Ollama's recipe; it takes the template out of the GGUF.
+    fn modelfile(&self, out: &Path) -> String {
+        let name = out.file_name().unwrap_or_default().to_string_lossy();
+        format!("# ollama create NAME -f Modelfile\nFROM ./{name}\nPARAMETER temperature 0\n")
+    }
+
+    /// New values of a tensor with this Hugging Face name, in the file's order of rows, and whether it is a vector; `None` when
+    /// it stays as it is.
+    fn replaced(&self, name: &str, tuned: &LowRank) -> Result<Option<(Vec<f32>, bool)>> {
+        let spec = &self.decoder.spec;
+        let names = self.decoder.names();
+        let (embedding, head) = self.decoder.vocabulary_paths();
+        let path = name.strip_suffix(".weight").unwrap_or(name);
+        let whole = [(embedding, &tuned.embedding), (head, &tuned.head)];
+        if let Some((_, Some(matrix))) = whole.iter().find(|(of, _)| *of == path) {
+            let mut values = Vec::new();
+            matrix.for_blocks(|_, block| values.extend_from_slice(block));
+            return Ok(Some((values, false)));
+        }
+        if spec.tied_head && (tuned.head.is_some() || (path == embedding && tuned.embedding.is_some())) {
+            let message = "the adapter replaces the embedding or the head of a model that ties them, which one tensor cannot hold";
+            return Err(Error::model(self.directory, message));
+        }
+        let reordered = |linear: &Linear, values: Vec<f32>, width: usize| {
+            let rows = linear.frozen.weight.rows;
+            match file_order(spec, &names, gguf_rows(spec.family), &linear.path, rows) {
+                None => values,
+                Some(order) => {
+                    let mut back = vec![0f32; values.len()];
+                    for (row, at) in order.into_iter().enumerate() {
+                        back[at * width..(at + 1) * width].copy_from_slice(&values[row * width..(row + 1) * width]);
+                    }
+                    back
+                }
+            }
+        };
+        if let Some((all, part)) = path.rsplit_once('.').filter(|(all, _)| all.ends_with(names.experts)) {
+            let stack: Vec<&Linear> = self
+                .decoder
+                .linears()
+                .filter(|l| names.expert(&l.path).is_some_and(|(stack, _)| stack == format!("{all}.{part}")))
+                .collect();
+            if !stack.iter().any(|l| tuned.pairs.contains_key(&l.path)) {
+                return Ok(None);
+            }
+            let values = stack.iter().map(|l| merged(l, tuned)).collect::<Result<Vec<_>>>()?.concat();
+            return Ok(Some((values, false)));
+        }
+        if let Some(of_bias) = name.strip_suffix(".bias") {
+            let linear = self.decoder.linears().find(|l| l.path == of_bias && tuned.pairs.contains_key(&l.path));
+            let Some(linear) = linear else { return Ok(None) };
+            let bias = merged_bias(linear, tuned)?;
+            return Ok(bias.map(|values| (reordered(linear, values, 1), true)));
+        }
+        let Some(linear) = self.decoder.linears().find(|l| l.path == path && tuned.pairs.contains_key(&l.path)) else {
+            return Ok(None);
+        };
+        if linear.frozen.bias.is_none() && merged_bias(linear, tuned)?.is_some() {
+            let message = format!("the adapter gives `{path}` a bias, and base has none: its file has no place for it");
+            return Err(Error::model(self.directory, message));
+        }
+        let values = merged(linear, tuned)?;
+        Ok(Some((reordered(linear, values, linear.frozen.weight.cols), false)))
+    }
+}
+
+/// Writes a GGUF file at once or not at all.
+pub(super) fn write(path: &Path, metadata: &[(&str, &Value)], tensors: &[(&str, &QTensor)]) -> Result<()> {
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    let file = builder.prefix(".writing-").tempfile_in(directory).map_err(Error::io(path, "write"))?;
+    let mut writer = BufWriter::new(file);
+    gguf_file::write(&mut writer, metadata, tensors)
+        .map_err(|e| Error::model(path, format!("cannot be written: {e}")))?;
+    writer.flush().map_err(Error::io(path, "write"))?;
+    let file = writer.into_inner().map_err(|e| Error::Io {
+        path: path.to_path_buf(),
+        action: "write",
+        source: e.into_error(),
+    })?;
+    file.as_file().sync_all().map_err(Error::io(path, "write"))?;
+    file.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), action: "write", source: e.error })?;
+    Ok(())
+}

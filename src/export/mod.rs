@@ -1,0 +1,146 @@
+//! Adapters and merged models in the forms that other programs read, each read back and compared before it counts as written.
+//!
+//! | format | what | for |
+//! |---|---|---|
+//! | `peft` | the adapter's directory | PEFT, vLLM |
+//! | `gguf-adapter` | a GGUF file of A and B | llama.cpp `--lora`, Ollama `ADAPTER` |
+//! | `merged` | W + s·B·A as safetensors, with configuration and tokenizer | transformers and what reads its models |
+//! | `merged-gguf` | the base's GGUF file with merged tensors in f16 or q8_0, and a `Modelfile` | llama.cpp, Ollama, LM Studio |
+
+mod adapter;
+mod check;
+mod gguf;
+mod safetensors;
+
+use std::path::{Path, PathBuf};
+
+use crate::adapter::Adapter;
+use crate::error::{Error, Result};
+use crate::model::decoder::Decoder;
+use crate::model::linear::{Linear, LowRank};
+use crate::model::{ModelFiles, ModelKind};
+pub use check::Difference;
+
+/// A form to export to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// PEFT's directory.
+    Peft,
+    /// llama.cpp's GGUF adapter.
+    GgufAdapter,
+    /// A merged model as safetensors.
+    Merged,
+    /// A merged model as GGUF.
+    MergedGguf,
+}
+
+/// In what precision merged weights are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 32 bits.
+    F32,
+    /// 16 bits, as GPUs train in.
+    Bf16,
+    /// 16 bits with a longer mantissa.
+    F16,
+    /// 8 bits in blocks of 32; GGUF only.
+    Q8_0,
+}
+
+/// What to export.
+pub(crate) struct Export<'a> {
+    /// The base's files.
+    pub(crate) files: &'a ModelFiles,
+    /// The base.
+    pub(crate) decoder: &'a Decoder,
+    /// The adapter.
+    pub(crate) adapter: &'a Adapter,
+    /// Its directory.
+    pub(crate) directory: &'a Path,
+    /// Its scale besides its own: the manifest's.
+    pub(crate) scale: f64,
+    /// Tokens to compare on.
+    pub(crate) probe: &'a [u32],
+}
+
+/// What was written.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// The files, the one to use first.
+    pub files: Vec<PathBuf>,
+    /// How far what was read back is from base and adapter.
+    pub difference: Difference,
+}
+
+impl Export<'_> {
+    /// Writes `out`, reads it back, and says how far it is from base and adapter.
+    ///
+    /// # Errors
+    /// A form that cannot hold this adapter or this base, by name; `out` cannot be written; or what was read back is far off.
+    pub(crate) fn write(&self, format: Format, precision: Option<Precision>, out: &Path) -> Result<Exported> {
+        let tuned = self.adapter.attached(self.decoder, self.scale)?;
+        match format {
+            Format::Peft => self.peft(out, &tuned),
+            Format::GgufAdapter => self.gguf_adapter(out, &tuned),
+            Format::Merged => {
+                let precision = precision.unwrap_or(Precision::Bf16);
+                if precision == Precision::Q8_0 {
+                    return Err(Error::Usage("--dtype q8_0 is GGUF's; expected f32, bf16 or f16".into()));
+                }
+                self.merged(out, precision, &tuned)
+            }
+            Format::MergedGguf => {
+                let precision = precision.unwrap_or(Precision::F16);
+                if precision == Precision::Bf16 {
+                    return Err(Error::Usage("--dtype bf16 is not for GGUF here; expected f32, f16 or q8_0".into()));
+                }
+                self.merged_gguf(out, precision, &tuned)
+            }
+        }
+    }
+
+    /// The base's GGUF file.
+    fn gguf_base(&self) -> Result<&Path> {
+        match &self.files.kind {
+            ModelKind::Gguf(path) => Ok(path),
+            ModelKind::HuggingFace(_) => Err(Error::model(
+                &self.files.root,
+                "is not a GGUF file, and only one can be merged into GGUF: its tokenizer and template are kept; \
+                 export --format merged, and convert that with llama.cpp's convert_hf_to_gguf.py",
+            )),
+        }
+    }
+}
+
+/// W + s·B·A of a layer in f32, row by row, each multiplied by its DoRA length.
+fn merged(linear: &Linear, tuned: &LowRank) -> Result<Vec<f32>> {
+    let (rows, cols) = (linear.frozen.weight.rows, linear.frozen.weight.cols);
+    let mut values = Vec::with_capacity(rows * cols);
+    linear.frozen.weight.for_blocks(|_, block| values.extend_from_slice(block));
+    let Some(pair) = tuned.pairs.get(&linear.path) else { return Ok(values) };
+    let (a, b) = (pair.a.to_vec2::<f32>()?, pair.b.to_vec2::<f32>()?);
+    for (i, (row, b)) in values.chunks_mut(cols).zip(&b).enumerate() {
+        for (b, a) in b.iter().zip(&a) {
+            let factor = pair.scale as f32 * b;
+            row.iter_mut().zip(a).for_each(|(w, a)| *w += factor * a);
+        }
+        if let Some(lengths) = &pair.rows {
+            row.iter_mut().for_each(|w| *w *= lengths[i]);
+        }
+    }
+    Ok(values)
+}
+
+/// A layer's bias with the adapter on.
+fn merged_bias(linear: &Linear, tuned: &LowRank) -> Result<Option<Vec<f32>>> {
+    let own = linear.frozen.bias.as_ref().map(candle_core::Tensor::to_vec1::<f32>).transpose()?;
+    let more = tuned.pairs.get(&linear.path).and_then(|pair| pair.bias.as_ref());
+    Ok(match (own, more) {
+        (Some(own), Some(more)) => Some(own.iter().zip(more.iter()).map(|(own, more)| own + more).collect()),
+        (None, Some(more)) => Some(more.to_vec()),
+        (own, None) => own,
+    })
+}
+
+#[cfg(test)]
+mod tests;
