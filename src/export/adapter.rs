@@ -87,7 +87,7 @@ impl Export<'_> {
                 content.tensor(&mut reader, &format!("{stem}.{kind}"), &Device::Cpu)?.dequantize(&Device::Cpu)
             };
             let (a, b) = (read("lora_a")?, read("lora_b")?);
-            let path = names.from_gguf(stem);
+            let path = names.hugging_face(stem);
             let path = path.strip_suffix(".weight").unwrap_or(&path);
             if a.rank() == 3 {
                 let (all, part) = path.rsplit_once('.').unwrap_or((path, ""));
@@ -132,7 +132,7 @@ fn gguf_tensors(export: &Export<'_>, tuned: &LowRank, names: &Names) -> Result<V
             continue;
         }
         let no_name = || Error::model(export.directory, format!("`{path}` has no name in GGUF"));
-        let name = names.to_gguf(path).ok_or_else(no_name)?;
+        let name = names.gguf(path).ok_or_else(no_name)?;
         let b = scaled(pair)?;
         let b = match file_order(spec, names, gguf_rows(spec.family), path, b.dim(0)?) {
             None => b,
@@ -148,7 +148,7 @@ fn gguf_tensors(export: &Export<'_>, tuned: &LowRank, names: &Names) -> Result<V
     for (stack, pairs) in experts {
         let count = spec.feed_forward.experts.as_ref().map_or(0, |e| e.count);
         let no_name = || Error::model(export.directory, format!("`{stack}` has no name in GGUF"));
-        let name = names.to_gguf(&stack).ok_or_else(no_name)?;
+        let name = names.gguf(&stack).ok_or_else(no_name)?;
         let Some(first) = pairs.values().next() else { continue };
         if pairs.values().any(|pair| pair.a.shape() != first.a.shape()) {
             return Err(export.no_gguf("experts of unequal rank"));

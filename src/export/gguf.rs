@@ -36,7 +36,7 @@ impl Export<'_> {
             let elements = info.shape.elem_count();
             let start = (content.tensor_data_offset + info.offset) as usize;
             let size = elements / info.ggml_dtype.block_size() * info.ggml_dtype.type_size();
-            let tensor = match self.replaced(&names.from_gguf(name), tuned)? {
+            let tensor = match self.replaced(&names.hugging_face(name), tuned)? {
                 Some((values, vector)) => {
                     // Rows that do not fill blocks of 32 stay in 16 bits; vectors are never rounded.
                     let fits = dims.last().is_some_and(|d| d.is_multiple_of(dtype.block_size()));

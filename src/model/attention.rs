@@ -28,9 +28,21 @@ pub(crate) struct Attention {
 }
 
 enum Layers {
-    Separate { q: Linear, k: Linear, v: Linear },
-    Fused { qkv: Linear, order: FusedOrder },
-    Latent { q: Query, kv_a: Linear, kv_norm: Norm, kv_b: Linear, latent: Latent },
+    /// Of queries, keys and values.
+    Separate(Box<[Linear; 3]>),
+    Fused {
+        qkv: Linear,
+        order: FusedOrder,
+    },
+    Latent(Box<LatentLayers>),
+}
+
+struct LatentLayers {
+    q: Query,
+    kv_a: Linear,
+    kv_norm: Norm,
+    kv_b: Linear,
+    latent: Latent,
 }
 
 enum Query {
@@ -45,11 +57,11 @@ impl Attention {
         let turned = |name: &str, rows| loader.linear(layer, name, Part::Turned, [rows, hidden], a.qkv_bias);
         let other = |name: &str, shape, bias| loader.linear(layer, name, Part::Other, shape, bias);
         let layers = match &a.projection {
-            Projection::Separate => Layers::Separate {
-                q: turned(names.q, q)?,
-                k: turned(names.k, k)?,
-                v: other(names.v, [v, hidden], a.qkv_bias)?,
-            },
+            Projection::Separate => Layers::Separate(Box::new([
+                turned(names.q, q)?,
+                turned(names.k, k)?,
+                other(names.v, [v, hidden], a.qkv_bias)?,
+            ])),
             Projection::Fused(order) => Layers::Fused {
                 qkv: loader.linear(layer, names.qkv, Part::Fused, [q + k + v, hidden], a.qkv_bias)?,
                 order: *order,
@@ -64,13 +76,13 @@ impl Attention {
                     },
                 };
                 let expanded = a.heads * (latent.nope + a.value_dim);
-                Layers::Latent {
+                Layers::Latent(Box::new(LatentLayers {
                     q: query,
                     kv_a: other(names.kv_a, [latent.kv_rank + latent.rope, hidden], a.qkv_bias)?,
                     kv_norm: loader.block_norm(layer, names.kv_a_norm, latent.kv_rank)?,
                     kv_b: other(names.kv_b, [expanded, latent.kv_rank], false)?,
                     latent: *latent,
-                }
+                }))
             }
         };
         let qk_norm = match a.qk_norm {
@@ -97,13 +109,17 @@ impl Attention {
         let tokens = h.dim(0)?;
         let shaped = |x: &Tensor, heads, dim| reshape(tape, x, &[tokens, heads, dim]);
         let (q, k, v) = match &self.layers {
-            Layers::Separate { q, k, v } => (q.forward(h, adapters)?, k.forward(h, adapters)?, v.forward(h, adapters)?),
+            Layers::Separate(layers) => {
+                let [q, k, v] = &**layers;
+                (q.forward(h, adapters)?, k.forward(h, adapters)?, v.forward(h, adapters)?)
+            }
             Layers::Fused { qkv, order } => {
                 let all = qkv.forward(h, adapters)?;
                 let [q, k, v] = fused_pieces(spec, *order);
                 (columns(tape, &[&all], q)?, columns(tape, &[&all], k)?, columns(tape, &[&all], v)?)
             }
-            Layers::Latent { q, kv_a, kv_norm, kv_b, latent } => {
+            Layers::Latent(layers) => {
+                let LatentLayers { q, kv_a, kv_norm, kv_b, latent } = &**layers;
                 let q = match q {
                     Query::Full(q) => q.forward(h, adapters)?,
                     Query::Low { a, norm, b } => b.forward(&norm.forward(tape, &a.forward(h, adapters)?)?, adapters)?,
@@ -138,10 +154,15 @@ impl Attention {
 
     pub(crate) fn linears(&self) -> Vec<&Linear> {
         let mut found = match &self.layers {
-            Layers::Separate { q, k, v } => vec![q, k, v],
+            Layers::Separate(layers) => layers.iter().collect(),
             Layers::Fused { qkv, .. } => vec![qkv],
-            Layers::Latent { q: Query::Full(q), kv_a, kv_b, .. } => vec![q, kv_a, kv_b],
-            Layers::Latent { q: Query::Low { a, b, .. }, kv_a, kv_b, .. } => vec![a, b, kv_a, kv_b],
+            Layers::Latent(layers) => {
+                let LatentLayers { q, kv_a, kv_b, .. } = &**layers;
+                match q {
+                    Query::Full(q) => vec![q, kv_a, kv_b],
+                    Query::Low { a, b, .. } => vec![a, b, kv_a, kv_b],
+                }
+            }
         };
         found.push(&self.output);
         found
@@ -149,10 +170,15 @@ impl Attention {
 
     pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let mut found = match &mut self.layers {
-            Layers::Separate { q, k, v } => vec![q, k, v],
+            Layers::Separate(layers) => layers.iter_mut().collect(),
             Layers::Fused { qkv, .. } => vec![qkv],
-            Layers::Latent { q: Query::Full(q), kv_a, kv_b, .. } => vec![q, kv_a, kv_b],
-            Layers::Latent { q: Query::Low { a, b, .. }, kv_a, kv_b, .. } => vec![a, b, kv_a, kv_b],
+            Layers::Latent(layers) => {
+                let LatentLayers { q, kv_a, kv_b, .. } = &mut **layers;
+                match q {
+                    Query::Full(q) => vec![q, kv_a, kv_b],
+                    Query::Low { a, b, .. } => vec![a, b, kv_a, kv_b],
+                }
+            }
         };
         found.push(&mut self.output);
         found
@@ -160,9 +186,9 @@ impl Attention {
 
     pub(crate) fn norms(&self) -> Vec<&Norm> {
         let mut found: Vec<&Norm> = self.qk_norm.iter().flat_map(|(q, k)| [q, k]).collect();
-        if let Layers::Latent { q, kv_norm, .. } = &self.layers {
-            found.push(kv_norm);
-            if let Query::Low { norm, .. } = q {
+        if let Layers::Latent(layers) = &self.layers {
+            found.push(&layers.kv_norm);
+            if let Query::Low { norm, .. } = &layers.q {
                 found.push(norm);
             }
         }

@@ -14,8 +14,8 @@ use super::tape::{add, select_rows};
 
 /// The feed-forward part of one block.
 pub(crate) enum FeedForward {
-    Dense(Dense),
-    Sparse(Sparse),
+    Dense(Box<Dense>),
+    Sparse(Box<Sparse>),
 }
 
 /// One feed-forward network: down(f(gate x) · up x), or down(f(up x)).
@@ -63,14 +63,14 @@ impl FeedForward {
         let part = |name: &str, shape| loader.linear(layer, name, Part::Other, shape, f.bias);
         let Some(experts) = loader.spec.experts(layer) else {
             let size = f.intermediate_size;
-            return Ok(Self::Dense(Dense {
+            return Ok(Self::Dense(Box::new(Dense {
                 gate: if f.gated { Some(part(names.gate, [size, hidden])?) } else { None },
                 up: part(names.up, [size, hidden])?,
                 down: part(names.down, [hidden, size])?,
                 activation: f.activation,
-            }));
+            })));
         };
-        Sparse::load(loader, layer, experts).map(Self::Sparse)
+        Sparse::load(loader, layer, experts).map(|sparse| Self::Sparse(Box::new(sparse)))
     }
 
     /// Of the normed input `h` (tokens, hidden).

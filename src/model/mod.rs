@@ -93,7 +93,7 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
             let spec = DecoderSpec::from_gguf(path, &content)?;
             let own_norm = spec.residual == spec::Residual::Parallel { own_norm: true };
             let names = names::names(spec.family, own_norm);
-            let weights = Weights::gguf(path, &map, &content, |name| names.from_gguf(name))?;
+            let weights = Weights::gguf(path, &map, &content, |name| names.hugging_face(name))?;
             let rows = names::gguf_rows(spec.family);
             (spec, weights, rows)
         }

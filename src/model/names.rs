@@ -169,7 +169,7 @@ impl Names {
     /// The Hugging Face name of a GGUF tensor; the name itself when the table has none.
     ///
     /// Tensors of all experts together keep a name of their own: `model.layers.3.mlp.experts.gate_proj.weight`.
-    pub(crate) fn from_gguf(&self, name: &str) -> String {
+    pub(crate) fn hugging_face(&self, gguf: &str) -> String {
         let renamed = |rest: &str, layer: &str| {
             if rest == "exp_probs_b.bias" {
                 return Some(format!("{}.{layer}.{}", self.blocks, self.correction));
@@ -177,7 +177,7 @@ impl Names {
             let (module, kind) = rest.rsplit_once('.')?;
             Some(format!("{}.{layer}.{}.{kind}", self.blocks, self.module(module)?))
         };
-        let found = match name.split_once('.') {
+        let found = match gguf.split_once('.') {
             Some(("blk", rest)) => rest.split_once('.').and_then(|(layer, rest)| renamed(rest, layer)),
             Some(("token_embd", kind)) => Some(format!("{}.{kind}", self.embedding)),
             Some(("token_embd_norm", kind)) => Some(format!("{}.{kind}", self.embedding_norm)),
@@ -186,12 +186,12 @@ impl Names {
             Some(("output", kind)) => Some(format!("{}.{kind}", self.head)),
             _ => None,
         };
-        found.unwrap_or_else(|| name.to_owned())
+        found.unwrap_or_else(|| gguf.to_owned())
     }
 
     /// What GGUF calls the layer at this path: `blk.3.attn_q` for `model.layers.3.self_attn.q_proj`. A path of all experts
     /// together is that of [`Self::expert`].
-    pub(crate) fn to_gguf(&self, path: &str) -> Option<String> {
+    pub(crate) fn gguf(&self, path: &str) -> Option<String> {
         let rest = path.strip_prefix(self.blocks)?.strip_prefix('.')?;
         let (layer, module) = rest.split_once('.')?;
         let (gguf, _) = self.modules().into_iter().find(|(_, name)| name == module)?;

@@ -208,8 +208,11 @@ fn batched_decoding_agrees_with_transformers_token_for_token() {
     assert_ne!(answers[0].tokens, answers[3].tokens, "the adapter changes the answer");
 }
 
+/// A tensor's name, shape, type and bytes.
+type Stored = (String, Vec<usize>, Dtype, Vec<u8>);
+
 /// A copy of a family's directory with its weights changed.
-fn changed(family: &str, change: impl Fn(&mut Vec<(String, Vec<usize>, Dtype, Vec<u8>)>)) -> crate::Result<Decoder> {
+fn changed(family: &str, change: impl Fn(&mut Vec<Stored>)) -> crate::Result<Decoder> {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::copy(fixture(&format!("{family}/config.json")), folder.path().join("config.json")).expect("a copy");
     let bytes = std::fs::read(fixture(&format!("{family}/model.safetensors"))).expect("weights");
@@ -230,11 +233,11 @@ fn changed(family: &str, change: impl Fn(&mut Vec<(String, Vec<usize>, Dtype, Ve
 
 #[test]
 fn missing_and_extra_tensors_and_wrong_shapes_are_named_with_the_nearest() {
-    let refused = |family: &str, change: &dyn Fn(&mut Vec<(String, Vec<usize>, Dtype, Vec<u8>)>)| {
+    let refused = |family: &str, change: &dyn Fn(&mut Vec<Stored>)| {
         changed(family, change).err().expect("must be refused").to_string()
     };
     let rename = |from: &'static str, to: &'static str| {
-        move |tensors: &mut Vec<(String, Vec<usize>, Dtype, Vec<u8>)>| {
+        move |tensors: &mut Vec<Stored>| {
             tensors.iter_mut().filter(|t| t.0 == from).for_each(|t| t.0 = to.to_owned());
         }
     };
@@ -246,7 +249,7 @@ fn missing_and_extra_tensors_and_wrong_shapes_are_named_with_the_nearest() {
     };
     let message = refused("llama", &extra);
     assert!(message.contains("`model.layers.1.self_attn.q_proj.bias`; the nearest that is expected"), "{message}");
-    let shape = |tensors: &mut Vec<(String, Vec<usize>, Dtype, Vec<u8>)>| {
+    let shape = |tensors: &mut Vec<Stored>| {
         tensors.iter_mut().filter(|t| t.0 == "model.layers.2.mlp.gate.weight").for_each(|t| {
             (t.1, t.3) = (vec![7, 64], vec![0; 7 * 64 * 4]);
         });
