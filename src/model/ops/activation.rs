@@ -30,10 +30,7 @@ fn value_and_slope(activation: Activation, x: f32) -> (f32, f32) {
 }
 
 fn value(activation: Activation, x: f32) -> f32 {
-    match activation {
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        _ => value_and_slope(activation, x).0,
-    }
+    value_and_slope(activation, x).0
 }
 
 struct Gated(Activation);
