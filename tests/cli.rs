@@ -402,4 +402,9 @@ fn an_export_says_how_close_it_is_and_overwrites_nothing() {
         .fails(1, &["is not a GGUF file", "convert_hf_to_gguf.py"]);
     project.run(&["export", "--format", "merged", "--out", "m", "--adapter", "nowhere"]).fails(1, &["nowhere"]);
     assert!(!project.path("m.gguf").exists() && !project.path("m").exists());
+    project.write("m.Modelfile", "FROM mine");
+    project
+        .run(&["export", "--format", "merged-gguf", "--out", "m.gguf"])
+        .fails(2, &["m.Modelfile", "is there already"]);
+    assert_eq!(project.read("m.Modelfile"), "FROM mine");
 }

@@ -6,6 +6,7 @@ use super::progress::Display;
 use super::{Global, config, print};
 use crate::adapter;
 use crate::error::{Error, Result, exit};
+use crate::export::gguf::modelfile_of;
 use crate::export::{Export, Format, Precision};
 use crate::model::{Voice, load_decoder, source};
 use crate::project::Event;
@@ -60,8 +61,9 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     let directory = directory.ok_or_else(|| {
         Error::input(&config.manifest, None, "[adapter] is missing: there is no adapter to export; give --adapter DIR")
     })?;
-    if args.out.exists() && !args.force {
-        let out = args.out.display();
+    let beside = (args.format == Form::MergedGguf).then(|| modelfile_of(&args.out));
+    if let Some(there) = std::iter::once(&args.out).chain(&beside).find(|path| path.exists() && !args.force) {
+        let out = there.display();
         return Err(Error::Usage(format!("{out} is there already; give another --out, or --force to write over it")));
     }
     let scale = if args.adapter.is_none() { place.map_or(1.0, |place| place.scale) } else { 1.0 };

@@ -73,7 +73,7 @@ impl Export<'_> {
         let read_back = load_decoder(&files, &config)?;
         let expected = logits(self.decoder, self.probe, Some(tuned))?;
         let difference = compare(&expected, &logits(&read_back, self.probe, None)?)?;
-        let modelfile = out.with_file_name("Modelfile");
+        let modelfile = modelfile_of(out);
         crate::files::write_atomically(&modelfile, self.modelfile(out).as_bytes())?;
         Ok(Exported { files: vec![out.to_path_buf(), modelfile], difference })
     }
@@ -81,7 +81,7 @@ impl Export<'_> {
     /// Ollama's recipe; it takes the template out of the GGUF.
     fn modelfile(&self, out: &Path) -> String {
         let name = out.file_name().unwrap_or_default().to_string_lossy();
-        format!("# ollama create NAME -f Modelfile\nFROM ./{name}\nPARAMETER temperature 0\n")
+        format!("# ollama create NAME -f THIS-FILE\nFROM ./{name}\nPARAMETER temperature 0\n")
     }
 
     /// New values of a tensor with this Hugging Face name, in the file's order of rows, and whether it is a vector; `None` when
@@ -142,6 +142,11 @@ impl Export<'_> {
         let values = merged(linear, tuned)?;
         Ok(Some((reordered(linear, values, linear.frozen.weight.cols), false)))
     }
+}
+
+/// Where the recipe of a model file lies: beside it, under its name.
+pub(crate) fn modelfile_of(out: &Path) -> std::path::PathBuf {
+    out.with_extension("Modelfile")
 }
 
 /// Writes a GGUF file at once or not at all.

@@ -5,11 +5,11 @@
 //! | `peft` | the adapter's directory | PEFT, vLLM |
 //! | `gguf-adapter` | a GGUF file of A and B | llama.cpp `--lora`, Ollama `ADAPTER` |
 //! | `merged` | W + s·B·A as safetensors, with configuration and tokenizer | transformers and what reads its models |
-//! | `merged-gguf` | the base's GGUF file with merged tensors in f16 or q8_0, and a `Modelfile` | llama.cpp, Ollama, LM Studio |
+//! | `merged-gguf` | the base's GGUF file with merged tensors in f16 or q8_0, and Ollama's `NAME.Modelfile` | llama.cpp, Ollama, LM Studio |
 
 mod adapter;
 mod check;
-mod gguf;
+pub(crate) mod gguf;
 mod safetensors;
 
 use std::path::{Path, PathBuf};
