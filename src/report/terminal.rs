@@ -149,7 +149,7 @@ fn totals(page: &mut Page, widths: &Columns, report: &Report<'_>, role: Role, ta
     page.line(&pieces);
     if role == Role::Control {
         let flips =
-            format!("{} broken, {} fixed; exact McNemar p = {:.2}", tally.broken, tally.fixed, tally.broken_p());
+            format!("{} broken, {} fixed; exact McNemar {}", tally.broken, tally.fixed, p_value(tally.broken_p()));
         page.wrapped(LABEL + 2, &[piece(Ink::Dim, format!("  {}{flips}", " ".repeat(LABEL)))]);
     }
 }
@@ -336,6 +336,11 @@ fn verdict(page: &mut Page, report: &Report<'_>) {
     };
     let rest = format!("  {}; exit code {}", decision.summary(), decision.exit_code());
     page.line(&[piece(ink, word), piece(Ink::Plain, rest)]);
+}
+
+/// A p-value to two places; a smaller one is said to be smaller, never 0.
+fn p_value(p: f64) -> String {
+    if p < 0.005 { "p < 0.01".to_owned() } else { format!("p = {p:.2}") }
 }
 
 #[cfg(test)]
