@@ -13,17 +13,25 @@ use crate::error::{Error, Result};
 /// # Errors
 /// The directory is not writable, or the disk is full; the old file is then untouched.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if path.metadata().is_ok_and(|m| !m.is_file()) {
         // A device or a pipe is written to; it is not replaced by a file.
         return std::fs::write(path, bytes).map_err(Error::io(path, "write"));
     }
+    write_atomically_with(path, |file| file.write_all(bytes).map_err(Error::io(path, "write")))
+}
+
+/// As [`write_atomically`], for what is too large to be held whole.
+///
+/// # Errors
+/// As [`write_atomically`], and those of `write`.
+pub(crate) fn write_atomically_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
     let mut file = builder.prefix(".writing-").tempfile_in(directory).map_err(Error::io(path, "write"))?;
-    file.write_all(bytes).map_err(Error::io(path, "write"))?;
+    write(file.as_file_mut())?;
     file.as_file().sync_all().map_err(Error::io(path, "write"))?;
     file.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), action: "write", source: e.error })?;
     Ok(())

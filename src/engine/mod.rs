@@ -13,7 +13,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 
 pub(crate) use generate::Generation;
-pub(crate) use score::{Compared, Continuation};
+pub(crate) use score::{Compared, Continuation, divergence, log_normaliser};
 
 use crate::error::{Error, Result};
 use crate::model::cache::Cache;

@@ -172,7 +172,7 @@ fn groups(order: &[usize], tokens: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
 }
 
 /// ln Σ exp(x).
-fn log_normaliser(row: &[f32]) -> f64 {
+pub(crate) fn log_normaliser(row: &[f32]) -> f64 {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0f64;
     for chunk in row.chunks(256) {
@@ -182,7 +182,7 @@ fn log_normaliser(row: &[f32]) -> f64 {
 }
 
 /// Σ_v p ln(p/q) of two rows of logits; rounding below 0 is 0.
-fn divergence(p: &[f32], q: &[f32], log_p: f64, log_q: f64) -> f64 {
+pub(crate) fn divergence(p: &[f32], q: &[f32], log_p: f64, log_q: f64) -> f64 {
     let mut sum = 0f64;
     for (p, q) in p.chunks(256).zip(q.chunks(256)) {
         let part = |(p, q): (&f32, &f32)| {

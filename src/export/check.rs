@@ -1,5 +1,6 @@
 //! How far an exported model is from base and adapter.
 
+use crate::engine::{argmax, divergence, log_normaliser};
 use crate::error::{Error, Result};
 use crate::model::decoder::{Batch, Decoder};
 use crate::model::linear::{Adapters, LowRank};
@@ -35,9 +36,8 @@ pub(super) fn compare(expected: &[Vec<f32>], got: &[Vec<f32>]) -> Result<Differe
     let (mut largest, mut drift, mut same) = (0f64, 0f64, 0usize);
     for (p, q) in expected.iter().zip(got) {
         largest = p.iter().zip(q).map(|(p, q)| f64::from((p - q).abs())).fold(largest, f64::max);
-        let (log_p, log_q) = (log_softmax(p), log_softmax(q));
-        drift += log_p.iter().zip(&log_q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>().max(0.0);
-        same += usize::from(crate::engine::argmax(p) == crate::engine::argmax(q));
+        drift += divergence(p, q, log_normaliser(p), log_normaliser(q));
+        same += usize::from(argmax(p) == argmax(q));
     }
     let positions = expected.len().max(1);
     let difference =
@@ -50,10 +50,4 @@ pub(super) fn compare(expected: &[Vec<f32>], got: &[Vec<f32>]) -> Result<Differe
         "what was written does not say what base and adapter say: {} nats a token over {positions} tokens, which is no rounding",
         difference.drift
     )))
-}
-
-fn log_softmax(row: &[f32]) -> Vec<f64> {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = row.iter().map(|x| f64::from(x - max).exp()).sum();
-    row.iter().map(|x| f64::from(x - max) - sum.ln()).collect()
 }

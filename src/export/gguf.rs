@@ -151,22 +151,10 @@ pub(crate) fn modelfile_of(out: &Path) -> std::path::PathBuf {
 
 /// Writes a GGUF file at once or not at all.
 pub(super) fn write(path: &Path, metadata: &[(&str, &Value)], tensors: &[(&str, &QTensor)]) -> Result<()> {
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-    let file = builder.prefix(".writing-").tempfile_in(directory).map_err(Error::io(path, "write"))?;
-    let mut writer = BufWriter::new(file);
-    gguf_file::write(&mut writer, metadata, tensors)
-        .map_err(|e| Error::model(path, format!("cannot be written: {e}")))?;
-    writer.flush().map_err(Error::io(path, "write"))?;
-    let file = writer.into_inner().map_err(|e| Error::Io {
-        path: path.to_path_buf(),
-        action: "write",
-        source: e.into_error(),
-    })?;
-    file.as_file().sync_all().map_err(Error::io(path, "write"))?;
-    file.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), action: "write", source: e.error })?;
-    Ok(())
+    crate::files::write_atomically_with(path, |file| {
+        let mut writer = BufWriter::new(file);
+        gguf_file::write(&mut writer, metadata, tensors)
+            .map_err(|e| Error::model(path, format!("cannot be written: {e}")))?;
+        writer.flush().map_err(Error::io(path, "write"))
+    })
 }
