@@ -330,13 +330,13 @@ fn pattern<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Result<Opti
 /// The directory cannot be written.
 pub(crate) fn save(adapter: &Adapter, directory: &Path, dtype: AdapterDtype) -> Result<()> {
     std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
-    let mut buffers: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
-    for (path, m) in &adapter.modules {
-        buffers.push((format!("{PREFIX}{path}.lora_A.weight"), vec![m.rank, m.inside], encode(&m.a, dtype)));
-        buffers.push((format!("{PREFIX}{path}.lora_B.weight"), vec![m.outside, m.rank], encode(&m.b, dtype)));
-    }
     let kind = if dtype == AdapterDtype::Bf16 { Dtype::BF16 } else { Dtype::F32 };
-    write_tensors(&directory.join(ADAPTER_WEIGHTS), kind, &buffers)?;
+    let mut buffers: Vec<Stored> = Vec::new();
+    for (path, m) in &adapter.modules {
+        buffers.push((format!("{PREFIX}{path}.lora_A.weight"), vec![m.rank, m.inside], kind, encode(&m.a, dtype)));
+        buffers.push((format!("{PREFIX}{path}.lora_B.weight"), vec![m.outside, m.rank], kind, encode(&m.b, dtype)));
+    }
+    write_tensors(&directory.join(ADAPTER_WEIGHTS), &buffers)?;
     let config = serde_json::to_string_pretty(&config_json(adapter)).map_err(|e| Error::failed(e.to_string()))?;
     write_atomically(&directory.join(ADAPTER_CONFIG), config.as_bytes())
 }
@@ -348,10 +348,13 @@ fn encode(values: &[f32], dtype: AdapterDtype) -> Vec<u8> {
     }
 }
 
-/// Writes tensors of one kind as safetensors, at once or not at all.
-pub(crate) fn write_tensors(path: &Path, kind: Dtype, tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Result<()> {
-    let views = tensors.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(kind, shape.clone(), bytes).map_err(|e| Error::failed(format!("{name}: {e}")))?;
+/// A tensor's name, shape, type and bytes.
+pub(crate) type Stored = (String, Vec<usize>, Dtype, Vec<u8>);
+
+/// Writes tensors as safetensors, at once or not at all.
+pub(crate) fn write_tensors(path: &Path, tensors: &[Stored]) -> Result<()> {
+    let views = tensors.iter().map(|(name, shape, dtype, bytes)| {
+        let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| Error::failed(format!("{name}: {e}")))?;
         Ok((name.as_str(), view))
     });
     let views = views.collect::<Result<Vec<_>>>()?;

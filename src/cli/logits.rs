@@ -60,7 +60,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     let logits = decoder.logits(&hidden, &slots)?;
     let shape = logits.dims().to_vec();
     let bytes = logits.flatten_all()?.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect();
-    adapter::write_tensors(&args.out, Dtype::F32, &[("logits".to_owned(), shape, bytes)])?;
+    adapter::write_tensors(&args.out, &[("logits".to_owned(), shape, Dtype::F32, bytes)])?;
     print(&format!("{}: logits ({}, {})\n", args.out.display(), tokens.len(), decoder.spec.vocab_size))?;
     Ok(exit::PASS)
 }

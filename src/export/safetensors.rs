@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use half::{bf16, f16};
-use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use super::check::{compare, logits};
 use super::{Export, Exported, Precision, merged, merged_bias};
+use crate::adapter::{Stored, write_tensors};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::linear::LowRank;
@@ -66,7 +66,7 @@ impl Export<'_> {
             let map = map_file(path)?;
             let file = SafeTensors::deserialize(&map)
                 .map_err(|e| Error::model(path, format!("not a safetensors file, truncated or corrupt: {e}")))?;
-            let mut tensors: Vec<(String, Vec<usize>, Dtype, Vec<u8>)> = Vec::new();
+            let mut tensors: Vec<Stored> = Vec::new();
             for (name, view) in file.iter() {
                 let module = name.strip_suffix(".weight").unwrap_or(name);
                 if name.contains(".experts.gate_up_proj") || name.contains(".experts.down_proj") {
@@ -110,7 +110,7 @@ impl Export<'_> {
                 });
             }
             let target = out.join(path.file_name().unwrap_or_default());
-            write(&target, &tensors)?;
+            write_tensors(&target, &tensors)?;
             files.push(target);
         }
         for name in BESIDE.iter().copied().chain(["model.safetensors.index.json"]) {
@@ -162,15 +162,4 @@ impl Export<'_> {
 /// (rows, cols) → (cols, rows).
 fn transpose(values: &[f32], cols: usize) -> Vec<f32> {
     (0..cols).flat_map(|col| values.iter().skip(col).step_by(cols).copied()).collect()
-}
-
-fn write(path: &Path, tensors: &[(String, Vec<usize>, Dtype, Vec<u8>)]) -> Result<()> {
-    let views = tensors.iter().map(|(name, shape, dtype, bytes)| {
-        let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| Error::failed(format!("{name}: {e}")))?;
-        Ok((name.as_str(), view))
-    });
-    let views = views.collect::<Result<Vec<_>>>()?;
-    let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| Error::failed(e.to_string()))?;
-    crate::files::write_atomically(path, &bytes)
 }

@@ -35,10 +35,15 @@ impl Checkpoint {
         let mut tensors = Vec::new();
         for (name, moments) in &self.moments {
             let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-            tensors.push((format!("{name}.exp_avg"), vec![moments.first.len()], bytes(&moments.first)));
-            tensors.push((format!("{name}.exp_avg_sq"), vec![moments.second.len()], bytes(&moments.second)));
+            tensors.push((format!("{name}.exp_avg"), vec![moments.first.len()], Dtype::F32, bytes(&moments.first)));
+            tensors.push((
+                format!("{name}.exp_avg_sq"),
+                vec![moments.second.len()],
+                Dtype::F32,
+                bytes(&moments.second),
+            ));
         }
-        adapter::write_tensors(&partial.path().join(OPTIMIZER), Dtype::F32, &tensors)?;
+        adapter::write_tensors(&partial.path().join(OPTIMIZER), &tensors)?;
         self.state.save(&partial.path().join(TRAINER_STATE))?;
         let path = directory.join(format!("{PREFIX}{}", self.state.global_step));
         if path.exists() {
