@@ -31,11 +31,9 @@ pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -
 
 pub(crate) fn rope(x: &Tensor, table: &RopeTable, positions: &[usize]) -> Result<Tensor> {
     let half = table.half;
-    let rows = |all: &[f32]| {
-        let picked: Vec<f32> = positions.iter().flat_map(|p| all[p * half..(p + 1) * half].iter().copied()).collect();
-        Tensor::from_vec(picked, (positions.len(), 1, half), x.device())
-    };
-    let (cos, sin) = (rows(&table.cos)?, rows(&table.sin)?);
+    let rows = |values: Vec<f32>| Tensor::from_vec(values, (positions.len(), 1, half), x.device());
+    let cos = rows(positions.iter().flat_map(|p| table.at(*p).0.iter().copied()).collect())?;
+    let sin = rows(positions.iter().flat_map(|p| table.at(*p).1.iter().copied()).collect())?;
     let width = x.dim(D::Minus1)?;
     if table.interleaved {
         let (tokens, heads, _) = x.dims3()?;

@@ -2,36 +2,60 @@
 //! turns together with element i of its second half; in DeepSeek's, element 2i with element 2i + 1. Elements past twice the
 //! table's width are not turned.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use super::{for_each_row, slice, view};
 use crate::model::tape::{Tape, apply1};
 
-/// cos and sin of every position up to a length: `(positions, head_dim / 2)` each, row-major.
+/// Positions whose cos and sin are computed together, when the first of them is asked for.
+const CHUNK: usize = 256;
+
+/// cos and sin of the positions that were asked for so far: a configuration may promise millions, and few are used.
 #[derive(Debug)]
 pub(crate) struct RopeTable {
     pub(crate) half: usize,
     /// Neighbours turn together.
     pub(crate) interleaved: bool,
-    pub(crate) cos: Vec<f32>,
-    pub(crate) sin: Vec<f32>,
+    positions: usize,
+    frequencies: Vec<f32>,
+    scale: f32,
+    /// Of [`CHUNK`] positions each: `half` cosines, then `half` sines of a position.
+    chunks: Vec<OnceLock<Box<[f32]>>>,
 }
 
 impl RopeTable {
     /// For angles `position · frequencies[i]`, cos and sin multiplied by `scale`.
     pub(crate) fn new(frequencies: &[f64], positions: usize, scale: f64, interleaved: bool) -> Self {
-        let half = frequencies.len();
-        // transformers computes the angles in f32; so do we, or long prompts differ from it.
-        let angle = |p: usize, f: f64| (p as f32) * (f as f32);
-        let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| angle(p, *f)));
-        let (cos, sin) = angles.map(|a| (a.cos() * scale as f32, a.sin() * scale as f32)).unzip();
-        Self { half, interleaved, cos, sin }
+        Self {
+            half: frequencies.len(),
+            interleaved,
+            positions,
+            // transformers computes the angles in f32; so do we, or long prompts differ from it.
+            frequencies: frequencies.iter().map(|f| *f as f32).collect(),
+            scale: scale as f32,
+            chunks: (0..positions.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(),
+        }
     }
 
     pub(crate) fn positions(&self) -> usize {
-        self.cos.len() / self.half.max(1)
+        self.positions
+    }
+
+    /// cos and sin of a position's angles; it must be one of the table's.
+    pub(crate) fn at(&self, position: usize) -> (&[f32], &[f32]) {
+        let (chunk, place) = (position / CHUNK, position % CHUNK);
+        let chunk = self.chunks[chunk].get_or_init(|| self.compute(chunk * CHUNK));
+        chunk[place * 2 * self.half..][..2 * self.half].split_at(self.half)
+    }
+
+    fn compute(&self, first: usize) -> Box<[f32]> {
+        let of = |position: usize| {
+            let angles = self.frequencies.iter().map(move |f| position as f32 * f);
+            angles.clone().map(f32::cos).chain(angles.map(f32::sin))
+        };
+        (first..first + CHUNK).flat_map(of).map(|value| value * self.scale).collect()
     }
 }
 
@@ -64,8 +88,7 @@ impl Rope {
         let half = self.table.half;
         let mut out = vec![0f32; x.len()];
         for_each_row(&mut out, heads * width, |token, out| {
-            let at = self.positions[token] * half;
-            let (cos, sin) = (&self.table.cos[at..at + half], &self.table.sin[at..at + half]);
+            let (cos, sin) = self.table.at(self.positions[token]);
             let row = &x[token * heads * width..][..heads * width];
             for (head, out) in row.chunks(width).zip(out.chunks_mut(width)) {
                 let (turned, untouched) = head.split_at(2 * half);

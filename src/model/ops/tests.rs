@@ -235,6 +235,21 @@ fn alibi_slopes_are_its_authors() {
     assert_eq!(alibi_slopes(6, 8.0), [0.25, 0.0625, 0.015_625, 0.003_906_25, 0.5, 0.125]);
 }
 
+/// Positions are computed in chunks, when they are asked for: the first, the last of a chunk, and whatever a model promises.
+#[test]
+fn a_rope_table_has_the_angles_of_every_position_and_no_memory_for_those_that_nobody_asks_for() {
+    let frequencies = [1.0, 0.037];
+    let table = RopeTable::new(&frequencies, 1 << 28, 1.5, false);
+    for position in [0, 1, 255, 256, 1000, (1 << 24) - 1] {
+        let (cos, sin) = table.at(position);
+        for (i, f) in frequencies.iter().enumerate() {
+            let angle = f64::from(position as f32 * *f as f32);
+            assert!((f64::from(cos[i]) - 1.5 * angle.cos()).abs() < 1e-6, "{position}");
+            assert!((f64::from(sin[i]) - 1.5 * angle.sin()).abs() < 1e-6, "{position}");
+        }
+    }
+}
+
 #[test]
 fn a_position_past_the_table_is_refused() {
     let table = Arc::new(RopeTable::new(&[1.0], 4, 1.0, false));

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::classic;
 use super::rotary::yarn_magnitude;
 use super::{
-    Activation, AttentionSpec, DecoderSpec, Experts, Family, FeedForwardSpec, FusedOrder, Groups, Latent, NormKind,
+    Activation, AttentionSpec, DecoderSpec, Experts, Family, FeedForwardSpec, Groups, Latent, MOST_PARTS, NormKind,
     NormSpec, Positions, Projection, Residual, RopeScaling, Rotary, Router, Score, Window, Yarn,
 };
 use crate::error::{Error, Result};
@@ -28,73 +29,87 @@ pub(super) fn read(path: &Path) -> Result<DecoderSpec> {
         Family::Qwen3Moe => qwen3_moe(&keys, family),
         Family::DeepseekV2 | Family::DeepseekV3 => deepseek(&keys, family),
         Family::Gemma3 => gemma3(&keys, family),
-        Family::Bloom => bloom(&keys, family),
-        Family::Mpt => mpt(&keys, family),
-        Family::Falcon => falcon(&keys, family),
-        Family::Gpt2 => gpt2(&keys, family),
+        Family::Bloom => classic::bloom(&keys, family),
+        Family::Mpt => classic::mpt(&keys, family),
+        Family::Falcon => classic::falcon(&keys, family),
+        Family::Gpt2 => classic::gpt2(&keys, family),
     }
 }
 
 /// Keys of a JSON object, with errors that name file and key.
 #[derive(Clone, Copy)]
-struct Keys<'a> {
-    path: &'a Path,
-    map: &'a Map<String, Value>,
+pub(super) struct Keys<'a> {
+    pub(super) path: &'a Path,
+    pub(super) map: &'a Map<String, Value>,
 }
 
 impl<'a> Keys<'a> {
-    fn get(&self, key: &str) -> Option<&'a Value> {
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    fn read<T>(&self, key: &str, expected: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
+    pub(super) fn read<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let wrong = || Error::model(self.path, format!("{key} is {value}, expected {expected}"));
         read(value).map(Some).ok_or_else(wrong)
     }
 
-    fn need<T>(&self, key: &str, found: Option<T>) -> Result<T> {
+    pub(super) fn need<T>(&self, key: &str, found: Option<T>) -> Result<T> {
         found.ok_or_else(|| Error::model(self.path, format!("{key} is missing")))
     }
 
-    fn count_if(&self, key: &str) -> Result<Option<usize>> {
+    pub(super) fn count_if(&self, key: &str) -> Result<Option<usize>> {
         self.read(key, "a whole number", |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
     }
 
-    fn count(&self, key: &str) -> Result<usize> {
+    pub(super) fn count(&self, key: &str) -> Result<usize> {
         self.need(key, self.count_if(key)?)
     }
 
-    fn count_or(&self, key: &str, default: usize) -> Result<usize> {
+    /// The number of layers, of which lists are made.
+    pub(super) fn layers(&self, key: &str) -> Result<usize> {
+        let layers = self.count(key)?;
+        if layers > MOST_PARTS {
+            return Err(Error::model(self.path, format!("{key} is {layers}, expected 1 to {MOST_PARTS}")));
+        }
+        Ok(layers)
+    }
+
+    pub(super) fn count_or(&self, key: &str, default: usize) -> Result<usize> {
         Ok(self.count_if(key)?.unwrap_or(default))
     }
 
-    fn number_if(&self, key: &str) -> Result<Option<f64>> {
+    pub(super) fn number_if(&self, key: &str) -> Result<Option<f64>> {
         self.read(key, "a number", Value::as_f64)
     }
 
-    fn number_or(&self, key: &str, default: f64) -> Result<f64> {
+    pub(super) fn number_or(&self, key: &str, default: f64) -> Result<f64> {
         Ok(self.number_if(key)?.unwrap_or(default))
     }
 
-    fn flag(&self, key: &str, default: bool) -> Result<bool> {
+    pub(super) fn flag(&self, key: &str, default: bool) -> Result<bool> {
         Ok(self.read(key, "true or false", Value::as_bool)?.unwrap_or(default))
     }
 
-    fn text_or(&self, key: &str, default: &'a str) -> Result<&'a str> {
+    pub(super) fn text_or(&self, key: &str, default: &'a str) -> Result<&'a str> {
         Ok(self.read(key, "text", Value::as_str)?.unwrap_or(default))
     }
 
-    fn text(&self, key: &str) -> Result<&'a str> {
+    pub(super) fn text(&self, key: &str) -> Result<&'a str> {
         self.need(key, self.read(key, "text", Value::as_str)?)
     }
 
-    fn object(&self, key: &str) -> Result<Option<Keys<'a>>> {
+    pub(super) fn object(&self, key: &str) -> Result<Option<Keys<'a>>> {
         Ok(self.read(key, "an object", Value::as_object)?.map(|map| Keys { path: self.path, map }))
     }
 
     /// One number or a list of them.
-    fn ids(&self, key: &str) -> Result<Vec<u32>> {
+    pub(super) fn ids(&self, key: &str) -> Result<Vec<u32>> {
         let one = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
         let several = |v: &Value| match v {
             Value::Array(items) => items.iter().map(one).collect(),
@@ -103,13 +118,13 @@ impl<'a> Keys<'a> {
         Ok(self.read(key, "a token or a list of tokens", several)?.unwrap_or_default())
     }
 
-    fn refuse(&self, key: &str, why: &str) -> Error {
+    pub(super) fn refuse(&self, key: &str, why: &str) -> Error {
         let value = self.get(key).unwrap_or(&Value::Null);
         Error::model(self.path, format!("{key} is {value}: {why}"))
     }
 
     /// A key that must be absent, null, false or 0.
-    fn must_be_off(&self, key: &str) -> Result<()> {
+    pub(super) fn must_be_off(&self, key: &str) -> Result<()> {
         match self.get(key) {
             None | Some(Value::Bool(false)) => Ok(()),
             Some(value) if value.as_f64() == Some(0.0) => Ok(()),
@@ -119,7 +134,7 @@ impl<'a> Keys<'a> {
 }
 
 /// `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (4).
-fn rotary(keys: &Keys<'_>, dim: usize, interleaved: bool) -> Result<Rotary> {
+pub(super) fn rotary(keys: &Keys<'_>, dim: usize, interleaved: bool) -> Result<Rotary> {
     let inner = match keys.object("rope_parameters")? {
         Some(parameters) => Some(parameters),
         None => keys.object("rope_scaling")?,
@@ -171,11 +186,7 @@ fn rms(keys: &Keys<'_>) -> Result<NormSpec> {
     Ok(NormSpec { kind: NormKind::Rms, eps: keys.number_or("rms_norm_eps", 1e-6)? })
 }
 
-fn layer_norm(keys: &Keys<'_>, bias: bool) -> Result<NormSpec> {
-    Ok(NormSpec { kind: NormKind::Layer { bias }, eps: keys.number_or("layer_norm_epsilon", 1e-5)? })
-}
-
-fn activation(keys: &Keys<'_>, key: &str, default: &'static str) -> Result<Activation> {
+pub(super) fn activation(keys: &Keys<'_>, key: &str, default: &'static str) -> Result<Activation> {
     Activation::named(keys.path, keys.text_or(key, default)?)
 }
 
@@ -188,7 +199,7 @@ fn llama(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
         family,
         vocab_size: keys.count("vocab_size")?,
         hidden_size,
-        layers: keys.count("num_hidden_layers")?,
+        layers: keys.layers("num_hidden_layers")?,
         attention: AttentionSpec {
             heads,
             kv_heads: keys.count_or("num_key_value_heads", heads)?,
@@ -420,177 +431,4 @@ fn gemma3_positions(keys: &Keys<'_>, head_dim: usize) -> Result<Positions> {
     let theta = keys.number_or("rope_local_base_freq", 10_000.0)?;
     let local = Rotary { theta, dim: head_dim, interleaved: false, scaling: RopeScaling::None };
     Ok(Positions::Rotary { global, local: Some(local) })
-}
-
-/// What the LayerNorm families have in common: a fused layer, an ungated feed-forward, a tied head.
-struct Classic {
-    hidden_size: usize,
-    layers: usize,
-    heads: usize,
-    kv_heads: usize,
-    order: FusedOrder,
-    intermediate_size: usize,
-    activation: Activation,
-    bias: bool,
-    norm: NormSpec,
-    positions: Positions,
-    residual: Residual,
-    context: usize,
-}
-
-impl Classic {
-    fn spec(self, keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
-        let head_dim = self.hidden_size / self.heads.max(1);
-        Ok(DecoderSpec {
-            family,
-            vocab_size: keys.count("vocab_size")?,
-            hidden_size: self.hidden_size,
-            layers: self.layers,
-            attention: AttentionSpec {
-                heads: self.heads,
-                kv_heads: self.kv_heads,
-                head_dim,
-                value_dim: head_dim,
-                projection: Projection::Fused(self.order),
-                qkv_bias: self.bias,
-                output_bias: self.bias,
-                qk_norm: false,
-                scale: (head_dim as f64).sqrt().recip(),
-                window: None,
-            },
-            feed_forward: FeedForwardSpec {
-                intermediate_size: self.intermediate_size,
-                activation: self.activation,
-                gated: false,
-                bias: self.bias,
-                experts: None,
-            },
-            norm: self.norm,
-            positions: self.positions,
-            residual: self.residual,
-            embedding_scale: 1.0,
-            embedding_norm: false,
-            tied_head: keys.flag("tie_word_embeddings", true)?,
-            context: self.context,
-            eos: keys.ids("eos_token_id")?,
-        })
-    }
-}
-
-fn bloom(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
-    keys.must_be_off("apply_residual_connection_post_layernorm")?;
-    let hidden_size = match keys.count_if("hidden_size")? {
-        Some(size) => size,
-        None => keys.count("n_embed")?,
-    };
-    let heads = match keys.count_if("n_head")? {
-        Some(heads) => heads,
-        None => keys.count("num_attention_heads")?,
-    };
-    let classic = Classic {
-        hidden_size,
-        layers: match keys.count_if("n_layer")? {
-            Some(layers) => layers,
-            None => keys.count("num_hidden_layers")?,
-        },
-        heads,
-        kv_heads: heads,
-        order: FusedOrder::ByGroup,
-        intermediate_size: hidden_size.saturating_mul(4),
-        activation: Activation::GeluTanh,
-        bias: true,
-        norm: layer_norm(keys, true)?,
-        positions: Positions::Alibi { max_bias: 8.0 },
-        residual: Residual::Sequential,
-        // ALiBi has no longest sequence; this is what the model was trained with.
-        context: keys.count_or("seq_length", 2048)?,
-    };
-    Ok(DecoderSpec { embedding_norm: true, ..classic.spec(keys, family)? })
-}
-
-fn mpt(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
-    let empty = Map::new();
-    let attention = keys.object("attn_config")?.unwrap_or(Keys { path: keys.path, map: &empty });
-    for key in ["clip_qkv", "qk_ln", "prefix_lm", "attn_uses_sequence_id", "softmax_scale"] {
-        attention.must_be_off(key)?;
-    }
-    keys.must_be_off("logit_scale")?;
-    if !attention.flag("alibi", true)? {
-        return Err(attention.refuse("alibi", "only MPT with ALiBi is supported"));
-    }
-    if !keys.flag("no_bias", true)? {
-        return Err(keys.refuse("no_bias", "only MPT without biases is supported"));
-    }
-    let (hidden_size, heads) = (keys.count("d_model")?, keys.count("n_heads")?);
-    Classic {
-        hidden_size,
-        layers: keys.count("n_layers")?,
-        heads,
-        kv_heads: heads,
-        order: FusedOrder::Blocks,
-        // transformers' MPT is four times as wide inside whatever expansion_ratio says.
-        intermediate_size: hidden_size.saturating_mul(4),
-        activation: Activation::Gelu,
-        bias: false,
-        norm: layer_norm(keys, false)?,
-        positions: Positions::Alibi { max_bias: attention.number_or("alibi_bias_max", 8.0)? },
-        residual: Residual::Sequential,
-        context: keys.count("max_seq_len")?,
-    }
-    .spec(keys, family)
-}
-
-fn falcon(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
-    let (hidden_size, heads) = (keys.count("hidden_size")?, keys.count("num_attention_heads")?);
-    let new = keys.flag("new_decoder_architecture", false)?;
-    let parallel = keys.flag("parallel_attn", true)?;
-    let multi_query = keys.flag("multi_query", true)?;
-    let kv_heads = match (new, multi_query) {
-        (true, _) => keys.count_or("num_kv_heads", heads)?,
-        (false, true) => 1,
-        (false, false) => heads,
-    };
-    let own_norm = new && keys.count_or("num_ln_in_parallel_attn", 2)? == 2;
-    // transformers scales the penalty here unlike BLOOM's; without a reference to compare with it is refused.
-    keys.must_be_off("alibi")?;
-    let head_dim = hidden_size / heads.max(1);
-    Classic {
-        hidden_size,
-        layers: keys.count("num_hidden_layers")?,
-        heads,
-        kv_heads,
-        order: FusedOrder::ByGroup,
-        intermediate_size: keys.count_or("ffn_hidden_size", hidden_size.saturating_mul(4))?,
-        activation: activation(keys, "activation", "gelu")?,
-        bias: keys.flag("bias", false)?,
-        norm: layer_norm(keys, true)?,
-        positions: Positions::Rotary { global: rotary(keys, head_dim, false)?, local: None },
-        residual: if parallel || new { Residual::Parallel { own_norm } } else { Residual::Sequential },
-        context: keys.count_or("max_position_embeddings", 2048)?,
-    }
-    .spec(keys, family)
-}
-
-fn gpt2(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
-    keys.must_be_off("scale_attn_by_inverse_layer_idx")?;
-    let (hidden_size, heads) = (keys.count("n_embd")?, keys.count("n_head")?);
-    let mut spec = Classic {
-        hidden_size,
-        layers: keys.count("n_layer")?,
-        heads,
-        kv_heads: heads,
-        order: FusedOrder::Blocks,
-        intermediate_size: keys.count_or("n_inner", hidden_size.saturating_mul(4))?,
-        activation: activation(keys, "activation_function", "gelu_new")?,
-        bias: true,
-        norm: layer_norm(keys, true)?,
-        positions: Positions::Learned,
-        residual: Residual::Sequential,
-        context: keys.count("n_positions")?,
-    }
-    .spec(keys, family)?;
-    if !keys.flag("scale_attn_weights", true)? {
-        spec.attention.scale = 1.0;
-    }
-    Ok(spec)
 }

@@ -90,7 +90,7 @@ impl Keys<'_> {
 
     /// Which layers have a tensor of this name.
     fn layers_with(&self, layers: usize, tensor: &str) -> Vec<bool> {
-        (0..layers.min(super::MOST)).map(|layer| self.has(&format!("blk.{layer}.{tensor}"))).collect()
+        (0..layers.min(super::MOST_PARTS)).map(|layer| self.has(&format!("blk.{layer}.{tensor}"))).collect()
     }
 
     /// Rows of a tensor of the first layer that has it.
@@ -125,7 +125,7 @@ fn spec(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
     };
     let (hidden_size, heads) = (keys.count("embedding_length")?, keys.count("attention.head_count")?);
     let layers = keys.count("block_count")?;
-    if layers > super::MOST {
+    if layers > super::MOST_PARTS {
         return Err(Error::model(path, format!("block_count is {layers}")));
     }
     let attention = attention(keys, family, hidden_size, heads, layers)?;

@@ -3,6 +3,7 @@
 //! A family is a variant of [`Family`], its rules of reading a configuration in `config.rs` and `gguf.rs`, and its table of
 //! tensor names in `names.rs`; the decoder itself knows only the [`DecoderSpec`].
 
+mod classic;
 mod config;
 mod gguf;
 mod rotary;
@@ -351,7 +352,10 @@ pub enum Residual {
     },
 }
 
+/// What a width or a length may be.
 const MOST: usize = 1 << 28;
+/// What the number of layers, heads or experts may be, and the width of a head: lists are made of them.
+const MOST_PARTS: usize = 1 << 16;
 
 impl DecoderSpec {
     /// Reads a Hugging Face `config.json`, as transformers 4 or 5 writes it.
@@ -388,23 +392,22 @@ impl DecoderSpec {
 
     fn check(&self, path: &Path) -> Result<()> {
         let a = &self.attention;
-        let mut counts = vec![
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
+        let mut parts = vec![
             ("num_hidden_layers", self.layers),
             ("num_attention_heads", a.heads),
             ("num_key_value_heads", a.kv_heads),
             ("head_dim", a.head_dim),
             ("v_head_dim", a.value_dim),
+        ];
+        let mut widths = vec![
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
             ("intermediate_size", self.feed_forward.intermediate_size),
             ("max_position_embeddings", self.context),
         ];
         if let Some(e) = &self.feed_forward.experts {
-            counts.extend([
-                ("num_experts", e.count),
-                ("num_experts_per_tok", e.per_token),
-                ("moe_intermediate_size", e.intermediate_size),
-            ]);
+            parts.extend([("num_experts", e.count), ("num_experts_per_tok", e.per_token)]);
+            widths.push(("moe_intermediate_size", e.intermediate_size));
             if e.per_token > e.count {
                 let message = format!("num_experts_per_tok is {}, but there are {} experts", e.per_token, e.count);
                 return Err(Error::model(path, message));
@@ -425,15 +428,13 @@ impl DecoderSpec {
             }
         }
         if let Projection::Latent(l) = &a.projection {
-            counts.extend([
-                ("kv_lora_rank", l.kv_rank),
-                ("qk_nope_head_dim", l.nope),
-                ("qk_rope_head_dim", l.rope),
-                ("q_lora_rank", l.q_rank.unwrap_or(1)),
-            ]);
+            parts.extend([("qk_nope_head_dim", l.nope), ("qk_rope_head_dim", l.rope)]);
+            widths.extend([("kv_lora_rank", l.kv_rank), ("q_lora_rank", l.q_rank.unwrap_or(1))]);
         }
-        if let Some((key, value)) = counts.iter().find(|(_, n)| *n == 0 || *n > MOST) {
-            return Err(Error::model(path, format!("{key} is {value}, expected 1 to {MOST}")));
+        for (counts, most) in [(parts, MOST_PARTS), (widths, MOST)] {
+            if let Some((key, value)) = counts.iter().find(|(_, n)| *n == 0 || *n > most) {
+                return Err(Error::model(path, format!("{key} is {value}, expected 1 to {most}")));
+            }
         }
         if !a.heads.is_multiple_of(a.kv_heads) {
             let (heads, kv) = (a.heads, a.kv_heads);
@@ -502,6 +503,14 @@ mod tests {
             ("llama", "vocab_size", json!(0), "vocab_size is 0, expected 1 to"),
             ("llama", "vocab_size", json!(1u64 << 40), "expected 1 to"),
             ("llama", "num_attention_heads", json!(0), "num_attention_heads is 0"),
+            (
+                "llama",
+                "num_hidden_layers",
+                json!(1u64 << 40),
+                "num_hidden_layers is 1099511627776, expected 1 to 65536",
+            ),
+            ("qwen3_moe", "num_hidden_layers", json!(70_000), "num_hidden_layers is 70000, expected 1 to 65536"),
+            ("bloom", "n_head", json!(1u64 << 27), "num_attention_heads is 134217728, expected 1 to 65536"),
             ("llama", "num_key_value_heads", json!(3), "4 attention heads do not divide among 3 key-value heads"),
             ("llama", "head_dim", json!(15), "expected an even number"),
             ("llama", "rms_norm_eps", json!(0.0), "epsilon is 0, expected above 0"),
