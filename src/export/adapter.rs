@@ -12,6 +12,7 @@ use super::check::{compare, logits};
 use super::{Export, Exported};
 use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::error::{Error, Result};
+use crate::model::ModelKind;
 use crate::model::linear::{LowRank, Pair};
 use crate::model::loader::file_order;
 use crate::model::names::{Names, gguf_rows};
@@ -50,6 +51,12 @@ impl Export<'_> {
         }
         let spec = &self.decoder.spec;
         let names = self.decoder.names();
+        if let ModelKind::Gguf(base) = &self.files.kind
+            && tuned.pairs.keys().any(|path| path.ends_with(&format!(".{}", names.kv_b)))
+            && super::gguf::has_tensor(base, "attn_k_b.weight")?
+        {
+            return Err(self.no_gguf("changes of kv_b, which this base holds as attn_k_b and attn_v_b and"));
+        }
         let tensors = gguf_tensors(self, tuned, &names)?;
         let text = |value: &str| Value::String(value.to_owned());
         // llama.cpp multiplies by alpha / rank; each layer's own scale is in its B, so alpha is the rank.

@@ -8,12 +8,13 @@ use candle_core::quantized::{GgmlDType, QTensor, ggml_file};
 use candle_core::{Device, Tensor};
 
 use super::check::{compare, logits};
-use super::{Export, Exported, Precision, merged, merged_bias};
+use super::{Export, Exported, Precision, merged, merged_bias, transpose};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::linear::{Linear, LowRank};
 use crate::model::loader::file_order;
 use crate::model::names::gguf_rows;
+use crate::model::spec::{DecoderSpec, Latent, Projection};
 use crate::model::weights::map_file;
 use crate::model::{ModelFiles, ModelKind, load_decoder};
 
@@ -126,6 +127,11 @@ impl Export<'_> {
             let values = stack.iter().map(|l| merged(l, tuned)).collect::<Result<Vec<_>>>()?.concat();
             return Ok(Some((values, false)));
         }
+        if let Some(half) = [names.k_b, names.v_b].into_iter().find(|half| path.ends_with(&format!(".{half}"))) {
+            let kv_b = path.replace(half, names.kv_b);
+            let linear = self.decoder.linears().find(|l| l.path == kv_b && tuned.pairs.contains_key(&l.path));
+            return linear.map(|l| Ok((half_of(spec, &merged(l, tuned)?, half == names.k_b), false))).transpose();
+        }
         if let Some(of_bias) = name.strip_suffix(".bias") {
             let linear = self.decoder.linears().find(|l| l.path == of_bias && tuned.pairs.contains_key(&l.path));
             let Some(linear) = linear else { return Ok(None) };
@@ -141,6 +147,22 @@ impl Export<'_> {
         }
         let values = merged(linear, tuned)?;
         Ok(Some((reordered(linear, values, linear.frozen.weight.cols), false)))
+    }
+}
+
+/// Does a GGUF file hold a tensor whose name ends so?
+pub(super) fn has_tensor(path: &Path, suffix: &str) -> Result<bool> {
+    let content = Content::read(&mut std::io::Cursor::new(&map_file(path)?[..]))?;
+    Ok(content.tensor_infos.keys().any(|name| name.ends_with(suffix)))
+}
+
+/// The keys' or the values' half of a latent attention's `kv_b`, as GGUF holds them: the keys' part of each head transposed.
+fn half_of(spec: &DecoderSpec, kv_b: &[f32], keys: bool) -> Vec<f32> {
+    let Projection::Latent(Latent { kv_rank: rank, nope, .. }) = spec.attention.projection else { return Vec::new() };
+    let heads = kv_b.chunks((nope + spec.attention.value_dim) * rank).map(|head| head.split_at(nope * rank));
+    match keys {
+        true => heads.flat_map(|(keys, _)| transpose(keys, rank)).collect(),
+        false => heads.flat_map(|(_, values)| values.iter().copied()).collect(),
     }
 }
 

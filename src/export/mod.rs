@@ -142,5 +142,10 @@ fn merged_bias(linear: &Linear, tuned: &LowRank) -> Result<Option<Vec<f32>>> {
     })
 }
 
+/// (rows, cols) → (cols, rows).
+fn transpose(values: &[f32], cols: usize) -> Vec<f32> {
+    (0..cols).flat_map(|col| values.iter().skip(col).step_by(cols).copied()).collect()
+}
+
 #[cfg(test)]
 mod tests;

@@ -4,10 +4,11 @@ use super::*;
 use crate::adapter;
 use crate::config::ModelConfig;
 use crate::model::parity::fixture;
-use crate::model::{load_decoder, source};
+use crate::model::{ModelKind, Voice, load_decoder, source};
+use crate::record::{Message, Prompt};
 
-/// Base and adapter of the fixtures, exported.
-fn exported(base: &str, adapter: &str, format: Format, precision: Option<Precision>, out: &Path) -> Result<Exported> {
+/// Base and adapter of the fixtures, given to `write`.
+fn with_export<T>(base: &str, adapter: &str, write: impl FnOnce(&Export<'_>) -> Result<T>) -> Result<T> {
     let source = fixture(base).display().to_string();
     let config = ModelConfig { source, sha256: None, chat_template: None, context: None };
     let files = source::resolve(&config, &mut |_| {})?;
@@ -23,7 +24,12 @@ fn exported(base: &str, adapter: &str, format: Format, precision: Option<Precisi
         scale: 1.0,
         probe: &probe,
     };
-    export.write(format, precision, out)
+    write(&export)
+}
+
+/// Base and adapter of the fixtures, exported.
+fn exported(base: &str, adapter: &str, format: Format, precision: Option<Precision>, out: &Path) -> Result<Exported> {
+    with_export(base, adapter, |export| export.write(format, precision, out))
 }
 
 /// `exported` itself reads the file back and compares; here is how close each form must be.
@@ -50,6 +56,10 @@ fn every_form_reads_back_as_base_and_adapter() {
         ("bloom", "adapters/bloom", Merged, Some(Precision::F16), 0.05),
         ("qwen3_moe", "qwen3_moe/adapter", Merged, Some(Precision::F32), 1e-4),
         ("deepseek_v3", "deepseek_v3/adapter", Merged, Some(Precision::F32), 1e-4),
+        ("llama/model.gguf", "llama/adapter", Merged, Some(Precision::F32), 1e-4),
+        ("llama/model.gguf", "adapters/saved", Merged, Some(Precision::F32), 1e-4),
+        ("qwen2/model.gguf", "adapters/bias_all", Merged, Some(Precision::F32), 1e-4),
+        ("qwen2/model.gguf", "adapters/dora", Merged, None, 0.3),
         ("llama/model.gguf", "llama/adapter", MergedGguf, Some(Precision::F32), 1e-4),
         ("llama/model.gguf", "llama/adapter", MergedGguf, None, 0.05),
         ("llama/model.gguf", "adapters/saved", MergedGguf, Some(Precision::F32), 1e-4),
@@ -69,6 +79,39 @@ fn every_form_reads_back_as_base_and_adapter() {
     }
 }
 
+/// A GGUF base becomes a directory that any other program reads: in several files with an index, its tokenizer and its template too.
+#[test]
+fn a_gguf_base_is_exported_in_shards_with_its_tokenizer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("merged");
+    let files = with_export("llama/model.gguf", "llama/adapter", |export| {
+        let tuned = export.adapter.attached(export.decoder, 1.0)?;
+        let ModelKind::Gguf(base) = &export.files.kind else { panic!("a GGUF base") };
+        export.from_gguf(base, &out, safetensors::Encoding::of(Precision::F32), &tuned, 100_000)
+    });
+    let shards = files.expect("written").iter().filter(|f| f.extension().is_some_and(|e| e == "safetensors")).count();
+    assert_eq!(shards, 7, "608 kB in files of at most 100 kB");
+    let source = out.display().to_string();
+    let config = ModelConfig { source, sha256: None, chat_template: None, context: None };
+    let read = source::resolve(&config, &mut |_| {}).expect("a model");
+    load_decoder(&read, &config).expect("all shards together");
+
+    let gguf = ModelConfig { source: fixture("llama/model.gguf").display().to_string(), ..config.clone() };
+    let of = |config: &ModelConfig| {
+        let files = source::resolve(config, &mut |_| {}).expect("a model");
+        Voice::load(&files, config).expect("a tokenizer")
+    };
+    let (from, to) = (of(&gguf), of(&config));
+    let prompt =
+        Prompt::Messages(vec![Message { role: "user".into(), content: "Was heißt 12 345 €?\n\t<|im_end|>".into() }]);
+    assert_eq!(from.encode(&prompt).expect("ids"), to.encode(&prompt).expect("ids"));
+    assert_eq!(
+        from.tokenizer.encode_raw("two  words").expect("ids"),
+        to.tokenizer.encode_raw("two  words").expect("ids")
+    );
+    assert_eq!(from.tokenizer.stop_ids(), to.tokenizer.stop_ids());
+}
+
 #[test]
 fn what_a_form_cannot_hold_is_refused_by_name() {
     use Format::{GgufAdapter, Merged, MergedGguf};
@@ -82,7 +125,6 @@ fn what_a_form_cannot_hold_is_refused_by_name() {
         (refused("llama", "adapters/saved", GgufAdapter, None), "modules_to_save, which llama.cpp's"),
         (refused("qwen2", "adapters/bias_all", GgufAdapter, None), "biases, which llama.cpp's"),
         (refused("llama", "llama/adapter", MergedGguf, None), "is not a GGUF file"),
-        (refused("llama/model.gguf", "llama/adapter", Merged, None), "is a GGUF file, which has no config.json"),
         (refused("llama", "llama/adapter", Merged, Some(Precision::Q8_0)), "--dtype q8_0 is GGUF's"),
         (refused("qwen2", "llama/adapter", GgufAdapter, None), "it was made for another base"),
     ];

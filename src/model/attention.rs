@@ -75,12 +75,11 @@ impl Attention {
                         b: other(names.q_b, [q, rank], false)?,
                     },
                 };
-                let expanded = a.heads * (latent.nope + a.value_dim);
                 Layers::Latent(Box::new(LatentLayers {
                     q: query,
                     kv_a: other(names.kv_a, [latent.kv_rank + latent.rope, hidden], a.qkv_bias)?,
                     kv_norm: loader.block_norm(layer, names.kv_a_norm, latent.kv_rank)?,
-                    kv_b: other(names.kv_b, [expanded, latent.kv_rank], false)?,
+                    kv_b: loader.keys_and_values(layer, latent)?,
                     latent: *latent,
                 }))
             }

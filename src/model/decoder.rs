@@ -20,7 +20,7 @@ use super::ops::attention::{Heads, Keys, Sequence, add_columns, alibi_slopes, at
 use super::ops::lora::{Frozen, linear};
 use super::ops::rope::RopeTable;
 use super::ops::{cross_entropy, view};
-use super::spec::{DecoderSpec, Positions, Residual, RopeScaling, Rotary};
+use super::spec::{DecoderSpec, Family, Positions, Residual, RopeScaling, Rotary};
 use super::tape::{Tape, add};
 use super::weights::{Matrix, Weights};
 
@@ -141,6 +141,16 @@ impl Shared {
     }
 }
 
+/// One of a decoder's tensors.
+pub(crate) enum Stored<'a> {
+    /// Embedding, positions, head, router.
+    Matrix(&'a Matrix),
+    /// A layer that an adapter may change, by its path: its weight and its bias.
+    Linear(&'a Linear),
+    /// A norm, or a bias of a choice.
+    Vector(Vec<f32>),
+}
+
 /// A loaded decoder.
 pub(crate) struct Decoder {
     pub(crate) spec: DecoderSpec,
@@ -194,7 +204,7 @@ impl Decoder {
         self.blocks.iter().flat_map(Block::linears)
     }
 
-    fn routers(&self) -> impl Iterator<Item = &Frozen> {
+    fn routers(&self) -> impl Iterator<Item = &Linear> {
         self.blocks.iter().flat_map(|block| block.feed_forward.routers())
     }
 
@@ -203,7 +213,7 @@ impl Decoder {
         let matrices = std::iter::once(&self.embedding)
             .chain(&self.positions)
             .chain(self.linears().map(|l| &l.frozen.weight))
-            .chain(self.routers().map(|r| &r.weight))
+            .chain(self.routers().map(|r| &r.frozen.weight))
             .chain(std::iter::once(&self.head.weight));
         matrices.filter(|m| m.has_non_finite()).map(|m| m.name.to_string()).next()
     }
@@ -214,12 +224,43 @@ impl Decoder {
         let bias = |f: &Frozen| f.bias.as_ref().map_or(0, |b| b.elem_count() as u64);
         let layer = |f: &Frozen| size(&f.weight) + bias(f);
         let linear = self.linears().map(|l| layer(&l.frozen)).sum::<u64>();
-        let routers = self.routers().map(layer).sum::<u64>();
+        let routers = self.routers().map(|r| layer(&r.frozen)).sum::<u64>();
         let norms = self.blocks.iter().flat_map(Block::norms).chain(&self.embedding_norm).chain([&self.norm]);
         let norms = norms.map(|n| n.parameters() as u64).sum::<u64>();
         let head = if self.spec.tied_head { 0 } else { size(&self.head.weight) };
-        let corrections = self.blocks.iter().map(|block| block.feed_forward.corrections() as u64).sum::<u64>();
+        let corrections =
+            self.blocks.iter().filter_map(|b| b.feed_forward.correction()).map(|c| c.len() as u64).sum::<u64>();
         linear + routers + norms + head + corrections + size(&self.embedding) + self.positions.as_ref().map_or(0, size)
+    }
+
+    /// Every tensor by its Hugging Face name, in Hugging Face's order of rows; of a tied head none.
+    pub(crate) fn tensors(&self) -> Vec<(String, Stored<'_>)> {
+        let (names, mut all) = (self.names(), Vec::new());
+        let weight = |path: &str| format!("{path}.weight");
+        // Gemma's norms are stored less their 1.
+        let less = if self.spec.family == Family::Gemma3 { 1.0 } else { 0.0 };
+        let norm = |norm: &Norm, all: &mut Vec<_>| {
+            let values = |t: &Tensor| t.to_vec1::<f32>().unwrap_or_default();
+            all.push((weight(&norm.path), Stored::Vector(values(&norm.weight).iter().map(|v| v - less).collect())));
+            all.extend(norm.bias.iter().map(|bias| (format!("{}.bias", norm.path), Stored::Vector(values(bias)))));
+        };
+        all.push((weight(names.embedding), Stored::Matrix(&self.embedding)));
+        all.extend(self.positions.iter().map(|p| (weight(names.positions), Stored::Matrix(p))));
+        self.embedding_norm.iter().for_each(|n| norm(n, &mut all));
+        for (layer, block) in self.blocks.iter().enumerate() {
+            block.norms().for_each(|n| norm(n, &mut all));
+            all.extend(block.linears().into_iter().map(|linear| (linear.path.clone(), Stored::Linear(linear))));
+            all.extend(
+                block.feed_forward.routers().into_iter().map(|r| (weight(&r.path), Stored::Matrix(&r.frozen.weight))),
+            );
+            let correction = block.feed_forward.correction();
+            all.extend(correction.map(|c| (names.block(layer, names.correction), Stored::Vector(c.to_vec()))));
+        }
+        norm(&self.norm, &mut all);
+        if !self.spec.tied_head {
+            all.push((weight(names.head), Stored::Matrix(&self.head.weight)));
+        }
+        all
     }
 
     /// Holds all weights in f32 from now on: four bytes a weight, and no widening where they are used. Until then quantised

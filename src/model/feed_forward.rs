@@ -8,7 +8,7 @@ use super::linear::{Adapters, Linear, LowRank};
 use super::loader::{Loader, Part};
 use super::ops::activation::{activate, gated};
 use super::ops::experts::{Share, combine, route};
-use super::ops::lora::{Frozen, linear};
+use super::ops::lora::linear;
 use super::spec::{Activation, Experts, Router, Score};
 use super::tape::{add, select_rows};
 
@@ -28,11 +28,11 @@ pub(crate) struct Dense {
 
 /// Experts, a router, and perhaps an expert that every token uses.
 pub(crate) struct Sparse {
-    router: Frozen,
+    router: Linear,
     correction: Option<Vec<f32>>,
     experts: Vec<Dense>,
     shared: Option<Dense>,
-    shared_gate: Option<Frozen>,
+    shared_gate: Option<Linear>,
     rule: Router,
     per_token: usize,
 }
@@ -95,16 +95,16 @@ impl FeedForward {
         }
     }
 
-    /// Values of the routers' correction biases.
-    pub(crate) fn corrections(&self) -> usize {
+    /// The bias of the router's choice.
+    pub(crate) fn correction(&self) -> Option<&[f32]> {
         match self {
-            Self::Dense(_) => 0,
-            Self::Sparse(s) => s.correction.as_ref().map_or(0, Vec::len),
+            Self::Dense(_) => None,
+            Self::Sparse(s) => s.correction.as_deref(),
         }
     }
 
     /// Layers that no adapter reaches.
-    pub(crate) fn routers(&self) -> Vec<&Frozen> {
+    pub(crate) fn routers(&self) -> Vec<&Linear> {
         match self {
             Self::Dense(_) => Vec::new(),
             Self::Sparse(s) => std::iter::once(&s.router).chain(&s.shared_gate).collect(),
@@ -141,12 +141,12 @@ impl Sparse {
             false => None,
         };
         Ok(Self {
-            router: loader.frozen(layer, names.router, [e.count, hidden])?,
+            router: loader.router(layer, names.router, [e.count, hidden])?,
             correction,
             experts: (0..e.count).map(expert).collect::<crate::Result<_>>()?,
             shared: if e.shared_size > 0 { Some(shared(e.shared_size)?) } else { None },
             shared_gate: match e.shared_gate {
-                true => Some(loader.frozen(layer, names.shared_gate, [1, hidden])?),
+                true => Some(loader.router(layer, names.shared_gate, [1, hidden])?),
                 false => None,
             },
             rule: e.router.clone(),
@@ -157,7 +157,7 @@ impl Sparse {
     fn forward(&self, h: &Tensor, adapters: Adapters<'_>) -> Result<Tensor> {
         let tape = adapters.tape();
         let (tokens, width) = h.dims2()?;
-        let logits = linear(tape, h, &self.router, Vec::new())?;
+        let logits = linear(tape, h, &self.router.frozen, Vec::new())?;
         let routes = route(tape, &logits, self.correction.as_deref(), &self.rule, self.per_token)?;
         let mut shares = Vec::new();
         for (i, expert) in self.experts.iter().enumerate() {
@@ -175,7 +175,7 @@ impl Sparse {
         let mut always = shared.forward(h, adapters)?;
         if let Some(gate) = &self.shared_gate {
             // One score a token, which is the weight of its only expert.
-            let logits = linear(tape, h, gate, Vec::new())?;
+            let logits = linear(tape, h, &gate.frozen, Vec::new())?;
             let rule = Router { score: Score::Sigmoid, correction: false, groups: None, normalize: false, scale: 1.0 };
             let weights = route(tape, &logits, None, &rule, 1)?.weights;
             let rows = (0..tokens as u32).collect();

@@ -9,7 +9,7 @@ use super::linear::Linear;
 use super::names::{GgufRows, Names};
 use super::norm::Norm;
 use super::ops::lora::Frozen;
-use super::spec::{DecoderSpec, NormKind};
+use super::spec::{DecoderSpec, Latent, NormKind};
 use super::weights::{Matrix, Weights};
 use crate::error::{Error, Result};
 
@@ -135,6 +135,29 @@ impl<'w> Loader<'w> {
         Linear { path, frozen, index: *self.index.borrow() }
     }
 
+    /// A latent attention's keys and values of every head, (heads · (nope + value_dim), rank): one tensor, or the two that newer GGUF
+    /// files hold, in which the keys' part is transposed. Those are held in f32.
+    pub(crate) fn keys_and_values(&self, layer: usize, latent: &Latent) -> Result<Linear> {
+        let (names, a) = (&self.names, &self.spec.attention);
+        let Latent { kv_rank: rank, nope, .. } = *latent;
+        let rows = a.heads * (nope + a.value_dim);
+        let path = names.block(layer, names.kv_b);
+        let [k, v] = [names.k_b, names.v_b].map(|name| format!("{}.weight", names.block(layer, name)));
+        if !self.weights.has(&k) {
+            return self.linear(layer, names.kv_b, Part::Other, [rows, rank], false);
+        }
+        let (k, v) = (self.name(k), self.name(v));
+        let mut values = Vec::with_capacity(rows * rank);
+        for head in 0..a.heads {
+            let keys = self.weights.slab(&k, [a.heads, rank, nope], head, 0..rank)?.transposed();
+            keys.for_blocks(|_, block| values.extend_from_slice(block));
+            let of_values = self.weights.slab(&v, [a.heads, a.value_dim, rank], head, 0..a.value_dim)?;
+            of_values.for_blocks(|_, block| values.extend_from_slice(block));
+        }
+        let weight = Matrix::from_values(&format!("{path}.weight"), values, rows, rank);
+        Ok(self.adapted(path, Frozen { weight, bias: None }))
+    }
+
     /// One expert's layer, however the file stores them: each for itself, all together, or gate and up together too.
     pub(crate) fn expert(&self, layer: usize, expert: usize, name: &str, [rows, cols]: [usize; 2]) -> Result<Linear> {
         let all = self.names.block(layer, self.names.experts);
@@ -155,8 +178,8 @@ impl<'w> Loader<'w> {
         Ok(self.adapted(path, Frozen { weight, bias: None }))
     }
 
-    /// A frozen layer without a place for an adapter: a router.
-    pub(crate) fn frozen(&self, layer: usize, module: &str, [rows, cols]: [usize; 2]) -> Result<Frozen> {
+    /// A layer that no adapter reaches: a router.
+    pub(crate) fn router(&self, layer: usize, module: &str, [rows, cols]: [usize; 2]) -> Result<Linear> {
         let path = self.names.block(layer, module);
         // llama.cpp stores a gate of one row as a vector.
         let name = format!("{path}.weight");
@@ -164,7 +187,7 @@ impl<'w> Loader<'w> {
             Some([len]) if rows == 1 && *len == cols => self.weights.slab(&self.name(name), [1, 1, cols], 0, 0..1)?,
             _ => self.matrix(&path, rows, cols)?,
         };
-        Ok(Frozen { weight, bias: None })
+        Ok(Linear { path, frozen: Frozen { weight, bias: None }, index: 0 })
     }
 
     /// A norm at a whole path.
@@ -176,7 +199,7 @@ impl<'w> Loader<'w> {
             NormKind::Layer { bias: false } => (weight, None),
             NormKind::Layer { bias: true } => (weight, Some(self.vector(format!("{path}.bias"), width)?)),
         };
-        Ok(Norm { weight, bias, kind: self.spec.norm.kind, eps: self.spec.norm.eps })
+        Ok(Norm { path: path.to_owned(), weight, bias, kind: self.spec.norm.kind, eps: self.spec.norm.eps })
     }
 
     /// A norm of a block.

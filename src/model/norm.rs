@@ -9,6 +9,8 @@ use super::tape::Tape;
 
 /// A frozen norm over the last dimension.
 pub(crate) struct Norm {
+    /// Module path.
+    pub(crate) path: String,
     /// As it is multiplied: Gemma's 1 is already added.
     pub(crate) weight: Tensor,
     pub(crate) bias: Option<Tensor>,

@@ -15,6 +15,7 @@ use serde_json::Value as Json;
 use tokenizers::DecoderWrapper;
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::tokenizer::AddedToken;
 
 use super::pretokenizer::pre_tokenizer;
@@ -336,6 +337,27 @@ impl Tokenizer {
     #[must_use]
     pub fn prefix(&self) -> &[u32] {
         &self.prefix
+    }
+
+    /// The tokenizer as the `tokenizer.json` that transformers reads, [`Tokenizer::prefix`] included.
+    ///
+    /// # Errors
+    /// The library's own.
+    pub fn to_json(&self) -> Result<String> {
+        let wrong = |e: tokenizers::Error| self.error(format!("cannot be written as tokenizer.json: {e}"));
+        let mut inner = self.inner.clone();
+        if let Some(token) = self.prefix.first().and_then(|id| self.token(*id)) {
+            let id = self.prefix[0];
+            let template = TemplateProcessing::builder()
+                .try_single(vec![token.clone(), "$A".into()])
+                .and_then(|t| t.try_pair(vec![token.clone(), "$A".into(), token.clone(), "$B:1".into()]))
+                .map_err(|e| self.error(e))?
+                .special_tokens(vec![(token, id)])
+                .build()
+                .map_err(|e| self.error(e.to_string()))?;
+            inner.with_post_processor(Some(template));
+        }
+        inner.to_string(false).map_err(wrong)
     }
 
     /// Hash of what decides the ids of a text.

@@ -15,10 +15,15 @@ use crate::error::{Error, Result};
 pub(super) fn read(path: &Path) -> Result<DecoderSpec> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
     let value: Value = serde_json::from_str(&text).map_err(|e| Error::input(path, e.line(), e.to_string()))?;
+    parse(path, &value)
+}
+
+/// Reads the content of a `config.json`; `path` is for messages.
+pub(super) fn parse(path: &Path, value: &Value) -> Result<DecoderSpec> {
     let Value::Object(map) = value else {
         return Err(Error::model(path, "is not a JSON object"));
     };
-    let keys = Keys { path, map: &map };
+    let keys = Keys { path, map };
     let name = keys.text("model_type")?;
     let family = Family::named(path, name, Family::name)?;
     match family {

@@ -7,6 +7,7 @@ mod classic;
 mod config;
 mod gguf;
 mod rotary;
+mod write;
 
 use std::path::Path;
 
@@ -366,6 +367,21 @@ impl DecoderSpec {
         let spec = config::read(path)?;
         spec.check(path)?;
         Ok(spec)
+    }
+
+    /// The `config.json` that says the same to transformers: what a GGUF model, which has none, is exported with. `path` is for messages.
+    ///
+    /// # Errors
+    /// A model that Hugging Face's form of its family cannot describe.
+    pub fn to_config(&self, path: &Path) -> Result<serde_json::Value> {
+        let cannot = |why: &str| {
+            let family = self.family.name();
+            Error::model(path, format!("cannot be described by a config.json of the family {family}: {why}"))
+        };
+        let config =
+            write::config(self).ok_or_else(|| cannot("its rotary scaling or its windows have no name there"))?;
+        let again = config::parse(path, &config)?;
+        if write::same(self, &again) { Ok(config) } else { Err(cannot("what was written reads as another model")) }
     }
 
     /// Reads a GGUF file's metadata.

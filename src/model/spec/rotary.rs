@@ -67,6 +67,11 @@ pub(super) fn yarn_magnitude(factor: f64, scale: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
 }
 
+/// The scale whose [`yarn_magnitude`] is this one.
+pub(super) fn yarn_scale(factor: f64, magnitude: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { (magnitude - 1.0) / (0.1 * factor.ln()) }
+}
+
 impl Rotary {
     /// Frequencies, `dim / 2` of them, stretched.
     #[must_use]
