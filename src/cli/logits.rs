@@ -32,6 +32,9 @@ pub(super) struct Args {
     out: PathBuf,
 }
 
+/// Positions whose logits are computed at once.
+const ROWS: usize = 32;
+
 pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     let config = ModelConfig { source: args.model.clone(), sha256: None, chat_template: None, context: None };
     let mut display = Display::new(global.quiet);
@@ -57,12 +60,34 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     };
     let slots: Vec<_> = adapter.iter().map(|a| (0..tokens.len(), a)).collect();
     let hidden = decoder.hidden(&Batch::new([tokens.as_slice()]), Adapters::Rows(&slots))?;
-    let logits = decoder.logits(&hidden, &slots)?;
-    let shape = logits.dims().to_vec();
-    let bytes = logits.flatten_all()?.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect();
-    adapter::write_tensors(&args.out, &[("logits".to_owned(), shape, Dtype::F32, bytes)])?;
-    print(&format!("{}: logits ({}, {})\n", args.out.display(), tokens.len(), decoder.spec.vocab_size))?;
+    let vocabulary = decoder.spec.vocab_size;
+    let mut bytes = Vec::with_capacity(tokens.len() * vocabulary * size_of::<f32>());
+    for start in (0..tokens.len()).step_by(ROWS) {
+        let rows = ROWS.min(tokens.len() - start);
+        let slots: Vec<_> = adapter.iter().map(|a| (0..rows, a)).collect();
+        let logits = decoder.logits(&hidden.narrow(0, start, rows)?, &slots)?;
+        bytes.extend(logits.flatten_all()?.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes));
+    }
+    adapter::write_tensors(&args.out, &[("logits".to_owned(), vec![tokens.len(), vocabulary], Dtype::F32, bytes)])?;
+    let mut text = format!("{}: logits ({}, {vocabulary})\n", args.out.display(), tokens.len());
+    if let Some(peak) = peak_memory() {
+        let weights = decoder.weight_bytes() as f64;
+        text.push_str(&format!(
+            "weights {:.1} MB, mapped from the file; peak of the process {:.1} MB, {:+.1} % of them\n",
+            weights / 1e6,
+            peak as f64 / 1e6,
+            100.0 * (peak as f64 / weights - 1.0)
+        ));
+    }
+    print(&text)?;
     Ok(exit::PASS)
+}
+
+/// Most memory that this process had at once, mapped files included, in bytes; `None` where the system does not tell.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 fn read_tokens(path: &Path) -> Result<Vec<u32>> {

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::backend::Progress;
 use crate::model::SourceEvent;
@@ -21,6 +21,13 @@ pub(crate) struct Display {
     bar: Option<ProgressBar>,
     last_line: Instant,
     phase: Phase,
+}
+
+/// The time that is left; nothing is known before the first unit.
+fn left(state: &ProgressState, out: &mut dyn std::fmt::Write) {
+    if state.pos() > 0 {
+        let _ = write!(out, "{:#} left", HumanDuration(state.eta()));
+    }
 }
 
 /// What the current bar counts.
@@ -78,11 +85,11 @@ impl Display {
             let template = match (total, bytes) {
                 (0, _) => "{spinner} {prefix} {msg}",
                 (_, true) => "{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-                (_, false) => "{prefix} {bar:30} {pos}/{len} {msg} {eta} left",
+                (_, false) => "{prefix} {bar:30} {pos}/{len} {msg} {left}",
             };
             let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
             if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style);
+                bar.set_style(style.with_key("left", left));
             }
             bar.set_prefix(visible(&what).into_owned());
             bar.enable_steady_tick(Duration::from_millis(200));

@@ -233,6 +233,16 @@ impl Decoder {
         linear + routers + norms + head + corrections + size(&self.embedding) + self.positions.as_ref().map_or(0, size)
     }
 
+    /// Bytes that hold the weights, as they lie in the file or, after [`Self::widen`], in memory.
+    pub(crate) fn weight_bytes(&self) -> u64 {
+        let of = |stored: &Stored<'_>| match stored {
+            Stored::Matrix(matrix) => matrix.size(),
+            Stored::Linear(linear) => linear.frozen.weight.size(),
+            Stored::Vector(values) => size_of_val(values.as_slice()),
+        };
+        self.tensors().iter().map(|(_, stored)| of(stored) as u64).sum()
+    }
+
     /// Every tensor by its Hugging Face name, in Hugging Face's order of rows; of a tied head none.
     pub(crate) fn tensors(&self) -> Vec<(String, Stored<'_>)> {
         let (names, mut all) = (self.names(), Vec::new());

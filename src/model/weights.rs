@@ -175,6 +175,14 @@ impl Matrix {
         Self { bytes: Bytes::Wide(Arc::new(values)), format: Format::F32, scales: None, ..self.clone() }
     }
 
+    /// Bytes that hold its values: in the mapped file, or in memory.
+    pub(crate) fn size(&self) -> usize {
+        match &self.bytes {
+            Bytes::Wide(values) => values.len() * size_of::<f32>(),
+            other => other.raw().len(),
+        }
+    }
+
     /// Values that are NaN or infinite?
     pub(crate) fn has_non_finite(&self) -> bool {
         let mut found = false;

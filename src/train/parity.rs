@@ -15,13 +15,40 @@ fn recipe() -> Recipe {
 /// Families whose training was recorded.
 const TRAINED: [&str; 5] = ["llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3"];
 
-/// The reference's batch, without its padding.
-fn examples() -> Vec<Encoded> {
-    examples_of("llama")
+/// The others, whose adapters are among the forms.
+const FORMS: [(&str, &str); 5] =
+    [("conv1d", "gpt2"), ("bloom", "bloom"), ("falcon", "falcon"), ("mpt", "mpt"), ("gemma3", "gemma3_text")];
+
+/// A training that PEFT and torch recorded.
+struct Recorded {
+    /// The base's directory.
+    family: &'static str,
+    /// The adapter that it began with.
+    adapter: String,
+    /// What came of it: tensors, and facts beside them as JSON.
+    reference: String,
 }
 
-fn examples_of(family: &str) -> Vec<Encoded> {
-    let tensors = reference(&format!("{family}/reference_lora.safetensors"));
+impl Recorded {
+    /// Of a family that `make_fixtures` trained.
+    fn of(family: &'static str) -> Self {
+        let (adapter, reference) = (format!("{family}/adapter"), format!("{family}/reference_lora"));
+        Self { family, adapter, reference }
+    }
+
+    /// From a form of adapter, by `tests/fixtures/adapters/train.py`.
+    fn from_form(form: &str, family: &'static str) -> Self {
+        Self { family, adapter: format!("adapters/{form}"), reference: format!("adapters/{form}/train") }
+    }
+}
+
+/// The reference's batch, without its padding.
+fn examples() -> Vec<Encoded> {
+    examples_of(&Recorded::of("llama"))
+}
+
+fn examples_of(recorded: &Recorded) -> Vec<Encoded> {
+    let tensors = reference(&format!("{}.safetensors", recorded.reference));
     let rows = |name: &str| tensors[name].to_vec2::<i64>().expect("a matrix of integers");
     let (ids, mask, labels) = (rows("train.input_ids"), rows("train.attention_mask"), rows("train.labels"));
     let example = |i: usize| {
@@ -41,13 +68,14 @@ fn difference(got: &[f32], want: &[f32]) -> f64 {
     got.iter().zip(want).map(|(g, w)| f64::from((g - w).abs() / scale)).fold(0.0, f64::max)
 }
 
-fn agrees_with_peft(family: &str, widened: bool) {
-    let tensors = reference(&format!("{family}/reference_lora.safetensors"));
+fn agrees_with_peft(recorded: &Recorded, widened: bool) {
+    let family = recorded.family;
+    let tensors = reference(&format!("{}.safetensors", recorded.reference));
     let want = |name: &str| {
         let flat = tensors[name].flatten_all().and_then(|t| t.to_vec1::<f32>());
         flat.expect("f32 values")
     };
-    let text = std::fs::read_to_string(fixture(&format!("{family}/reference_lora.json"))).expect("a reference");
+    let text = std::fs::read_to_string(fixture(&format!("{}.json", recorded.reference))).expect("a reference");
     let json: serde_json::Value = serde_json::from_str(&text).expect("json");
     let losses: Vec<f64> =
         json["losses"].as_array().expect("losses").iter().filter_map(serde_json::Value::as_f64).collect();
@@ -55,8 +83,8 @@ fn agrees_with_peft(family: &str, widened: bool) {
     if widened {
         decoder.widen();
     }
-    let (recipe, examples) = (recipe(), examples_of(family));
-    let start = adapter::load(&fixture(&format!("{family}/adapter"))).expect("an adapter");
+    let (recipe, examples) = (recipe(), examples_of(recorded));
+    let start = adapter::load(&fixture(&recorded.adapter)).expect("an adapter");
     let mut trainer = Trainer::with_adapter(&decoder, &recipe, start, TrainerState::default());
     let together = vec![examples.iter().collect::<Vec<_>>()];
     let apart: Vec<Vec<&Encoded>> = examples.iter().map(|e| vec![e]).collect();
@@ -97,9 +125,12 @@ fn agrees_with_peft(family: &str, widened: bool) {
 #[test]
 fn losses_gradients_and_steps_agree_with_peft_for_every_family() {
     for family in TRAINED {
-        agrees_with_peft(family, false);
+        agrees_with_peft(&Recorded::of(family), false);
     }
-    agrees_with_peft("llama", true);
+    agrees_with_peft(&Recorded::of("llama"), true);
+    for (form, family) in FORMS {
+        agrees_with_peft(&Recorded::from_form(form, family), false);
+    }
 }
 
 /// Packed sequences attend only to themselves, so a batch is the sum of its examples, in any order.

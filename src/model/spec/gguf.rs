@@ -200,6 +200,10 @@ fn attention(
         }
         _ => Projection::Separate,
     };
+    // Gemma 3 27B alone divides by the hidden size's share of a head; GGUF does not say so, and llama.cpp tells it by its layers.
+    if family == Family::Gemma3 && layers == 62 {
+        scale = (hidden_size as f64 / heads.max(1) as f64).sqrt().recip();
+    }
     let window = match (family, keys.count_if("attention.sliding_window")?) {
         (Family::Gemma3, Some(size)) => {
             Some(Window { size, layers: (0..layers).map(|layer| (layer + 1) % 6 != 0).collect() })
