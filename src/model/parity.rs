@@ -60,11 +60,26 @@ fn logits(decoder: &Decoder, ids: &[u32], adapter: Option<&LowRank>) -> (Tensor,
 }
 
 /// Every family that there is a reference of, by its directory.
-const FAMILIES: [&str; 10] =
-    ["llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3", "gemma3_text", "bloom", "mpt", "falcon", "gpt2"];
+pub(crate) const FAMILIES: [&str; 12] = [
+    "llama",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "deepseek_v2",
+    "deepseek_v3",
+    "gemma3_text",
+    "bloom",
+    "mpt",
+    "falcon",
+    "gpt2",
+];
 
 fn agrees_with_transformers(family: &str, decoder: &Decoder) {
-    let expected = reference(&format!("{family}/reference.safetensors"));
+    agrees_with(family, decoder, &reference(&format!("{family}/reference.safetensors")));
+}
+
+fn agrees_with(family: &str, decoder: &Decoder, expected: &BTreeMap<String, Tensor>) {
     for i in 0..2 {
         let prompt = ids(&expected[&format!("input_ids_{i}")]);
         let (hidden, logits) = logits(decoder, &prompt, None);
@@ -108,17 +123,27 @@ fn every_family_has_the_parameters_that_transformers_counts() {
     }
 }
 
-/// The GGUFs have q and k in llama.cpp's order, Llama's its scaling as `rope_freqs.weight`.
+/// llama.cpp's converter wrote them (`tests/fixtures/gguf/make.py`): q and k in its order of rows, Llama's scaling as
+/// `rope_freqs.weight`, experts together, DeepSeek's keys and values apart. Three are of a model that GGUF can describe, which the
+/// family's other fixture is not, and have a reference of their own.
 #[test]
-fn gguf_agrees_with_transformers() {
-    agrees_with_transformers("llama", &decoder("llama/model.gguf"));
-    agrees_with_transformers("qwen2", &decoder("qwen2/model.gguf"));
+fn the_gguf_of_every_family_agrees_with_transformers() {
+    for family in FAMILIES {
+        let own = format!("{family}/reference_gguf.safetensors");
+        let expected = if fixture(&own).is_file() { own } else { format!("{family}/reference.safetensors") };
+        let mut decoder = decoder(&format!("{family}/model.gguf"));
+        agrees_with(family, &decoder, &reference(&expected));
+        decoder.widen();
+        agrees_with(family, &decoder, &reference(&expected));
+    }
 }
 
 #[test]
 fn an_adapter_of_every_family_agrees_with_peft() {
-    let adapters = ["llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3"].map(|family| (family, "adapter", "lora"));
-    let fused = ["qwen3_moe", "deepseek_v3"].map(|family| (family, "adapter_fused", "fused"));
+    let separate = ["llama", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "deepseek_v2", "deepseek_v3"];
+    let adapters = separate.map(|family| (family, "adapter", "lora"));
+    let fused =
+        ["qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3"].map(|family| (family, "adapter_fused", "fused"));
     for (family, adapter, kind) in adapters.into_iter().chain(fused) {
         let decoder = decoder(family);
         let adapter = adapter::load(&fixture(&format!("{family}/{adapter}"))).expect(family);

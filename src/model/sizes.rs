@@ -134,7 +134,7 @@ fn feed_forward(spec: &DecoderSpec, layer: usize) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::parity::{decoder, fixture};
+    use crate::model::parity::{FAMILIES, decoder, fixture};
 
     fn sizes(config: &str) -> Sizes {
         let folder = tempfile::tempdir().expect("a folder");
@@ -219,9 +219,7 @@ mod tests {
     /// What the decoder counts when it has loaded the weights.
     #[test]
     fn the_paper_agrees_with_loaded_models() {
-        for family in
-            ["llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3", "gemma3_text", "bloom", "mpt", "falcon", "gpt2"]
-        {
+        for family in FAMILIES {
             let spec = DecoderSpec::from_config(&fixture(&format!("{family}/config.json"))).expect(family);
             let decoder = decoder(family);
             let sizes = Sizes::of(&spec);

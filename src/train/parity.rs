@@ -13,7 +13,7 @@ fn recipe() -> Recipe {
 }
 
 /// Families whose training was recorded.
-const TRAINED: [&str; 5] = ["llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3"];
+const TRAINED: [&str; 7] = ["llama", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "deepseek_v2", "deepseek_v3"];
 
 /// The others, whose adapters are among the forms.
 const FORMS: [(&str, &str); 5] =
