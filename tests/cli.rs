@@ -227,6 +227,75 @@ fn damaged_models_are_errors_that_name_the_file_or_the_tensor() {
     project.run(&["train"]).fails(1, &["config.json"]);
 }
 
+/// A tokenizer with more tokens than the model has rows, and one with far fewer.
+#[test]
+fn a_tokenizer_of_another_model_is_refused_before_training_and_asking() {
+    let project = Project::new();
+    let rewrite = |change: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>)| {
+        let text = std::fs::read_to_string(support::fixture("tokenizer/tokenizer.json")).expect("a tokenizer");
+        let mut json: serde_json::Value = serde_json::from_str(&text).expect("json");
+        change(json["model"]["vocab"].as_object_mut().expect("a vocabulary"));
+        project.write("model/tokenizer.json", &json.to_string());
+    };
+    rewrite(&|vocabulary| {
+        vocabulary.insert("one too many".into(), 320.into());
+    });
+    let more = ["model", "the tokenizer has 321 tokens, but the model's vocabulary is 320", "tokenizer.json"];
+    project.run(&["train"]).fails(1, &more);
+    let logits = ["logits", "model", "--text", "hello", "--out", "out.safetensors"];
+    project.run(&logits).fails(1, &more);
+
+    rewrite(&|_| {});
+    project.run(&["train"]).expect(0);
+    let whole = std::fs::read_to_string(support::fixture("tokenizer/tokenizer.json")).expect("a tokenizer");
+    let mut json: serde_json::Value = serde_json::from_str(&whole).expect("json");
+    json["model"]["merges"] = serde_json::json!([]);
+    json["model"]["vocab"].as_object_mut().expect("a vocabulary").retain(|_, id| id.as_u64() < Some(260));
+    project.write("model/tokenizer.json", &json.to_string());
+    let fewer = ["the tokenizer has 260 tokens, but the model's vocabulary is 320", "not of one model"];
+    project.run(&logits).fails(1, &fewer);
+    project.run(&["run"]).fails(1, &["tokenizer"]);
+}
+
+#[test]
+fn an_adapter_of_another_family_is_refused_by_its_modules() {
+    let project = Project::new();
+    project.write("tokens.json", "[5, 6, 7]");
+    for (adapter, module) in [
+        ("adapters/bloom", "transformer.h.0.mlp.dense_4h_to_h"),
+        ("deepseek_v2/adapter", "model.layers.0.mlp.down_proj"),
+    ] {
+        let adapter = support::fixture(adapter).display().to_string();
+        let logits = ["logits", "model", "--adapter", &adapter, "--tokens", "tokens.json", "--out", "out.safetensors"];
+        project.run(&logits).fails(1, &[module, "another base"]);
+        assert!(!project.path("out.safetensors").exists());
+    }
+}
+
+/// The published Llama 3.1 8B has 8 030 261 248 parameters; its cache is 32 layers of 8 heads of 128, twice, in 16 bits.
+#[test]
+fn sizes_come_from_a_configuration_alone() {
+    let project = Project::new();
+    let config = r#"{"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256, "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5}"#;
+    project.write("llama-3.1-8b/config.json", config);
+    let ran = project.run(&["sizes", "llama-3.1-8b"]).expect(0);
+    for expected in
+        ["8030261248 (8.03 B)", "bf16 16.06 GB", "131.07 kB for each", "17.18 GB for 131072 tokens", "41943040"]
+    {
+        assert!(ran.stdout.contains(expected), "{expected}: {}", ran.stdout);
+    }
+    let ran =
+        project.run(&["sizes", "llama-3.1-8b/config.json", "--json", "--context", "8192", "--lora-r", "8"]).expect(0);
+    let json: serde_json::Value = serde_json::from_str(&ran.stdout).expect("json");
+    assert_eq!(json["kv_cache_bytes_f16"], 8192 * 131_072);
+    assert_eq!(json["lora_parameters"], 20_971_520);
+    let gguf = support::fixture("qwen2/model.gguf").display().to_string();
+    assert!(project.run(&["sizes", &gguf]).expect(0).stdout.contains("150336"));
+    project.run(&["sizes", "nowhere"]).fails(1, &["nowhere", "config.json", "GGUF"]);
+}
+
 #[test]
 fn damaged_ggufs_are_errors() {
     let project = Project::new();

@@ -64,6 +64,34 @@ fn tokenizers_rebuilt_from_gguf_agree_with_the_samples() {
     }
 }
 
+/// Awkward texts in the vocabulary of a real model of each pre-tokeniser, cut down to what those texts need: where their ids come from
+/// is said in `tests/fixtures/vocab/README.md`.
+#[test]
+fn every_pre_tokeniser_agrees_token_for_token_with_the_model_s_own() {
+    let directory = fixture("vocab");
+    let mut seen = 0;
+    let mut wrong = Vec::new();
+    for path in std::fs::read_dir(&directory).expect("a directory").flatten().map(|entry| entry.path()) {
+        if path.extension().is_none_or(|e| e != "gguf") {
+            continue;
+        }
+        let tokenizer = Tokenizer::from_gguf(&path, &gguf_metadata(&path).expect("metadata")).expect("a tokenizer");
+        let text = std::fs::read_to_string(path.with_extension("json")).expect("samples");
+        let samples: Vec<Sample> = serde_json::from_str(&text).expect("samples");
+        assert!(samples.len() > 70, "{}", path.display());
+        seen += 1;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        for sample in &samples {
+            let ids = tokenizer.encode(&sample.text, false).expect("ids");
+            if ids != sample.ids {
+                wrong.push(format!("{name} {:?}: {ids:?}, expected {:?}", sample.text, sample.ids));
+            }
+        }
+    }
+    assert!(seen >= 12, "{seen}");
+    assert!(wrong.is_empty(), "{} texts differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
 #[test]
 fn special_tokens_are_recognised_only_when_asked() {
     let tokenizer = Tokenizer::load(&local("llama/model.gguf")).unwrap();

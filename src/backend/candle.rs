@@ -54,11 +54,7 @@ impl CandleBackend {
             if decoder.parameters() <= WIDEN_UP_TO {
                 decoder.widen();
             }
-            if voice.tokenizer.vocab_size() > decoder.spec.vocab_size {
-                let (tokens, rows) = (voice.tokenizer.vocab_size(), decoder.spec.vocab_size);
-                let message = format!("the tokenizer has {tokens} tokens, but the model's vocabulary is {rows}");
-                return Err(Error::model(&self.files.root, message));
-            }
+            voice.check_fits(&decoder)?;
             self.loaded = Some(Loaded { decoder, voice });
         }
         let Some(loaded) = &self.loaded else {

@@ -44,7 +44,11 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     let decoder = load_decoder(&files, &config)?;
     let tokens = match (&args.tokens, &args.text) {
         (Some(path), _) => read_tokens(path)?,
-        (None, Some(text)) => Voice::load(&files, &config)?.tokenizer.encode_raw(text)?,
+        (None, Some(text)) => {
+            let voice = Voice::load(&files, &config)?;
+            voice.check_fits(&decoder)?;
+            voice.tokenizer.encode_raw(text)?
+        }
         (None, None) => Vec::new(),
     };
     if tokens.is_empty() {

@@ -8,6 +8,7 @@ mod logits;
 pub(crate) mod progress;
 mod report;
 mod run;
+mod sizes;
 mod train;
 
 use std::ffi::OsString;
@@ -87,6 +88,8 @@ enum Command {
     Export(export::Args),
     /// Write the logits of every position of a text: to compare a model with any other implementation
     Logits(logits::Args),
+    /// Parameters, bytes, KV cache and LoRA of a model, from its configuration alone
+    Sizes(sizes::Args),
 }
 
 /// Runs the command line with these arguments (the program's name first) and says how it ended.
@@ -125,6 +128,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Report { run, format } => report::report(global, run, *format),
         Command::Export(args) => export::export(global, args),
         Command::Logits(args) => logits::logits(global, args),
+        Command::Sizes(args) => sizes::sizes(global, args),
     }
 }
 

@@ -54,6 +54,24 @@ impl Voice {
         Ok(Self { tokenizer, template, files: files.clone() })
     }
 
+    /// Says no to a tokenizer that is another model's.
+    ///
+    /// # Errors
+    /// It has ids that the model has no row for, or far fewer than the model has rows: those are padded, but by a few.
+    pub(crate) fn check_fits(&self, decoder: &Decoder) -> Result<()> {
+        let (tokens, rows) = (self.tokenizer.vocab_size(), decoder.spec.vocab_size);
+        if tokens <= rows && rows - tokens <= rows / 8 {
+            return Ok(());
+        }
+        Err(Error::model(
+            &self.files.root,
+            format!(
+                "the tokenizer has {tokens} tokens, but the model's vocabulary is {rows}: they are not of one model; \
+                 put the model's own tokenizer.json and tokenizer_config.json there"
+            ),
+        ))
+    }
+
     /// The chat template, or an error that says what to do without one.
     pub(crate) fn template(&self) -> Result<&ChatTemplate> {
         self.template.as_ref().ok_or_else(|| ChatTemplate::missing(&self.files))
@@ -113,6 +131,15 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
         spec.context = context;
     }
     Decoder::load(spec, &weights, rows)
+}
+
+/// The description of a GGUF file's model.
+///
+/// # Errors
+/// As [`DecoderSpec::from_config`], and a file that is not GGUF.
+pub fn gguf_spec(path: &Path) -> Result<DecoderSpec> {
+    let map = map_file(path)?;
+    DecoderSpec::from_gguf(path, &read_gguf(path, &map)?)
 }
 
 fn read_gguf(path: &Path, bytes: &[u8]) -> Result<Content> {
