@@ -15,7 +15,7 @@ use crate::model::ops::lora::mix;
 use crate::model::weights::Matrix;
 
 pub use peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
-pub(crate) use peft::{Stored, load, read_tensors, save, write_tensors};
+pub(crate) use peft::{PREFIX, Stored, load, read_tensors, save, write_tensors};
 
 /// An adapter in memory: f32 values and what PEFT's `adapter_config.json` says of them.
 #[derive(Clone, Debug)]

@@ -18,7 +18,7 @@ use crate::files::write_atomically;
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// File of its tensors.
 pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
-const PREFIX: &str = "base_model.model.";
+pub(crate) const PREFIX: &str = "base_model.model.";
 
 #[derive(Deserialize)]
 struct PeftConfig {

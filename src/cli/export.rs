@@ -18,6 +18,8 @@ const PROBE: &str = "The capital of France is Paris. In 1998 the team won 3 : 0.
 enum Form {
     /// The adapter in PEFT's directory form
     Peft,
+    /// The same with all experts of a layer in one parameter, as transformers 5 has them
+    PeftFused,
     /// The adapter as llama.cpp and Ollama load it
     GgufAdapter,
     /// Base and adapter in one, as safetensors with configuration and tokenizer
@@ -84,6 +86,7 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
         Export { files: &files, decoder: &decoder, adapter: &adapter, directory: &directory, scale, probe: &probe };
     let format = match args.format {
         Form::Peft => Format::Peft,
+        Form::PeftFused => Format::PeftFused,
         Form::GgufAdapter => Format::GgufAdapter,
         Form::Merged => Format::Merged,
         Form::MergedGguf => Format::MergedGguf,

@@ -20,10 +20,7 @@ use crate::model::names::{Names, gguf_rows};
 impl Export<'_> {
     pub(super) fn peft(&self, out: &Path, tuned: &LowRank) -> Result<Exported> {
         if self.scale != 1.0 {
-            return Err(Error::Usage(format!(
-                "[adapter] scale is {}, which PEFT's form cannot hold; export --format merged, or set it to 1",
-                self.scale
-            )));
+            return Err(self.no_scale());
         }
         std::fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
         let mut files = Vec::new();

@@ -3,12 +3,14 @@
 //! | format | what | for |
 //! |---|---|---|
 //! | `peft` | the adapter's directory | PEFT, vLLM |
+//! | `peft-fused` | the same, all experts of a layer in one parameter | PEFT on transformers 5 |
 //! | `gguf-adapter` | a GGUF file of A and B | llama.cpp `--lora`, Ollama `ADAPTER` |
 //! | `merged` | W + s·B·A as safetensors, with configuration and tokenizer | transformers and what reads its models |
 //! | `merged-gguf` | the base's GGUF file with merged tensors in f16 or q8_0, and Ollama's `NAME.Modelfile` | llama.cpp, Ollama, LM Studio |
 
 mod adapter;
 mod check;
+mod fused;
 pub(crate) mod gguf;
 mod safetensors;
 
@@ -26,6 +28,8 @@ pub use check::Difference;
 pub enum Format {
     /// PEFT's directory.
     Peft,
+    /// PEFT's directory with the experts of a layer together.
+    PeftFused,
     /// llama.cpp's GGUF adapter.
     GgufAdapter,
     /// A merged model as safetensors.
@@ -81,6 +85,7 @@ impl Export<'_> {
         let tuned = self.adapter.attached(self.decoder, self.scale)?;
         match format {
             Format::Peft => self.peft(out, &tuned),
+            Format::PeftFused => self.peft_fused(out, &tuned),
             Format::GgufAdapter => self.gguf_adapter(out, &tuned),
             Format::Merged => {
                 let precision = precision.unwrap_or(Precision::Bf16);
@@ -97,6 +102,14 @@ impl Export<'_> {
                 self.merged_gguf(out, precision, &tuned)
             }
         }
+    }
+
+    /// PEFT's configuration has no place for the manifest's scale.
+    fn no_scale(&self) -> Error {
+        let scale = self.scale;
+        Error::Usage(format!(
+            "[adapter] scale is {scale}, which PEFT's form cannot hold; export --format merged, or set it to 1"
+        ))
     }
 
     /// The base's GGUF file.

@@ -35,10 +35,13 @@ fn exported(base: &str, adapter: &str, format: Format, precision: Option<Precisi
 /// `exported` itself reads the file back and compares; here is how close each form must be.
 #[test]
 fn every_form_reads_back_as_base_and_adapter() {
-    use Format::{GgufAdapter, Merged, MergedGguf, Peft};
+    use Format::{GgufAdapter, Merged, MergedGguf, Peft, PeftFused};
     let cases = [
         ("llama", "llama/adapter", Peft, None, 0.0),
         ("llama", "adapters/dora", Peft, None, f64::NAN),
+        ("qwen3_moe", "qwen3_moe/adapter_fused", PeftFused, None, 1e-4),
+        ("qwen2_moe", "qwen2_moe/adapter_fused", PeftFused, None, 1e-4),
+        ("deepseek_v3", "deepseek_v3/adapter_fused", PeftFused, None, 1e-4),
         ("llama", "llama/adapter", GgufAdapter, None, 1e-4),
         ("llama/model.gguf", "llama/adapter", GgufAdapter, None, 1e-4),
         ("llama", "adapters/patterns", GgufAdapter, None, 1e-4),
@@ -126,13 +129,18 @@ fn a_gguf_base_is_exported_in_shards_with_its_tokenizer() {
 
 #[test]
 fn what_a_form_cannot_hold_is_refused_by_name() {
-    use Format::{GgufAdapter, Merged, MergedGguf};
+    use Format::{GgufAdapter, Merged, MergedGguf, PeftFused};
     let folder = tempfile::tempdir().expect("a folder");
     let refused = |base: &str, adapter: &str, format, precision| {
         let error = exported(base, adapter, format, precision, &folder.path().join("x"));
         error.expect_err("must be refused").to_string()
     };
     let cases = [
+        (refused("llama", "llama/adapter", PeftFused, None), "the base has no experts"),
+        (
+            refused("qwen3_moe", "qwen3_moe/adapter", PeftFused, None),
+            "changes `model.layers.1.mlp.down_proj`, which is no",
+        ),
         (refused("qwen2", "adapters/dora", GgufAdapter, None), "DoRA, which llama.cpp's adapters cannot hold"),
         (refused("llama", "adapters/saved", GgufAdapter, None), "modules_to_save, which llama.cpp's"),
         (refused("qwen2", "adapters/bias_all", GgufAdapter, None), "biases, which llama.cpp's"),

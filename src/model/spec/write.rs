@@ -90,7 +90,7 @@ fn modern(spec: &DecoderSpec) -> Option<Value> {
                 &mut keys,
                 json!({
                     "hidden_activation": activation(f.activation),
-                    "query_pre_attn_scalar": a.scale.powi(-2),
+                    "query_pre_attn_scalar": whole(a.scale.powi(-2)),
                     "sliding_window": window.size,
                     "layer_types": window.layers.iter().map(kind).collect::<Vec<_>>(),
                     "rope_local_base_freq": local.as_ref()?.theta,
@@ -121,6 +121,11 @@ fn modern(spec: &DecoderSpec) -> Option<Value> {
         scaling => keys["rope_scaling"] = scaling,
     }
     Some(keys)
+}
+
+/// 24 rather than 23.999999999: transformers wants a whole number where there is one.
+fn whole(value: f64) -> Value {
+    if (value - value.round()).abs() < 1e-6 * value.abs() { json!(value.round() as i64) } else { json!(value) }
 }
 
 fn mixture(spec: &DecoderSpec, e: &Experts) -> Option<Value> {
