@@ -30,7 +30,7 @@ struct Recorded {
 }
 
 impl Recorded {
-    /// Of a family that `make_fixtures` trained.
+    /// Of a family whose directory holds one.
     fn of(family: &'static str) -> Self {
         let (adapter, reference) = (format!("{family}/adapter"), format!("{family}/reference_lora"));
         Self { family, adapter, reference }
