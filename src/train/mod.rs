@@ -4,6 +4,7 @@
 //! recipe's seed and the step, so that a training that was killed and resumed writes the same bytes as one that was not.
 
 mod checkpoint;
+mod objective;
 mod optimizer;
 #[cfg(test)]
 mod parity;
@@ -16,8 +17,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
-
+pub(crate) use objective::{Gradients, InProcess, Objective, targets};
 pub use plot::loss_plot;
 pub use state::{LogEntry, TRAINER_STATE, TrainerState};
 
@@ -25,17 +25,11 @@ use crate::adapter::Adapter;
 use crate::config::Recipe;
 use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
-use crate::model::decoder::{Batch, Decoder};
-use crate::model::linear::Adapters;
-use crate::model::ops::lora::{Dropout, mix};
-use crate::model::tape::{Tape, select_rows};
+use crate::model::decoder::Decoder;
 use checkpoint::Checkpoint;
 use optimizer::{AdamWConfig, Moments, norm};
 use plan::Plan;
 use schedule::learning_rate;
-
-/// Shorter beginnings are not worth sharing.
-const SHORTEST_PREFIX: usize = 8;
 
 /// What a training tells while it runs.
 #[derive(Clone, Debug)]
@@ -99,6 +93,18 @@ impl Training<'_> {
     /// # Errors
     /// There is nothing to train on, a loss that is not finite, or a checkpoint that cannot be written.
     pub(crate) fn run(&self, on_event: &mut dyn FnMut(TrainEvent)) -> Result<Trained> {
+        self.run_on(Box::new(InProcess::new(self.decoder, self.recipe)), on_event)
+    }
+
+    /// As [`Self::run`], with gradients from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(crate) fn run_on(
+        &self,
+        objective: Box<dyn Objective + '_>,
+        on_event: &mut dyn FnMut(TrainEvent),
+    ) -> Result<Trained> {
         let plan = Plan::new(self.recipe, self.train);
         if plan.steps.is_empty() {
             return Err(Error::failed("there are no training examples"));
@@ -109,8 +115,8 @@ impl Training<'_> {
         }
         let resumed_at = found.as_ref().map_or(0, |c| c.state.global_step);
         let mut trainer = match found {
-            Some(checkpoint) => Trainer::resumed(self, checkpoint),
-            None => Trainer::new(self, plan.steps.len())?,
+            Some(checkpoint) => Trainer::resumed(self, objective, checkpoint),
+            None => Trainer::begin(self, objective, plan.steps.len())?,
         };
         on_event(TrainEvent::Started {
             steps: plan.steps.len(),
@@ -144,18 +150,16 @@ impl Training<'_> {
 
 /// The moving parts of a training.
 pub(crate) struct Trainer<'a> {
-    decoder: &'a Decoder,
+    objective: Box<dyn Objective + 'a>,
     recipe: &'a Recipe,
     pub(crate) adapter: Adapter,
     moments: BTreeMap<String, Moments>,
     pub(crate) state: TrainerState,
 }
 
-/// Gradients of an adapter, by `<module path>.lora_A` and `.lora_B`.
-pub(crate) type Gradients = BTreeMap<String, Vec<f32>>;
-
 impl<'a> Trainer<'a> {
-    fn new(training: &Training<'a>, steps: usize) -> Result<Self> {
+    /// A trainer at its start.
+    fn begin(training: &Training<'a>, objective: Box<dyn Objective + 'a>, steps: usize) -> Result<Self> {
         let adapter = Adapter::initialised(training.recipe, training.decoder.linears(), training.base)?;
         let state = TrainerState {
             max_steps: steps,
@@ -163,17 +167,17 @@ impl<'a> Trainer<'a> {
             fingerprint: training.fingerprint.to_owned(),
             ..TrainerState::default()
         };
-        Ok(Self::with_adapter(training.decoder, training.recipe, adapter, state))
+        Ok(Self::new(objective, training.recipe, adapter, state))
     }
 
-    fn resumed(training: &Training<'a>, checkpoint: Checkpoint) -> Self {
+    fn resumed(training: &Training<'a>, objective: Box<dyn Objective + 'a>, checkpoint: Checkpoint) -> Self {
         let Checkpoint { adapter, moments, state } = checkpoint;
-        Self { decoder: training.decoder, recipe: training.recipe, adapter, moments, state }
+        Self { objective, recipe: training.recipe, adapter, moments, state }
     }
 
     /// A trainer that goes on from an adapter, with moments of zero.
-    pub(crate) fn with_adapter(
-        decoder: &'a Decoder,
+    pub(crate) fn new(
+        objective: Box<dyn Objective + 'a>,
         recipe: &'a Recipe,
         adapter: Adapter,
         state: TrainerState,
@@ -183,7 +187,7 @@ impl<'a> Trainer<'a> {
             .iter()
             .flat_map(|(name, m)| [(format!("{name}.lora_A"), m.a.len()), (format!("{name}.lora_B"), m.b.len())]);
         let moments = sizes.map(|(name, len)| (name, Moments::zero(len))).collect();
-        Self { decoder, recipe, adapter, moments, state }
+        Self { objective, recipe, adapter, moments, state }
     }
 
     /// One optimizer step on all micro-batches together; their labelled tokens weigh the same, however they are divided.
@@ -227,93 +231,17 @@ impl<'a> Trainer<'a> {
     }
 
     /// Mean loss over the labelled tokens of all micro-batches, and its gradients.
-    pub(crate) fn gradients(&self, micro: &[Vec<&Encoded>]) -> Result<(f64, Gradients)> {
-        let labelled: usize = micro.iter().flatten().map(|e| targets(e).count()).sum();
-        if labelled == 0 {
+    pub(crate) fn gradients(&mut self, micro: &[Vec<&Encoded>]) -> Result<(f64, Gradients)> {
+        if micro.iter().flatten().all(|e| targets(e).next().is_none()) {
             return Err(Error::failed("a step has no token to learn: every label of its examples is masked"));
         }
-        let (mut loss, mut gradients) = (0.0, Gradients::new());
-        for (i, batch) in micro.iter().enumerate() {
-            let adapter = self.adapter.low_rank(1.0)?;
-            let tape = Tape::default();
-            for pair in adapter.pairs.values() {
-                tape.watch(&pair.a);
-                tape.watch(&pair.b);
-            }
-            let dropout = (self.recipe.lora_dropout > 0.0).then(|| Dropout {
-                p: self.recipe.lora_dropout,
-                seed: mix(self.recipe.seed ^ mix(self.state.global_step as u64) ^ mix(!(i as u64))),
-            });
-            let part =
-                self.loss(batch, Adapters::Train { adapter: &adapter, dropout, tape: Some(&tape) }, labelled as f64)?;
-            let value = f64::from(part.to_scalar::<f32>()?);
-            if !value.is_finite() {
-                return Err(self.not_finite("loss"));
-            }
-            loss += value;
-            let tensors: Vec<(String, &Tensor)> = adapter
-                .pairs
-                .iter()
-                .flat_map(|(path, p)| [(format!("{path}.lora_A"), &p.a), (format!("{path}.lora_B"), &p.b)])
-                .collect();
-            let read = tape.inputs();
-            let one = part.ones_like()?;
-            let mut found = tape.backward(&part, one)?;
-            for (name, tensor) in tensors {
-                // An expert that no token went to has no gradient, and takes no step.
-                if !read.contains(&tensor.id()) {
-                    continue;
-                }
-                let gradient = found.remove(&tensor.id()).ok_or_else(|| {
-                    Error::failed(format!(
-                        "the adapter's `{name}` got no gradient: an operation of the decoder cuts it"
-                    ))
-                })?;
-                let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
-                match gradients.get_mut(&name) {
-                    Some(sum) => sum.iter_mut().zip(&gradient).for_each(|(s, g): (&mut f32, _)| *s += g),
-                    None => {
-                        gradients.insert(name, gradient);
-                    }
-                }
-            }
-        }
-        Ok((loss, gradients))
-    }
-
-    /// Σ NLL of the batch's labelled tokens over `divisor`.
-    fn loss(&self, batch: &[&Encoded], adapters: Adapters<'_>, divisor: f64) -> Result<Tensor> {
-        let prefix = shared_prefix(batch);
-        let (mut rows, mut wanted, mut start) = (Vec::new(), Vec::new(), prefix);
-        for example in batch {
-            for (row, token) in targets(example) {
-                rows.push((start + row - prefix) as u32);
-                wanted.push(token);
-            }
-            start += example.ids.len() - prefix;
-        }
-        let own = batch.iter().map(|e| &e.ids[prefix..]);
-        let batch = match batch.first() {
-            Some(first) if prefix > 0 => Batch::sharing(&first.ids[..prefix], own),
-            _ => Batch::new(own),
-        };
-        let hidden = self.decoder.hidden(&batch, adapters)?;
-        let labelled = select_rows(adapters.tape(), &hidden, rows)?;
-        Ok(self.decoder.cross_entropy(adapters.tape(), &labelled, wanted, divisor)?)
+        let (loss, gradients) = self.objective.gradients(&self.adapter, micro, self.state.global_step)?;
+        if loss.is_finite() { Ok((loss, gradients)) } else { Err(self.not_finite("loss")) }
     }
 
     /// Mean NLL of the validation examples' labelled tokens.
     pub(crate) fn validate(&mut self, examples: &[Encoded], epoch: f64) -> Result<LogEntry> {
-        let adapter = self.adapter.low_rank(1.0)?;
-        let adapters = Adapters::Train { adapter: &adapter, dropout: None, tape: None };
-        let labelled: usize = examples.iter().map(|e| targets(e).count()).sum();
-        let mut loss = 0.0;
-        for batch in examples.chunks(self.recipe.micro_batch_size) {
-            let batch: Vec<&Encoded> = batch.iter().filter(|e| targets(e).next().is_some()).collect();
-            if !batch.is_empty() {
-                loss += f64::from(self.loss(&batch, adapters, labelled as f64)?.to_scalar::<f32>()?);
-            }
-        }
+        let loss = self.objective.loss(&self.adapter, examples)?;
         if !loss.is_finite() {
             return Err(self.not_finite("validation loss"));
         }
@@ -335,29 +263,10 @@ impl<'a> Trainer<'a> {
 
     fn not_finite(&self, what: &str) -> Error {
         let step = self.state.global_step + 1;
-        let why = match self.decoder.first_non_finite() {
+        let why = match self.objective.first_non_finite() {
             Some(tensor) => format!("the base's tensor `{tensor}` holds NaN or infinite values"),
             None => "the base's weights are finite, so the training diverged; lower learning_rate".to_owned(),
         };
         Error::failed(format!("the {what} of step {step} is not finite: {why}"))
     }
-}
-
-/// Tokens that all examples of a batch begin with and that are not learnt: a system message, say. They are computed once, and
-/// their gradient is the sum of what every example adds to it. Every example keeps a row of its own before its first target.
-fn shared_prefix(batch: &[&Encoded]) -> usize {
-    let Some((first, others)) = batch.split_first().filter(|(_, others)| !others.is_empty()) else {
-        return 0;
-    };
-    let same = |other: &&&Encoded| first.ids.iter().zip(&other.ids).take_while(|(a, b)| a == b).count();
-    let shared = others.iter().map(|other| same(&other)).min().unwrap_or(0);
-    let before_targets = batch.iter().map(|e| targets(e).map(|(row, _)| row).next().unwrap_or(e.ids.len() - 1)).min();
-    let shared = shared.min(before_targets.unwrap_or(0));
-    if shared >= SHORTEST_PREFIX { shared } else { 0 }
-}
-
-/// (row whose logits predict it, token) of each labelled token.
-fn targets(example: &Encoded) -> impl Iterator<Item = (usize, u32)> {
-    let labelled = example.ids.iter().zip(&example.labels).enumerate().skip(1);
-    labelled.filter(|(_, (_, labelled))| **labelled).map(|(i, (token, _))| (i - 1, *token))
 }

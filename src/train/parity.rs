@@ -5,7 +5,7 @@ use crate::config::Recipe;
 use crate::data::encode::Encoded;
 use crate::model::parity::{decoder, fixture, reference};
 use crate::train::state::TrainerState;
-use crate::train::{Trainer, Training};
+use crate::train::{InProcess, Trainer, Training};
 
 /// The recipe that the fixtures' references were made with.
 fn recipe() -> Recipe {
@@ -85,7 +85,8 @@ fn agrees_with_peft(recorded: &Recorded, widened: bool) {
     }
     let (recipe, examples) = (recipe(), examples_of(recorded));
     let start = adapter::load(&fixture(&recorded.adapter)).expect("an adapter");
-    let mut trainer = Trainer::with_adapter(&decoder, &recipe, start, TrainerState::default());
+    let mut trainer =
+        Trainer::new(Box::new(InProcess::new(&decoder, &recipe)), &recipe, start, TrainerState::default());
     let together = vec![examples.iter().collect::<Vec<_>>()];
     let apart: Vec<Vec<&Encoded>> = examples.iter().map(|e| vec![e]).collect();
 
@@ -138,7 +139,8 @@ fn losses_gradients_and_steps_agree_with_peft_for_every_family() {
 fn packing_changes_no_gradient() {
     let (decoder, recipe, examples) = (decoder("llama"), recipe(), examples());
     let start = adapter::load(&fixture("llama/adapter")).expect("an adapter");
-    let trainer = Trainer::with_adapter(&decoder, &recipe, start, TrainerState::default());
+    let mut trainer =
+        Trainer::new(Box::new(InProcess::new(&decoder, &recipe)), &recipe, start, TrainerState::default());
     let packed = trainer.gradients(&[vec![&examples[1], &examples[0], &examples[1]]]).expect("gradients");
     let apart = trainer.gradients(&[vec![&examples[1]], vec![&examples[0]], vec![&examples[1]]]).expect("gradients");
     assert!((packed.0 - apart.0).abs() < 1e-5);
@@ -159,9 +161,10 @@ fn sharing_a_prefix_changes_no_gradient() {
     };
     let examples = [example(&[3, 5, 8, 13]), example(&[21, 34, 55]), example(&[3, 144, 233, 6, 9])];
     let start = adapter::load(&fixture("llama/adapter")).expect("an adapter");
-    let trainer = Trainer::with_adapter(&decoder, &recipe, start, TrainerState::default());
+    let mut trainer =
+        Trainer::new(Box::new(InProcess::new(&decoder, &recipe)), &recipe, start, TrainerState::default());
     let together: Vec<&Encoded> = examples.iter().collect();
-    assert_eq!(super::shared_prefix(&together), 20);
+    assert_eq!(super::objective::shared_prefix(&together), 20);
     let shared = trainer.gradients(&[together]).expect("gradients");
     let apart: Vec<Vec<&Encoded>> = examples.iter().map(|e| vec![e]).collect();
     let apart = trainer.gradients(&apart).expect("gradients");
