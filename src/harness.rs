@@ -53,6 +53,10 @@ struct Suite {
 /// Runs the tests of the project whose `finetest.toml` is in `directory` (or that the environment variable `FINETEST_MANIFEST`
 /// names). Exits with 0 or 101, as test programs do.
 pub fn main(directory: &str, assertion: Assertion) -> ExitCode {
+    #[cfg(feature = "llama-cpp")]
+    if let Some(ended) = crate::llama_cpp::worker::serve_if_asked() {
+        return ended;
+    }
     let arguments = Arguments::from_args();
     match suite(Path::new(directory), assertion) {
         Ok((suite, scenarios)) => {
@@ -115,10 +119,8 @@ impl Suite {
         let outcome = self.outcome()?;
         let found = outcome.run.cases().find(|(s, c)| s.name == scenario && c.name == case);
         let (scenario, case) = found.ok_or_else(|| Failed::from("the case was not run"))?;
-        if [BASE, TUNED].iter().any(|arm| case.verdict(arm) == Verdict::NotEvaluated) {
-            return Err(Failed::from("not evaluated: an arm gave no answer"));
-        }
         match case_outcome(case, scenario.role, BASE, TUNED) {
+            CaseOutcome::NotEvaluated(why) => Err(Failed::from(visible(&format!("not evaluated: {why}")).into_owned())),
             CaseOutcome::Failed(reason) if !outcome.decision.passed => {
                 Err(Failed::from(visible(&explain(&reason, scenario.role, case)).into_owned()))
             }

@@ -157,11 +157,11 @@ pub struct Arm {
 /// One arm's answer to one case, judged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// The answer; `None` when the case was not asked of this arm.
+    /// The answer; `None` when the case was not asked of this arm, or its computation failed.
     pub completion: Option<Completion>,
     /// The case's verdict: passed when every check holds.
     pub verdict: Verdict,
-    /// For each check that does not hold: what was expected and what was found.
+    /// For each check that does not hold: what was expected and what was found. Without an answer: why there is none.
     pub failures: Vec<String>,
 }
 
@@ -183,6 +183,12 @@ impl CaseRecord {
     #[must_use]
     pub fn verdict(&self, arm: &str) -> Verdict {
         self.answers.get(arm).map_or(Verdict::NotEvaluated, |a| a.verdict)
+    }
+
+    /// Arms whose answer could not be computed, and why.
+    pub fn errors(&self) -> impl Iterator<Item = (&str, &str)> {
+        let failed = self.answers.iter().filter(|(_, answer)| answer.completion.is_none());
+        failed.filter_map(|(arm, answer)| Some((arm.as_str(), answer.failures.first()?.as_str())))
     }
 
     /// The text `arm` answered, if it did.
@@ -322,6 +328,14 @@ impl RunRecord {
     /// Every case, with its scenario.
     pub fn cases(&self) -> impl Iterator<Item = (&ScenarioRecord, &CaseRecord)> {
         self.scenarios.iter().flat_map(|s| s.cases.iter().map(move |c| (s, c)))
+    }
+
+    /// Exit code of a command that made this run and decided this about it: an answer that could not be computed is an error,
+    /// whatever the gate says.
+    #[must_use]
+    pub fn exit_code(&self, decision: &Decision) -> u8 {
+        let failed = self.cases().any(|(_, case)| case.errors().next().is_some());
+        if failed { exit::ERROR } else { decision.exit_code() }
     }
 }
 

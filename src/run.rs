@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 
 pub use store::Store;
 
-use crate::backend::{Backend, DriftText, Progress};
+use crate::backend::{Answered, Backend, DriftText, Progress};
 use crate::compare;
 use crate::error::{Error, Result};
 use crate::record::{
-    Answer, Arm, BASE, CaseRecord, Completion, Cost, Drift, ModelInfo, Prompt, Proof, Request, Role, RunRecord,
-    ScenarioRecord, Verdict,
+    Answer, Arm, BASE, CaseRecord, Cost, Drift, ModelInfo, Prompt, Proof, Request, Role, RunRecord, ScenarioRecord,
+    Verdict,
 };
 use crate::scenario::Scenario;
 
@@ -72,7 +72,7 @@ pub fn execute(
     let scenarios = judge(inputs, &answers);
     let has_tuned = inputs.arms.len() > 1;
     let drift = if has_tuned { drift(inputs, &scenarios, backend, store, on_progress)? } else { None };
-    let proof = if has_tuned { prove(inputs, backend, store)? } else { None };
+    let proof = if has_tuned { prove(inputs, &scenarios, backend, store)? } else { None };
     cost.seconds = started.elapsed().as_secs_f64();
     Ok(RunRecord {
         version: RunRecord::VERSION,
@@ -96,12 +96,12 @@ fn answer(
     store: &Store,
     cost: &mut Cost,
     on_progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<Completion>> {
+) -> Result<Vec<Answered>> {
     let key = |(arm, request): &(usize, &Request)| {
         store::key("answer", &AnswerKey { arm: &inputs.arms[*arm].fingerprint, request })
     };
     let keys = requests.iter().map(key).collect::<Result<Vec<_>>>()?;
-    let mut answers: Vec<Option<Completion>> = keys.iter().map(|k| store.read(k)).collect();
+    let mut answers: Vec<Option<Answered>> = keys.iter().map(|k| store.read(k).map(Ok)).collect();
     let missing: Vec<usize> = (0..answers.len()).filter(|i| answers[*i].is_none()).collect();
     cost.stored = answers.len() - missing.len();
     cost.computed = missing.len();
@@ -112,18 +112,21 @@ fn answer(
             let (got, expected) = (computed.len(), missing.len());
             return Err(Error::failed(format!("{} gave {got} answers to {expected} questions", backend.name())));
         }
-        for (i, completion) in missing.into_iter().zip(computed) {
-            cost.prompt_tokens += completion.prompt_tokens;
-            cost.generated_tokens += completion.tokens.len();
-            store.write(&keys[i], &completion)?;
-            answers[i] = Some(completion);
+        for (i, answered) in missing.into_iter().zip(computed) {
+            // What failed is asked again the next time.
+            if let Ok(completion) = &answered {
+                cost.prompt_tokens += completion.prompt_tokens;
+                cost.generated_tokens += completion.tokens.len();
+                store.write(&keys[i], completion)?;
+            }
+            answers[i] = Some(answered);
         }
     }
     Ok(answers.into_iter().flatten().collect())
 }
 
 /// Puts answers (all cases of the first arm, then of the next) beside their cases.
-fn judge(inputs: &Inputs<'_>, answers: &[Completion]) -> Vec<ScenarioRecord> {
+fn judge(inputs: &Inputs<'_>, answers: &[Answered]) -> Vec<ScenarioRecord> {
     let cases: usize = inputs.scenarios.iter().map(|s| s.cases.len()).sum();
     let mut records = Vec::new();
     let mut index = 0;
@@ -132,10 +135,12 @@ fn judge(inputs: &Inputs<'_>, answers: &[Completion]) -> Vec<ScenarioRecord> {
         for case in &scenario.cases {
             let mut by_arm = BTreeMap::new();
             for (number, arm) in inputs.arms.iter().enumerate() {
-                let completion = answers.get(number * cases + index);
-                let (verdict, failures) =
-                    completion.map_or((Verdict::NotEvaluated, Vec::new()), |completion| case.judge(completion));
-                by_arm.insert(arm.name.clone(), Answer { completion: completion.cloned(), verdict, failures });
+                let (completion, (verdict, failures)) = match answers.get(number * cases + index) {
+                    Some(Ok(completion)) => (Some(completion.clone()), case.judge(completion)),
+                    Some(Err(why)) => (None, (Verdict::NotEvaluated, vec![why.clone()])),
+                    None => (None, (Verdict::NotEvaluated, Vec::new())),
+                };
+                by_arm.insert(arm.name.clone(), Answer { completion, verdict, failures });
             }
             index += 1;
             let checks = case.checks.iter().map(ToString::to_string).collect();
@@ -197,9 +202,18 @@ fn drift(
 #[derive(Serialize, Deserialize)]
 struct StoredProof(Option<Proof>);
 
-fn prove(inputs: &Inputs<'_>, backend: &mut dyn Backend, store: &Store) -> Result<Option<Proof>> {
-    let cases = inputs.scenarios.iter().filter_map(|s| s.cases.first());
-    let prompts: Vec<&Prompt> = cases.map(|c| &c.request.prompt).take(PROBES).collect();
+fn prove(
+    inputs: &Inputs<'_>,
+    scenarios: &[ScenarioRecord],
+    backend: &mut dyn Backend,
+    store: &Store,
+) -> Result<Option<Proof>> {
+    // A prompt that had no answer would have none here either.
+    let cases = scenarios.iter().filter_map(|s| s.cases.iter().find(|c| c.errors().next().is_none()));
+    let prompts: Vec<&Prompt> = cases.map(|c| &c.prompt).take(PROBES).collect();
+    if prompts.is_empty() {
+        return Ok(None);
+    }
     let key = store::key("proof", &PairKey { arms: pair(inputs), of: &prompts })?;
     if let Some(StoredProof(found)) = store.read(&key) {
         return Ok(found);

@@ -1,21 +1,17 @@
 //! The decoder of this crate, in this process, on candle.
 
-use super::{Backend, DriftText, Progress};
+use super::{Answered, Backend, DriftText, Progress, prompts};
 use crate::adapter::Adapter;
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
-use crate::engine::{Compared, Continuation, Engine, Event, Generation};
+use crate::engine::{Compared, Engine, Event, Generation};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::{ModelFiles, Voice, load_decoder};
-use crate::record::{ChoiceScore, Completion, Finish, Prompt, Proof, Request};
+use crate::record::{ChoiceScore, Completion, Prompt, Proof, Request};
 
 /// Largest model, in parameters, whose weights are widened to f32 for a run: 4 GB of memory.
 const WIDEN_UP_TO: u64 = 1_000_000_000;
-/// Tokens of one text when drift is measured on a file.
-const WINDOW: usize = 256;
-/// How far base's logits may be from those of a model without adapters: rounding in another order of sums.
-const ROUNDING: f64 = 1e-2;
 
 /// An arm's adapter, and the factor on its scale.
 pub(crate) type ArmAdapter = Option<(Adapter, f64)>;
@@ -54,7 +50,7 @@ impl CandleBackend {
             if decoder.parameters() <= WIDEN_UP_TO {
                 decoder.widen();
             }
-            voice.check_fits(&decoder)?;
+            voice.check_fits(decoder.spec.vocab_size)?;
             self.loaded = Some(Loaded { decoder, voice });
         }
         let Some(loaded) = &self.loaded else {
@@ -69,6 +65,13 @@ impl CandleBackend {
         }
         Ok((loaded, Engine { decoder: &loaded.decoder, arms, batch: self.batch }))
     }
+
+    /// Logits of every position that predicts one of an answer's tokens; (arm, prompt, answer) each.
+    #[cfg(feature = "llama-cpp")]
+    pub(crate) fn logits(&mut self, answers: &[(usize, &Prompt, &[u32])]) -> Result<Vec<Vec<Vec<f32>>>> {
+        let (loaded, engine) = self.load(&mut |_| {})?;
+        engine.logits_of(&prompts::answers(&loaded.voice, answers)?)
+    }
 }
 
 impl Backend for CandleBackend {
@@ -80,20 +83,13 @@ impl Backend for CandleBackend {
         &mut self,
         questions: &[(usize, &Request)],
         on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Completion>> {
+    ) -> Result<Vec<Answered>> {
         let (loaded, engine) = self.load(on_progress)?;
         let voice = &loaded.voice;
-        let prompts = questions.iter().map(|(_, r)| encode(&engine, voice, r)).collect::<Result<Vec<_>>>()?;
-        let mut answers: Vec<Completion> = prompts
-            .iter()
-            .map(|p| Completion {
-                text: String::new(),
-                tokens: Vec::new(),
-                finish: Finish::Scored,
-                prompt_tokens: p.len(),
-                choices: Vec::new(),
-            })
-            .collect();
+        let context = engine.decoder.spec.context;
+        let encode = |(_, request): &(usize, &Request)| prompts::encode(context, voice, request);
+        let prompts = questions.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let mut answers: Vec<Completion> = prompts.iter().map(|prompt| prompts::unanswered(prompt)).collect();
         let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].1.max_tokens > 0).collect();
         on_progress(Progress::Started { what: "answering", units: questions.len() });
         let generations: Vec<Generation> = generated
@@ -114,20 +110,15 @@ impl Backend for CandleBackend {
         let mut owners = Vec::new();
         let mut continuations = Vec::new();
         for (i, (arm, request)) in questions.iter().enumerate() {
-            for choice in &request.choices {
-                let tokens = voice.tokenizer.encode(choice, false)?;
-                if tokens.is_empty() {
-                    return Err(Error::failed(format!("the choice {choice:?} is no token")));
-                }
-                owners.push((i, choice, tokens.len()));
-                continuations.push(Continuation { arm: *arm, prompt: prompts[i].clone(), tokens });
-            }
+            let choices = prompts::choices(voice, *arm, &prompts[i], request)?;
+            owners.extend(request.choices.iter().zip(&choices).map(|(choice, c)| (i, choice, c.tokens.len())));
+            continuations.extend(choices);
         }
         let scores = engine.log_likelihoods(&continuations)?;
         for ((i, choice, tokens), log_likelihood) in owners.into_iter().zip(scores) {
             answers[i].choices.push(ChoiceScore { text: choice.clone(), log_likelihood, tokens });
         }
-        Ok(answers)
+        Ok(answers.into_iter().map(Ok).collect())
     }
 
     fn drift(
@@ -137,29 +128,9 @@ impl Backend for CandleBackend {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Option<Vec<DriftSample>>> {
         let (loaded, engine) = self.load(on_progress)?;
-        let mut continuations = Vec::new();
-        for text in texts {
-            match text {
-                DriftText::Answer(prompt, tokens) => {
-                    let prompt = loaded.voice.encode(prompt)?;
-                    continuations.push(Continuation { arm: 0, prompt, tokens: tokens.to_vec() });
-                }
-                DriftText::Plain(text) => {
-                    for window in loaded.voice.tokenizer.encode_raw(text)?.chunks(WINDOW).filter(|w| w.len() > 1) {
-                        let (prompt, tokens) = (window[..1].to_vec(), window[1..].to_vec());
-                        continuations.push(Continuation { arm: 0, prompt, tokens });
-                    }
-                }
-            }
-        }
+        let continuations = prompts::texts(&loaded.voice, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: continuations.len() });
         let compared = engine.compare(&continuations, arms.0, arms.1, &mut |event| on_progress(progress(event)))?;
-        let sample = |c: Compared| DriftSample {
-            kl: c.kl,
-            nll_base: c.nll_base,
-            nll_tuned: c.nll_tuned,
-            same_top1: c.same_top1,
-        };
         Ok(Some(compared.into_iter().map(sample).collect()))
     }
 
@@ -169,9 +140,7 @@ impl Backend for CandleBackend {
         };
         let adapted_modules = adapter.modules.len();
         if adapter.is_zero() {
-            return Err(Error::failed(
-                "the adapter changes nothing: every product B·A in it is zero; it was saved untrained",
-            ));
+            return Err(prompts::untrained());
         }
         let (loaded, engine) = self.load(&mut |_| {})?;
         let alone = Engine { decoder: engine.decoder, arms: vec![None], batch: 1 };
@@ -183,18 +152,13 @@ impl Backend for CandleBackend {
             effect = effect.max(difference(&together[0], &together[1]));
             base = base.max(difference(&together[0], &untouched[0]));
         }
-        if effect == 0.0 {
-            return Err(Error::failed(
-                "the adapter is not applied: base and tuned have the same logits on every probe",
-            ));
-        }
-        if base > ROUNDING {
-            return Err(Error::failed(format!(
-                "base is not untouched: its logits differ by {base} from those of the model without an adapter"
-            )));
-        }
+        prompts::check_proof(effect, base)?;
         Ok(Some(Proof { adapter_effect: effect, base_difference: base, adapted_modules }))
     }
+}
+
+pub(super) fn sample(c: Compared) -> DriftSample {
+    DriftSample { kl: c.kl, nll_base: c.nll_base, nll_tuned: c.nll_tuned, same_top1: c.same_top1 }
 }
 
 fn progress(event: Event) -> Progress {
@@ -202,24 +166,6 @@ fn progress(event: Event) -> Progress {
         Event::Tokens(n) => Progress::Tokens(n),
         Event::Done(n) => Progress::Done(n),
     }
-}
-
-/// A request's prompt in tokens, checked to leave room for the answer.
-fn encode(engine: &Engine<'_>, voice: &Voice, request: &Request) -> Result<Vec<u32>> {
-    let prompt = voice.encode(&request.prompt)?;
-    if prompt.is_empty() {
-        return Err(Error::failed("a prompt is empty"));
-    }
-    let context = engine.decoder.spec.context;
-    let (length, most) = (prompt.len(), request.max_tokens);
-    if length + most > context {
-        let asked = request.prompt.headline().lines().next().unwrap_or_default();
-        let asked: String = asked.chars().take(60).collect();
-        return Err(Error::failed(format!(
-            "the prompt {asked:?} has {length} tokens and its answer up to {most}, but the model's context is {context}; shorten it, or lower max_tokens"
-        )));
-    }
-    Ok(prompt)
 }
 
 fn difference(a: &[f32], b: &[f32]) -> f64 {

@@ -1,13 +1,23 @@
-//! What answers: candle in this process, or a script.
+//! What answers: candle in this process, llama.cpp in a process of its own, or a script.
 //!
 //! A backend is asked about arms by their number, base first. It knows prompts and tokens, and nothing of scenarios.
 
 #[cfg(feature = "candle")]
 mod candle;
+#[cfg(feature = "llama-cpp")]
+mod isolated;
+#[cfg(feature = "llama-cpp")]
+mod llama_cpp;
+#[cfg(feature = "candle")]
+mod prompts;
 mod scripted;
 
 #[cfg(feature = "candle")]
 pub use candle::CandleBackend;
+#[cfg(feature = "llama-cpp")]
+pub(crate) use llama_cpp::LlamaAdapter;
+#[cfg(feature = "llama-cpp")]
+pub use llama_cpp::LlamaCppBackend;
 pub use scripted::Scripted;
 
 use crate::compare::DriftSample;
@@ -39,12 +49,15 @@ pub enum DriftText<'a> {
     Plain(&'a str),
 }
 
+/// An answer, or why this one question has none: it took the program that computes it down, and the others go on.
+pub type Answered = std::result::Result<Completion, String>;
+
 /// Something that answers prompts for several arms.
 pub trait Backend {
     /// Its name and version, as they decide an answer: `candle 0.11`.
     fn name(&self) -> String;
 
-    /// Answers questions, (arm, request) each, in order.
+    /// Answers questions, (arm, request) each, in order. What is wrong with one question alone is that question's answer.
     ///
     /// # Errors
     /// The model cannot be loaded, a prompt does not fit, an answer is not finite.
@@ -52,7 +65,7 @@ pub trait Backend {
         &mut self,
         questions: &[(usize, &Request)],
         on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Completion>>;
+    ) -> Result<Vec<Answered>>;
 
     /// Both arms' next-token distributions on the same tokens, one sample a text; `None` when the backend cannot see them.
     ///

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Backend, DriftText, Progress};
+use super::{Answered, Backend, DriftText, Progress};
 use crate::compare::DriftSample;
 use crate::error::{Error, Result};
 use crate::record::{ChoiceScore, Completion, Finish, Prompt, Proof, Request};
@@ -17,7 +17,7 @@ use crate::record::{ChoiceScore, Completion, Finish, Prompt, Proof, Request};
 /// let prompt = Prompt::Messages(vec![Message::new("user", "What is 2 + 2?")]);
 /// let request = Request { prompt, max_tokens: 8, choices: Vec::new() };
 /// let answers = backend.complete(&[(0, &request), (1, &request)], &mut |_| {})?;
-/// assert_eq!(answers[0].text, "4");
+/// assert_eq!(answers[0].as_ref().map(|a| a.text.as_str()), Ok("4"));
 /// # Ok::<(), finetest::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -40,7 +40,7 @@ impl Backend for Scripted {
         "scripted 1".into()
     }
 
-    fn complete(&mut self, questions: &[(usize, &Request)], _: &mut dyn FnMut(Progress)) -> Result<Vec<Completion>> {
+    fn complete(&mut self, questions: &[(usize, &Request)], _: &mut dyn FnMut(Progress)) -> Result<Vec<Answered>> {
         self.asked += questions.len();
         let answer = |(arm, request): &(usize, &Request)| {
             let asked = request.prompt.headline();
@@ -54,13 +54,13 @@ impl Backend for Scripted {
                 tokens: 1,
             };
             let generated = request.max_tokens > 0;
-            Ok(Completion {
+            Ok(Ok(Completion {
                 text: if generated { text.clone() } else { String::new() },
                 tokens: Vec::new(),
                 finish: if generated { Finish::Stop } else { Finish::Scored },
                 prompt_tokens: 0,
                 choices: request.choices.iter().map(score).collect(),
-            })
+            }))
         };
         questions.iter().map(answer).collect()
     }

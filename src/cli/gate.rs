@@ -22,5 +22,5 @@ pub(super) fn gate(global: &Global, path: &Path) -> Result<u8> {
         let report = Report { run: &run, comparison: &comparison, decision: &decision, files: &files };
         print(&terminal_gate(&report, style()))?;
     }
-    Ok(decision.exit_code())
+    Ok(run.exit_code(&decision))
 }

@@ -46,7 +46,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
         (Some(path), _) => read_tokens(path)?,
         (None, Some(text)) => {
             let voice = Voice::load(&files, &config)?;
-            voice.check_fits(&decoder)?;
+            voice.check_fits(decoder.spec.vocab_size)?;
             voice.tokenizer.encode_raw(text)?
         }
         (None, None) => Vec::new(),

@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, progress and notes to stderr.
 
+mod crosscheck;
 mod export;
 mod gate;
 mod logits;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{BackendName, Config};
 use crate::error::{Error, Result, exit};
 use crate::record::visible;
 use crate::report::Style;
@@ -29,6 +30,7 @@ Exit codes: 0 passed, 100 the gate failed, 1 an error, 2 wrong usage, 4 nothing 
 Environment:
   FINETEST_TRAIN   auto (default), never or always: whether `run` may train the adapter
   FINETEST_CACHE   directory of downloaded models
+  FINETEST_WORKER_PROGRAM  the finetest that runs llama.cpp as a child; default: this program
   HF_ENDPOINT, HF_HOME, HF_TOKEN are honoured for hf: sources, pip's own settings for pypi: sources
   NO_COLOR, CLICOLOR_FORCE";
 
@@ -47,9 +49,9 @@ struct Global {
     /// The project's manifest; default: finetest.toml here or in the nearest directory above
     #[arg(long, global = true, value_name = "FILE")]
     manifest: Option<PathBuf>,
-    /// What answers
-    #[arg(long, global = true, value_name = "NAME", default_value = "candle")]
-    backend: String,
+    /// What answers: candle or llama-cpp; default: the manifest's [backend] name, else candle
+    #[arg(long, global = true, value_name = "NAME")]
+    backend: Option<String>,
     /// Threads to compute with; default: all cores
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -84,6 +86,8 @@ enum Command {
         #[arg(long, value_name = "FORMAT", default_value = "terminal")]
         format: report::Format,
     },
+    /// Run the project on candle and on llama.cpp, and tell a difference of the serving from one of the fine-tune
+    Crosscheck(crosscheck::Args),
     /// Write the adapter, or base and adapter merged, in a form that other programs read
     Export(export::Args),
     /// Write the logits of every position of a text: to compare a model with any other implementation
@@ -94,6 +98,10 @@ enum Command {
 
 /// Runs the command line with these arguments (the program's name first) and says how it ended.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    #[cfg(feature = "llama-cpp")]
+    if let Some(ended) = crate::llama_cpp::worker::serve_if_asked() {
+        return ended;
+    }
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     // `cargo finetest …` calls `cargo-finetest finetest …`.
     if arguments.get(1).is_some_and(|a| a == "finetest") {
@@ -117,15 +125,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<u8> {
     let global = &cli.global;
-    if global.backend != "candle" {
-        return Err(Error::Usage(format!("backend {:?} is not known; known is: candle", global.backend)));
-    }
+    backend(global)?;
     set_threads(global)?;
     match cli.command.as_ref().unwrap_or(&Command::Run) {
         Command::Run => run::run(global),
         Command::Train { force } => train::train(global, *force),
         Command::Gate { run } => gate::gate(global, run),
         Command::Report { run, format } => report::report(global, run, *format),
+        Command::Crosscheck(args) => crosscheck::crosscheck(global, args),
         Command::Export(args) => export::export(global, args),
         Command::Logits(args) => logits::logits(global, args),
         Command::Sizes(args) => sizes::sizes(global, args),
@@ -141,7 +148,7 @@ fn set_threads(global: &Global) -> Result<()> {
 }
 
 fn config(global: &Global) -> Result<Config> {
-    match &global.manifest {
+    let mut config = match &global.manifest {
         Some(path) => Config::load(path),
         None => {
             let here = std::env::current_dir().map_err(Error::io(".".as_ref(), "read"))?;
@@ -149,7 +156,15 @@ fn config(global: &Global) -> Result<Config> {
             // Shown and recorded as a person would write it.
             Config::load(found.strip_prefix(&here).unwrap_or(&found))
         }
-    }
+    }?;
+    config.backend = backend(global)?.unwrap_or(config.backend);
+    Ok(config)
+}
+
+/// The backend that the command line names.
+fn backend(global: &Global) -> Result<Option<BackendName>> {
+    let parse = |name: &String| BackendName::parse(name).map_err(|e| Error::Usage(format!("--backend is {e}")));
+    global.backend.as_ref().map(parse).transpose()
 }
 
 /// Prints a result.

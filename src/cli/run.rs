@@ -39,7 +39,7 @@ pub(super) fn run(global: &Global) -> Result<u8> {
     if !global.quiet {
         snapshots(&config, &run);
     }
-    Ok(decision.exit_code())
+    Ok(run.exit_code(&decision))
 }
 
 /// In a GitHub workflow: the report into the job's summary, and annotations on the scenarios' files.

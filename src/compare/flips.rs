@@ -54,9 +54,17 @@ pub fn case_outcome(case: &CaseRecord, role: Role, base: &str, tuned: &str) -> C
         let failures = case.answers.get(arm).map_or(&[][..], |a| &a.failures);
         if failures.is_empty() { "a check does not hold".to_owned() } else { failures.join("; ") }
     };
+    let because = |arm: &str| {
+        let error = case.errors().find(|(name, _)| *name == arm);
+        error.map_or_else(String::new, |(_, error)| format!(": {error}"))
+    };
     match (role, case.verdict(base), case.verdict(tuned)) {
-        (_, _, Verdict::NotEvaluated) => CaseOutcome::NotEvaluated(format!("{tuned} gave no answer to judge")),
-        (_, Verdict::NotEvaluated, _) => CaseOutcome::NotEvaluated(format!("{base} gave no answer to compare with")),
+        (_, _, Verdict::NotEvaluated) => {
+            CaseOutcome::NotEvaluated(format!("{tuned} gave no answer to judge{}", because(tuned)))
+        }
+        (_, Verdict::NotEvaluated, _) => {
+            CaseOutcome::NotEvaluated(format!("{base} gave no answer to compare with{}", because(base)))
+        }
         (_, _, Verdict::Passed) => CaseOutcome::Passed,
         (Role::Target, _, Verdict::Failed) => CaseOutcome::Failed(format!("{tuned} fails: {}", why(tuned))),
         (Role::Control, Verdict::Passed, Verdict::Failed) => {

@@ -1,5 +1,6 @@
 //! What the fine-tune changed: two arms of one run, case by case, with statistics that fit a few dozen cases.
 
+pub mod crosscheck;
 pub mod diff;
 pub mod drift;
 mod flips;

@@ -3,6 +3,7 @@
 //! Unknown keys are errors. A manifest may say `extends = "../finetest.toml"`: its own keys then override that manifest's,
 //! key by key, and the project's root stays where the extended manifest is.
 
+mod backend;
 mod message;
 mod raw;
 mod read;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use backend::BackendName;
 pub(crate) use message::{line_at, nearest, toml_error};
 use raw::RawManifest;
 pub(crate) use read::relative;
@@ -40,6 +42,8 @@ pub struct Config {
     pub data: Option<DataConfig>,
     /// How to train; needed only to train.
     pub recipe: Option<Recipe>,
+    /// What answers.
+    pub backend: BackendName,
     /// What to ask, and how.
     pub run: RunConfig,
     /// The gate's thresholds.

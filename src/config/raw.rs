@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::backend::{BackendName, RawBackend};
 use super::read::{Layers, Places, adapter_path, directory_name, normalise, relative, under};
 use super::{AdapterConfig, Config, DataConfig, DataFormat, ModelConfig, OnError, Policy, Recipe, RunConfig};
 use crate::error::{Error, Result};
@@ -21,6 +22,8 @@ pub(super) struct RawManifest {
     adapter: Option<RawAdapter>,
     data: Option<RawData>,
     train: Option<Recipe>,
+    #[serde(default)]
+    backend: RawBackend,
     #[serde(default)]
     run: RunConfig,
     #[serde(default)]
@@ -90,6 +93,11 @@ impl RawManifest {
                     .push(places.error("train", "is given without [data]; say what to train on: [data] train = \"…\""));
             }
         }
+        let backend = self.backend.name.as_deref().map_or(Ok(BackendName::default()), BackendName::parse);
+        let backend = backend.unwrap_or_else(|message| {
+            errors.push(places.error("backend.name", format!("is {message}")));
+            BackendName::default()
+        });
         if self.run.batch == 0 {
             errors.push(places.error("run.batch", "is 0, expected at least 1"));
         }
@@ -103,6 +111,7 @@ impl RawManifest {
             adapter,
             data,
             recipe: self.train,
+            backend,
             run: RunConfig {
                 scenarios: under(root, self.run.scenarios),
                 snapshots: under(root, self.run.snapshots),

@@ -1,6 +1,7 @@
 //! Greedy decoding of many prompts at once: rows join and leave the batch as they begin and end.
 
 use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 
 use super::prefix::Prefixes;
 use super::{Engine, Event, PREFILL_TOKENS, Row, argmax};
@@ -9,7 +10,7 @@ use crate::model::cache::Cache;
 use crate::record::Finish;
 
 /// One prompt for one arm.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Generation {
     pub(crate) arm: usize,
     pub(crate) prompt: Vec<u32>,
@@ -17,7 +18,7 @@ pub(crate) struct Generation {
 }
 
 /// What came of it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Generated {
     /// Without the token that ended the turn.
     pub(crate) tokens: Vec<u32>,

@@ -12,7 +12,11 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
+#[cfg(feature = "llama-cpp")]
+pub(crate) use generate::Generated;
 pub(crate) use generate::Generation;
+#[cfg(feature = "llama-cpp")]
+pub(crate) use prefix::shared_beginnings;
 pub(crate) use score::{Compared, Continuation, divergence, log_normaliser};
 
 use crate::error::{Error, Result};

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::prefix::Prefixes;
 use super::{Engine, Event, PREFILL_TOKENS, Row, argmax};
@@ -13,7 +14,7 @@ use crate::model::ops::view;
 const POSITIONS: usize = 128;
 
 /// A prompt and the tokens that follow it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Continuation {
     pub(crate) arm: usize,
     pub(crate) prompt: Vec<u32>,
@@ -21,7 +22,7 @@ pub(crate) struct Continuation {
 }
 
 /// Two arms' next-token distributions p and q, position by position.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Compared {
     /// Σ_v p ln(p/q), nats.
     pub(crate) kl: Vec<f64>,
@@ -31,6 +32,18 @@ pub(crate) struct Compared {
     pub(crate) nll_tuned: Vec<f64>,
     /// Do p and q have the same most likely token?
     pub(crate) same_top1: Vec<bool>,
+}
+
+impl Compared {
+    /// Compares two rows of logits of a position that `token` follows.
+    #[cfg(feature = "llama-cpp")]
+    pub(crate) fn push(&mut self, p: &[f32], q: &[f32], token: usize) {
+        let (log_p, log_q) = (log_normaliser(p), log_normaliser(q));
+        self.kl.push(divergence(p, q, log_p, log_q));
+        self.nll_base.push(log_p - f64::from(p[token]));
+        self.nll_tuned.push(log_q - f64::from(q[token]));
+        self.same_top1.push(argmax(p) == argmax(q));
+    }
 }
 
 impl Engine<'_> {
@@ -71,6 +84,26 @@ impl Engine<'_> {
             }
         }
         Ok(scores)
+    }
+
+    /// Logits of every position that predicts one of a continuation's tokens: a row of the vocabulary each.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    #[cfg(feature = "llama-cpp")]
+    pub(crate) fn logits_of(&self, continuations: &[Continuation]) -> Result<Vec<Vec<Vec<f32>>>> {
+        let prompts: Vec<(usize, &[u32])> = continuations.iter().map(|c| (c.arm, c.prompt.as_slice())).collect();
+        let prefixes = Prefixes::compute(self, &prompts)?;
+        let mut all = Vec::new();
+        for c in continuations {
+            let mut cache = prefixes.start(self, c.arm, &c.prompt);
+            let whole = [c.prompt.as_slice(), &c.tokens].concat();
+            let tokens = &whole[cache.len()..whole.len() - 1];
+            let hidden = self.forward(&mut [Row { arm: c.arm, tokens, cache: &mut cache }])?;
+            let hidden = hidden.narrow(0, tokens.len() - c.tokens.len(), c.tokens.len())?;
+            all.push(self.logits(&hidden.contiguous()?, c.tokens.iter().map(|_| c.arm))?.to_vec2::<f32>()?);
+        }
+        Ok(all)
     }
 
     /// Distributions of arm `base` and arm `tuned` (in this order, `base < tuned`) on the tokens of each text after its prompt.

@@ -54,12 +54,12 @@ impl Voice {
         Ok(Self { tokenizer, template, files: files.clone() })
     }
 
-    /// Says no to a tokenizer that is another model's.
+    /// Says no to a tokenizer that is another model's, whose vocabulary has `rows` rows.
     ///
     /// # Errors
     /// It has ids that the model has no row for, or far fewer than the model has rows: those are padded, but by a few.
-    pub(crate) fn check_fits(&self, decoder: &Decoder) -> Result<()> {
-        let (tokens, rows) = (self.tokenizer.vocab_size(), decoder.spec.vocab_size);
+    pub(crate) fn check_fits(&self, rows: usize) -> Result<()> {
+        let tokens = self.tokenizer.vocab_size();
         if tokens <= rows && rows - tokens <= rows / 8 {
             return Ok(());
         }

@@ -4,11 +4,14 @@
 //! The command line and the test harness both begin here, so that they cannot disagree.
 
 mod adapter;
+mod backend;
+#[cfg(feature = "llama-cpp")]
+mod crosscheck;
 mod train;
 
 use std::path::{Path, PathBuf};
 
-use crate::backend::{CandleBackend, Progress};
+use crate::backend::Progress;
 use crate::compare::Comparison;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -18,9 +21,11 @@ use crate::model::{ModelFiles, ModelKind, SourceEvent, source};
 use crate::record::{Arm, BASE, Decision, ModelInfo, RunRecord, TUNED};
 use crate::report::{self, Report};
 use crate::run::{Inputs, Store, execute};
-use crate::scenario;
+use crate::scenario::{self, Scenario};
 use crate::train::TrainEvent;
 
+#[cfg(feature = "llama-cpp")]
+pub use crosscheck::crosscheck;
 pub use train::Summary;
 
 /// What is going on; a command line draws it.
@@ -119,15 +124,28 @@ pub(crate) fn base(config: &Config, on_event: Events<'_>) -> Result<Base> {
 /// # Errors
 /// Anything a person has to put right first; a failed gate is not an error, but a [`Decision`].
 pub fn run(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Result<Outcome> {
+    let scenarios = scenarios(config)?;
+    let _lock = lock(config, on_event)?;
+    let run = ask(config, &scenarios, policy, on_event)?;
+    let decision = gate::decide(&run, &config.gate);
+    let files = write(config, &run, &decision)?;
+    Ok(Outcome { run, decision, files })
+}
+
+/// A project's scenarios, if there is anything to ask them of.
+fn scenarios(config: &Config) -> Result<Vec<Scenario>> {
     let scenarios = scenario::load_all(config)?;
     if config.adapter.is_none() {
         let message = "there is neither [adapter] nor [train], so there is nothing to compare the base with";
         return Err(Error::input(&config.manifest, None, message));
     }
-    let _lock = lock(config, on_event)?;
+    Ok(scenarios)
+}
+
+/// Asks both arms every case on the project's backend; the project is locked.
+fn ask(config: &Config, scenarios: &[Scenario], policy: TrainPolicy, on_event: Events<'_>) -> Result<RunRecord> {
     let base = base(config, on_event)?;
     let tuned = adapter::ready(config, &base, policy, on_event)?;
-    let arms = arms(config, &base, &tuned);
     let model = ModelInfo {
         source: config.relative(Path::new(&config.model.source)),
         family: tuned.family.clone(),
@@ -141,15 +159,11 @@ pub fn run(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Result
         }
         None => None,
     };
-    let inputs = Inputs { project: config.project.clone(), model, arms, scenarios: &scenarios, drift_text };
-    let adapters = vec![None, Some((tuned.adapter, tuned.scale))];
-    let mut backend = CandleBackend::new(base.files, config.model.clone(), adapters, config.run.batch);
+    let arms = arms(config, &base, &tuned);
+    let inputs = Inputs { project: config.project.clone(), model, arms, scenarios, drift_text };
+    let mut backend = backend::of(config, base, tuned)?;
     let store = Store::new(config.store().join("store"));
-    let run = execute(&inputs, &mut backend, &store, &mut |p| on_event(Event::Progress(p)))?;
-    drop(backend);
-    let decision = gate::decide(&run, &config.gate);
-    let files = write(config, &run, &decision)?;
-    Ok(Outcome { run, decision, files })
+    execute(&inputs, &mut *backend, &store, &mut |p| on_event(Event::Progress(p)))
 }
 
 /// Trains a project's adapter, if `policy` says so or there is none that fits.
@@ -165,7 +179,7 @@ pub fn train(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Resu
 fn arms(config: &Config, base: &Base, tuned: &adapter::Ready) -> Vec<Arm> {
     let context = config.model.context.map_or_else(|| "default".to_owned(), |c| c.to_string());
     let fingerprint = |adapter: &str| {
-        let all = [base.fingerprint.as_str(), adapter, &CandleBackend::version(), "greedy", &context].join("\n");
+        let all = [base.fingerprint.as_str(), adapter, &backend::version(config), "greedy", &context].join("\n");
         blake3::hash(all.as_bytes()).to_hex().to_string()
     };
     let path = config.relative(&tuned.directory);

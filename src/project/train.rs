@@ -85,7 +85,7 @@ pub(super) fn train(
     let voice = Voice::load(&base.files, &config.model)?;
     let (train, validation) = examples(config, recipe, &voice, on_event)?;
     let mut decoder = load_decoder(&base.files, &config.model)?;
-    voice.check_fits(&decoder)?;
+    voice.check_fits(decoder.spec.vocab_size)?;
     if recipe.adapter == AdapterKind::Lora {
         decoder.widen();
     }

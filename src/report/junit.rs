@@ -55,7 +55,9 @@ fn test(report: &Report<'_>, scenario: &ScenarioRecord, case: &CaseRecord) -> Te
         CaseOutcome::Passed => TestCaseStatus::success(),
         CaseOutcome::Failed(_) if gated => TestCaseStatus::non_success(NonSuccessKind::Failure),
         CaseOutcome::Failed(_) => TestCaseStatus::success(),
-        CaseOutcome::NotEvaluated(_) if gated => TestCaseStatus::non_success(NonSuccessKind::Error),
+        CaseOutcome::NotEvaluated(_) if gated || case.errors().next().is_some() => {
+            TestCaseStatus::non_success(NonSuccessKind::Error)
+        }
         CaseOutcome::Skipped(_) | CaseOutcome::NotEvaluated(_) => TestCaseStatus::skipped(),
     };
     if let Some(reason) = reason {

@@ -232,6 +232,10 @@ fn end(report: &Report<'_>) -> String {
     let mut page = String::new();
     let run = report.run;
     let mut line = |name: &str, text: String| add(&mut page, &format!("- **{name}**: {text}"));
+    let failed = run.cases().flat_map(|(s, case)| case.errors().map(move |(arm, why)| (s.test_name(case), arm, why)));
+    for (name, arm, why) in failed.take(CASES) {
+        line("error", markdown_safe(&format!("{}, {arm}: {}", clip(&name, 120), clip(why, 400))));
+    }
     let fixed: Vec<_> = report.comparison.fixed().map(|f| (f.scenario, f.case)).collect();
     for (name, cases) in [("fixed", fixed), ("not evaluated", open_cases(report))] {
         if !cases.is_empty() {
@@ -276,6 +280,12 @@ pub fn annotations(report: &Report<'_>) -> Vec<String> {
     }
     if decision.rules.is_empty() {
         warnings.push((None, "gate".to_owned(), decision.summary()));
+    }
+    for (scenario, case) in report.run.cases() {
+        for (arm, why) in case.errors() {
+            let title = format!("error: {}", scenario.test_name(case));
+            errors.push((Some(scenario.path.clone()), title, format!("{arm}: {}", clip(why, 400))));
+        }
     }
     let tuned = &report.comparison.tuned;
     let broken = report.comparison.broken().map(|flip| {

@@ -1,5 +1,6 @@
 //! A run for people and for machines that read on: terminal, Markdown, annotations, JUnit. All pure: a [`Report`] in, text out.
 
+mod crosscheck;
 pub mod escape;
 mod junit;
 mod markdown;
@@ -9,6 +10,7 @@ mod terminal;
 use crate::compare::{Comparison, Rate, Tally, number};
 use crate::record::{CaseRecord, Decision, Role, Rule, RunRecord, Verdict};
 
+pub use crosscheck::crosscheck;
 pub use junit::junit;
 pub use markdown::{annotations, markdown};
 pub use paint::Style;

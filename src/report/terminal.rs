@@ -27,6 +27,7 @@ pub fn terminal(report: &Report<'_>, style: Style) -> String {
     gate(&mut page, report);
     broken(&mut page, report);
     target_failures(&mut page, report);
+    errors(&mut page, report);
     listed(&mut page, "not evaluated: an arm gave no answer", Ink::Warn, open_cases(report));
     let fixed = report.comparison.fixed().map(|f| (f.scenario, f.case)).collect();
     listed(
@@ -307,6 +308,21 @@ fn target_failures(page: &mut Page, report: &Report<'_>) {
     more(page, cases.len());
 }
 
+/// Answers that could not be computed: every one, since each is a fault.
+fn errors(page: &mut Page, report: &Report<'_>) {
+    let failed: Vec<_> = report.run.cases().filter(|(_, case)| case.errors().next().is_some()).collect();
+    if failed.is_empty() {
+        return;
+    }
+    heading(page, "errors: these answers could not be computed", Some(failed.len()));
+    for (scenario, case) in failed {
+        case_line(page, scenario, case);
+        for (arm, why) in case.errors() {
+            page.wrapped(6, &[piece(Ink::Bad, format!("    ✗ {arm}: ")), piece(Ink::Plain, clip(why, 600))]);
+        }
+    }
+}
+
 fn more(page: &mut Page, all: usize) {
     if all > CASES {
         page.line(&[piece(Ink::Dim, format!("  … and {} more", all - CASES))]);
@@ -334,7 +350,7 @@ fn verdict(page: &mut Page, report: &Report<'_>) {
         (false, true) => (Ink::Warn, "NOT GATED"),
         (false, false) => (Ink::Bad, "FAIL"),
     };
-    let rest = format!("  {}; exit code {}", decision.summary(), decision.exit_code());
+    let rest = format!("  {}; exit code {}", decision.summary(), report.run.exit_code(decision));
     page.line(&[piece(ink, word), piece(Ink::Plain, rest)]);
 }
 

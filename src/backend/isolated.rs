@@ -1,0 +1,283 @@
+//! llama.cpp in a process of its own: started when it is needed, started again when it died, and every item that it died of
+//! found and told apart from those that only were in the same batch.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use super::Progress;
+use crate::error::{Error, Result};
+use crate::llama_cpp::pass_on;
+use crate::llama_cpp::protocol::{HELLO, Job, Opened, Opening, Reply, read_line, write_line};
+use crate::llama_cpp::worker::WORKER;
+
+/// Names the program to start as the worker; default: this one.
+const PROGRAM: &str = "FINETEST_WORKER_PROGRAM";
+/// How often an idle thread of ggml looks for work before it sleeps. libgomp's default spins so long that two threads are slower
+/// than one when another process wants the cores; 0 makes generation three times slower on idle cores. Anything from 2000 to 20000
+/// is good at both. It is read when libgomp is loaded, so it has to be in the environment before the worker starts.
+const SPIN: (&str, &str) = ("GOMP_SPINCOUNT", "5000");
+/// ggml starts a debugger for a backtrace when an assert fails, which takes seconds and tells nothing here.
+const NO_BACKTRACE: (&str, &str) = ("GGML_NO_BACKTRACE", "1");
+/// Last lines of the worker's stderr that explain its death.
+const LINES: usize = 6;
+/// Deaths in one run, after which what is left is not tried any more: something else than single items is wrong.
+const DEATHS: usize = 24;
+
+/// An item's result, or why it has none.
+type Outcome<T> = std::result::Result<T, String>;
+
+/// A worker that survives its deaths.
+pub(super) struct Isolated {
+    opening: Opening,
+    worker: Option<(Worker, Opened)>,
+    deaths: usize,
+}
+
+/// How a job ended, when it was not by an error.
+enum End {
+    Done,
+    /// The process died, and what it said.
+    Died(String),
+}
+
+impl Isolated {
+    /// Nothing is started yet.
+    pub(super) fn new(opening: Opening) -> Self {
+        Self { opening, worker: None, deaths: 0 }
+    }
+
+    /// What the model is; loads it when it is not.
+    pub(super) fn opened(&mut self) -> Result<Opened> {
+        if let Some((_, opened)) = &self.worker {
+            return Ok(*opened);
+        }
+        let mut worker = Worker::start()?;
+        let mut found = None;
+        let end = worker.run(&Job::Open(self.opening.clone()), &mut |reply| {
+            if let Reply::Opened(opened) = reply {
+                found = Some(opened);
+            }
+        })?;
+        match (end, found) {
+            (End::Done, Some(opened)) => {
+                self.worker = Some((worker, opened));
+                Ok(opened)
+            }
+            (End::Done, None) => Err(Error::failed("llama.cpp's worker did not say what it loaded")),
+            (End::Died(why), _) => {
+                Err(Error::model(&self.opening.model, format!("llama.cpp died while loading it: {why}")))
+            }
+        }
+    }
+
+    /// Does a job that is one whole: if the process dies of it, that is an error.
+    pub(super) fn whole(&mut self, job: &Job, what: &str, on_reply: &mut dyn FnMut(Reply)) -> Result<()> {
+        match self.run(job, on_reply)? {
+            End::Done => Ok(()),
+            End::Died(why) => Err(Error::failed(format!("llama.cpp died while {what}: {why}"))),
+        }
+    }
+
+    /// Does a job of `count` items. When the process dies, the items that it had begun are tried again in halves, until those that
+    /// it dies of are alone: each is an outcome of its own, and every other item is answered.
+    pub(super) fn each<T>(
+        &mut self,
+        count: usize,
+        job: &dyn Fn(&[usize]) -> Job,
+        take: &dyn Fn(Reply) -> Option<(usize, T)>,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Outcome<T>>> {
+        let mut outcomes: Vec<Option<Outcome<T>>> = (0..count).map(|_| None).collect();
+        let mut groups = vec![(0..count).collect::<Vec<usize>>()];
+        while let Some(group) = groups.pop().filter(|group| !group.is_empty()) {
+            let mut begun = vec![false; group.len()];
+            let end = self.run(&job(&group), &mut |reply| match reply {
+                Reply::Started(i) => begun.iter_mut().skip(i).take(1).for_each(|b| *b = true),
+                Reply::Tokens(n) => on_progress(Progress::Tokens(n)),
+                reply => {
+                    if let Some((i, value)) = take(reply)
+                        && let Some(item) = group.get(i)
+                    {
+                        outcomes[*item] = Some(Ok(value));
+                        on_progress(Progress::Done(1));
+                    }
+                }
+            })?;
+            let open = |i: &usize| outcomes[group[*i]].is_none();
+            let left: Vec<usize> = (0..group.len()).filter(open).collect();
+            let End::Died(why) = end else {
+                if !left.is_empty() {
+                    return Err(Error::failed(format!("llama.cpp left {} of {} items out", left.len(), group.len())));
+                }
+                continue;
+            };
+            let (mut suspects, mut rest): (Vec<usize>, Vec<usize>) = left.into_iter().partition(|i| begun[*i]);
+            if suspects.is_empty() {
+                // It died before the first item: of what they begin with in common.
+                std::mem::swap(&mut suspects, &mut rest);
+            }
+            let items = |some: &[usize]| some.iter().map(|i| group[*i]).collect::<Vec<usize>>();
+            let (suspects, rest) = (items(&suspects), items(&rest));
+            if self.deaths >= DEATHS {
+                for item in groups.drain(..).flatten().chain(suspects).chain(rest) {
+                    outcomes[item] = Some(Err(format!("not tried any more after {DEATHS} deaths of llama.cpp: {why}")));
+                }
+                break;
+            }
+            groups.push(rest);
+            match suspects.as_slice() {
+                [] => {}
+                [item] => outcomes[*item] = Some(Err(format!("llama.cpp died of it: {why}"))),
+                many => {
+                    let (one, other) = many.split_at(many.len() / 2);
+                    groups.extend([other.to_vec(), one.to_vec()]);
+                }
+            }
+            groups.retain(|group| !group.is_empty());
+        }
+        Ok(outcomes.into_iter().flatten().collect())
+    }
+
+    fn run(&mut self, job: &Job, on_reply: &mut dyn FnMut(Reply)) -> Result<End> {
+        self.opened()?;
+        let Some((worker, _)) = &mut self.worker else { return Err(Error::failed("there is no worker")) };
+        let end = worker.run(job, on_reply);
+        if !matches!(end, Ok(End::Done)) {
+            self.worker = None;
+        }
+        if matches!(end, Ok(End::Died(_))) {
+            self.deaths += 1;
+        }
+        end
+    }
+}
+
+/// The process. It is ended with its owner.
+struct Worker {
+    child: Child,
+    input: ChildStdin,
+    replies: BufReader<ChildStdout>,
+    errors: Arc<Mutex<VecDeque<String>>>,
+    listener: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    fn start() -> Result<Self> {
+        if std::env::var_os(WORKER).is_some() {
+            return Err(Error::failed(format!("{WORKER} is set: a worker starts no worker")));
+        }
+        let program = match std::env::var_os(PROGRAM) {
+            Some(program) => PathBuf::from(program),
+            None => std::env::current_exe().map_err(Error::io(Path::new("this program"), "find"))?,
+        };
+        let mut command = Command::new(&program);
+        command.env(WORKER, "llama-cpp").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for (name, value) in [SPIN, NO_BACKTRACE] {
+            if std::env::var_os(name).is_none() {
+                command.env(name, value);
+            }
+        }
+        let mut child = command.spawn().map_err(Error::io(&program, "start"))?;
+        let (Some(input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(Error::failed("the worker has no pipes"));
+        };
+        let last = Arc::new(Mutex::new(VecDeque::new()));
+        let listener = std::thread::spawn({
+            let last = Arc::clone(&last);
+            move || listen(errors, &last)
+        });
+        let mut worker = Self { child, input, replies: BufReader::new(output), errors: last, listener: Some(listener) };
+        match read_line::<Reply>(&mut worker.replies) {
+            Ok(Some(Reply::Hello(hello))) if hello == HELLO => Ok(worker),
+            Ok(None) => {
+                let why = worker.death();
+                Err(Error::failed(format!("{} does not start as llama.cpp's worker: {why}", program.display())))
+            }
+            _ => Err(Error::failed(format!(
+                "{} is no worker of this version; {PROGRAM} must name a `finetest` built with --features llama-cpp",
+                program.display()
+            ))),
+        }
+    }
+
+    /// Gives it a job and listens until it is done.
+    fn run(&mut self, job: &Job, on_reply: &mut dyn FnMut(Reply)) -> Result<End> {
+        if write_line(&mut self.input, job).is_err() {
+            return Ok(End::Died(self.death()));
+        }
+        loop {
+            match read_line(&mut self.replies)? {
+                None => return Ok(End::Died(self.death())),
+                Some(Reply::Done) => return Ok(End::Done),
+                Some(Reply::Failed(message)) => return Err(Error::failed(message)),
+                Some(Reply::Log(level, text)) => pass_on(&level, &text),
+                Some(reply) => on_reply(reply),
+            }
+        }
+    }
+
+    /// How it ended, and the last that it said.
+    fn death(&mut self) -> String {
+        let _ = self.child.kill();
+        let status = self.child.wait();
+        if let Some(listener) = self.listener.take() {
+            let _ = listener.join();
+        }
+        let last = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let said: Vec<&str> = last.iter().map(String::as_str).collect();
+        let how = status.map_or_else(|e| e.to_string(), describe);
+        if said.is_empty() { how } else { format!("{} ({how})", said.join("; ")) }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Keeps the last lines of what a process writes to stderr, without letting it block or fill the memory.
+fn listen(errors: impl Read, last: &Mutex<VecDeque<String>>) {
+    let mut errors = BufReader::new(errors);
+    loop {
+        let mut line = Vec::new();
+        match errors.by_ref().take(4096).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let line = String::from_utf8_lossy(&line).trim().to_owned();
+        if line.is_empty() {
+            continue;
+        }
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() == LINES {
+            last.pop_front();
+        }
+        last.push_back(line);
+    }
+}
+
+/// How a process ended. A signal of a wrong instruction or address has a reason that is worth naming.
+fn describe(status: ExitStatus) -> String {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        let (name, hint) = match signal {
+            4 => (" SIGILL", "; the build uses instructions that this processor has not"),
+            6 => (" SIGABRT", ""),
+            9 => (" SIGKILL", "; was there too little memory?"),
+            11 => (
+                " SIGSEGV",
+                "; was it built with -C target-cpu=native? ggml then crashes on processors with AMX: build without",
+            ),
+            _ => ("", ""),
+        };
+        return format!("signal {signal}{name}{hint}");
+    }
+    status.to_string()
+}

@@ -1,0 +1,297 @@
+//! llama.cpp, in a process of its own. Prompts are rendered and tokenised here, by the same code as candle's; the worker knows
+//! tokens only.
+
+use std::path::{Path, PathBuf};
+
+use super::candle::sample;
+use super::isolated::Isolated;
+use super::{Answered, Backend, DriftText, Progress, prompts};
+use crate::adapter::Adapter;
+use crate::compare::DriftSample;
+use crate::config::ModelConfig;
+use crate::engine::{Compared, Continuation, Generated, Generation};
+use crate::error::{Error, Result};
+use crate::export::{Export, Format};
+use crate::llama_cpp::VERSION;
+use crate::llama_cpp::protocol::{Job, Opening, Reply};
+use crate::model::{ModelFiles, ModelKind, Voice, load_decoder};
+use crate::record::{ChoiceScore, Prompt, Proof, Request};
+
+/// Raised when the same adapter would be converted to another file.
+const CONVERSION: u32 = 1;
+
+/// An arm's adapter, as PEFT wrote it, and where it is kept as GGUF.
+pub(crate) struct LlamaAdapter {
+    pub(crate) adapter: Adapter,
+    pub(crate) directory: PathBuf,
+    pub(crate) scale: f64,
+    /// Hash of the adapter's files and of the base's.
+    pub(crate) hash: String,
+}
+
+/// The worker is started, and the model loaded, at the first question that the store has no answer to.
+pub struct LlamaCppBackend {
+    files: ModelFiles,
+    gguf: PathBuf,
+    config: ModelConfig,
+    arms: Vec<Option<LlamaAdapter>>,
+    /// Directory of converted adapters.
+    converted: PathBuf,
+    batch: usize,
+    loaded: Option<Loaded>,
+}
+
+struct Loaded {
+    voice: Voice,
+    worker: Isolated,
+    context: usize,
+    vocabulary: usize,
+}
+
+impl LlamaCppBackend {
+    /// Nothing is loaded yet. `converted` is where adapters are kept in llama.cpp's form.
+    ///
+    /// # Errors
+    /// A base that is not GGUF.
+    pub(crate) fn new(
+        files: ModelFiles,
+        config: ModelConfig,
+        arms: Vec<Option<LlamaAdapter>>,
+        converted: PathBuf,
+        batch: usize,
+    ) -> Result<Self> {
+        let gguf = match &files.kind {
+            ModelKind::Gguf(path) => path.clone(),
+            ModelKind::HuggingFace(_) => {
+                return Err(Error::model(
+                    &files.root,
+                    "is safetensors, and llama.cpp reads GGUF; convert it with llama.cpp's convert_hf_to_gguf.py and give that \
+                     file as [model] source, or use --backend candle",
+                ));
+            }
+        };
+        Ok(Self { files, gguf, config, arms, converted, batch, loaded: None })
+    }
+
+    /// Name and version, as they decide an answer.
+    #[must_use]
+    pub fn version() -> String {
+        VERSION.into()
+    }
+
+    fn load(&mut self, on_progress: &mut dyn FnMut(Progress)) -> Result<&mut Loaded> {
+        if self.loaded.is_none() {
+            on_progress(Progress::Started { what: "loading the model", units: 0 });
+            let voice = Voice::load(&self.files, &self.config)?;
+            let arms = self.arms.iter().map(|arm| arm.as_ref().map(|a| self.convert(a, &voice)).transpose());
+            let opening = Opening {
+                model: self.gguf.clone(),
+                arms: arms.collect::<Result<Vec<_>>>()?,
+                batch: self.batch,
+                threads: rayon::current_num_threads(),
+                log: tracing::level_filters::LevelFilter::current().to_string(),
+            };
+            let mut worker = Isolated::new(opening);
+            let opened = worker.opened()?;
+            voice.check_fits(opened.vocabulary)?;
+            let context = self.config.context.unwrap_or(opened.context);
+            if context > opened.context {
+                let message = format!("[model] context is {context}, but the model has {} positions", opened.context);
+                return Err(Error::model(&self.files.root, message));
+            }
+            self.loaded = Some(Loaded { voice, worker, context, vocabulary: opened.vocabulary });
+        }
+        self.loaded.as_mut().ok_or_else(|| Error::failed("the model is not loaded"))
+    }
+
+    /// The adapter as llama.cpp reads it: our own export, kept by the hash of what decides it.
+    fn convert(&self, arm: &LlamaAdapter, voice: &Voice) -> Result<PathBuf> {
+        let of = format!("{CONVERSION} {} {}", arm.hash, arm.scale);
+        let path = self.converted.join(format!("{}.gguf", &blake3::hash(of.as_bytes()).to_hex()[..32]));
+        if !path.is_file() {
+            let decoder = load_decoder(&self.files, &self.config)?;
+            let mut probe = voice.tokenizer.encode_raw("The capital of France is Paris.")?;
+            probe.truncate(decoder.spec.context);
+            let export = Export {
+                files: &self.files,
+                decoder: &decoder,
+                adapter: &arm.adapter,
+                directory: &arm.directory,
+                scale: arm.scale,
+                probe: &probe,
+            };
+            std::fs::create_dir_all(&self.converted).map_err(Error::io(&self.converted, "create"))?;
+            export.write(Format::GgufAdapter, None, &path)?;
+        }
+        Ok(path)
+    }
+
+    /// Tokens of texts by llama.cpp's own tokenizer.
+    pub(crate) fn tokenize(&mut self, texts: &[String]) -> Result<Vec<Vec<u32>>> {
+        let mut tokens = Vec::new();
+        let job = Job::Tokenize { texts: texts.to_vec() };
+        self.load(&mut |_| {})?.worker.whole(&job, "tokenising", &mut |reply| {
+            if let Reply::Tokenized(found) = reply {
+                tokens = found;
+            }
+        })?;
+        Ok(tokens)
+    }
+
+    /// The tokenizer and template that prompts are made with.
+    pub(crate) fn voice(&mut self) -> Result<&Voice> {
+        Ok(&self.load(&mut |_| {})?.voice)
+    }
+
+    /// Logits of every position that predicts one of an answer's tokens; (arm, prompt, answer) each.
+    pub(crate) fn logits(&mut self, answers: &[(usize, &Prompt, &[u32])]) -> Result<Vec<Vec<Vec<f32>>>> {
+        let Loaded { voice, worker, vocabulary, .. } = self.load(&mut |_| {})?;
+        let directory = tempfile::tempdir().map_err(Error::io(Path::new("a temporary directory"), "create"))?;
+        let items = prompts::answers(voice, answers)?;
+        let job = Job::Logits { items, directory: directory.path().to_path_buf() };
+        worker.whole(&job, "computing logits", &mut |_| {})?;
+        let read = |(i, (_, _, tokens)): (usize, &(usize, &Prompt, &[u32]))| {
+            let path = directory.path().join(i.to_string());
+            let bytes = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
+            if bytes.len() != tokens.len() * *vocabulary * 4 {
+                let (got, expected) = (bytes.len(), tokens.len() * *vocabulary * 4);
+                return Err(Error::failed(format!("llama.cpp wrote {got} bytes of logits, expected {expected}")));
+            }
+            let row = |row: &[u8]| {
+                row.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect::<Vec<f32>>()
+            };
+            Ok(bytes.chunks(*vocabulary * 4).map(row).collect())
+        };
+        answers.iter().enumerate().map(read).collect()
+    }
+}
+
+impl Backend for LlamaCppBackend {
+    fn name(&self) -> String {
+        Self::version()
+    }
+
+    fn complete(
+        &mut self,
+        questions: &[(usize, &Request)],
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Answered>> {
+        let Loaded { voice, worker, context, .. } = self.load(on_progress)?;
+        let encode = |(_, request): &(usize, &Request)| prompts::encode(*context, voice, request);
+        let prompts = questions.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let mut answers: Vec<Answered> = prompts.iter().map(|prompt| Ok(prompts::unanswered(prompt))).collect();
+        on_progress(Progress::Started { what: "answering", units: questions.len() });
+        let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].1.max_tokens > 0).collect();
+        let generation = |i: &usize| Generation {
+            arm: questions[*i].0,
+            prompt: prompts[*i].clone(),
+            max_tokens: questions[*i].1.max_tokens,
+        };
+        let generations: Vec<Generation> = generated.iter().map(generation).collect();
+        let outputs = generate(worker, &generations, voice.tokenizer.stop_ids(), on_progress)?;
+        for (i, output) in generated.into_iter().zip(outputs) {
+            match (output, &mut answers[i]) {
+                (Ok(output), Ok(answer)) => {
+                    answer.text = voice.tokenizer.decode(&output.tokens, false)?;
+                    answer.tokens = output.tokens;
+                    answer.finish = output.finish;
+                }
+                (output, answer) => *answer = Err(output.err().unwrap_or_default()),
+            }
+        }
+        let mut owners = Vec::new();
+        let mut continuations = Vec::new();
+        for (i, (arm, request)) in questions.iter().enumerate() {
+            let choices = prompts::choices(voice, *arm, &prompts[i], request)?;
+            owners.extend(request.choices.iter().zip(&choices).map(|(choice, c)| (i, choice, c.tokens.len())));
+            continuations.extend(choices);
+        }
+        let scores = score(worker, &continuations, &mut |event| {
+            // Choices are no answers of their own.
+            if matches!(event, Progress::Tokens(_)) {
+                on_progress(event);
+            }
+        })?;
+        for ((i, choice, tokens), score) in owners.into_iter().zip(scores) {
+            match (score, &mut answers[i]) {
+                (Ok(log_likelihood), Ok(answer)) => {
+                    answer.choices.push(ChoiceScore { text: choice.clone(), log_likelihood, tokens });
+                }
+                (Err(why), answer) => *answer = Err(why),
+                (Ok(_), Err(_)) => {}
+            }
+        }
+        Ok(answers)
+    }
+
+    fn drift(
+        &mut self,
+        texts: &[DriftText<'_>],
+        arms: (usize, usize),
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Option<Vec<DriftSample>>> {
+        let Loaded { voice, worker, .. } = self.load(on_progress)?;
+        let all = prompts::texts(voice, texts)?;
+        on_progress(Progress::Started { what: "measuring drift", units: all.len() });
+        let job = |some: &[usize]| Job::Compare { items: picked(&all, some), arms };
+        let take = |reply| match reply {
+            Reply::Compared(i, compared) => Some((i, compared)),
+            _ => None,
+        };
+        let compared: Vec<std::result::Result<Compared, String>> = worker.each(all.len(), &job, &take, on_progress)?;
+        let samples = compared.into_iter().map(|found| found.map(sample).map_err(Error::failed));
+        samples.collect::<Result<Vec<_>>>().map(Some)
+    }
+
+    fn prove(&mut self, probes: &[&Prompt], arms: (usize, usize)) -> Result<Option<Proof>> {
+        let Some(LlamaAdapter { adapter, .. }) = self.arms.get(arms.1).and_then(Option::as_ref) else {
+            return Err(Error::failed("the tuned arm has no adapter"));
+        };
+        let adapted_modules = adapter.modules.len();
+        if adapter.is_zero() {
+            return Err(prompts::untrained());
+        }
+        let Loaded { voice, worker, .. } = self.load(&mut |_| {})?;
+        let encoded = probes.iter().map(|prompt| voice.encode(prompt)).collect::<Result<Vec<_>>>()?;
+        let mut found = None;
+        worker.whole(&Job::Prove { prompts: encoded, arms }, "proving that the adapter is applied", &mut |reply| {
+            if let Reply::Proved { effect, base } = reply {
+                found = Some((effect, base));
+            }
+        })?;
+        let (effect, base) = found.ok_or_else(|| Error::failed("llama.cpp's worker gave no proof"))?;
+        prompts::check_proof(effect, base)?;
+        Ok(Some(Proof { adapter_effect: effect, base_difference: base, adapted_modules }))
+    }
+}
+
+fn picked<T: Clone>(all: &[T], some: &[usize]) -> Vec<T> {
+    some.iter().map(|i| all[*i].clone()).collect()
+}
+
+fn generate(
+    worker: &mut Isolated,
+    all: &[Generation],
+    stop: &[u32],
+    on_progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<std::result::Result<Generated, String>>> {
+    let job = |some: &[usize]| Job::Generate { items: picked(all, some), stop: stop.to_vec() };
+    let take = |reply| match reply {
+        Reply::Generated(i, generated) => Some((i, generated)),
+        _ => None,
+    };
+    worker.each(all.len(), &job, &take, on_progress)
+}
+
+fn score(
+    worker: &mut Isolated,
+    all: &[Continuation],
+    on_progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<std::result::Result<f64, String>>> {
+    let job = |some: &[usize]| Job::Score { items: picked(all, some) };
+    let take = |reply| match reply {
+        Reply::Scored(i, score) => Some((i, score)),
+        _ => None,
+    };
+    worker.each(all.len(), &job, &take, on_progress)
+}

@@ -1,0 +1,99 @@
+//! What every backend that speaks in tokens does with prompts and texts.
+
+use super::DriftText;
+use crate::engine::Continuation;
+use crate::error::{Error, Result};
+use crate::model::Voice;
+use crate::record::{Completion, Finish, Request};
+
+/// Tokens of one text when drift is measured on a file.
+const WINDOW: usize = 256;
+/// How far base's logits may be from those of a model without adapters: rounding in another order of sums.
+const ROUNDING: f64 = 1e-2;
+
+/// A request's prompt in tokens, checked to leave room for the answer in a context of so many.
+pub(super) fn encode(context: usize, voice: &Voice, request: &Request) -> Result<Vec<u32>> {
+    let prompt = voice.encode(&request.prompt)?;
+    if prompt.is_empty() {
+        return Err(Error::failed("a prompt is empty"));
+    }
+    let (length, most) = (prompt.len(), request.max_tokens);
+    if length + most > context {
+        let asked = request.prompt.headline().lines().next().unwrap_or_default();
+        let asked: String = asked.chars().take(60).collect();
+        return Err(Error::failed(format!(
+            "the prompt {asked:?} has {length} tokens and its answer up to {most}, but the model's context is {context}; shorten it, or lower max_tokens"
+        )));
+    }
+    Ok(prompt)
+}
+
+/// An answer of which only the prompt is known yet.
+pub(super) fn unanswered(prompt: &[u32]) -> Completion {
+    Completion {
+        text: String::new(),
+        tokens: Vec::new(),
+        finish: Finish::Scored,
+        prompt_tokens: prompt.len(),
+        choices: Vec::new(),
+    }
+}
+
+/// The choices of one request as continuations of its prompt, in order.
+pub(super) fn choices(voice: &Voice, arm: usize, prompt: &[u32], request: &Request) -> Result<Vec<Continuation>> {
+    let continuation = |choice: &String| {
+        let tokens = voice.tokenizer.encode(choice, false)?;
+        if tokens.is_empty() {
+            return Err(Error::failed(format!("the choice {choice:?} is no token")));
+        }
+        Ok(Continuation { arm, prompt: prompt.to_vec(), tokens })
+    };
+    request.choices.iter().map(continuation).collect()
+}
+
+/// Answers as continuations of their prompts; (arm, prompt, answer) each.
+#[cfg(feature = "llama-cpp")]
+pub(super) fn answers(voice: &Voice, answers: &[(usize, &crate::record::Prompt, &[u32])]) -> Result<Vec<Continuation>> {
+    let continuation = |(arm, prompt, tokens): &(usize, &crate::record::Prompt, &[u32])| {
+        Ok(Continuation { arm: *arm, prompt: voice.encode(prompt)?, tokens: tokens.to_vec() })
+    };
+    answers.iter().map(continuation).collect()
+}
+
+/// What drift is measured on.
+pub(super) fn texts(voice: &Voice, texts: &[DriftText<'_>]) -> Result<Vec<Continuation>> {
+    let mut continuations = Vec::new();
+    for text in texts {
+        match text {
+            DriftText::Answer(prompt, tokens) => {
+                let prompt = voice.encode(prompt)?;
+                continuations.push(Continuation { arm: 0, prompt, tokens: tokens.to_vec() });
+            }
+            DriftText::Plain(text) => {
+                for window in voice.tokenizer.encode_raw(text)?.chunks(WINDOW).filter(|w| w.len() > 1) {
+                    let (prompt, tokens) = (window[..1].to_vec(), window[1..].to_vec());
+                    continuations.push(Continuation { arm: 0, prompt, tokens });
+                }
+            }
+        }
+    }
+    Ok(continuations)
+}
+
+/// Refuses a proof that shows the opposite: an adapter without effect, or a base that it touches.
+pub(super) fn check_proof(effect: f64, base: f64) -> Result<()> {
+    if effect == 0.0 {
+        return Err(Error::failed("the adapter is not applied: base and tuned have the same logits on every probe"));
+    }
+    if base > ROUNDING {
+        return Err(Error::failed(format!(
+            "base is not untouched: its logits differ by {base} from those of the model without an adapter"
+        )));
+    }
+    Ok(())
+}
+
+/// The error of a tuned arm whose adapter is zero.
+pub(super) fn untrained() -> Error {
+    Error::failed("the adapter changes nothing: every product B·A in it is zero; it was saved untrained")
+}

@@ -1,0 +1,47 @@
+//! `finetest crosscheck`.
+
+use super::Global;
+#[cfg(feature = "llama-cpp")]
+use super::{config, json, print, progress::Display, style};
+#[cfg(feature = "llama-cpp")]
+use crate::compare::crosscheck::Limits;
+use crate::error::{Error, Result};
+#[cfg(feature = "llama-cpp")]
+use crate::{
+    error::exit,
+    project::{self, TrainPolicy},
+    report,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Least share of positions at which both find the same token likeliest, of each arm
+    #[arg(long, value_name = "SHARE", default_value_t = 0.99)]
+    min_same_top1: f64,
+    /// Most cases of an arm whose verdict differs between the backends
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    max_flips: usize,
+}
+
+#[cfg(feature = "llama-cpp")]
+pub(super) fn crosscheck(global: &Global, args: &Args) -> Result<u8> {
+    if !(0.0..=1.0).contains(&args.min_same_top1) {
+        return Err(Error::Usage(format!("--min-same-top1 is {}, expected 0 to 1", args.min_same_top1)));
+    }
+    let config = config(global)?;
+    let mut display = Display::new(global.quiet);
+    let limits = Limits { min_same_top1: args.min_same_top1, max_flips: args.max_flips };
+    let check = project::crosscheck(&config, TrainPolicy::from_env()?, limits, &mut |event| display.show(event));
+    display.finish();
+    let check = check?;
+    print(&if global.json { json(&check)? } else { report::crosscheck(&check, style()) })?;
+    Ok(if check.passed { exit::PASS } else { exit::GATE_FAILED })
+}
+
+/// There is nothing to compare candle with.
+#[cfg(not(feature = "llama-cpp"))]
+pub(super) fn crosscheck(_: &Global, args: &Args) -> Result<u8> {
+    let _ = (args.min_same_top1, args.max_flips);
+    let why = crate::config::BackendName::parse("llama-cpp").err().unwrap_or_default();
+    Err(Error::Usage(format!("the other backend is {why}")))
+}

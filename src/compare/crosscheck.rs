@@ -1,0 +1,295 @@
+//! Two backends on the same base, adapter and scenarios: what differs is the serving, not the fine-tune.
+
+use serde::Serialize;
+
+use super::drift::DriftSample;
+use crate::record::{RunRecord, Verdict};
+
+/// Two tokens of which neither is likelier than the other by more, in nats, are a near-tie: arithmetic in another order or with
+/// 8-bit activations, as llama.cpp's, decides between them.
+pub const NEAR_TIE: f64 = 0.25;
+/// Differing texts, answers and verdicts that are listed; all are counted.
+const LISTED: usize = 20;
+
+/// What two backends must have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Limits {
+    /// Least share of positions with the same most likely token, of each arm.
+    pub min_same_top1: f64,
+    /// Most cases of an arm whose verdict differs.
+    pub max_flips: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { min_same_top1: 0.99, max_flips: 0 }
+    }
+}
+
+/// Two backends compared.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CrossCheck {
+    /// Both, with their versions; the first is the reference.
+    pub backends: [String; 2],
+    /// What they must have in common.
+    pub limits: Limits,
+    /// The tokenisers, on texts that are hard to tokenise.
+    pub texts: TokenCheck,
+    /// The same, on every case's prompt as the chat template renders it.
+    pub prompts: TokenCheck,
+    /// Each arm's answers and distributions.
+    pub arms: Vec<ArmCheck>,
+    /// Cases whose verdict differs.
+    pub flips: Vec<VerdictFlip>,
+    /// Nothing is beyond its limit.
+    pub passed: bool,
+}
+
+/// Two tokenisers on the same texts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct TokenCheck {
+    /// How many.
+    pub texts: usize,
+    /// How many are cut into other tokens.
+    pub different: usize,
+    /// The first of those.
+    pub examples: Vec<TokenDifference>,
+}
+
+/// A text that two tokenisers cut into other tokens.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TokenDifference {
+    /// The text.
+    pub text: String,
+    /// The first token that differs, counted from 0.
+    pub at: usize,
+    /// What each has there; nothing where its tokens end.
+    pub tokens: [Option<u32>; 2],
+}
+
+impl TokenCheck {
+    /// Compares tokens of texts: (text, tokens of the first, tokens of the second).
+    pub fn of<'a>(texts: impl IntoIterator<Item = (&'a str, &'a [u32], &'a [u32])>) -> Self {
+        let mut check = Self::default();
+        for (text, one, other) in texts {
+            check.texts += 1;
+            let Some((at, tokens)) = divergence(one, other) else { continue };
+            check.different += 1;
+            if check.examples.len() < LISTED {
+                check.examples.push(TokenDifference { text: text.to_owned(), at, tokens });
+            }
+        }
+        check
+    }
+}
+
+/// One arm on both backends.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ArmCheck {
+    /// Its name.
+    pub arm: String,
+    /// Answers that both generated.
+    pub answers: usize,
+    /// How many of them are the same token for token.
+    pub same_answers: usize,
+    /// Tokens of the reference's answers, at which the distributions are compared.
+    pub positions: usize,
+    /// Mean KL(reference ‖ other), nats/token.
+    pub kl_mean: f64,
+    /// Largest KL at a position.
+    pub kl_max: f64,
+    /// Share of positions with the same most likely token.
+    pub same_top1: f64,
+    /// Where answers part, the first of them.
+    pub divergences: Vec<Divergence>,
+    /// How many part where the tokens are no near-tie.
+    pub clear_divergences: usize,
+}
+
+/// The first token at which two answers differ.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Divergence {
+    /// The case.
+    pub case: String,
+    /// The token, counted from 0.
+    pub at: usize,
+    /// What each said there; nothing where it ended.
+    pub tokens: [Option<u32>; 2],
+    /// By how much the reference finds its own token likelier than the other's, in nats; unknown where one ended.
+    pub margin: Option<f64>,
+}
+
+impl Divergence {
+    /// Whether neither token is likelier by more than [`NEAR_TIE`].
+    #[must_use]
+    pub fn is_near_tie(&self) -> bool {
+        self.margin.is_some_and(|margin| margin.abs() <= NEAR_TIE)
+    }
+}
+
+/// A case that one backend's answer passes and the other's fails.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct VerdictFlip {
+    /// The case.
+    pub case: String,
+    /// Whose answers.
+    pub arm: String,
+    /// On each backend.
+    pub verdicts: [Verdict; 2],
+}
+
+/// Where two rows of tokens first differ, and what each has there.
+#[must_use]
+pub fn divergence(one: &[u32], other: &[u32]) -> Option<(usize, [Option<u32>; 2])> {
+    let at = one.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let tokens = [one.get(at).copied(), other.get(at).copied()];
+    (tokens != [None, None]).then_some((at, tokens))
+}
+
+/// One arm's samples and where its answers part.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// Reference against the other, a sample an answer.
+    pub samples: Vec<DriftSample>,
+    /// In the order of the cases.
+    pub divergences: Vec<Divergence>,
+    /// Answers that both generated.
+    pub answers: usize,
+}
+
+impl CrossCheck {
+    /// Puts together what was measured; `arms`: an arm's name each.
+    #[must_use]
+    pub fn of(
+        runs: [&RunRecord; 2],
+        texts: TokenCheck,
+        prompts: TokenCheck,
+        arms: Vec<(String, Measured)>,
+        limits: Limits,
+    ) -> Self {
+        let arms: Vec<ArmCheck> = arms.into_iter().map(|(arm, measured)| measured.check(arm)).collect();
+        let flips = flips(runs);
+        let mut check =
+            Self { backends: runs.map(|run| run.backend.clone()), limits, texts, prompts, arms, flips, passed: false };
+        check.passed = check.problems().is_empty();
+        check
+    }
+
+    /// What is beyond its limit, in words.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (what, tokens) in [("hard texts", &self.texts), ("prompts", &self.prompts)] {
+            if tokens.different > 0 {
+                problems.push(format!("{} of {} {what} are cut into other tokens", tokens.different, tokens.texts));
+            }
+        }
+        for arm in &self.arms {
+            // Written so that NaN is a problem: nothing was compared.
+            if arm.same_top1.is_nan() || arm.same_top1 < self.limits.min_same_top1 {
+                problems.push(format!(
+                    "{}: the same first choice at {:.2} % of {} positions, expected at least {:.2} %",
+                    arm.arm,
+                    100.0 * arm.same_top1,
+                    arm.positions,
+                    100.0 * self.limits.min_same_top1
+                ));
+            }
+            let flipped = self.flips.iter().filter(|flip| flip.arm == arm.arm).count();
+            if flipped > self.limits.max_flips {
+                problems.push(format!(
+                    "{}: {flipped} verdicts differ, expected at most {}",
+                    arm.arm, self.limits.max_flips
+                ));
+            }
+        }
+        problems
+    }
+}
+
+impl Measured {
+    fn check(self, arm: String) -> ArmCheck {
+        let kl = || self.samples.iter().flat_map(|sample| &sample.kl).copied();
+        let same = self.samples.iter().flat_map(|sample| &sample.same_top1).filter(|same| **same).count();
+        let positions = kl().count();
+        let clear_divergences = self.divergences.iter().filter(|d| !d.is_near_tie()).count();
+        ArmCheck {
+            arm,
+            answers: self.answers,
+            same_answers: self.answers - self.divergences.len(),
+            positions,
+            kl_mean: kl().sum::<f64>() / positions as f64,
+            kl_max: kl().fold(0.0, f64::max),
+            same_top1: same as f64 / positions as f64,
+            divergences: self.divergences.into_iter().take(LISTED).collect(),
+            clear_divergences,
+        }
+    }
+}
+
+fn flips([one, other]: [&RunRecord; 2]) -> Vec<VerdictFlip> {
+    let mut flips = Vec::new();
+    for ((scenario, case), (_, same)) in one.cases().zip(other.cases()) {
+        for arm in case.answers.keys() {
+            let verdicts = [case.verdict(arm), same.verdict(arm)];
+            if verdicts[0] != verdicts[1] {
+                flips.push(VerdictFlip { case: scenario.test_name(case), arm: arm.clone(), verdicts });
+            }
+        }
+    }
+    flips
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::fixture::{self, F, P};
+    use crate::record::{BASE, Role, TUNED};
+
+    fn sample(same: &[bool]) -> DriftSample {
+        let n = same.len();
+        DriftSample { kl: vec![0.01; n], nll_base: vec![1.0; n], nll_tuned: vec![1.0; n], same_top1: same.to_vec() }
+    }
+
+    fn check(verdicts: [(Verdict, Verdict); 2], same: &[bool], texts: TokenCheck) -> CrossCheck {
+        let run = |v| fixture::run(vec![fixture::scenario("facts", Role::Control, &[v])]);
+        let measured = |divergences| Measured { samples: vec![sample(same)], divergences, answers: 1 };
+        let parted = Divergence { case: "c".into(), at: 2, tokens: [Some(4), Some(5)], margin: Some(0.1) };
+        let arms = vec![(BASE.to_owned(), measured(Vec::new())), (TUNED.to_owned(), measured(vec![parted]))];
+        let runs = verdicts.map(run);
+        CrossCheck::of([&runs[0], &runs[1]], texts, TokenCheck::default(), arms, Limits::default())
+    }
+
+    #[test]
+    fn equal_backends_pass_and_a_near_tie_is_no_fault() {
+        let check = check([(P, P), (P, P)], &[true; 200], TokenCheck::of([("a", &[1, 2][..], &[1, 2][..])]));
+        assert!(check.passed, "{:?}", check.problems());
+        assert_eq!((check.texts.texts, check.texts.different), (1, 0));
+        assert_eq!((check.arms[0].same_answers, check.arms[1].same_answers), (1, 0));
+        assert_eq!(check.arms[1].clear_divergences, 0);
+    }
+
+    #[test]
+    fn each_difference_is_named() {
+        let mut same = [true; 100];
+        same[..2].fill(false);
+        let tokens = TokenCheck::of([("1234", &[1, 2, 3][..], &[1, 9][..]), ("b", &[1][..], &[1, 2][..])]);
+        assert_eq!(tokens.examples[0], TokenDifference { text: "1234".into(), at: 1, tokens: [Some(2), Some(9)] });
+        assert_eq!(tokens.examples[1].tokens, [None, Some(2)]);
+        let check = check([(P, P), (P, F)], &same, tokens);
+        let problems = check.problems().join("\n");
+        assert!(!check.passed);
+        for part in ["2 of 2 hard texts", "base: the same first choice at 98.00 % of 100", "tuned: 1 verdicts differ"] {
+            assert!(problems.contains(part), "{part} is not in {problems}");
+        }
+        assert_eq!(
+            check.flips,
+            [VerdictFlip { case: "control::facts::case_1".into(), arm: TUNED.into(), verdicts: [P, F] }]
+        );
+    }
+
+    #[test]
+    fn nothing_compared_is_no_pass() {
+        assert!(!check([(P, P), (P, P)], &[], TokenCheck::default()).passed);
+    }
+}

@@ -1,0 +1,218 @@
+//! llama.cpp against numbers of transformers and PEFT, and against itself: shared beginnings, batches, arms.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+
+use super::Session;
+use super::protocol::{Opening, Reply};
+use crate::adapter;
+use crate::engine::{Compared, Continuation, Engine, Generated, Generation};
+use crate::export::{Export, Format};
+use crate::model::parity::{decoder, fixture, reference, relative};
+use crate::model::{ModelFiles, ModelKind};
+use crate::record::Finish;
+
+fn ids(tensor: &Tensor) -> Vec<u32> {
+    tensor.to_vec1::<i64>().expect("ids").into_iter().map(|id| id as u32).collect()
+}
+
+fn prompts(family: &str) -> [Vec<u32>; 2] {
+    let expected = reference(&format!("{family}/reference.safetensors"));
+    [0, 1].map(|i| ids(&expected[&format!("input_ids_{i}")]))
+}
+
+fn session(family: &str, arms: Vec<Option<PathBuf>>, batch: usize) -> Session {
+    let model = fixture(&format!("{family}/model.gguf"));
+    let opening = Opening { model, arms, batch, threads: 2, log: "OFF".into() };
+    Session::open(&opening).expect("a session")
+}
+
+/// A family's PEFT adapter, as our own export writes it for llama.cpp.
+fn converted(family: &str, directory: &Path) -> PathBuf {
+    let model = fixture(&format!("{family}/model.gguf"));
+    let (decoder, peft) = (decoder(&format!("{family}/model.gguf")), fixture(&format!("{family}/adapter")));
+    let adapter = adapter::load(&peft).expect("an adapter");
+    let files = ModelFiles { root: model.clone(), kind: ModelKind::Gguf(model) };
+    let export = Export {
+        files: &files,
+        decoder: &decoder,
+        adapter: &adapter,
+        directory: &peft,
+        scale: 1.0,
+        probe: &[1, 2, 3, 4, 5],
+    };
+    let out = directory.join(format!("{family}.gguf"));
+    export.write(Format::GgufAdapter, None, &out).expect("an adapter for llama.cpp");
+    out
+}
+
+/// Logits of every position, (tokens, vocabulary).
+fn logits(session: &mut Session, arm: usize, prompt: &[u32]) -> Tensor {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let item = Continuation { arm, prompt: prompt[..1].to_vec(), tokens: [&prompt[1..], &[0]].concat() };
+    session.logits(&[item], directory.path()).expect("logits");
+    let bytes = std::fs::read(directory.path().join("0")).expect("a file");
+    let values: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let rows = prompt.len();
+    Tensor::from_vec(values.clone(), (rows, values.len() / rows), &Device::Cpu).expect("a table")
+}
+
+fn generate(session: &mut Session, items: &[Generation], stop: &[u32]) -> Vec<Generated> {
+    let mut found = vec![None; items.len()];
+    let mut take = |reply| {
+        if let Reply::Generated(i, generated) = reply {
+            found[i] = Some(generated);
+        }
+        Ok(())
+    };
+    session.generate(items, stop, &mut take).expect("answers");
+    found.into_iter().map(|found| found.expect("an answer to each")).collect()
+}
+
+fn ask(arm: usize, prompt: &[u32], max_tokens: usize) -> Generation {
+    Generation { arm, prompt: prompt.to_vec(), max_tokens }
+}
+
+fn score(session: &mut Session, items: &[Continuation]) -> Vec<f64> {
+    let mut found = vec![f64::NAN; items.len()];
+    let mut take = |reply| {
+        if let Reply::Scored(i, score) = reply {
+            found[i] = score;
+        }
+        Ok(())
+    };
+    session.score(items, &mut take).expect("scores");
+    found
+}
+
+/// The cache is in f32 and flash attention off, so f32 weights give f32's logits.
+#[test]
+fn logits_of_every_position_agree_with_transformers() {
+    for family in ["llama", "qwen2"] {
+        let mut session = session(family, vec![None], 4);
+        let expected = reference(&format!("{family}/reference.safetensors"));
+        for (i, prompt) in prompts(family).iter().enumerate() {
+            let off = relative(&logits(&mut session, 0, prompt), &expected[&format!("logits_{i}")]);
+            assert!(off < 1e-3, "{family}: logits differ by {off}");
+        }
+    }
+}
+
+#[test]
+fn an_adapter_of_our_export_agrees_with_peft_and_leaves_base_alone() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for family in ["llama", "qwen2"] {
+        let adapter = converted(family, directory.path());
+        let mut session = session(family, vec![None, Some(adapter)], 4);
+        let expected = ["reference", "reference_lora"].map(|kind| reference(&format!("{family}/{kind}.safetensors")));
+        for (i, prompt) in prompts(family).iter().enumerate() {
+            for (arm, expected) in expected.iter().enumerate() {
+                let off = relative(&logits(&mut session, arm, prompt), &expected[&format!("logits_{i}")]);
+                assert!(off < 1e-3, "{family}, arm {arm}: {off}");
+            }
+        }
+        let (effect, base) = session.prove(&prompts(family), (0, 1)).expect("a proof");
+        assert!(effect > 0.1 && base < 1e-6, "{family}: {effect} {base}");
+    }
+}
+
+/// Both prompts, one of them twice, both arms: what transformers decodes one by one, and what our own engine does with the adapter.
+#[test]
+fn batched_answers_agree_with_transformers_token_for_token() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for family in ["llama", "qwen2"] {
+        let adapter = converted(family, directory.path());
+        let prompts = prompts(family);
+        let items: Vec<Generation> =
+            [0, 1].iter().flat_map(|arm| [0, 1, 0].map(|i: usize| ask(*arm, &prompts[i], 24))).collect();
+        let decoder = decoder(&format!("{family}/model.gguf"));
+        let peft = adapter::load(&fixture(&format!("{family}/adapter"))).expect("an adapter");
+        let peft = peft.attached(&decoder, 1.0).expect("tensors");
+        let engine = Engine { decoder: &decoder, arms: vec![None, Some(peft)], batch: 8 };
+        let expected = engine.generate(&items, &[], &mut |_| {}).expect("answers");
+        for batch in [1, 2, 8] {
+            let mut session = session(family, vec![None, Some(adapter.clone())], batch);
+            assert_eq!(generate(&mut session, &items, &[]), expected, "{family}, batch {batch}");
+        }
+        let greedy = reference(&format!("{family}/reference.safetensors"));
+        for (answer, i) in expected.iter().zip([0, 1, 0]) {
+            assert_eq!(answer.tokens, ids(&greedy[&format!("greedy_{i}")]), "{family}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_ends_before_a_token_that_ends_the_turn() {
+    let prompts = prompts("llama");
+    let mut session = session("llama", vec![None], 4);
+    let whole = generate(&mut session, &[ask(0, &prompts[0], 24)], &[]).remove(0).tokens;
+    let stop = whole[5];
+    let at = whole.iter().position(|token| *token == stop).expect("it is there");
+    let answers = generate(&mut session, &[ask(0, &prompts[0], 24), ask(0, &prompts[0], 2)], &[stop]);
+    assert_eq!(answers[0], Generated { tokens: whole[..at].to_vec(), finish: Finish::Stop });
+    assert_eq!(answers[1].tokens.len(), 2.min(at));
+}
+
+/// A beginning that is computed once and shared, in many sequences of unequal length, and longer than one batch of tokens.
+#[test]
+fn shared_beginnings_and_batches_change_nothing() {
+    let long: Vec<u32> = (0..120).map(|i| 3 + (i * 7) % 300).collect();
+    let texts: Vec<Vec<u32>> = (0..9u32).map(|i| [&long[..], &vec![5 + i; 1 + i as usize * 3]].concat()).collect();
+    let items: Vec<Generation> = texts.iter().map(|text| ask(0, text, 12)).collect();
+    let scored: Vec<Continuation> = texts
+        .iter()
+        .flat_map(|text| [vec![9, 8, 7], vec![11]].map(|tokens| Continuation { arm: 0, prompt: text.clone(), tokens }))
+        .collect();
+    let mut many = session("llama", vec![None], 8);
+    let (answers, scores) = (generate(&mut many, &items, &[]), score(&mut many, &scored));
+    let mut single = session("llama", vec![None], 1);
+    for (item, answer) in items.iter().zip(answers) {
+        assert_eq!(answer, generate(&mut single, std::slice::from_ref(item), &[]).remove(0));
+    }
+    for (item, together) in scored.iter().zip(scores) {
+        let alone = score(&mut single, std::slice::from_ref(item))[0];
+        assert!((together - alone).abs() < 1e-4, "{together} {alone}");
+    }
+}
+
+/// Both arms fed in lockstep: candle's KL, likelihoods and first choices.
+#[test]
+fn distributions_of_two_arms_agree_with_candle() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let adapter = converted("llama", directory.path());
+    let items: Vec<Continuation> = prompts("llama")
+        .iter()
+        .map(|p| Continuation { arm: 0, prompt: p[..4].to_vec(), tokens: p[4..].to_vec() })
+        .chain([Continuation { arm: 0, prompt: vec![1, 2], tokens: Vec::new() }])
+        .collect();
+    let mut found = vec![None; items.len()];
+    let mut take = |reply| {
+        if let Reply::Compared(i, compared) = reply {
+            found[i] = Some(compared);
+        }
+        Ok(())
+    };
+    session("llama", vec![None, Some(adapter)], 4).compare(&items, (0, 1), &mut take).expect("compared");
+    let decoder = decoder("llama/model.gguf");
+    let peft = adapter::load(&fixture("llama/adapter")).expect("an adapter").attached(&decoder, 1.0).expect("tensors");
+    let engine = Engine { decoder: &decoder, arms: vec![None, Some(peft)], batch: 4 };
+    let expected = engine.compare(&items, 0, 1, &mut |_| {}).expect("compared");
+    for (found, expected) in found.into_iter().map(|f: Option<Compared>| f.expect("each")).zip(expected) {
+        assert_eq!(found.same_top1, expected.same_top1);
+        for (a, b) in [(&found.kl, &expected.kl), (&found.nll_base, &expected.nll_base)] {
+            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-3), "{a:?} {b:?}");
+        }
+    }
+}
+
+#[test]
+fn texts_are_cut_as_by_our_tokenizer() {
+    let session = session("llama", vec![None], 1);
+    let path = fixture("llama/model.gguf");
+    let metadata = crate::model::tokenizer::gguf_metadata(&path).expect("metadata");
+    let ours = crate::model::Tokenizer::from_gguf(&path, &metadata).expect("a tokenizer");
+    for text in ["the 1234 cats", "<|im_start|>user\nhé 你好<|im_end|>", "\u{1b}[31m  x\t\n"] {
+        assert_eq!(session.tokenize(text), ours.encode(text, true).expect("tokens"), "{text:?}");
+    }
+}

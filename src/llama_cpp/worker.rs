@@ -1,0 +1,89 @@
+//! The worker: this program once more, as a child that calls llama.cpp and can therefore die of one of its asserts.
+//!
+//! The parent starts it with [`WORKER`] in the environment; whoever is started so serves on stdin and stdout and does nothing else.
+
+use std::io::{BufReader, Write};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::protocol::{HELLO, Job, Reply, read_line, write_line};
+use super::{Session, logs};
+use crate::error::{Error, Result};
+
+/// Environment variable that makes this program a worker.
+pub(crate) const WORKER: &str = "FINETEST_WORKER";
+
+/// Serves, when this process was started to; how it then ended.
+pub(crate) fn serve_if_asked() -> Option<ExitCode> {
+    std::env::var_os(WORKER).is_some_and(|name| name == "llama-cpp").then(|| match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Where replies go. llama.cpp's messages come from other threads.
+#[derive(Clone)]
+struct Parent(Arc<Mutex<std::io::Stdout>>);
+
+impl Parent {
+    fn tell(&self, reply: &Reply) -> Result<()> {
+        let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A parent that is gone wants no more answers.
+        write_line(&mut *out, reply).map_err(|e| Error::failed(format!("nobody listens: {e}")))
+    }
+}
+
+fn serve() -> Result<()> {
+    let parent = Parent(Arc::new(Mutex::new(std::io::stdout())));
+    let logs = Arc::new(logs::Forward {
+        wanted: OnceLock::new(),
+        send: {
+            let parent = parent.clone();
+            move |level: &tracing::Level, text| drop(parent.tell(&Reply::Log(level.to_string(), text)))
+        },
+    });
+    let _ = tracing::subscriber::set_global_default(Arc::clone(&logs));
+    parent.tell(&Reply::Hello(HELLO.to_owned()))?;
+    let mut input = BufReader::new(std::io::stdin());
+    let mut session = None;
+    while let Some(job) = read_line::<Job>(&mut input)? {
+        let done = match job {
+            Job::Open(opening) => {
+                let _ = logs.wanted.set(opening.log.parse().unwrap_or(tracing::level_filters::LevelFilter::OFF));
+                Session::open(&opening).and_then(|opened| {
+                    let found = opened.opened();
+                    session = Some(opened);
+                    parent.tell(&Reply::Opened(found))
+                })
+            }
+            job => match &mut session {
+                Some(session) => work(session, job, &parent),
+                None => Err(Error::failed("no model is open")),
+            },
+        };
+        parent.tell(&done.map_or_else(|error| Reply::Failed(error.to_string()), |()| Reply::Done))?;
+    }
+    Ok(())
+}
+
+fn work(session: &mut Session, job: Job, parent: &Parent) -> Result<()> {
+    let mut tell = |reply| parent.tell(&reply);
+    match job {
+        Job::Open(_) => Err(Error::failed("a model is open already")),
+        Job::Generate { items, stop } => session.generate(&items, &stop, &mut tell),
+        Job::Score { items } => session.score(&items, &mut tell),
+        Job::Compare { items, arms } => session.compare(&items, arms, &mut tell),
+        Job::Prove { prompts, arms } => {
+            let (effect, base) = session.prove(&prompts, arms)?;
+            tell(Reply::Proved { effect, base })
+        }
+        Job::Logits { items, directory } => session.logits(&items, &directory),
+        Job::Tokenize { texts } => {
+            let tokens = texts.iter().map(|text| session.tokenize(text)).collect();
+            tell(Reply::Tokenized(tokens))
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The backend that a project names.
+
+use crate::backend::{Backend, CandleBackend};
+#[cfg(feature = "llama-cpp")]
+use crate::backend::{LlamaAdapter, LlamaCppBackend};
+use crate::config::{BackendName, Config};
+use crate::error::Result;
+
+use super::Base;
+use super::adapter::Ready;
+
+/// Name and version of a project's backend, as they decide an answer.
+pub(super) fn version(config: &Config) -> String {
+    match config.backend {
+        BackendName::Candle => CandleBackend::version(),
+        #[cfg(feature = "llama-cpp")]
+        BackendName::LlamaCpp => LlamaCppBackend::version(),
+        #[cfg(not(feature = "llama-cpp"))]
+        BackendName::LlamaCpp => config.backend.as_str().into(),
+    }
+}
+
+/// A project's backend with its two arms; nothing is loaded yet.
+pub(super) fn of(config: &Config, base: Base, tuned: Ready) -> Result<Box<dyn Backend>> {
+    match config.backend {
+        BackendName::Candle => Ok(Box::new(candle(config, base, tuned))),
+        #[cfg(feature = "llama-cpp")]
+        BackendName::LlamaCpp => Ok(Box::new(llama_cpp(config, base, tuned)?)),
+        #[cfg(not(feature = "llama-cpp"))]
+        BackendName::LlamaCpp => {
+            let why = BackendName::parse(config.backend.as_str()).err().unwrap_or_default();
+            Err(crate::error::Error::Usage(format!("the backend is {why}")))
+        }
+    }
+}
+
+/// candle with the project's two arms.
+pub(super) fn candle(config: &Config, base: Base, tuned: Ready) -> CandleBackend {
+    let adapters = vec![None, Some((tuned.adapter, tuned.scale))];
+    CandleBackend::new(base.files, config.model.clone(), adapters, config.run.batch)
+}
+
+/// llama.cpp with the project's two arms.
+#[cfg(feature = "llama-cpp")]
+pub(super) fn llama_cpp(config: &Config, base: Base, tuned: Ready) -> Result<LlamaCppBackend> {
+    let adapter = LlamaAdapter {
+        adapter: tuned.adapter,
+        directory: tuned.directory,
+        scale: tuned.scale,
+        hash: format!("{} {}", tuned.hash, base.fingerprint),
+    };
+    let converted = config.store().join("llama-cpp");
+    LlamaCppBackend::new(base.files, config.model.clone(), vec![None, Some(adapter)], converted, config.run.batch)
+}

@@ -1,0 +1,197 @@
+//! A project on candle and on llama.cpp: the same base, adapter and scenarios, so that what differs is the serving.
+
+use std::collections::BTreeMap;
+
+use super::{Event, Events, TrainPolicy, adapter, ask, backend, base, lock, scenarios};
+use crate::backend::{CandleBackend, LlamaCppBackend, Progress};
+use crate::compare::DriftSample;
+use crate::compare::crosscheck::{CrossCheck, Divergence, Limits, Measured, TokenCheck, divergence};
+use crate::config::{BackendName, Config};
+use crate::engine::Compared;
+use crate::error::{Error, Result};
+use crate::record::{CaseRecord, Completion, Prompt, RunRecord, ScenarioRecord};
+
+/// Positions whose logits are held at once, of both backends: 256 rows of 150 000 values are 150 MB.
+const POSITIONS: usize = 256;
+
+/// Texts that tokenisers are apt to disagree on: digits, blanks, scripts, marks, controls, and what spells a special token.
+const TEXTS: [&str; 40] = [
+    "0123456789 1234 12 345 6,789.01 ½ ² ٣٤٥ १२३",
+    "3.14159 1e-9 0x1F 2024-02-29T23:59:60Z v1.2.3-rc.4",
+    " leading",
+    "trailing ",
+    "two  blanks   three    four",
+    "\ttab\t\ttabs\n\nlines\r\nwindows\r\n",
+    "    indented\n        more\n\tmixed \t\n",
+    "\u{a0}no-break\u{2003}em\u{3000}ideographic\u{200b}zero",
+    "don't can't I'm you've he'll she'd WE'RE it’s l'été",
+    "CamelCase snake_case kebab-case SCREAMING_CASE mixed123Case",
+    "!?...,;:'\"()[]{}<>@#$%^&*-_=+|\\/~`",
+    "«guillemets» „Anführung“ — dash – en … ellipsis · •",
+    "你好，世界。这是一个测试。",
+    "日本語のテスト、カタカナとひらがな。",
+    "한국어 텍스트입니다. 띄어쓰기",
+    "Съешь ещё этих мягких французских булок, да выпей чаю.",
+    "Ελληνικά κείμενα με τόνους",
+    "مرحبا بالعالم، هذا اختبار.",
+    "שלום עולם, זה מבחן",
+    "नमस्ते दुनिया, यह एक परीक्षण है।",
+    "สวัสดีชาวโลก นี่คือการทดสอบ",
+    "Tiếng Việt có nhiều dấu thanh điệu",
+    "e\u{301}a\u{308}o\u{302} é ä ô n\u{303} \u{1e9b}\u{323}",
+    "👍 👍🏽 👨‍👩‍👧‍👦 🏳️‍🌈 🇩🇪 ❤️ 😀😀😀",
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𝟘𝟙𝟚 𐍈 𓀀 🜁",
+    "\u{1}\u{2}\u{7}\u{8}\u{b}\u{c}\u{e}\u{1b}[31m\u{7f}",
+    "\u{feff}mark \u{202e}over\u{202c} \u{fffd}",
+    "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n",
+    "<|endoftext|>after <|im_end|> <|im_start|>",
+    "<s>[INST] hi [/INST]</s> <bos> <eos> <unk> <pad>",
+    "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n",
+    "<|im_start |> < |im_end|> <|IM_END|> <|im_end|",
+    "fn main() {\n    println!(\"{:?}\", vec![1, 2, 3]);\n}\n",
+    "def f(x):\n\treturn x**2 if x != 0 else None  # comment\n",
+    "{\"name\": \"Ada\", \"year\": 1815, \"tags\": [\"a\", null, true]}",
+    "error[E0308]: mismatched types\n  --> src/main.rs:3:5\n   |\n3  |     foo(bar)\n",
+    "https://example.org/a/b?c=d&e=%20f#g user@example.org C:\\Users\\x",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "Donaudampfschifffahrtsgesellschaftskapitän Straße ẞ ſ ﬁ ﬀ",
+    "İstanbul ıI iİ Ǆ ǅ ǆ K Å Ω",
+];
+
+/// Runs a project on both backends and compares them.
+///
+/// # Errors
+/// As [`super::run()`]; an answer that one backend could not compute.
+pub fn crosscheck(config: &Config, policy: TrainPolicy, limits: Limits, on_event: Events<'_>) -> Result<CrossCheck> {
+    let scenarios = scenarios(config)?;
+    let _lock = lock(config, on_event)?;
+    let on = |name| Config { backend: name, ..config.clone() };
+    let (reference, other) = (on(BackendName::Candle), on(BackendName::LlamaCpp));
+    let one = ask(&reference, &scenarios, policy, on_event)?;
+    let two = ask(&other, &scenarios, TrainPolicy::Never, on_event)?;
+    for run in [&one, &two] {
+        if let Some((scenario, case)) = run.cases().find(|(_, case)| case.errors().next().is_some()) {
+            let why = case.errors().map(|(arm, why)| format!("{arm}: {why}")).collect::<Vec<_>>().join("; ");
+            let (name, backend) = (scenario.test_name(case), &run.backend);
+            return Err(Error::failed(format!(
+                "{name} has no answer on {backend}, so there is nothing to compare: {why}"
+            )));
+        }
+    }
+    let base = || base(config, &mut |_| {});
+    let ready = |base: &super::Base| adapter::ready(config, base, TrainPolicy::Never, &mut |_| {});
+    let (first, second) = (base()?, base()?);
+    let (tuned, tuned_too) = (ready(&first)?, ready(&second)?);
+    let mut pair = Pair {
+        reference: backend::candle(config, first, tuned),
+        other: backend::llama_cpp(config, second, tuned_too)?,
+    };
+    let texts = pair.hard_texts()?;
+    let prompts = pair.prompts(&one)?;
+    let mut arms = Vec::new();
+    for (number, arm) in one.arms.iter().enumerate() {
+        on_event(Event::Progress(Progress::Started { what: "comparing the backends", units: one.cases().count() }));
+        let measured = pair.measure(number, &arm.name, [&one, &two], on_event)?;
+        arms.push((arm.name.clone(), measured));
+    }
+    Ok(CrossCheck::of([&one, &two], texts, prompts, arms, limits))
+}
+
+struct Pair {
+    reference: CandleBackend,
+    other: LlamaCppBackend,
+}
+
+/// A case with the answers of both.
+struct Both<'a> {
+    name: String,
+    case: &'a CaseRecord,
+    answers: [&'a Completion; 2],
+}
+
+impl Pair {
+    fn hard_texts(&mut self) -> Result<TokenCheck> {
+        let texts: Vec<String> = TEXTS.iter().map(|text| (*text).to_owned()).collect();
+        self.tokens(&texts)
+    }
+
+    /// Every case's prompt, rendered.
+    fn prompts(&mut self, run: &RunRecord) -> Result<TokenCheck> {
+        let voice = self.other.voice()?;
+        let rendered = run.cases().map(|(_, case)| voice.render(&case.prompt)).collect::<Result<Vec<_>>>()?;
+        self.tokens(&rendered)
+    }
+
+    fn tokens(&mut self, texts: &[String]) -> Result<TokenCheck> {
+        let voice = self.other.voice()?;
+        let ours = texts.iter().map(|text| voice.tokenizer.encode(text, true)).collect::<Result<Vec<_>>>()?;
+        let theirs = self.other.tokenize(texts)?;
+        let rows = texts.iter().zip(ours.iter().zip(&theirs));
+        Ok(TokenCheck::of(rows.map(|(text, (ours, theirs))| (text.as_str(), ours.as_slice(), theirs.as_slice()))))
+    }
+
+    /// One arm's distributions over the reference's answers, and where the answers part.
+    fn measure(&mut self, number: usize, arm: &str, runs: [&RunRecord; 2], on_event: Events<'_>) -> Result<Measured> {
+        let both: Vec<Both<'_>> =
+            runs[0].cases().zip(runs[1].cases()).filter_map(|pair| generated(pair, arm)).collect();
+        let mut measured = Measured { answers: both.len(), ..Measured::default() };
+        let mut parted = BTreeMap::new();
+        let mut rest = both.as_slice();
+        while !rest.is_empty() {
+            let (group, left) = rest.split_at(fitting(rest));
+            rest = left;
+            let asked: Vec<(usize, &Prompt, &[u32])> =
+                group.iter().map(|b| (number, &b.case.prompt, b.answers[0].tokens.as_slice())).collect();
+            let (ours, theirs) = (self.reference.logits(&asked)?, self.other.logits(&asked)?);
+            for (both, (ours, theirs)) in group.iter().zip(ours.iter().zip(&theirs)) {
+                measured.samples.push(sample(&both.answers[0].tokens, ours, theirs));
+                let found = divergence(&both.answers[0].tokens, &both.answers[1].tokens);
+                if let Some((at, tokens)) = found {
+                    let margin = margin(ours.get(at), tokens);
+                    parted.insert(both.name.clone(), Divergence { case: both.name.clone(), at, tokens, margin });
+                }
+                on_event(Event::Progress(Progress::Done(1)));
+            }
+        }
+        measured.divergences = parted.into_values().collect();
+        Ok(measured)
+    }
+}
+
+/// A case that both backends generated an answer to; only the reference's must not be empty, for there are its positions.
+fn generated<'a>(
+    ((scenario, case), (_, same)): ((&'a ScenarioRecord, &'a CaseRecord), (&'a ScenarioRecord, &'a CaseRecord)),
+    arm: &str,
+) -> Option<Both<'a>> {
+    let answer = |case: &'a CaseRecord| case.answers.get(arm)?.completion.as_ref();
+    let answers = [answer(case)?, answer(same)?];
+    (!answers[0].tokens.is_empty()).then(|| Both { name: scenario.test_name(case), case, answers })
+}
+
+/// How many of the next answers have their logits in memory together.
+fn fitting(rest: &[Both<'_>]) -> usize {
+    let mut positions = 0;
+    let fits = |both: &&Both<'_>| {
+        positions += both.answers[0].tokens.len();
+        positions <= POSITIONS
+    };
+    rest.iter().take_while(fits).count().max(1)
+}
+
+fn sample(tokens: &[u32], ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> DriftSample {
+    let mut compared = Compared::default();
+    for (token, (ours, theirs)) in tokens.iter().zip(ours.iter().zip(theirs)) {
+        // A padded vocabulary may be longer on one side.
+        let both = ours.len().min(theirs.len());
+        compared.push(&ours[..both], &theirs[..both], *token as usize);
+    }
+    let Compared { kl, nll_base, nll_tuned, same_top1 } = compared;
+    DriftSample { kl, nll_base, nll_tuned, same_top1 }
+}
+
+/// By how much the first token is likelier than the second.
+fn margin(row: Option<&Vec<f32>>, tokens: [Option<u32>; 2]) -> Option<f64> {
+    let row = row?;
+    let logit = |token: Option<u32>| row.get(token? as usize).map(|logit| f64::from(*logit));
+    Some(logit(tokens[0])? - logit(tokens[1])?)
+}

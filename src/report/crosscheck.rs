@@ -1,0 +1,145 @@
+//! Two backends compared, for a terminal.
+
+use crate::compare::crosscheck::{ArmCheck, CrossCheck, TokenCheck};
+use crate::report::paint::{Ink, Page, Piece, Style, clip, left, piece};
+
+/// Width of the column of labels.
+const LABEL: usize = 11;
+
+/// Renders a cross-check; ends with its verdict.
+#[must_use]
+pub fn crosscheck(check: &CrossCheck, style: Style) -> String {
+    let mut page = Page::new(style);
+    page.line(&[piece(Ink::Bold, "crosscheck"), piece(Ink::Plain, format!("  {}", check.backends.join(" and ")))]);
+    page.blank();
+    tokens(&mut page, "tokenizer", "texts that are hard to cut", &check.texts);
+    tokens(&mut page, "template", "prompts as the chat template renders them", &check.prompts);
+    for arm in &check.arms {
+        one(&mut page, check, arm);
+    }
+    for flip in &check.flips {
+        let [one, other] = flip.verdicts.map(|v| format!("{v:?}").to_lowercase());
+        let text = format!("{} of {}: {one} and {other}", flip.arm, flip.case);
+        row(&mut page, "verdict", Ink::Bad, &text);
+    }
+    page.blank();
+    let problems = check.problems();
+    for problem in &problems {
+        page.wrapped(4, &[piece(Ink::Bad, "  ✗ "), piece(Ink::Plain, problem.as_str())]);
+    }
+    let (ink, word) = if check.passed { (Ink::Good, "EQUAL") } else { (Ink::Bad, "DIFFERENT") };
+    let rest = if check.passed {
+        "  the backends agree: what a run shows is the fine-tune".to_owned()
+    } else {
+        format!("  {} found: what a run shows may be the serving, not the fine-tune", count(problems.len()))
+    };
+    page.line(&[piece(ink, word), piece(Ink::Plain, rest)]);
+    page.finish()
+}
+
+fn count(problems: usize) -> String {
+    if problems == 1 { "1 difference".to_owned() } else { format!("{problems} differences") }
+}
+
+fn row(page: &mut Page, name: &str, ink: Ink, text: &str) {
+    let pieces: [Piece; 2] = [piece(ink, format!("  {}", left(name, LABEL))), piece(Ink::Plain, text)];
+    page.wrapped(LABEL + 2, &pieces);
+}
+
+fn tokens(page: &mut Page, name: &str, what: &str, check: &TokenCheck) {
+    let ink = if check.different == 0 { Ink::Dim } else { Ink::Bad };
+    row(page, name, ink, &format!("{} of {} {what} alike", check.texts - check.different, check.texts));
+    for example in &check.examples {
+        let [one, other] = example.tokens.map(shown);
+        let text = format!("{:?} parts at token {}: {one} and {other}", clip(&example.text, 60), example.at);
+        row(page, "", Ink::Plain, &text);
+    }
+}
+
+fn one(page: &mut Page, check: &CrossCheck, arm: &ArmCheck) {
+    let text = format!(
+        "same first choice {:.2} % of {} positions, KL {:.2e} nats/token (largest {:.2e}); {} of {} answers the same",
+        100.0 * arm.same_top1,
+        arm.positions,
+        arm.kl_mean,
+        arm.kl_max,
+        arm.same_answers,
+        arm.answers
+    );
+    let ink = if arm.same_top1 >= check.limits.min_same_top1 { Ink::Dim } else { Ink::Bad };
+    row(page, &arm.arm, ink, &text);
+    for parted in &arm.divergences {
+        let [one, other] = parted.tokens.map(shown);
+        let how = match (parted.margin, parted.is_near_tie()) {
+            (Some(margin), true) => format!("a near-tie, {margin:.3} nats"),
+            (Some(margin), false) => format!("{margin:.3} nats apart"),
+            (None, _) => "one of them ended".to_owned(),
+        };
+        row(page, "", Ink::Plain, &format!("{} parts at token {}: {one} and {other}, {how}", parted.case, parted.at));
+    }
+}
+
+fn shown(token: Option<u32>) -> String {
+    token.map_or_else(|| "the end".to_owned(), |token| token.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::crosscheck::{Divergence, Limits, TokenDifference, VerdictFlip};
+    use crate::record::Verdict;
+
+    fn arm(same_top1: f64) -> ArmCheck {
+        ArmCheck {
+            arm: "tuned".into(),
+            answers: 3,
+            same_answers: 2,
+            positions: 400,
+            kl_mean: 1.5e-4,
+            kl_max: 0.02,
+            same_top1,
+            divergences: vec![Divergence {
+                case: "control::facts::france".into(),
+                at: 7,
+                tokens: [Some(11), None],
+                margin: None,
+            }],
+            clear_divergences: 1,
+        }
+    }
+
+    fn check(same_top1: f64) -> CrossCheck {
+        let texts = TokenCheck {
+            texts: 40,
+            different: 1,
+            examples: vec![TokenDifference { text: "a\u{1b}[2J".into(), at: 1, tokens: [Some(3), Some(4)] }],
+        };
+        let verdicts = [Verdict::Passed, Verdict::Failed];
+        CrossCheck {
+            backends: ["candle 0.11".into(), "llama-cpp 0.1.160".into()],
+            limits: Limits::default(),
+            texts,
+            prompts: TokenCheck { texts: 85, ..TokenCheck::default() },
+            arms: vec![arm(same_top1)],
+            flips: vec![VerdictFlip { case: "control::facts::france".into(), arm: "tuned".into(), verdicts }],
+            passed: false,
+        }
+    }
+
+    #[test]
+    fn differences_are_told_and_nothing_reaches_the_terminal_raw() {
+        let text = crosscheck(&check(0.98), Style { color: false, width: 100 });
+        for part in [
+            "candle 0.11 and llama-cpp 0.1.160",
+            "39 of 40 texts",
+            "85 of 85 prompts",
+            "98.00 % of 400",
+            "at token 7: 11 and the end",
+            "passed and failed",
+            "DIFFERENT  3 differences",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+        assert!(!text.contains('\u{1b}'));
+    }
+}

@@ -1,0 +1,296 @@
+//! llama.cpp as a backend: through the built binary, which starts itself as the worker.
+#![cfg(feature = "llama-cpp")]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use finetest::RunRecord;
+use finetest::model::tokenizer::{Tokenizer, gguf_metadata};
+use serde_json::{Value, json};
+use support::{Project, Ran, fixture};
+
+const MANIFEST: &str = r#"
+[project]
+name = "tiny"
+
+[model]
+source = "model.gguf"
+
+[adapter]
+path = "adapter"
+
+[backend]
+name = "llama-cpp"
+"#;
+
+const SCENARIO: &str = r#"
+role = "control"
+description = "says anything, prefers one of two"
+max_tokens = 8
+
+[[cases]]
+name = "plain"
+prompt = "hello there, how are you?"
+checks = [{ max-length = 1000 }]
+
+[[cases]]
+name = "tilde"
+prompt = "hello there, how are ~ you?"
+checks = [{ max-length = 1000 }]
+
+[[cases]]
+name = "other"
+text = "good day"
+checks = [{ max-length = 1000 }]
+
+[[cases]]
+name = "choice"
+prompt = "hello there, what is it?"
+checks = [{ choice = { answer = " a cat", others = [" a dog", " nothing"] } }]
+"#;
+
+/// A project of a fixture's GGUF and PEFT adapter.
+fn project(family: &str, adapter: &str) -> Project {
+    let project = Project::new();
+    std::fs::copy(fixture(&format!("{family}/model.gguf")), project.path("model.gguf")).expect("a copy");
+    std::fs::create_dir_all(project.path("adapter")).expect("a directory");
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(fixture(adapter).join(file), project.path("adapter").join(file)).expect("a copy");
+    }
+    for scenario in ["says", "prefers"] {
+        std::fs::remove_file(project.path(&format!("scenarios/{scenario}.toml"))).expect("removed");
+    }
+    project.write("finetest.toml", MANIFEST);
+    project.write("scenarios/anything.toml", SCENARIO);
+    project
+}
+
+fn llama() -> Project {
+    project("llama", "llama/adapter")
+}
+
+fn record(ran: &Ran) -> RunRecord {
+    let json: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    serde_json::from_value(json["run"].clone()).expect("a run")
+}
+
+/// Both arms' answers in tokens, and the choices' likelihoods.
+fn answers(run: &RunRecord) -> Vec<(String, Vec<u32>, Vec<f64>)> {
+    let of = |case: &finetest::record::CaseRecord| {
+        let rows = case.answers.iter().map(|(arm, answer)| {
+            let completion = answer.completion.as_ref().expect("an answer");
+            let scores = completion.choices.iter().map(|c| c.log_likelihood).collect();
+            (format!("{} {arm}", case.name), completion.tokens.clone(), scores)
+        });
+        rows.collect::<Vec<_>>()
+    };
+    run.cases().flat_map(|(_, case)| of(case)).collect()
+}
+
+#[test]
+fn a_project_has_the_same_answers_on_both_backends() {
+    let project = llama();
+    let ours = record(&project.run(&["--json", "--backend", "candle"]).expect(100));
+    let theirs = record(&project.run(&["--json"]).expect(100));
+    assert_eq!((ours.backend.as_str(), theirs.backend.as_str()), ("candle 0.11", "llama-cpp 0.1.160"));
+    // Neither reads what the other stored.
+    assert_eq!((ours.cost.stored, theirs.cost.stored), (0, 0));
+    assert!(ours.arms.iter().zip(&theirs.arms).all(|(a, b)| a.fingerprint != b.fingerprint));
+    for ((name, tokens, scores), (_, same, same_scores)) in answers(&ours).iter().zip(answers(&theirs)) {
+        assert_eq!(*tokens, same, "{name}");
+        assert!(scores.iter().zip(same_scores).all(|(a, b)| (a - b).abs() < 1e-3), "{name}");
+    }
+    let (drift, same) = (ours.drift.expect("drift"), theirs.drift.expect("drift"));
+    assert!((drift.kl_mean - same.kl_mean).abs() < 1e-3 && drift.same_top1 == same.same_top1);
+    let proof = theirs.proof.expect("a proof");
+    assert!(proof.adapter_effect > 0.1 && proof.base_difference < 1e-6, "{proof:?}");
+    // A second run computes nothing, and starts no worker for it.
+    let again = record(&project.run(&["--json"]).expect(100));
+    assert_eq!((again.cost.computed, again.cost.stored), (0, 8));
+}
+
+#[test]
+fn both_backends_pass_the_cross_check() {
+    for project in [llama(), project("qwen2", "qwen2/adapter")] {
+        let ran = project.run(&["crosscheck", "--json"]).expect(0);
+        let check: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        assert_eq!(check["passed"], json!(true));
+        assert_eq!(check["texts"]["different"], json!(0), "{check:#}");
+        assert_eq!(check["prompts"], json!({"texts": 4, "different": 0, "examples": []}));
+        for arm in check["arms"].as_array().expect("arms") {
+            assert_eq!((&arm["same_top1"], &arm["same_answers"]), (&json!(1.0), &json!(3)));
+            assert!(arm["kl_mean"].as_f64().expect("a number") < 1e-6, "{arm}");
+        }
+        let text = project.run(&["crosscheck"]).expect(0).stdout;
+        assert!(text.lines().last().is_some_and(|line| line.starts_with("EQUAL")), "{text}");
+    }
+}
+
+/// ggml's own assert fails at one prompt: the worker is killed by it, the other cases are answered, and the case says why.
+#[test]
+fn an_assert_of_ggml_is_one_cases_error() {
+    let project = llama();
+    let gguf = fixture("llama/model.gguf");
+    let tokenizer = Tokenizer::from_gguf(&gguf, &gguf_metadata(&gguf).expect("metadata")).expect("a tokenizer");
+    let token = tokenizer.encode("~", false).expect("a token")[0].to_string();
+    let mut command = project.command(&["--json"]);
+    let crashed = Ran::of(command.env("FINETEST_TEST_ABORT_AT_TOKEN", &token).output().expect("it runs")).expect(1);
+    let run = record(&crashed);
+    for (_, case) in run.cases() {
+        let errors: Vec<(&str, &str)> = case.errors().collect();
+        if case.name == "tilde" {
+            assert_eq!(errors.iter().map(|(arm, _)| *arm).collect::<Vec<_>>(), ["base", "tuned"]);
+            assert!(errors.iter().all(|(_, why)| why.contains("GGML_ASSERT") && why.contains("SIGABRT")), "{errors:?}");
+        } else {
+            assert!(errors.is_empty(), "{}: {errors:?}", case.name);
+        }
+    }
+    assert!(run.proof.is_some() && run.drift.is_some(), "the other cases are enough for both");
+    let junit = project.read(".finetest/runs/finetest/junit.xml");
+    assert!(junit.contains("GGML_ASSERT"), "{junit}");
+    // The report says it; what was answered is stored, what failed is asked again.
+    let mut command = project.command(&[]);
+    let told = Ran::of(command.env("FINETEST_TEST_ABORT_AT_TOKEN", &token).output().expect("it runs")).expect(1);
+    for part in ["errors: these answers could not be computed", "anything::tilde", "GGML_ASSERT", "exit code 1"] {
+        assert!(told.stdout.contains(part), "{part:?} is not in\n{}", told.stdout);
+    }
+    let healed = record(&project.run(&["--json"]).expect(100));
+    assert_eq!((healed.cost.computed, healed.cost.stored), (2, 6));
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_by_name() {
+    let project = llama();
+    project.append("finetest.toml", "\n[run]\nbatch = 2\n");
+    let manifest = project.read("finetest.toml");
+    project.write("finetest.toml", &manifest.replace("\"model.gguf\"", "\"model.gguf\"\ncontext = 10"));
+    project.run(&[]).fails(1, &["tokens and its answer up to 8, but the model's context is 10"]);
+    project.write("finetest.toml", &manifest.replace("\"model.gguf\"", "\"model.gguf\"\ncontext = 100000"));
+    project.run(&[]).fails(1, &["context is 100000, but the model has 256 positions"]);
+    project.write("finetest.toml", &manifest.replace("model.gguf", "model"));
+    project.run(&[]).fails(1, &["is safetensors, and llama.cpp reads GGUF", "convert_hf_to_gguf.py"]);
+    project.write("finetest.toml", &manifest.replace("llama-cpp", "vllm"));
+    project.run(&[]).fails(1, &["[backend] name is \"vllm\"", "candle, llama-cpp"]);
+    project.run(&["--backend", "ollama"]).fails(2, &["--backend is \"ollama\"", "candle, llama-cpp"]);
+    for (adapter, what) in [("adapters/dora", "DoRA"), ("adapters/bias_all", "biases")] {
+        let refused = self::project("qwen2", adapter);
+        refused.run(&[]).fails(1, &[what, "llama.cpp's adapters cannot hold"]);
+    }
+    let saved = self::project("llama", "adapters/saved");
+    saved.run(&[]).fails(1, &["modules_to_save", "llama.cpp's adapters cannot hold"]);
+}
+
+/// The worker as a process: a line of JSON in, lines out.
+fn open(model: &Path, adapter: Option<&Path>) -> Vec<Value> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_finetest"));
+    command.env("FINETEST_WORKER", "llama-cpp").env("GGML_NO_BACKTRACE", "1");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let arms: Vec<Option<&Path>> = std::iter::once(None).chain(adapter.map(Some)).collect();
+    let opening = json!({"model": model, "arms": arms, "batch": 2, "threads": 1, "log": "OFF"});
+    let mut input = child.stdin.take().expect("a pipe");
+    writeln!(input, "{}", json!({ "Open": opening })).expect("a listener");
+    drop(input);
+    let output = BufReader::new(child.stdout.take().expect("a pipe"));
+    let replies = output.lines().map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON")).collect();
+    let ended = child.wait_with_output().expect("it ends");
+    let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.success() && stderr.is_empty(), "{}: {stderr}", ended.status);
+    replies
+}
+
+/// The error that opening ends with.
+fn refused(model: &Path, adapter: Option<&Path>) -> String {
+    let replies = open(model, adapter);
+    replies.last().and_then(|last| last["Failed"].as_str()).unwrap_or_else(|| panic!("{replies:?}")).to_owned()
+}
+
+/// A GGUF file of these keys and f32 tensors.
+fn gguf(path: &Path, keys: &[(&str, &str)], tensors: &[(&str, [u64; 2])]) {
+    let mut bytes = b"GGUF".to_vec();
+    let text = |bytes: &mut Vec<u8>, text: &str| {
+        bytes.extend((text.len() as u64).to_le_bytes());
+        bytes.extend(text.as_bytes());
+    };
+    bytes.extend(3u32.to_le_bytes());
+    bytes.extend((tensors.len() as u64).to_le_bytes());
+    bytes.extend((keys.len() as u64).to_le_bytes());
+    for (key, value) in keys {
+        text(&mut bytes, key);
+        bytes.extend(8u32.to_le_bytes());
+        text(&mut bytes, value);
+    }
+    let mut offset = 0u64;
+    for (name, [columns, rows]) in tensors {
+        text(&mut bytes, name);
+        bytes.extend(2u32.to_le_bytes());
+        bytes.extend(columns.to_le_bytes());
+        bytes.extend(rows.to_le_bytes());
+        bytes.extend(0u32.to_le_bytes());
+        bytes.extend(offset.to_le_bytes());
+        offset += (columns * rows * 4).next_multiple_of(32);
+    }
+    bytes.resize(bytes.len().next_multiple_of(32) + offset as usize, 0);
+    std::fs::write(path, bytes).expect("a file");
+}
+
+#[test]
+fn what_llama_cpp_refuses_is_told_with_its_own_words() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let at = |name: &str| -> PathBuf { directory.path().join(name) };
+    let good = fixture("llama/model.gguf");
+    assert_eq!(open(&good, None)[1], json!({"Opened": {"vocabulary": 320, "context": 256}}));
+
+    gguf(&at("strange.gguf"), &[("general.architecture", "strange")], &[]);
+    let message = refused(&at("strange.gguf"), None);
+    assert!(message.contains("unknown model architecture: 'strange'"), "{message}");
+    std::fs::write(at("none.gguf"), "no model").expect("a file");
+    assert!(refused(&at("none.gguf"), None).contains("none.gguf: llama.cpp cannot load it: "));
+    let bytes = std::fs::read(&good).expect("a model");
+    std::fs::write(at("cut.gguf"), &bytes[..bytes.len() / 2]).expect("a file");
+    assert!(refused(&at("cut.gguf"), None).contains("cut.gguf: llama.cpp cannot load it: "));
+
+    let keys =
+        |architecture| [("general.architecture", architecture), ("general.type", "adapter"), ("adapter.type", "lora")];
+    let pair =
+        |columns, rows| [("blk.0.attn_q.weight.lora_a", [columns, 4]), ("blk.0.attn_q.weight.lora_b", [4, rows])];
+    gguf(&at("shapes.gguf"), &keys("llama"), &pair(32, 64));
+    let message = refused(&good, Some(&at("shapes.gguf")));
+    assert!(message.contains("shapes.gguf: llama.cpp cannot put this adapter on"), "{message}");
+    assert!(message.contains("incorrect shape"), "{message}");
+    gguf(&at("other.gguf"), &keys("qwen2"), &pair(64, 64));
+    let message = refused(&good, Some(&at("other.gguf")));
+    assert!(message.contains("model arch and LoRA arch mismatch"), "{message}");
+}
+
+/// The example project's model and committed adapter, on scenarios of both roles. The model is fetched when it is not there.
+#[test]
+fn the_example_project_passes_the_cross_check() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let project = Project::new();
+    std::fs::remove_dir_all(project.path("scenarios")).expect("removed");
+    for file in ["data/train.jsonl", "data/validation.jsonl"] {
+        project.write(file, &std::fs::read_to_string(here.join(file)).expect("data"));
+    }
+    for scenario in ["json-only", "template-hygiene", "facts", "small-arithmetic", "other-scripts"] {
+        let file = format!("scenarios/{scenario}.toml");
+        project.write(&file, &std::fs::read_to_string(here.join(&file)).expect("a scenario"));
+    }
+    project.write("finetest.toml", &std::fs::read_to_string(here.join("finetest.toml")).expect("a manifest"));
+    std::fs::create_dir_all(project.path("adapters/diagnostics")).expect("a directory");
+    for entry in std::fs::read_dir(here.join("adapters/diagnostics")).expect("an adapter").flatten() {
+        std::fs::copy(entry.path(), project.path("adapters/diagnostics").join(entry.file_name())).expect("a copy");
+    }
+    let mut command = project.command(&["crosscheck", "--json"]);
+    command.env_remove("FINETEST_CACHE").env("FINETEST_TRAIN", "never");
+    if let Some(cache) = std::env::var_os("FINETEST_CACHE") {
+        command.env("FINETEST_CACHE", cache);
+    }
+    let ran = Ran::of(command.output().expect("it runs")).expect(0);
+    let check: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!(check["flips"], json!([]));
+    assert_eq!((&check["texts"]["different"], &check["prompts"]["different"]), (&json!(0), &json!(0)));
+}
