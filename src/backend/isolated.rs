@@ -38,7 +38,7 @@ pub(super) struct Isolated {
 }
 
 /// How a job ended, when it was not by an error.
-enum End {
+pub(super) enum End {
     Done,
     /// The process died, and what it said.
     Died(String),
@@ -157,7 +157,7 @@ impl Isolated {
 }
 
 /// The process. It is ended with its owner.
-struct Worker {
+pub(super) struct Worker {
     child: Child,
     input: ChildStdin,
     replies: BufReader<ChildStdout>,
@@ -166,7 +166,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn start() -> Result<Self> {
+    pub(super) fn start() -> Result<Self> {
         if std::env::var_os(WORKER).is_some() {
             return Err(Error::failed(format!("{WORKER} is set: a worker starts no worker")));
         }
@@ -206,7 +206,7 @@ impl Worker {
     }
 
     /// Gives it a job and listens until it is done.
-    fn run(&mut self, job: &Job, on_reply: &mut dyn FnMut(Reply)) -> Result<End> {
+    pub(super) fn run(&mut self, job: &Job, on_reply: &mut dyn FnMut(Reply)) -> Result<End> {
         if write_line(&mut self.input, job).is_err() {
             return Ok(End::Died(self.death()));
         }

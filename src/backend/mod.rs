@@ -11,6 +11,8 @@ mod llama_cpp;
 #[cfg(feature = "candle")]
 mod prompts;
 mod scripted;
+#[cfg(feature = "llama-cpp")]
+mod training;
 
 #[cfg(feature = "candle")]
 pub use candle::CandleBackend;
@@ -19,6 +21,8 @@ pub(crate) use llama_cpp::LlamaAdapter;
 #[cfg(feature = "llama-cpp")]
 pub use llama_cpp::LlamaCppBackend;
 pub use scripted::Scripted;
+#[cfg(feature = "llama-cpp")]
+pub(crate) use training::LlamaCppObjective;
 
 use crate::compare::DriftSample;
 use crate::error::Result;

@@ -10,7 +10,9 @@
 mod feed;
 mod logs;
 pub(crate) mod protocol;
+mod raw;
 mod session;
+mod tensor;
 #[cfg(test)]
 mod tests;
 pub(crate) mod worker;
@@ -50,8 +52,7 @@ impl Session {
     /// # Errors
     /// A processor without what ggml is built for; a file that llama.cpp refuses, with what it says of it.
     pub(crate) fn open(opening: &Opening) -> Result<Self> {
-        check_processor()?;
-        let backend = backend()?;
+        let backend = prepare()?;
         let mut model = load(backend, &opening.model)?;
         let mut arms = Vec::new();
         for path in &opening.arms {
@@ -91,6 +92,12 @@ impl Session {
         }
         Ok(contexts)
     }
+}
+
+/// What comes before the first call.
+fn prepare() -> Result<&'static LlamaBackend> {
+    check_processor()?;
+    backend()
 }
 
 /// Initialises llama.cpp, once a process.

@@ -29,6 +29,36 @@ pub(crate) struct Opening {
     pub(crate) log: String,
 }
 
+/// A model and an adapter to be trained.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct OpeningToTrain {
+    /// A GGUF file.
+    pub(crate) model: PathBuf,
+    /// A GGUF adapter.
+    pub(crate) adapter: PathBuf,
+    /// Tokens of every window.
+    pub(crate) window: usize,
+    /// Threads to compute with.
+    pub(crate) threads: usize,
+    /// As [`Opening::log`].
+    pub(crate) log: String,
+}
+
+/// Several examples side by side, filled up to the window's length.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Window {
+    /// What goes in.
+    pub(crate) tokens: Vec<i32>,
+    /// The token that follows each.
+    pub(crate) labels: Vec<i32>,
+    /// What its NLL is multiplied by; 0 where nothing is learnt.
+    pub(crate) weights: Vec<f32>,
+    /// Which example a token is of. Each sees itself alone.
+    pub(crate) segments: Vec<i32>,
+    /// Its place in its example.
+    pub(crate) positions: Vec<i32>,
+}
+
 /// What a model is, once it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Opened {
@@ -62,6 +92,15 @@ pub(crate) enum Job {
         items: Vec<Continuation>,
         directory: PathBuf,
     },
+    /// Opens a model with an adapter to be trained, in place of [`Job::Open`].
+    OpenTraining(OpeningToTrain),
+    /// Loss and gradients of the adapter whose values lie in a file, little-endian f32 in the order of [`Reply::Tensors`]; gradients are
+    /// written likewise. Without a place for them the loss alone is computed.
+    Descend {
+        parameters: PathBuf,
+        gradients: Option<PathBuf>,
+        windows: Vec<Window>,
+    },
     /// Tokens of texts by llama.cpp's own tokenizer; special tokens spelt in a text are those tokens.
     Tokenize {
         texts: Vec<String>,
@@ -87,8 +126,17 @@ pub(crate) enum Reply {
         base: f64,
     },
     Tokenized(Vec<Vec<u32>>),
+    /// The adapter's tensors by llama.cpp's names, and their numbers of values.
+    Tensors(Vec<(String, usize)>),
+    /// Σ weight · NLL over all windows.
+    Loss(f64),
     Done,
     Failed(String),
+}
+
+/// Values that crossed in a file.
+pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
 /// Writes one line.

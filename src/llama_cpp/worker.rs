@@ -3,10 +3,12 @@
 //! The parent starts it with [`WORKER`] in the environment; whoever is started so serves on stdin and stdout and does nothing else.
 
 use std::io::{BufReader, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::protocol::{HELLO, Job, Reply, read_line, write_line};
+use super::protocol::{HELLO, Job, OpeningToTrain, Reply, Window, floats, read_line, write_line};
+use super::raw::Differentiator;
 use super::{Session, logs};
 use crate::error::{Error, Result};
 
@@ -48,17 +50,35 @@ fn serve() -> Result<()> {
     let _ = tracing::subscriber::set_global_default(Arc::clone(&logs));
     parent.tell(&Reply::Hello(HELLO.to_owned()))?;
     let mut input = BufReader::new(std::io::stdin());
-    let mut session = None;
+    let (mut session, mut trainer) = (None, None);
+    let open_log = |log: &str| {
+        let _ = logs.wanted.set(log.parse().unwrap_or(tracing::level_filters::LevelFilter::OFF));
+    };
     while let Some(job) = read_line::<Job>(&mut input)? {
         let done = match job {
             Job::Open(opening) => {
-                let _ = logs.wanted.set(opening.log.parse().unwrap_or(tracing::level_filters::LevelFilter::OFF));
+                open_log(&opening.log);
                 Session::open(&opening).and_then(|opened| {
                     let found = opened.opened();
                     session = Some(opened);
                     parent.tell(&Reply::Opened(found))
                 })
             }
+            Job::OpenTraining(opening) => {
+                open_log(&opening.log);
+                let OpeningToTrain { model, adapter, window, threads, .. } = &opening;
+                let opened = super::prepare().and_then(|_| Differentiator::open(model, adapter, *window, *threads));
+                opened.and_then(|opened| {
+                    let tensors = opened.tensors();
+                    trainer = Some(opened);
+                    parent.tell(&Reply::Tensors(tensors))
+                })
+            }
+            Job::Descend { parameters, gradients, windows } => match &mut trainer {
+                Some(trainer) => descend(trainer, &parameters, gradients.as_deref(), &windows)
+                    .and_then(|loss| parent.tell(&Reply::Loss(loss))),
+                None => Err(Error::failed("no adapter is open")),
+            },
             job => match &mut session {
                 Some(session) => work(session, job, &parent),
                 None => Err(Error::failed("no model is open")),
@@ -72,7 +92,7 @@ fn serve() -> Result<()> {
 fn work(session: &mut Session, job: Job, parent: &Parent) -> Result<()> {
     let mut tell = |reply| parent.tell(&reply);
     match job {
-        Job::Open(_) => Err(Error::failed("a model is open already")),
+        Job::Open(_) | Job::OpenTraining(_) | Job::Descend { .. } => Err(Error::failed("a model is open already")),
         Job::Generate { items, stop } => session.generate(&items, &stop, &mut tell),
         Job::Score { items } => session.score(&items, &mut tell),
         Job::Compare { items, arms } => session.compare(&items, arms, &mut tell),
@@ -86,4 +106,22 @@ fn work(session: &mut Session, job: Job, parent: &Parent) -> Result<()> {
             tell(Reply::Tokenized(tokens))
         }
     }
+}
+
+/// Loss over all windows, and gradients into a file when there is a place for them.
+fn descend(
+    trainer: &mut Differentiator,
+    parameters: &Path,
+    gradients: Option<&Path>,
+    windows: &[Window],
+) -> Result<f64> {
+    let bytes = std::fs::read(parameters).map_err(Error::io(parameters, "read"))?;
+    trainer.set(&floats(&bytes))?;
+    let losses = windows.iter().map(|window| trainer.run(window, gradients.is_some()));
+    let loss = losses.sum::<Result<f64>>()?;
+    if let Some(path) = gradients {
+        let bytes: Vec<u8> = trainer.take().into_iter().flat_map(f32::to_le_bytes).collect();
+        std::fs::write(path, bytes).map_err(Error::io(path, "write"))?;
+    }
+    Ok(loss)
 }

@@ -2,9 +2,12 @@
 
 use crate::backend::{Backend, CandleBackend};
 #[cfg(feature = "llama-cpp")]
-use crate::backend::{LlamaAdapter, LlamaCppBackend};
-use crate::config::{BackendName, Config};
+use crate::backend::{LlamaAdapter, LlamaCppBackend, LlamaCppObjective};
+use crate::config::{BackendName, Config, Recipe};
+use crate::data::encode::Encoded;
 use crate::error::Result;
+use crate::model::decoder::Decoder;
+use crate::train::{InProcess, Objective};
 
 use super::Base;
 use super::adapter::Ready;
@@ -27,10 +30,7 @@ pub(super) fn of(config: &Config, base: Base, tuned: Ready) -> Result<Box<dyn Ba
         #[cfg(feature = "llama-cpp")]
         BackendName::LlamaCpp => Ok(Box::new(llama_cpp(config, base, tuned)?)),
         #[cfg(not(feature = "llama-cpp"))]
-        BackendName::LlamaCpp => {
-            let why = BackendName::parse(config.backend.as_str()).err().unwrap_or_default();
-            Err(crate::error::Error::Usage(format!("the backend is {why}")))
-        }
+        BackendName::LlamaCpp => Err(not_built(config)),
     }
 }
 
@@ -51,4 +51,34 @@ pub(super) fn llama_cpp(config: &Config, base: Base, tuned: Ready) -> Result<Lla
     };
     let converted = config.store().join("llama-cpp");
     LlamaCppBackend::new(base.files, config.model.clone(), vec![None, Some(adapter)], converted, config.run.batch)
+}
+
+/// What a training of the project descends.
+pub(super) fn objective<'a>(
+    config: &Config,
+    base: &Base,
+    decoder: &'a Decoder,
+    recipe: &'a Recipe,
+    examples: [&[Encoded]; 2],
+) -> Result<Box<dyn Objective + 'a>> {
+    match config.backend {
+        BackendName::Candle => Ok(Box::new(InProcess::new(decoder, recipe))),
+        #[cfg(feature = "llama-cpp")]
+        BackendName::LlamaCpp => {
+            let objective = LlamaCppObjective::new(&base.files, decoder, recipe, &examples, &config.store())?;
+            Ok(Box::new(objective))
+        }
+        #[cfg(not(feature = "llama-cpp"))]
+        BackendName::LlamaCpp => {
+            let _ = (base, examples);
+            Err(not_built(config))
+        }
+    }
+}
+
+/// This program has no such backend.
+#[cfg(not(feature = "llama-cpp"))]
+fn not_built(config: &Config) -> crate::error::Error {
+    let why = BackendName::parse(config.backend.as_str()).err().unwrap_or_default();
+    crate::error::Error::Usage(format!("the backend is {why}"))
 }

@@ -6,17 +6,23 @@ use serde::Serialize;
 
 use super::adapter::write_stamp;
 use super::{Base, Event, Events};
-use crate::adapter;
-use crate::config::{AdapterKind, Config, DataConfig, OnError, Recipe};
+use crate::adapter::{self, Adapter};
+use crate::config::{AdapterKind, BackendName, Config, DataConfig, OnError, Recipe};
 use crate::data::encode::{Encoded, encode_chat, encode_completion, encode_text};
 use crate::data::{self, Example, Turns};
 use crate::error::{Error, Result};
+use crate::export::{Export, Format};
 use crate::files::write_atomically;
+use crate::model::decoder::Decoder;
 use crate::model::{Voice, load_decoder};
 use crate::train::{TRAINER_STATE, TrainerState, Training, loss_plot};
 
 /// The plot of a training, beside its adapter.
 pub(super) const LOSS_PLOT: &str = "loss.svg";
+/// An adapter that llama.cpp trained, in its own form.
+const GGUF_ADAPTER: &str = "adapter.gguf";
+/// Tokens that it is read back and compared on.
+const PROBE: usize = 64;
 /// Raised when the same recipe would train other bytes.
 const TRAINER: u32 = 1;
 
@@ -86,10 +92,14 @@ pub(super) fn train(
     let (train, validation) = examples(config, recipe, &voice, on_event)?;
     let mut decoder = load_decoder(&base.files, &config.model)?;
     voice.check_fits(decoder.spec.vocab_size)?;
-    if recipe.adapter == AdapterKind::Lora {
+    if recipe.adapter == AdapterKind::Lora && config.backend == BackendName::Candle {
         decoder.widen();
     }
-    let fingerprint = wanted.fingerprint();
+    // A training goes on with the gradients that it began with.
+    let fingerprint = match config.backend {
+        BackendName::Candle => wanted.fingerprint(),
+        other => blake3::hash(format!("{} {}", other.as_str(), wanted.fingerprint()).as_bytes()).to_hex().to_string(),
+    };
     let checkpoints = config.store().join("checkpoints").join(&fingerprint[..16]);
     let training = Training {
         decoder: &decoder,
@@ -100,12 +110,29 @@ pub(super) fn train(
         fingerprint: &fingerprint,
         base: &config.relative(Path::new(&config.model.source)),
     };
-    let trained = training.run(&mut |event| on_event(Event::Train(event)))?;
+    let objective = super::backend::objective(config, base, &decoder, recipe, [&train, &validation])?;
+    let trained = training.run(objective, &mut |event| on_event(Event::Train(event)))?;
     adapter::save(&trained.adapter, directory, recipe.adapter_dtype)?;
+    if config.backend == BackendName::LlamaCpp {
+        write_for_llama_cpp(&trained.adapter, directory, base, &decoder, &train)?;
+    }
     trained.state.save(&directory.join(TRAINER_STATE))?;
     write_atomically(&directory.join(LOSS_PLOT), loss_plot(&trained.state).as_bytes())?;
     write_stamp(directory, wanted, decoder.spec.family.name(), decoder.parameters())?;
     Ok(trained.state)
+}
+
+/// Writes the adapter in llama.cpp's own form too, beside PEFT's.
+fn write_for_llama_cpp(
+    adapter: &Adapter,
+    directory: &Path,
+    base: &Base,
+    decoder: &Decoder,
+    examples: &[Encoded],
+) -> Result<()> {
+    let probe = examples.first().map_or(&[][..], |e| &e.ids[..e.ids.len().min(PROBE)]);
+    let export = Export { files: &base.files, decoder, adapter, directory, scale: 1.0, probe };
+    export.write(Format::GgufAdapter, None, &directory.join(GGUF_ADAPTER)).map(|_| ())
 }
 
 /// Training and validation examples in tokens.

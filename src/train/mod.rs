@@ -88,19 +88,11 @@ pub(crate) struct Trained {
 }
 
 impl Training<'_> {
-    /// Trains to the end, from the newest checkpoint of the same training when there is one.
+    /// Trains to the end, from the newest checkpoint of the same training when there is one; `objective` gives losses and gradients.
     ///
     /// # Errors
     /// There is nothing to train on, a loss that is not finite, or a checkpoint that cannot be written.
-    pub(crate) fn run(&self, on_event: &mut dyn FnMut(TrainEvent)) -> Result<Trained> {
-        self.run_on(Box::new(InProcess::new(self.decoder, self.recipe)), on_event)
-    }
-
-    /// As [`Self::run`], with gradients from elsewhere.
-    ///
-    /// # Errors
-    /// As [`Self::run`].
-    pub(crate) fn run_on(
+    pub(crate) fn run(
         &self,
         objective: Box<dyn Objective + '_>,
         on_event: &mut dyn FnMut(TrainEvent),

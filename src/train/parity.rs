@@ -203,7 +203,7 @@ fn a_resumed_training_ends_with_the_same_bytes() {
         };
         // A panic in the middle is a killed process: nothing after the last checkpoint is kept.
         let run = std::panic::AssertUnwindSafe(|| {
-            training.run(&mut |event| {
+            training.run(Box::new(InProcess::new(&decoder, &recipe)), &mut |event| {
                 if let super::TrainEvent::Step { entry, .. } = event
                     && stop_after == Some(entry.step)
                 {
@@ -242,7 +242,7 @@ fn a_checkpoint_of_another_recipe_is_not_resumed() {
             base: "base",
         };
         training
-            .run(&mut |event| {
+            .run(Box::new(InProcess::new(&decoder, &recipe)), &mut |event| {
                 if let super::TrainEvent::Started { resumed_at, .. } = event {
                     resumed.push(resumed_at);
                 }

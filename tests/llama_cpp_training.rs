@@ -1,0 +1,101 @@
+//! Training through llama.cpp, held to the training of this crate on the same GGUF file.
+#![cfg(feature = "llama-cpp")]
+
+mod support;
+
+use serde_json::Value;
+use support::{MANIFEST, Project, fixture};
+
+/// Steps that change the adapter visibly, and validations between them.
+const RECIPE: &str = "eval_steps = 2\nadapter_dtype = \"f32\"\n";
+
+/// A project of a fixture's GGUF file.
+fn project(family: &str, more: &str) -> Project {
+    let project = Project::new();
+    std::fs::copy(fixture(&format!("{family}/model.gguf")), project.path("m.gguf")).expect("a copy");
+    let manifest = MANIFEST.replace("source = \"model\"", "source = \"m.gguf\"").replace("max_steps = 4\n", "");
+    project.write("finetest.toml", &format!("{manifest}{RECIPE}{more}"));
+    project
+}
+
+/// What a training wrote of its steps and validations.
+fn log(project: &Project) -> Vec<Value> {
+    let state: Value = serde_json::from_str(&project.read("adapters/tiny/trainer_state.json")).expect("json");
+    state["log_history"].as_array().expect("a log").clone()
+}
+
+fn number(entry: &Value, key: &str) -> Option<f64> {
+    entry[key].as_f64()
+}
+
+/// Same data, same seed, same initial adapter: losses, norms of gradients and validation losses within 1 %, step by step.
+#[test]
+fn losses_are_candle_s_step_by_step() {
+    for family in ["llama", "qwen2", "qwen3"] {
+        let train = |backend: &str| {
+            let project = project(family, "max_steps = 8\nnum_epochs = 4\n");
+            project.run(&["train", "--backend", backend]).expect(0);
+            project
+        };
+        let (candle, llama) = (train("candle"), train("llama-cpp"));
+        let (ours, theirs) = (log(&candle), log(&llama));
+        assert_eq!(ours.len(), theirs.len(), "{family}");
+        let mut compared = 0;
+        for (a, b) in ours.iter().zip(&theirs) {
+            for key in ["loss", "grad_norm", "eval_loss"] {
+                let (Some(a), Some(b)) = (number(a, key), number(b, key)) else { continue };
+                assert!((a - b).abs() < 0.01 * a.abs(), "{family}: {key} is {b}, candle's is {a}");
+                compared += 1;
+            }
+        }
+        assert!(compared >= 20, "{family}: {compared}");
+        let loss = |log: &[Value]| log.iter().filter_map(|entry| number(entry, "loss")).collect::<Vec<f64>>();
+        let losses = loss(&theirs);
+        assert!(losses[losses.len() - 1] < losses[0], "{family}: it learns: {losses:?}");
+    }
+}
+
+/// After its second step a training is cut: what it wrote later is taken away.
+#[test]
+fn a_training_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
+    let project = project("llama", "save_steps = 1\nsave_total_limit = 9\nmax_steps = 5\nnum_epochs = 4\n");
+    project.run(&["train", "--backend", "llama-cpp"]).expect(0);
+    let bytes = || std::fs::read(project.path("adapters/tiny/adapter_model.safetensors")).expect("bytes");
+    let whole = bytes();
+    std::fs::remove_dir_all(project.path("adapters")).expect("removed");
+    let mut left = Vec::new();
+    for training in std::fs::read_dir(project.path(".finetest/checkpoints")).expect("trainings").flatten() {
+        for checkpoint in std::fs::read_dir(training.path()).expect("checkpoints").flatten() {
+            let name = checkpoint.file_name().to_string_lossy().into_owned();
+            if ["checkpoint-3", "checkpoint-4", "checkpoint-5"].contains(&name.as_str()) {
+                std::fs::remove_dir_all(checkpoint.path()).expect("removed");
+            } else {
+                left.push(name);
+            }
+        }
+    }
+    left.sort();
+    assert_eq!(left, ["checkpoint-1", "checkpoint-2"]);
+    let ran = project.run(&["train", "--backend", "llama-cpp"]).expect(0);
+    assert!(ran.stderr.contains("resumed at step 2"), "{}", ran.stderr);
+    assert!(project.path("adapters/tiny/adapter.gguf").is_file(), "llama.cpp's own form lies beside it");
+    assert_eq!(bytes(), whole);
+}
+
+#[test]
+fn what_llama_cpp_cannot_differentiate_is_refused_by_name() {
+    for (family, why) in [
+        ("gemma3_text", "GEGLU"),
+        ("qwen3_moe", "the choice of experts"),
+        ("deepseek_v3", "latent attention"),
+        ("gpt2", "LayerNorm and GELU"),
+    ] {
+        let project = project(family, "");
+        let ran = project.run(&["train", "--backend", "llama-cpp"]);
+        ran.fails(1, &["m.gguf", "llama.cpp has no backward for", why, "--backend candle"]);
+    }
+    let project = project("llama", "lora_dropout = 0.1\n");
+    project.run(&["train", "--backend", "llama-cpp"]).fails(1, &["lora_dropout is 0.1", "--backend candle"]);
+    let project = Project::new();
+    project.run(&["train", "--backend", "llama-cpp"]).fails(1, &["is safetensors", "GGUF"]);
+}
