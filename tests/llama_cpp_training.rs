@@ -28,7 +28,7 @@ fn number(entry: &Value, key: &str) -> Option<f64> {
     entry[key].as_f64()
 }
 
-/// Same data, same seed, same initial adapter: losses, norms of gradients and validation losses within 1 %, step by step.
+/// Same data, same seed, same initial adapter: losses, norms of gradients and validation losses, step by step. 1 % would do; they agree to 2e-4.
 #[test]
 fn losses_are_candle_s_step_by_step() {
     for family in ["llama", "qwen2", "qwen3"] {
@@ -44,7 +44,7 @@ fn losses_are_candle_s_step_by_step() {
         for (a, b) in ours.iter().zip(&theirs) {
             for key in ["loss", "grad_norm", "eval_loss"] {
                 let (Some(a), Some(b)) = (number(a, key), number(b, key)) else { continue };
-                assert!((a - b).abs() < 0.01 * a.abs(), "{family}: {key} is {b}, candle's is {a}");
+                assert!((a - b).abs() < 2e-4 * a.abs(), "{family}: {key} is {b}, candle's is {a}");
                 compared += 1;
             }
         }
