@@ -11,13 +11,15 @@ mod llama_cpp;
 #[cfg(feature = "candle")]
 mod prompts;
 mod scripted;
+#[cfg(feature = "llama-cpp")]
+mod widened;
 
 #[cfg(feature = "candle")]
 pub use candle::CandleBackend;
 #[cfg(feature = "llama-cpp")]
-pub(crate) use llama_cpp::LlamaAdapter;
-#[cfg(feature = "llama-cpp")]
 pub use llama_cpp::LlamaCppBackend;
+#[cfg(feature = "llama-cpp")]
+pub(crate) use llama_cpp::{Kept, LlamaAdapter};
 pub use scripted::Scripted;
 
 use crate::compare::DriftSample;

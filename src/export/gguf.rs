@@ -150,7 +150,7 @@ pub(crate) fn modelfile_of(out: &Path) -> std::path::PathBuf {
 }
 
 /// Writes a GGUF file at once or not at all.
-pub(super) fn write(path: &Path, metadata: &[(&str, &Value)], tensors: &[(&str, &QTensor)]) -> Result<()> {
+pub(crate) fn write(path: &Path, metadata: &[(&str, &Value)], tensors: &[(&str, &QTensor)]) -> Result<()> {
     crate::files::write_atomically_with(path, |file| {
         let mut writer = BufWriter::new(file);
         gguf_file::write(&mut writer, metadata, tensors)
