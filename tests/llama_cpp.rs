@@ -276,7 +276,7 @@ fn the_example_project_passes_the_cross_check() {
     for file in ["data/train.jsonl", "data/validation.jsonl"] {
         project.write(file, &std::fs::read_to_string(here.join(file)).expect("data"));
     }
-    for scenario in ["json-only", "template-hygiene", "facts", "small-arithmetic", "other-scripts"] {
+    for scenario in ["json-only", "facts", "small-arithmetic"] {
         let file = format!("scenarios/{scenario}.toml");
         project.write(&file, &std::fs::read_to_string(here.join(&file)).expect("a scenario"));
     }
