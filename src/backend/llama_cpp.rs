@@ -12,8 +12,8 @@ use crate::config::ModelConfig;
 use crate::engine::{Compared, Continuation, Generated, Generation};
 use crate::error::{Error, Result};
 use crate::export::{Export, Format};
-use crate::llama_cpp::VERSION;
 use crate::llama_cpp::protocol::{Job, Opening, Reply};
+use crate::llama_cpp::{VERSION, VERSION_F32};
 use crate::model::{ModelFiles, ModelKind, Voice, load_decoder};
 use crate::record::{ChoiceScore, Prompt, Proof, Request};
 
@@ -29,14 +29,20 @@ pub(crate) struct LlamaAdapter {
     pub(crate) hash: String,
 }
 
+/// Where files in llama.cpp's form are kept, and whether its weights are the base's own or f32.
+pub(crate) struct Kept {
+    pub(crate) directory: PathBuf,
+    /// Hash of the base, when llama.cpp runs on its weights in f32.
+    pub(crate) f32_of: Option<String>,
+}
+
 /// The worker is started, and the model loaded, at the first question that the store has no answer to.
 pub struct LlamaCppBackend {
     files: ModelFiles,
     gguf: PathBuf,
     config: ModelConfig,
     arms: Vec<Option<LlamaAdapter>>,
-    /// Directory of converted adapters.
-    converted: PathBuf,
+    kept: Kept,
     batch: usize,
     loaded: Option<Loaded>,
 }
@@ -49,7 +55,7 @@ struct Loaded {
 }
 
 impl LlamaCppBackend {
-    /// Nothing is loaded yet. `converted` is where adapters are kept in llama.cpp's form.
+    /// Nothing is loaded yet.
     ///
     /// # Errors
     /// A base that is not GGUF.
@@ -57,7 +63,7 @@ impl LlamaCppBackend {
         files: ModelFiles,
         config: ModelConfig,
         arms: Vec<Option<LlamaAdapter>>,
-        converted: PathBuf,
+        kept: Kept,
         batch: usize,
     ) -> Result<Self> {
         let gguf = match &files.kind {
@@ -70,13 +76,13 @@ impl LlamaCppBackend {
                 ));
             }
         };
-        Ok(Self { files, gguf, config, arms, converted, batch, loaded: None })
+        Ok(Self { files, gguf, config, arms, kept, batch, loaded: None })
     }
 
-    /// Name and version, as they decide an answer.
+    /// Name and version, as they decide an answer; `f32`: on widened weights.
     #[must_use]
-    pub fn version() -> String {
-        VERSION.into()
+    pub fn version(f32: bool) -> String {
+        if f32 { VERSION_F32.into() } else { VERSION.into() }
     }
 
     fn load(&mut self, on_progress: &mut dyn FnMut(Progress)) -> Result<&mut Loaded> {
@@ -85,7 +91,7 @@ impl LlamaCppBackend {
             let voice = Voice::load(&self.files, &self.config)?;
             let arms = self.arms.iter().map(|arm| arm.as_ref().map(|a| self.convert(a, &voice)).transpose());
             let opening = Opening {
-                model: self.gguf.clone(),
+                model: self.model()?,
                 arms: arms.collect::<Result<Vec<_>>>()?,
                 batch: self.batch,
                 threads: rayon::current_num_threads(),
@@ -104,10 +110,20 @@ impl LlamaCppBackend {
         self.loaded.as_mut().ok_or_else(|| Error::failed("the model is not loaded"))
     }
 
+    /// The base's file, or its widened copy.
+    fn model(&self) -> Result<PathBuf> {
+        let Some(hash) = &self.kept.f32_of else { return Ok(self.gguf.clone()) };
+        let path = self.kept.directory.join(format!("{}-f32.gguf", hash.get(..32).unwrap_or(hash)));
+        if !path.is_file() {
+            super::widened::widen(&self.gguf, &path)?;
+        }
+        Ok(path)
+    }
+
     /// The adapter as llama.cpp reads it: our own export, kept by the hash of what decides it.
     fn convert(&self, arm: &LlamaAdapter, voice: &Voice) -> Result<PathBuf> {
         let of = format!("{CONVERSION} {} {}", arm.hash, arm.scale);
-        let path = self.converted.join(format!("{}.gguf", &blake3::hash(of.as_bytes()).to_hex()[..32]));
+        let path = self.kept.directory.join(format!("{}.gguf", &blake3::hash(of.as_bytes()).to_hex()[..32]));
         if !path.is_file() {
             let decoder = load_decoder(&self.files, &self.config)?;
             let mut probe = voice.tokenizer.encode_raw("The capital of France is Paris.")?;
@@ -120,7 +136,8 @@ impl LlamaCppBackend {
                 scale: arm.scale,
                 probe: &probe,
             };
-            std::fs::create_dir_all(&self.converted).map_err(Error::io(&self.converted, "create"))?;
+            let directory = &self.kept.directory;
+            std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
             export.write(Format::GgufAdapter, None, &path)?;
         }
         Ok(path)
@@ -168,7 +185,7 @@ impl LlamaCppBackend {
 
 impl Backend for LlamaCppBackend {
     fn name(&self) -> String {
-        Self::version()
+        Self::version(self.kept.f32_of.is_some())
     }
 
     fn complete(

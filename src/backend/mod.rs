@@ -13,13 +13,15 @@ mod prompts;
 mod scripted;
 #[cfg(feature = "llama-cpp")]
 mod training;
+#[cfg(feature = "llama-cpp")]
+mod widened;
 
 #[cfg(feature = "candle")]
 pub use candle::CandleBackend;
 #[cfg(feature = "llama-cpp")]
-pub(crate) use llama_cpp::LlamaAdapter;
-#[cfg(feature = "llama-cpp")]
 pub use llama_cpp::LlamaCppBackend;
+#[cfg(feature = "llama-cpp")]
+pub(crate) use llama_cpp::{Kept, LlamaAdapter};
 pub use scripted::Scripted;
 #[cfg(feature = "llama-cpp")]
 pub(crate) use training::LlamaCppObjective;

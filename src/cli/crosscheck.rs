@@ -5,6 +5,8 @@ use super::Global;
 use super::{config, json, print, progress::Display, style};
 #[cfg(feature = "llama-cpp")]
 use crate::compare::crosscheck::Limits;
+#[cfg(feature = "llama-cpp")]
+use crate::config::BackendName;
 use crate::error::{Error, Result};
 #[cfg(feature = "llama-cpp")]
 use crate::{
@@ -15,6 +17,10 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// Run llama.cpp on the weights in f32, as candle computes with a small model: what then differs is not the rounding of
+    /// activations to 8 bits
+    #[arg(long)]
+    exact: bool,
     /// Least share of positions at which both find the same token likeliest, of each arm
     #[arg(long, value_name = "SHARE", default_value_t = 0.99)]
     min_same_top1: f64,
@@ -30,8 +36,9 @@ pub(super) fn crosscheck(global: &Global, args: &Args) -> Result<u8> {
     }
     let config = config(global)?;
     let mut display = Display::new(global.quiet);
+    let other = if args.exact { BackendName::LlamaCppF32 } else { BackendName::LlamaCpp };
     let limits = Limits { min_same_top1: args.min_same_top1, max_flips: args.max_flips };
-    let check = project::crosscheck(&config, TrainPolicy::from_env()?, limits, &mut |event| display.show(event));
+    let check = project::crosscheck(&config, other, TrainPolicy::from_env()?, limits, &mut |event| display.show(event));
     display.finish();
     let check = check?;
     print(&if global.json { json(&check)? } else { report::crosscheck(&check, style()) })?;
@@ -41,7 +48,7 @@ pub(super) fn crosscheck(global: &Global, args: &Args) -> Result<u8> {
 /// There is nothing to compare candle with.
 #[cfg(not(feature = "llama-cpp"))]
 pub(super) fn crosscheck(_: &Global, args: &Args) -> Result<u8> {
-    let _ = (args.min_same_top1, args.max_flips);
+    let _ = (args.exact, args.min_same_top1, args.max_flips);
     let why = crate::config::BackendName::parse("llama-cpp").err().unwrap_or_default();
     Err(Error::Usage(format!("the other backend is {why}")))
 }

@@ -100,7 +100,7 @@ pub struct ArmCheck {
     pub kl_max: f64,
     /// Share of positions with the same most likely token.
     pub same_top1: f64,
-    /// Where answers part, the first of them.
+    /// Where answers part, what is no near-tie first; the first of them.
     pub divergences: Vec<Divergence>,
     /// How many part where the tokens are no near-tie.
     pub clear_divergences: usize,
@@ -209,19 +209,21 @@ impl CrossCheck {
 
 impl Measured {
     fn check(self, arm: String) -> ArmCheck {
-        let kl = || self.samples.iter().flat_map(|sample| &sample.kl).copied();
-        let same = self.samples.iter().flat_map(|sample| &sample.same_top1).filter(|same| **same).count();
+        let samples = &self.samples;
+        let kl = || samples.iter().flat_map(|sample| &sample.kl).copied();
+        let same = samples.iter().flat_map(|sample| &sample.same_top1).filter(|same| **same).count();
         let positions = kl().count();
-        let clear_divergences = self.divergences.iter().filter(|d| !d.is_near_tie()).count();
+        let (near, clear): (Vec<_>, Vec<_>) = self.divergences.into_iter().partition(Divergence::is_near_tie);
+        let (clear_divergences, parted) = (clear.len(), clear.len() + near.len());
         ArmCheck {
             arm,
             answers: self.answers,
-            same_answers: self.answers - self.divergences.len(),
+            same_answers: self.answers - parted,
             positions,
             kl_mean: kl().sum::<f64>() / positions as f64,
             kl_max: kl().fold(0.0, f64::max),
             same_top1: same as f64 / positions as f64,
-            divergences: self.divergences.into_iter().take(LISTED).collect(),
+            divergences: clear.into_iter().chain(near).take(LISTED).collect(),
             clear_divergences,
         }
     }

@@ -10,6 +10,8 @@ pub enum BackendName {
     Candle,
     /// llama.cpp, in a process of its own.
     LlamaCpp,
+    /// llama.cpp on the base's weights widened to f32: what it computes without its rounding of activations to 8 bits.
+    LlamaCppF32,
 }
 
 impl BackendName {
@@ -19,6 +21,7 @@ impl BackendName {
         match self {
             Self::Candle => "candle",
             Self::LlamaCpp => "llama-cpp",
+            Self::LlamaCppF32 => "llama-cpp-f32",
         }
     }
 
@@ -30,10 +33,12 @@ impl BackendName {
         match name {
             "candle" => Ok(Self::Candle),
             "llama-cpp" if cfg!(feature = "llama-cpp") => Ok(Self::LlamaCpp),
-            "llama-cpp" => Err("\"llama-cpp\", which this program was built without; build it with \
-                 `cargo build --release --features llama-cpp` (it needs cmake and libclang)"
-                .into()),
-            _ => Err(format!("{name:?}, which is not known; known are: candle, llama-cpp")),
+            "llama-cpp-f32" if cfg!(feature = "llama-cpp") => Ok(Self::LlamaCppF32),
+            "llama-cpp" | "llama-cpp-f32" => Err(format!(
+                "{name:?}, which this program was built without; build it with `cargo build --release --features llama-cpp` \
+                 (it needs cmake and libclang)"
+            )),
+            _ => Err(format!("{name:?}, which is not known; known are: candle, llama-cpp, llama-cpp-f32")),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// Tokens of one batch. llama.cpp keeps logits of a whole batch: 256 × 150 000 × 4 bytes is 150 MB.
 pub(super) const BATCH: usize = 256;
 /// Cells of a cache, unless one sequence needs more: attention looks at all of them, so a larger cache makes every token dearer.
-const CELLS: usize = 4096;
+const CELLS: usize = 2048;
 /// Beginnings that are computed once and kept.
 const PREFIXES: usize = 32;
 /// Most sequences of a context, with those that hold the beginnings: llama.cpp's LLAMA_MAX_SEQ is 256.

@@ -33,6 +33,8 @@ use protocol::{Opened, Opening};
 
 /// Name and version, as they decide an answer; the version is the one that `Cargo.toml` pins.
 pub(crate) const VERSION: &str = "llama-cpp 0.1.160";
+/// The same on weights widened to f32.
+pub(crate) const VERSION_F32: &str = "llama-cpp 0.1.160 f32";
 
 /// Set in a debug build by a test: a prompt that holds this token makes ggml abort, by an assert of its own.
 const ABORT_AT: &str = "FINETEST_TEST_ABORT_AT_TOKEN";

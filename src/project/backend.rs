@@ -2,7 +2,7 @@
 
 use crate::backend::{Backend, CandleBackend};
 #[cfg(feature = "llama-cpp")]
-use crate::backend::{LlamaAdapter, LlamaCppBackend, LlamaCppObjective};
+use crate::backend::{Kept, LlamaAdapter, LlamaCppBackend, LlamaCppObjective};
 use crate::config::{BackendName, Config, Recipe};
 use crate::data::encode::Encoded;
 use crate::error::Result;
@@ -17,9 +17,9 @@ pub(super) fn version(config: &Config) -> String {
     match config.backend {
         BackendName::Candle => CandleBackend::version(),
         #[cfg(feature = "llama-cpp")]
-        BackendName::LlamaCpp => LlamaCppBackend::version(),
+        name => LlamaCppBackend::version(name == BackendName::LlamaCppF32),
         #[cfg(not(feature = "llama-cpp"))]
-        BackendName::LlamaCpp => config.backend.as_str().into(),
+        _ => config.backend.as_str().into(),
     }
 }
 
@@ -28,9 +28,9 @@ pub(super) fn of(config: &Config, base: Base, tuned: Ready) -> Result<Box<dyn Ba
     match config.backend {
         BackendName::Candle => Ok(Box::new(candle(config, base, tuned))),
         #[cfg(feature = "llama-cpp")]
-        BackendName::LlamaCpp => Ok(Box::new(llama_cpp(config, base, tuned)?)),
+        _ => Ok(Box::new(llama_cpp(config, base, tuned)?)),
         #[cfg(not(feature = "llama-cpp"))]
-        BackendName::LlamaCpp => Err(not_built(config)),
+        _ => Err(not_built(config)),
     }
 }
 
@@ -49,8 +49,9 @@ pub(super) fn llama_cpp(config: &Config, base: Base, tuned: Ready) -> Result<Lla
         scale: tuned.scale,
         hash: format!("{} {}", tuned.hash, base.fingerprint),
     };
-    let converted = config.store().join("llama-cpp");
-    LlamaCppBackend::new(base.files, config.model.clone(), vec![None, Some(adapter)], converted, config.run.batch)
+    let f32_of = (config.backend == BackendName::LlamaCppF32).then_some(base.fingerprint);
+    let kept = Kept { directory: config.store().join("llama-cpp"), f32_of };
+    LlamaCppBackend::new(base.files, config.model.clone(), vec![None, Some(adapter)], kept, config.run.batch)
 }
 
 /// What a training of the project descends.
@@ -64,12 +65,12 @@ pub(super) fn objective<'a>(
     match config.backend {
         BackendName::Candle => Ok(Box::new(InProcess::new(decoder, recipe))),
         #[cfg(feature = "llama-cpp")]
-        BackendName::LlamaCpp => {
+        _ => {
             let objective = LlamaCppObjective::new(&base.files, decoder, recipe, &examples, &config.store())?;
             Ok(Box::new(objective))
         }
         #[cfg(not(feature = "llama-cpp"))]
-        BackendName::LlamaCpp => {
+        _ => {
             let _ = (base, examples);
             Err(not_built(config))
         }

@@ -58,15 +58,21 @@ const TEXTS: [&str; 40] = [
     "İstanbul ıI iİ Ǆ ǅ ǆ K Å Ω",
 ];
 
-/// Runs a project on both backends and compares them.
+/// Runs a project on candle and on `other`, which is one of llama.cpp's, and compares them.
 ///
 /// # Errors
 /// As [`super::run()`]; an answer that one backend could not compute.
-pub fn crosscheck(config: &Config, policy: TrainPolicy, limits: Limits, on_event: Events<'_>) -> Result<CrossCheck> {
+pub fn crosscheck(
+    config: &Config,
+    other: BackendName,
+    policy: TrainPolicy,
+    limits: Limits,
+    on_event: Events<'_>,
+) -> Result<CrossCheck> {
     let scenarios = scenarios(config)?;
     let _lock = lock(config, on_event)?;
     let on = |name| Config { backend: name, ..config.clone() };
-    let (reference, other) = (on(BackendName::Candle), on(BackendName::LlamaCpp));
+    let (reference, other) = (on(BackendName::Candle), on(other));
     let one = ask(&reference, &scenarios, policy, on_event)?;
     let two = ask(&other, &scenarios, TrainPolicy::Never, on_event)?;
     for run in [&one, &two] {
@@ -84,7 +90,7 @@ pub fn crosscheck(config: &Config, policy: TrainPolicy, limits: Limits, on_event
     let (tuned, tuned_too) = (ready(&first)?, ready(&second)?);
     let mut pair = Pair {
         reference: backend::candle(config, first, tuned),
-        other: backend::llama_cpp(config, second, tuned_too)?,
+        other: backend::llama_cpp(&other, second, tuned_too)?,
     };
     let texts = pair.hard_texts()?;
     let prompts = pair.prompts(&one)?;

@@ -113,7 +113,7 @@ pub(super) fn train(
     let objective = super::backend::objective(config, base, &decoder, recipe, [&train, &validation])?;
     let trained = training.run(objective, &mut |event| on_event(Event::Train(event)))?;
     adapter::save(&trained.adapter, directory, recipe.adapter_dtype)?;
-    if config.backend == BackendName::LlamaCpp {
+    if config.backend != BackendName::Candle {
         write_for_llama_cpp(&trained.adapter, directory, base, &decoder, &train)?;
     }
     trained.state.save(&directory.join(TRAINER_STATE))?;

@@ -58,23 +58,21 @@ fn tokens(page: &mut Page, name: &str, what: &str, check: &TokenCheck) {
 
 fn one(page: &mut Page, check: &CrossCheck, arm: &ArmCheck) {
     let text = format!(
-        "same first choice {:.2} % of {} positions, KL {:.2e} nats/token (largest {:.2e}); {} of {} answers the same",
+        "same first choice {:.2} % of {} positions, KL {:.2e} nats/token (largest {:.2e}); {} of {} answers the same, {} part at a \
+         near-tie",
         100.0 * arm.same_top1,
         arm.positions,
         arm.kl_mean,
         arm.kl_max,
         arm.same_answers,
-        arm.answers
+        arm.answers,
+        arm.answers - arm.same_answers - arm.clear_divergences
     );
     let ink = if arm.same_top1 >= check.limits.min_same_top1 { Ink::Dim } else { Ink::Bad };
     row(page, &arm.arm, ink, &text);
-    for parted in &arm.divergences {
+    for parted in arm.divergences.iter().filter(|parted| !parted.is_near_tie()) {
         let [one, other] = parted.tokens.map(shown);
-        let how = match (parted.margin, parted.is_near_tie()) {
-            (Some(margin), true) => format!("a near-tie, {margin:.3} nats"),
-            (Some(margin), false) => format!("{margin:.3} nats apart"),
-            (None, _) => "one of them ended".to_owned(),
-        };
+        let how = parted.margin.map_or_else(|| "one of them ended".to_owned(), |nats| format!("{nats:.3} nats apart"));
         row(page, "", Ink::Plain, &format!("{} parts at token {}: {one} and {other}, {how}", parted.case, parted.at));
     }
 }
