@@ -63,6 +63,8 @@
 //! # }
 //! ```
 
+#![cfg_attr(not(feature = "candle"), allow(dead_code, reason = "what only the engine's rooms use"))]
+
 #[cfg(feature = "candle")]
 pub mod adapter;
 pub mod backend;
