@@ -83,8 +83,8 @@ impl Export<'_> {
         self.refuse_new_biases(tuned)?;
         let encoding = Encoding::of(precision);
         let files = match &self.files.kind {
-            ModelKind::HuggingFace(base) => self.from_hugging_face(base, out, encoding, tuned)?,
-            ModelKind::Gguf(base) => self.from_gguf(base, out, encoding, tuned, SHARD)?,
+            ModelKind::HuggingFace(base) => self.merge_hugging_face(base, out, encoding, tuned)?,
+            ModelKind::Gguf(base) => self.merge_gguf(base, out, encoding, tuned, SHARD)?,
         };
         let config =
             ModelConfig { source: out.display().to_string(), sha256: None, chat_template: None, context: None };
@@ -94,7 +94,7 @@ impl Export<'_> {
         Ok(Exported { files, difference })
     }
 
-    fn from_hugging_face(
+    fn merge_hugging_face(
         &self,
         base: &HfFiles,
         out: &Path,
@@ -184,7 +184,7 @@ impl Export<'_> {
 
     /// Writes every tensor of a decoder out of a GGUF file under its Hugging Face name, in files of at most `shard` bytes, with
     /// the configuration and tokenizer that the file says.
-    pub(super) fn from_gguf(
+    pub(super) fn merge_gguf(
         &self,
         base: &Path,
         out: &Path,

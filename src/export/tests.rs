@@ -102,7 +102,7 @@ fn a_gguf_base_is_exported_in_shards_with_its_tokenizer() {
     let files = with_export("llama/model.gguf", "llama/adapter", |export| {
         let tuned = export.adapter.attached(export.decoder, 1.0)?;
         let ModelKind::Gguf(base) = &export.files.kind else { panic!("a GGUF base") };
-        export.from_gguf(base, &out, safetensors::Encoding::of(Precision::F32), &tuned, 100_000)
+        export.merge_gguf(base, &out, safetensors::Encoding::of(Precision::F32), &tuned, 100_000)
     });
     let shards = files.expect("written").iter().filter(|f| f.extension().is_some_and(|e| e == "safetensors")).count();
     assert_eq!(shards, 7, "608 kB in files of at most 100 kB");

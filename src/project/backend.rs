@@ -66,7 +66,7 @@ pub(super) fn objective<'a>(
         BackendName::Candle => Ok(Box::new(InProcess::new(decoder, recipe))),
         #[cfg(feature = "llama-cpp")]
         _ => {
-            let objective = LlamaCppObjective::new(&base.files, decoder, recipe, &examples, &config.store())?;
+            let objective = LlamaCppObjective::new(&base.files, decoder, recipe, &examples, config.store())?;
             Ok(Box::new(objective))
         }
         #[cfg(not(feature = "llama-cpp"))]

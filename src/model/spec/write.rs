@@ -225,7 +225,9 @@ fn llama3_of(rotary: &Rotary, factors: &[f64]) -> Option<RopeScaling> {
     let published = match on_ramp.first() {
         Some((x, y)) => (3.0 * y + 1.0) / x,
         // The slowest of those that are kept turns at least `high` times.
-        None => plain.iter().zip(factors).filter(|(_, own)| **own <= 1.0).map(|(f, _)| 4.0 / turns(*f)).last()?.ceil(),
+        None => {
+            plain.iter().zip(factors).filter(|(_, own)| **own <= 1.0).map(|(f, _)| 4.0 / turns(*f)).next_back()?.ceil()
+        }
     };
     let general = on_ramp.first().zip(on_ramp.last()).map(|((x, y), (x2, y2))| {
         let slope = (y2 - y) / (x2 - x);
@@ -352,13 +354,14 @@ mod tests {
     #[test]
     fn every_family_s_configuration_survives_being_written() {
         for family in Family::ALL {
-            let path = fixture(&format!("{}/config.json", family.name()));
-            let spec = DecoderSpec::from_config(&path).expect(family.name());
-            let text = spec.to_config(&path).expect(family.name());
+            let name = family.name();
+            let path = fixture(&format!("{name}/config.json"));
+            let spec = DecoderSpec::from_config(&path).expect("a configuration");
+            let text = spec.to_config(&path).expect("one that can be written");
             let folder = tempfile::tempdir().expect("a folder");
             let again = folder.path().join("config.json");
             std::fs::write(&again, text.to_string()).expect("a file");
-            assert!(same(&spec, &DecoderSpec::from_config(&again).expect(family.name())), "{}", family.name());
+            assert!(same(&spec, &DecoderSpec::from_config(&again).expect("a configuration")), "{name}");
         }
     }
 
