@@ -13,10 +13,6 @@ use crate::error::{Error, Result};
 /// # Errors
 /// The directory is not writable, or the disk is full; the old file is then untouched.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    if path.metadata().is_ok_and(|m| !m.is_file()) {
-        // A device or a pipe is written to; it is not replaced by a file.
-        return std::fs::write(path, bytes).map_err(Error::io(path, "write"));
-    }
     write_atomically_with(path, |file| file.write_all(bytes).map_err(Error::io(path, "write")))
 }
 
@@ -25,6 +21,12 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// As [`write_atomically`], and those of `write`.
 pub(crate) fn write_atomically_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    if path.metadata().is_ok_and(|m| !m.is_file()) {
+        // A device or a pipe is written to; it is not replaced by a file.
+        let mut there = File::options().write(true).open(path).map_err(Error::io(path, "write"))?;
+        write(&mut there)?;
+        return there.flush().map_err(Error::io(path, "write"));
+    }
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
     let mut builder = tempfile::Builder::new();

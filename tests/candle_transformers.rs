@@ -53,6 +53,7 @@ fn agree(project: &Project, family: &str, mut last: impl FnMut(&Tensor) -> Resul
     for (n, row) in (1..).zip(&ours) {
         let ids = Tensor::new(&TOKENS[..n], &Device::Cpu).and_then(|t| t.unsqueeze(0)).expect("ids");
         let theirs = last(&ids).and_then(|t| t.flatten_all()?.to_vec1::<f32>()).expect(family);
+        assert!(row.iter().chain(&theirs).all(|v| v.is_finite()), "{family}");
         let off = row.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         assert!(row.len() == theirs.len() && off < 1e-4 * spread.max(1.0), "{family}, {n} tokens: {off} of {spread}");
     }

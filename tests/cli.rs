@@ -358,6 +358,51 @@ fn an_adapter_of_another_base_or_without_effect_is_refused() {
     project.run(&["run"]).fails(1, &["pickle", "safetensors"]);
 }
 
+/// Scales that end in NaN, adapters of a base that was changed, and a tokenizer that is another model's: nothing of it is exported.
+#[test]
+fn what_would_be_exported_wrongly_is_refused() {
+    let project = Project::new();
+    let config =
+        std::fs::read_to_string(support::fixture("llama/adapter/adapter_config.json")).expect("a configuration");
+    std::fs::create_dir_all(project.path("given")).expect("a directory");
+    std::fs::copy(
+        support::fixture("llama/adapter/adapter_model.safetensors"),
+        project.path("given/adapter_model.safetensors"),
+    )
+    .expect("a copy");
+    let with = |from: &str, to: &str| project.write("given/adapter_config.json", &config.replace(from, to));
+    let export = |format: &str| {
+        let export = ["export", "--format", format, "--dtype", "f16", "--out", "out", "--adapter", "given", "--force"];
+        let peft = ["export", "--format", format, "--out", "out", "--adapter", "given", "--force"];
+        project.run(if format == "merged" { &export[..] } else { &peft[..] })
+    };
+    assert!(config.contains("\"lora_alpha\": 8"));
+    with("\"lora_alpha\": 8", "\"lora_alpha\": 1e30");
+    export("merged").fails(1, &["does not say what base and adapter say"]);
+    with("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa_niter_4\"");
+    export("peft").fails(1, &["pissa_niter_4", "base's own weights"]);
+    with("\"task_type\": \"CAUSAL_LM\"", "\"task_type\": \"SEQ_CLS\"");
+    export("peft").fails(1, &["SEQ_CLS", "expected CAUSAL_LM"]);
+    with("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]");
+    export("peft").fails(1, &["lm_head", "modules_to_save"]);
+    project.write("given/adapter_config.json", &config);
+    let merged = ["export", "--format", "merged", "--out", "model", "--adapter", "given", "--force"];
+    project.run(&merged).fails(2, &["model is the base itself"]);
+    project.write("model/tokenizer.json", "{broken");
+    export("merged").fails(1, &["tokenizer.json"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_device_is_written_to_and_not_replaced() {
+    use std::os::unix::fs::FileTypeExt;
+    let project = Project::new();
+    let adapter = support::fixture("llama/adapter").display().to_string();
+    let export = ["export", "--format", "gguf-adapter", "--out", "/dev/full", "--force", "--adapter", &adapter];
+    project.run(&export).fails(1, &["/dev/full"]);
+    assert!(std::fs::metadata("/dev/full").expect("the device").file_type().is_char_device());
+}
+
 #[test]
 fn an_unreadable_run_is_an_error() {
     let project = Project::new();
@@ -447,13 +492,26 @@ fn logits_are_those_of_the_reference() {
     let difference = (&got["logits"] - &reference["logits_0"]).and_then(|d| d.abs()?.max_all()?.to_scalar::<f32>());
     assert!(difference.expect("a number") < 1e-4);
     project.write("tokens.json", "[1, \"two\"]");
+    let again = ["logits", "model", "--tokens", "tokens.json", "--out", "out.safetensors"];
+    project.run(&again).fails(2, &["out.safetensors", "is there already", "--force"]);
     project
-        .run(&["logits", "model", "--tokens", "tokens.json", "--out", "out.safetensors"])
+        .run(&["logits", "model", "--tokens", "tokens.json", "--out", "out.safetensors", "--force"])
         .fails(1, &["tokens.json", "token ids"]);
     project.write("tokens.json", "[99999]");
     project
-        .run(&["logits", "model", "--tokens", "tokens.json", "--out", "out.safetensors"])
+        .run(&["logits", "model", "--tokens", "tokens.json", "--out", "out.safetensors", "--force"])
         .fails(1, &["99999", "vocabulary"]);
+    project.write("tokens.json", &format!("{:?}", vec![5; 257]));
+    project
+        .run(&["logits", "model", "--tokens", "tokens.json", "--out", "out.safetensors", "--force"])
+        .fails(1, &["257 tokens", "context is 256"]);
+    let read = || std::fs::read(project.path("model/model.safetensors")).expect("weights");
+    let base = read();
+    project.write("tokens.json", "[5]");
+    project
+        .run(&["logits", "model", "--tokens", "tokens.json", "--out", "model/model.safetensors"])
+        .fails(2, &["model.safetensors", "is there already"]);
+    assert_eq!(base, read());
 }
 
 #[test]

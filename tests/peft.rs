@@ -87,8 +87,17 @@ fn peft_computes_the_same_logits_with_our_adapter() {
     project.append("finetest.toml", "adapter_dtype = \"f32\"\nlora_alpha = 8\n");
     project.run(&["train"]).expect(0);
     project.write("tokens.json", TOKENS);
-    let ours =
-        ["logits", "model", "--adapter", "adapters/tiny", "--tokens", "tokens.json", "--out", "ours.safetensors"];
+    let ours = [
+        "logits",
+        "model",
+        "--adapter",
+        "adapters/tiny",
+        "--tokens",
+        "tokens.json",
+        "--out",
+        "ours.safetensors",
+        "--force",
+    ];
     project.run(&ours).expect(0);
     let found = run_python(&project, SCRIPT, &["model", "adapters/tiny", "tokens.json", "theirs.safetensors"]);
     assert_eq!(found, "42", "PEFT found every tensor");
@@ -117,17 +126,27 @@ fn transformers_reads_a_model_that_was_merged_out_of_a_gguf() {
         let export =
             ["export", "--format", "merged", "--dtype", "f32", "--out", "merged", "--force", "--adapter", &adapter];
         project.run(&export).expect(0);
-        let ours = ["logits", "m.gguf", "--adapter", &adapter, "--tokens", "tokens.json", "--out", "ours.safetensors"];
+        let ours = [
+            "logits",
+            "m.gguf",
+            "--adapter",
+            &adapter,
+            "--tokens",
+            "tokens.json",
+            "--out",
+            "ours.safetensors",
+            "--force",
+        ];
         project.run(&ours).expect(0);
         run_python(&project, MERGED, &["merged", "tokens.json", "theirs.safetensors"]);
         let off = apart(&project, "ours.safetensors", "theirs.safetensors");
         assert!(off < 1e-4, "{family}: {off}");
     }
-    project.run(&["logits", "m.gguf", "--text", "two  words 123", "--out", "ours.safetensors"]).expect(0);
+    project.run(&["logits", "m.gguf", "--text", "two  words 123", "--out", "ours.safetensors", "--force"]).expect(0);
     let text = "from transformers import AutoTokenizer; print(AutoTokenizer.from_pretrained('merged')('two  words 123').input_ids)";
     let ids = run_python(&project, text, &[]);
     project.write("tokens.json", &ids);
-    project.run(&["logits", "m.gguf", "--tokens", "tokens.json", "--out", "theirs.safetensors"]).expect(0);
+    project.run(&["logits", "m.gguf", "--tokens", "tokens.json", "--out", "theirs.safetensors", "--force"]).expect(0);
     assert_eq!(apart(&project, "ours.safetensors", "theirs.safetensors"), 0.0, "the same tokens: {ids}");
 }
 
@@ -152,7 +171,17 @@ fn peft_reads_experts_that_were_put_together() {
         let adapter = support::fixture(&format!("{family}/adapter_fused")).display().to_string();
         let export = ["export", "--format", "peft-fused", "--out", "fused", "--force", "--adapter", &adapter];
         project.run(&export).expect(0);
-        let ours = ["logits", "model", "--adapter", &adapter, "--tokens", "tokens.json", "--out", "ours.safetensors"];
+        let ours = [
+            "logits",
+            "model",
+            "--adapter",
+            &adapter,
+            "--tokens",
+            "tokens.json",
+            "--out",
+            "ours.safetensors",
+            "--force",
+        ];
         project.run(&ours).expect(0);
         let found = run_python(&project, SCRIPT, &["model", "fused", "tokens.json", "theirs.safetensors"]);
         let off = apart(&project, "ours.safetensors", "theirs.safetensors");

@@ -83,6 +83,30 @@ fn is_set(value: &Value) -> bool {
     }
 }
 
+/// Ways to begin that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ, …) change the base's weights too, and the
+/// adapter is for that changed base alone.
+const STARTS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
+
+/// Says no to an adapter of a changed base, or of another task than continuing a text.
+fn check_start(path: &Path, raw: &Value) -> Result<()> {
+    match raw.get("init_lora_weights") {
+        None | Some(Value::Null | Value::Bool(_)) => {}
+        Some(Value::String(start)) if STARTS.contains(&start.as_str()) => {}
+        Some(other) => {
+            let message = format!(
+                "init_lora_weights is {other}, which changes the base's own weights: the adapter is not for the base as it is; \
+                 save it with PEFT's path_initial_model_for_weight_conversion first"
+            );
+            return Err(Error::input(path, None, message));
+        }
+    }
+    match raw.get("task_type") {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::String(task)) if task == "CAUSAL_LM" => Ok(()),
+        Some(other) => Err(Error::input(path, None, format!("task_type is {other}, expected CAUSAL_LM"))),
+    }
+}
+
 /// Reads a PEFT directory.
 ///
 /// # Errors
@@ -94,6 +118,7 @@ pub(crate) fn load(directory: &Path) -> Result<Adapter> {
     if let Some(key) = REFUSED.iter().find(|key| raw.get(**key).is_some_and(is_set)) {
         return Err(Error::input(&path, None, format!("{key} is set, and is not supported")));
     }
+    check_start(&path, &raw)?;
     let config: PeftConfig = serde_json::from_value(raw).map_err(|e| Error::input(&path, None, e.to_string()))?;
     if config.peft_type != "LORA" {
         return Err(Error::input(&path, None, format!("peft_type is {}, expected LORA", config.peft_type)));
@@ -117,6 +142,10 @@ pub(crate) fn load(directory: &Path) -> Result<Adapter> {
     }
     let mut tensors = read_tensors(&weights)?;
     let saved = saved(&config, &mut tensors);
+    let kept = |name: &String| saved.keys().any(|path| path == name || path.ends_with(&format!(".{name}")));
+    if let Some(absent) = config.modules_to_save.iter().flatten().find(|name| !kept(name)) {
+        return Err(Error::model(&weights, format!("holds no tensor of `{absent}`, which modules_to_save names")));
+    }
     let modules = modules(&weights, &config, tensors)?;
     let base = config.base_model_name_or_path.unwrap_or_default();
     Ok(Adapter { r: config.r, alpha: config.lora_alpha, dropout: config.lora_dropout, base, modules, saved })

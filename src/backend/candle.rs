@@ -4,7 +4,7 @@ use super::{Answered, Backend, DriftText, Progress, prompts};
 use crate::adapter::Adapter;
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
-use crate::engine::{Compared, Engine, Event, Generation};
+use crate::engine::{Compared, Engine, Event, Generation, larger, largest_difference};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::{ModelFiles, Voice, load_decoder};
@@ -149,8 +149,8 @@ impl Backend for CandleBackend {
             let prompt = loaded.voice.encode(prompt)?;
             let together = engine.last_logits(&prompt, &[arms.0, arms.1])?;
             let untouched = alone.last_logits(&prompt, &[0])?;
-            effect = effect.max(difference(&together[0], &together[1]));
-            base = base.max(difference(&together[0], &untouched[0]));
+            effect = larger(effect, largest_difference(&together[0], &together[1]));
+            base = larger(base, largest_difference(&together[0], &untouched[0]));
         }
         prompts::check_proof(effect, base)?;
         Ok(Some(Proof { adapter_effect: effect, base_difference: base, adapted_modules }))
@@ -166,8 +166,4 @@ fn progress(event: Event) -> Progress {
         Event::Tokens(n) => Progress::Tokens(n),
         Event::Done(n) => Progress::Done(n),
     }
-}
-
-fn difference(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
 }

@@ -82,6 +82,9 @@ pub(super) fn texts(voice: &Voice, texts: &[DriftText<'_>]) -> Result<Vec<Contin
 
 /// Refuses a proof that shows the opposite: an adapter without effect, or a base that it touches.
 pub(super) fn check_proof(effect: f64, base: f64) -> Result<()> {
+    if effect.is_nan() || base.is_nan() {
+        return Err(Error::failed("the logits of base or tuned are not finite"));
+    }
     if effect == 0.0 {
         return Err(Error::failed("the adapter is not applied: base and tuned have the same logits on every probe"));
     }

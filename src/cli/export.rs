@@ -8,7 +8,8 @@ use crate::adapter;
 use crate::error::{Error, Result, exit};
 use crate::export::gguf::modelfile_of;
 use crate::export::{Export, Format, Precision};
-use crate::model::{Voice, load_decoder, source};
+use crate::model::tokenizer::gguf_metadata;
+use crate::model::{ModelFiles, ModelKind, Voice, load_decoder, source};
 use crate::project::Event;
 
 /// What base and adapter, and what was written, are compared on.
@@ -77,9 +78,12 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     let decoder = load_decoder(&files, &config.model)?;
     let vocabulary = decoder.spec.vocab_size as u32;
     // A model without a tokenizer is compared on any tokens.
-    let mut probe = match Voice::load(&files, &config.model) {
-        Ok(voice) => voice.tokenizer.encode_raw(PROBE)?,
-        Err(_) => (0..64).map(|i| (7 + 13 * i) % vocabulary).collect(),
+    let mut probe = if has_tokenizer(&files)? {
+        let voice = Voice::load(&files, &config.model)?;
+        voice.check_fits(decoder.spec.vocab_size)?;
+        voice.tokenizer.encode_raw(PROBE)?
+    } else {
+        (0..64).map(|i| (7 + 13 * i) % vocabulary).collect()
     };
     probe.truncate(decoder.spec.context);
     let export =
@@ -113,4 +117,11 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     ));
     print(&text)?;
     Ok(exit::PASS)
+}
+
+fn has_tokenizer(files: &ModelFiles) -> Result<bool> {
+    Ok(match &files.kind {
+        ModelKind::HuggingFace(found) => found.tokenizer.is_some(),
+        ModelKind::Gguf(path) => gguf_metadata(path)?.contains_key("tokenizer.ggml.tokens"),
+    })
 }

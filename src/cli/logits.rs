@@ -1,5 +1,7 @@
 //! `finetest logits MODEL --tokens FILE --out FILE.safetensors`.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
@@ -30,12 +32,21 @@ pub(super) struct Args {
     /// Written: one f32 tensor `logits` of shape (tokens, vocabulary)
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Write over what is there
+    #[arg(long)]
+    force: bool,
 }
 
+/// Bytes of a file of tokens that are read.
+const LONGEST: u64 = 64 << 20;
 /// Positions whose logits are computed at once.
 const ROWS: usize = 32;
 
 pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
+    if args.out.is_file() && !args.force {
+        let out = args.out.display();
+        return Err(Error::Usage(format!("{out} is there already; give another --out, or --force to write over it")));
+    }
     let config = ModelConfig { source: args.model.clone(), sha256: None, chat_template: None, context: None };
     let mut display = Display::new(global.quiet);
     let files = source::resolve(&config, &mut |event| display.show(Event::Source(event)));
@@ -54,6 +65,10 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     if tokens.is_empty() {
         return Err(Error::Usage("there are no tokens".into()));
     }
+    if tokens.len() > decoder.spec.context {
+        let (n, context) = (tokens.len(), decoder.spec.context);
+        return Err(Error::model(&files.root, format!("there are {n} tokens, and the model's context is {context}")));
+    }
     let adapter = match &args.adapter {
         Some(directory) => {
             let adapter = adapter::load(directory)?;
@@ -70,7 +85,15 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
         let rows = ROWS.min(tokens.len() - start);
         let slots: Vec<_> = adapter.iter().map(|a| (0..rows, a)).collect();
         let logits = decoder.logits(&hidden.narrow(0, start, rows)?, &slots)?;
-        bytes.extend(logits.flatten_all()?.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes));
+        let values = logits.flatten_all()?.to_vec1::<f32>()?;
+        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+            let place = start + at / vocabulary;
+            return Err(Error::model(
+                &files.root,
+                format!("the logits of position {place} are not finite; nothing is written"),
+            ));
+        }
+        bytes.extend(values.into_iter().flat_map(f32::to_le_bytes));
     }
     adapter::write_tensors(&args.out, &[("logits".to_owned(), vec![tokens.len(), vocabulary], Dtype::F32, bytes)])?;
     let mut text = format!("{}: logits ({}, {vocabulary})\n", args.out.display(), tokens.len());
@@ -95,7 +118,9 @@ fn peak_memory() -> Option<u64> {
 }
 
 fn read_tokens(path: &Path) -> Result<Vec<u32>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let file = File::open(path).map_err(Error::io(path, "read"))?;
+    let mut text = String::new();
+    file.take(LONGEST).read_to_string(&mut text).map_err(Error::io(path, "read"))?;
     serde_json::from_str(&text)
         .map_err(|e| Error::input(path, e.line(), format!("expected a JSON array of token ids: {e}")))
 }

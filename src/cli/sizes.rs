@@ -64,13 +64,21 @@ pub(super) fn sizes(global: &Global, args: &Args) -> Result<u8> {
         parameters: n,
         active_parameters: sizes.active_parameters,
         // A block of 32 values has 34 bytes in q8_0 and 18 in q4_0.
-        weights_bytes: Weights { f32: 4 * n, bf16: HALF * n, fp8: n, q8_0: n / 32 * 34, q4_0: n / 32 * 18 },
+        weights_bytes: Weights {
+            f32: n.saturating_mul(4),
+            bf16: n.saturating_mul(HALF),
+            fp8: n,
+            q8_0: (n / 32).saturating_mul(34),
+            q4_0: (n / 32).saturating_mul(18),
+        },
         context,
-        kv_cache_bytes_per_token_f16: HALF * sizes.kv_values,
-        kv_cache_bytes_f16: HALF * sizes.kv_values * context,
-        latent_kv_cache_bytes_f16: sizes.latent_kv_values.map(|values| HALF * values * context),
+        kv_cache_bytes_per_token_f16: sizes.kv_values.saturating_mul(HALF),
+        kv_cache_bytes_f16: sizes.kv_values.saturating_mul(HALF).saturating_mul(context),
+        latent_kv_cache_bytes_f16: sizes
+            .latent_kv_values
+            .map(|values| values.saturating_mul(HALF).saturating_mul(context)),
         lora_r: args.lora_r,
-        lora_parameters: u64::from(args.lora_r) * sizes.lora_values,
+        lora_parameters: sizes.lora_values.saturating_mul(args.lora_r.into()),
     };
     print(&if global.json { json(&report)? } else { text(&report) })?;
     Ok(exit::PASS)
@@ -124,8 +132,8 @@ fn text(r: &Report) -> String {
             r.lora_r,
             r.lora_parameters,
             short(r.lora_parameters),
-            bytes(4 * r.lora_parameters),
-            bytes(8 * r.lora_parameters)
+            bytes(r.lora_parameters.saturating_mul(4)),
+            bytes(r.lora_parameters.saturating_mul(8))
         ),
     ));
     lines.into_iter().map(|(label, line)| format!("{label:<11}{line}\n")).collect()

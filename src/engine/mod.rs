@@ -17,7 +17,7 @@ pub(crate) use generate::Generated;
 pub(crate) use generate::Generation;
 #[cfg(feature = "llama-cpp")]
 pub(crate) use prefix::shared_beginnings;
-pub(crate) use score::{Compared, Continuation, divergence, log_normaliser};
+pub(crate) use score::{Compared, Continuation, divergence, larger, largest_difference, log_normaliser};
 
 use crate::error::{Error, Result};
 use crate::model::cache::Cache;

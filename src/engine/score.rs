@@ -214,7 +214,7 @@ pub(crate) fn log_normaliser(row: &[f32]) -> f64 {
     f64::from(max) + sum.ln()
 }
 
-/// Σ_v p ln(p/q) of two rows of logits; rounding below 0 is 0.
+/// Σ_v p ln(p/q) of two rows of logits; rounding below 0 is 0, and NaN stays NaN.
 pub(crate) fn divergence(p: &[f32], q: &[f32], log_p: f64, log_q: f64) -> f64 {
     let mut sum = 0f64;
     for (p, q) in p.chunks(256).zip(q.chunks(256)) {
@@ -224,5 +224,16 @@ pub(crate) fn divergence(p: &[f32], q: &[f32], log_p: f64, log_q: f64) -> f64 {
         };
         sum += f64::from(p.iter().zip(q).map(part).sum::<f32>());
     }
-    sum.max(0.0)
+    // `f64::max` would make 0 of NaN.
+    if sum < 0.0 { 0.0 } else { sum }
+}
+
+/// Largest |a − b|; NaN when one is NaN, which `f64::max` would leave out.
+pub(crate) fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, larger)
+}
+
+/// The larger of two; NaN when one is.
+pub(crate) fn larger(a: f64, b: f64) -> f64 {
+    if b > a || b.is_nan() { b } else { a }
 }

@@ -81,6 +81,12 @@ impl Export<'_> {
             return Err(Error::model(self.directory, message));
         }
         self.refuse_new_biases(tuned)?;
+        let same = |a: &Path, b: &Path| a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b);
+        if let ModelKind::HuggingFace(base) = &self.files.kind
+            && same(&base.dir, out)
+        {
+            return Err(Error::Usage(format!("{} is the base itself; give another --out", out.display())));
+        }
         let encoding = Encoding::of(precision);
         let files = match &self.files.kind {
             ModelKind::HuggingFace(base) => self.merge_hugging_face(base, out, encoding, tuned)?,
@@ -196,6 +202,13 @@ impl Export<'_> {
         let mut config = self.decoder.spec.to_config(&self.files.root)?;
         let tokenizer = Tokenizer::load(self.files)?;
         let tokenizer_json = tokenizer.to_json()?;
+        let template = match gguf_metadata(base)?.get("tokenizer.chat_template") {
+            Some(template) => {
+                let wrong = |_| Error::model(base, "tokenizer.chat_template is not a string");
+                Some(template.to_string().map_err(wrong)?.clone())
+            }
+            None => None,
+        };
         std::fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
 
         let mut files = self.write_shards(out, encoding, tuned, shard)?;
@@ -211,8 +224,8 @@ impl Export<'_> {
             "clean_up_tokenization_spaces": false,
             "model_max_length": self.decoder.spec.context,
         });
-        if let Some(template) = gguf_metadata(base)?.get("tokenizer.chat_template") {
-            tokenizer_config["chat_template"] = json!(template.to_string()?);
+        if let Some(template) = template {
+            tokenizer_config["chat_template"] = json!(template);
         }
         files.push(write_json(out, "config.json", &config)?);
         files.push(write_json(out, "generation_config.json", &generation)?);

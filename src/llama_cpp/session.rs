@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use super::feed::{Reader, Sequence, Shape, feed};
 use super::protocol::Reply;
 use super::{Session, context, load};
-use crate::engine::{Compared, Continuation, Generated, Generation, argmax, log_normaliser};
+use crate::engine::{
+    Compared, Continuation, Generated, Generation, argmax, larger, largest_difference, log_normaliser,
+};
 use crate::error::{Error, Result};
 use crate::record::Finish;
 
@@ -80,8 +82,8 @@ impl Session {
         };
         let (mut effect, mut untouched) = (0f64, 0f64);
         for (together, alone) in together.iter().zip(&alone) {
-            effect = effect.max(difference(&together[0], &together[1]));
-            untouched = untouched.max(difference(&together[0], &alone[0]));
+            effect = larger(effect, largest_difference(&together[0], &together[1]));
+            untouched = larger(untouched, largest_difference(&together[0], &alone[0]));
         }
         Ok((effect, untouched))
     }
@@ -136,10 +138,6 @@ fn whole(prompts: &[Vec<u32>]) -> (Vec<Sequence>, Shape) {
     let sequences: Vec<Sequence> = prompts.iter().enumerate().map(sequence).collect();
     let shape = Shape::of(&sequences, prompts.len());
     (sequences, shape)
-}
-
-fn difference(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
 }
 
 struct Greedy<'a, 't> {

@@ -109,7 +109,10 @@ impl<'w> Loader<'w> {
         bias: bool,
     ) -> Result<Linear> {
         let path = self.names.block(layer, module);
-        let order = order(self.spec, self.rows, part, rows);
+        // The file's own shape bounds what is made of the configuration's numbers.
+        let fits =
+            self.weights.shape(&format!("{path}.weight")).is_some_and(|s| s == [rows, cols] || s == [cols, rows]);
+        let order = if fits { order(self.spec, self.rows, part, rows) } else { None };
         // Only Hugging Face's files store them transposed; llama.cpp's converter turns them round.
         let transposed = self.names.transposed && self.weights.is_safetensors();
         let weight = match (transposed, &order) {
@@ -147,7 +150,7 @@ impl<'w> Loader<'w> {
             return self.linear(layer, names.kv_b, Part::Other, [rows, rank], false);
         }
         let (k, v) = (self.name(k), self.name(v));
-        let mut values = Vec::with_capacity(rows * rank);
+        let mut values = Vec::new();
         for head in 0..a.heads {
             let keys = self.weights.slab(&k, [a.heads, rank, nope], head, 0..rank)?.transposed();
             keys.for_blocks(|_, block| values.extend_from_slice(block));

@@ -48,8 +48,7 @@ pub(crate) fn relative(got: &Tensor, want: &Tensor) -> f64 {
     assert_eq!(got.len(), want.len());
     let mean = want.iter().map(|v| f64::from(*v)).sum::<f64>() / want.len() as f64;
     let spread = (want.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / want.len() as f64).sqrt();
-    let largest = got.iter().zip(&want).map(|(g, w)| f64::from((g - w).abs())).fold(0.0, f64::max);
-    largest / spread
+    crate::engine::largest_difference(&got, &want) / spread
 }
 
 fn logits(decoder: &Decoder, ids: &[u32], adapter: Option<&LowRank>) -> (Tensor, Tensor) {
@@ -191,7 +190,7 @@ fn every_form_of_adapter_agrees_with_peft() {
         let together = engine.last_logits(&prompt, &[0, 1]).expect("logits");
         for (row, alone) in together.iter().zip([base, tuned]) {
             let alone = alone.to_vec2::<f32>().expect("rows").pop().expect("a row");
-            let most = row.iter().zip(&alone).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let most = crate::engine::largest_difference(row, &alone);
             assert!(most < 1e-4, "{form}: {most}");
         }
     }

@@ -21,11 +21,11 @@ impl Sizes {
     /// Of a model with this configuration.
     #[must_use]
     pub fn of(spec: &DecoderSpec) -> Self {
-        let (hidden, vocabulary) = (spec.hidden_size as u64, spec.vocab_size as u64);
+        let (hidden, vocabulary) = (spec.hidden_size as u128, spec.vocab_size as u128);
         let norm = norm(spec, spec.hidden_size);
         let embedding = vocabulary * hidden + if spec.embedding_norm { norm } else { 0 };
         let positions = match spec.positions {
-            Positions::Learned => spec.context as u64 * hidden,
+            Positions::Learned => spec.context as u128 * hidden,
             Positions::Rotary { .. } | Positions::Alibi { .. } => 0,
         };
         let head = if spec.tied_head { 0 } else { vocabulary * hidden };
@@ -36,54 +36,62 @@ impl Sizes {
                 Residual::Parallel { own_norm: false } => 1,
             };
         let (layers, inner_norms) = attention(spec);
-        let attention = layers.iter().map(Layer::weights).sum::<u64>() + inner_norms;
-        let lora = |layers: &[Layer]| layers.iter().map(|l| l.inside + l.outside).sum::<u64>();
-        let mut sizes = Self {
-            parameters: embedding + positions + head + norm,
-            active_parameters: embedding + positions + head + norm,
-            kv_values: 0,
-            latent_kv_values: None,
-            lora_values: 0,
-        };
+        let attention = layers.iter().map(Layer::weights).sum::<u128>() + inner_norms;
+        let lora = |layers: &[Layer]| layers.iter().map(|l| l.inside + l.outside).sum::<u128>();
+        let outside = embedding + positions + head + norm;
+        let (mut parameters, mut active_parameters, mut lora_values) = (outside, outside, 0u128);
         for layer in 0..spec.layers {
             let (all, active, adapted) = feed_forward(spec, layer);
-            sizes.parameters += norms + attention + all;
-            sizes.active_parameters += norms + attention + active;
-            sizes.lora_values += lora(&layers) + adapted;
+            parameters += norms + attention + all;
+            active_parameters += norms + attention + active;
+            lora_values += lora(&layers) + adapted;
         }
         let a = &spec.attention;
-        sizes.kv_values = (spec.layers * a.kv_heads * (a.head_dim + a.value_dim)) as u64;
-        if let Projection::Latent(latent) = &a.projection {
-            sizes.latent_kv_values = Some((spec.layers * (latent.kv_rank + latent.rope)) as u64);
+        let product = |factors: &[usize]| factors.iter().map(|n| *n as u128).product::<u128>();
+        let kv_values = product(&[spec.layers, a.kv_heads, a.head_dim + a.value_dim]);
+        let latent_kv_values = match &a.projection {
+            Projection::Latent(latent) => Some(short(product(&[spec.layers, latent.kv_rank + latent.rope]))),
+            _ => None,
+        };
+        Self {
+            parameters: short(parameters),
+            active_parameters: short(active_parameters),
+            kv_values: short(kv_values),
+            latent_kv_values,
+            lora_values: short(lora_values),
         }
-        sizes
     }
+}
+
+/// No real model comes near it; a hostile configuration is told a number that is too small rather than a wrong one.
+fn short(n: u128) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 /// A linear layer.
 struct Layer {
-    inside: u64,
-    outside: u64,
+    inside: u128,
+    outside: u128,
     bias: bool,
 }
 
 impl Layer {
     fn new(outside: usize, inside: usize, bias: bool) -> Self {
-        Self { inside: inside as u64, outside: outside as u64, bias }
+        Self { inside: inside as u128, outside: outside as u128, bias }
     }
 
-    fn weights(&self) -> u64 {
+    fn weights(&self) -> u128 {
         self.inside * self.outside + if self.bias { self.outside } else { 0 }
     }
 }
 
-fn norm(spec: &DecoderSpec, width: usize) -> u64 {
+fn norm(spec: &DecoderSpec, width: usize) -> u128 {
     let vectors = if spec.norm.kind == (NormKind::Layer { bias: true }) { 2 } else { 1 };
-    vectors * width as u64
+    vectors * width as u128
 }
 
 /// One block's linear layers of attention, and the weights of norms between them.
-fn attention(spec: &DecoderSpec) -> (Vec<Layer>, u64) {
+fn attention(spec: &DecoderSpec) -> (Vec<Layer>, u128) {
     let AttentionSpec { heads, kv_heads, head_dim, value_dim, qkv_bias: bias, output_bias, .. } = spec.attention;
     let hidden = spec.hidden_size;
     let (q, k, v) = (heads * head_dim, kv_heads * head_dim, kv_heads * value_dim);
@@ -109,7 +117,7 @@ fn attention(spec: &DecoderSpec) -> (Vec<Layer>, u64) {
 }
 
 /// A block's feed-forward part: all weights, those a token uses, and values of a rank of LoRA.
-fn feed_forward(spec: &DecoderSpec, layer: usize) -> (u64, u64, u64) {
+fn feed_forward(spec: &DecoderSpec, layer: usize) -> (u128, u128, u128) {
     let (f, hidden) = (&spec.feed_forward, spec.hidden_size);
     let network = |size: usize, gated: bool, bias: bool| {
         let up = if gated { 2 } else { 1 };
@@ -123,11 +131,11 @@ fn feed_forward(spec: &DecoderSpec, layer: usize) -> (u64, u64, u64) {
     };
     let (expert, lora) = network(e.intermediate_size, true, false);
     let (shared, shared_lora) = if e.shared_size > 0 { network(e.shared_size, true, false) } else { (0, 0) };
-    let router = (e.count * hidden) as u64
-        + if e.router.correction { e.count as u64 } else { 0 }
-        + if e.shared_gate { hidden as u64 } else { 0 };
+    let router = e.count as u128 * hidden as u128
+        + if e.router.correction { e.count as u128 } else { 0 }
+        + if e.shared_gate { hidden as u128 } else { 0 };
     let always = shared + router;
-    let (count, used) = (e.count as u64, e.per_token as u64);
+    let (count, used) = (e.count as u128, e.per_token as u128);
     (always + count * expert, always + used * expert, count * lora + shared_lora)
 }
 
@@ -214,6 +222,12 @@ mod tests {
         assert_eq!(deepseek.active_parameters / 1_000_000_000, 37, "37B: {}", deepseek.active_parameters);
         assert_eq!(deepseek.latent_kv_values, Some(61 * 576));
         assert_eq!(deepseek.kv_values, 61 * 128 * (192 + 128));
+    }
+
+    #[test]
+    fn impossible_sizes_are_the_largest_number_and_no_panic() {
+        let most = dense("llama", [1 << 28, 1 << 16, 1 << 16, 1 << 16, 1 << 28, 1 << 28], r#", "head_dim": 65536"#);
+        assert_eq!(most.parameters, u64::MAX);
     }
 
     /// What the decoder counts when it has loaded the weights.

@@ -24,6 +24,10 @@ const BLOCK_ELEMENTS: usize = 1 << 20;
 /// Elements that one task widens.
 const TASK_ELEMENTS: usize = 1 << 16;
 
+/// Longest name, and most names, that are looked at for the one that is nearest to a missing one.
+const LONGEST_NAME: usize = 256;
+const MOST_NAMES: usize = 4096;
+
 /// How a tensor's values lie in its file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Format {
@@ -484,7 +488,9 @@ impl Weights {
     /// The name among `names` that is most like `name`, of those with as many parts.
     pub(crate) fn nearest_of<'n>(&self, name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
         let ratio = |other: &&str| similar::TextDiff::from_chars(name, *other).ratio();
-        let candidates = names.filter(|n| n.split('.').count() == name.split('.').count());
+        // A text diff for each: a file of very many or very long names is not searched.
+        let candidates = names.filter(|n| n.len() <= LONGEST_NAME && n.split('.').count() == name.split('.').count());
+        let candidates = candidates.take(MOST_NAMES);
         candidates.max_by(|a, b| ratio(a).total_cmp(&ratio(b)))
     }
 }
@@ -550,8 +556,35 @@ mod tests {
             let mut got = vec![0f32; rows * cols];
             got.chunks_mut(cols).enumerate().for_each(|(row, out)| matrix.row(row, out));
             let error = got.iter().zip(&values).map(|(g, v)| (g - v).abs()).fold(0.0, f32::max);
-            assert!(error <= most, "{dtype:?}: {error}");
+            assert!(error <= most && got.iter().all(|v| v.is_finite()), "{dtype:?}: {error}");
             assert!(matrix.widened().bytes.raw().is_empty(), "{dtype:?} is held in f32");
+        }
+    }
+
+    /// A matrix of several blocks, whose last ones are not whole: each value has the scale of its own block.
+    #[test]
+    fn every_block_of_fp8_has_its_own_scale() {
+        let (rows, cols) = (300, 200);
+        let scales: Vec<f32> = (1..=6).map(|i| i as f32).collect();
+        // 0x38 is 1.
+        let ones = vec![0x38u8; rows * cols];
+        let bytes: Vec<u8> = scales.iter().flat_map(|s| s.to_le_bytes()).collect();
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model.safetensors");
+        let views = [
+            ("w.weight", safetensors::tensor::TensorView::new(Dtype::F8_E4M3, vec![rows, cols], &ones)),
+            ("w.weight_scale_inv", safetensors::tensor::TensorView::new(Dtype::F32, vec![3, 2], &bytes)),
+        ];
+        let views = views.map(|(name, view)| (name, view.expect("a tensor")));
+        safetensors::serialize_to_file(views, None, &path).expect("a file");
+        let weights = Weights::safetensors(folder.path(), &[path]).expect("weights");
+        let wide = weights.matrix("w.weight", rows, cols).expect("a matrix").widened();
+        let mut row = vec![0f32; cols];
+        for i in [0, 127, 128, 255, 256, 299] {
+            wide.row(i, &mut row);
+            for (j, value) in row.iter().enumerate() {
+                assert_eq!(*value, scales[i / 128 * 2 + j / 128], "{i}, {j}");
+            }
         }
     }
 }

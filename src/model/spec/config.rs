@@ -259,7 +259,7 @@ fn window(keys: &Keys<'_>, layers: usize) -> Result<Option<Window>> {
 
 /// Which layers slide, when `layer_types` says so.
 fn layer_types(keys: &Keys<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
-    let Some(Value::Array(types)) = keys.get("layer_types") else { return Ok(None) };
+    let Some(types) = keys.read("layer_types", "a list", Value::as_array)? else { return Ok(None) };
     if types.len() != layers {
         let message = format!("layer_types names {} layers, but num_hidden_layers is {layers}", types.len());
         return Err(Error::model(keys.path, message));

@@ -424,6 +424,7 @@ impl DecoderSpec {
         if let Some(e) = &self.feed_forward.experts {
             parts.extend([("num_experts", e.count), ("num_experts_per_tok", e.per_token)]);
             widths.push(("moe_intermediate_size", e.intermediate_size));
+            widths.push(("the shared expert's size", e.shared_size.max(1)));
             if e.per_token > e.count {
                 let message = format!("num_experts_per_tok is {}, but there are {} experts", e.per_token, e.count);
                 return Err(Error::model(path, message));
