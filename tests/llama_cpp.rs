@@ -184,23 +184,11 @@ fn what_cannot_be_used_is_refused_by_name() {
     saved.run(&[]).fails(1, &["modules_to_save", "llama.cpp's adapters cannot hold"]);
 }
 
-/// The worker as a process: a line of JSON in, lines out.
+/// What opening a model, and an adapter on it, is answered.
 fn open(model: &Path, adapter: Option<&Path>) -> Vec<Value> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_finetest"));
-    command.env("FINETEST_WORKER", "llama-cpp").env("GGML_NO_BACKTRACE", "1");
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     let arms: Vec<Option<&Path>> = std::iter::once(None).chain(adapter.map(Some)).collect();
     let opening = json!({"model": model, "arms": arms, "batch": 2, "threads": 1, "log": "OFF"});
-    let mut input = child.stdin.take().expect("a pipe");
-    writeln!(input, "{}", json!({ "Open": opening })).expect("a listener");
-    drop(input);
-    let output = BufReader::new(child.stdout.take().expect("a pipe"));
-    let replies = output.lines().map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON")).collect();
-    let ended = child.wait_with_output().expect("it ends");
-    let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert!(ended.status.success() && stderr.is_empty(), "{}: {stderr}", ended.status);
-    replies
+    support::worker(&[json!({ "Open": opening })])
 }
 
 /// The error that opening ends with.

@@ -149,3 +149,22 @@ impl Ran {
         ran
     }
 }
+
+/// finetest as llama.cpp's worker: a line of JSON for each job in, lines out.
+pub(crate) fn worker(jobs: &[serde_json::Value]) -> Vec<serde_json::Value> {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::Stdio;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_finetest"));
+    command.env("FINETEST_WORKER", "llama-cpp").env("GGML_NO_BACKTRACE", "1");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut input = child.stdin.take().expect("a pipe");
+    jobs.iter().for_each(|job| writeln!(input, "{job}").expect("a listener"));
+    drop(input);
+    let output = BufReader::new(child.stdout.take().expect("a pipe"));
+    let replies = output.lines().map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON")).collect();
+    let ended = child.wait_with_output().expect("it ends");
+    let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.success() && stderr.is_empty(), "{}: {stderr}", ended.status);
+    replies
+}
