@@ -18,12 +18,15 @@ fn cargo_project() -> Project {
     let project = Project::new();
     let here = env!("CARGO_MANIFEST_DIR");
     let own = std::fs::read_to_string(Path::new(here).join("Cargo.toml")).expect("a manifest");
+    // With the dependencies of this crate's own tests, features are the same, and nothing is built again.
+    let tests = own.split_inclusive("\n\n").find(|part| part.starts_with("[dev-dependencies]")).expect("a section");
+    let tests = tests.trim_start_matches("[dev-dependencies]").trim();
     let profiles: String = own.split_inclusive("\n\n").filter(|part| part.starts_with("[profile.dev")).collect();
     project.write(
         "Cargo.toml",
         &format!(
             "[package]\nname = \"theirs\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n\
-             [dev-dependencies]\nfinetest = {{ path = {here:?} }}\n\n\
+             [dev-dependencies]\nfinetest = {{ path = {here:?} }}\n{tests}\n\n\
              [[test]]\nname = \"scenarios\"\nharness = false\n\n{profiles}\n\
              [profile.dev.package.finetest]\nopt-level = 1\ndebug = \"line-tables-only\"\n\n[workspace]\n"
         ),

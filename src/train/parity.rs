@@ -3,7 +3,7 @@
 use crate::adapter;
 use crate::config::Recipe;
 use crate::data::encode::Encoded;
-use crate::model::parity::{decoder, fixture, reference};
+use crate::model::parity::{FAMILIES, decoder, fixture, reference};
 use crate::train::state::TrainerState;
 use crate::train::{InProcess, Trainer, Training};
 
@@ -132,6 +132,67 @@ fn losses_gradients_and_steps_agree_with_peft_for_every_family() {
     agrees_with_peft(&Recorded::of("llama"), true);
     for (form, family) in FORMS {
         agrees_with_peft(&Recorded::from_form(form, family), false);
+    }
+}
+
+/// A family's GGUF file with every matrix whose rows fill blocks in 8 bits, experts too; and how many there are.
+fn quantised(family: &str, path: &std::path::Path) -> usize {
+    use candle_core::quantized::gguf_file::{self, Content};
+    use candle_core::quantized::{GgmlDType, QTensor};
+    let bytes = std::fs::read(fixture(&format!("{family}/model.gguf"))).expect("a GGUF file");
+    let mut reader = std::io::Cursor::new(&bytes);
+    let content = Content::read(&mut reader).expect("a GGUF file");
+    let mut changed = 0;
+    let mut tensors: Vec<(&str, QTensor)> = Vec::new();
+    for (name, info) in &content.tensor_infos {
+        let own = content.tensor(&mut reader, name, &candle_core::Device::Cpu).expect("a tensor");
+        let fits = info.shape.rank() > 1 && info.shape.dims().last().is_some_and(|d| d.is_multiple_of(32));
+        let tensor = if fits && !name.contains("ffn_gate_inp") {
+            changed += 1;
+            let wide = own.dequantize(&candle_core::Device::Cpu).expect("values");
+            QTensor::quantize(&wide, GgmlDType::Q8_0).expect("blocks")
+        } else {
+            own
+        };
+        tensors.push((name, tensor));
+    }
+    let metadata: Vec<_> = content.metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    let mut file = std::fs::File::create(path).expect("a file");
+    gguf_file::write(&mut file, &metadata, &tensors).expect("written");
+    changed
+}
+
+/// QLoRA: weights that stay quantised give the gradients of the same weights in f32, whose training is held to PEFT above.
+#[test]
+fn gradients_through_quantised_weights_are_those_of_the_widened_ones() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (recipe, examples) = (Recipe { lora_r: 4, ..recipe() }, examples());
+    for family in FAMILIES {
+        let path = folder.path().join(format!("{family}.gguf"));
+        assert!(quantised(family, &path) > 0, "{family}");
+        let load = || decoder(&path.display().to_string());
+        let (quantised, mut wide) = (load(), load());
+        wide.widen();
+        let mut start = adapter::Adapter::initialised(&recipe, quantised.linears(), "base").expect("an adapter");
+        for (i, value) in start.modules.values_mut().flat_map(|m| &mut m.b).enumerate() {
+            *value = 0.05 * (i as f32 * 0.7).sin();
+        }
+        let micro = vec![examples.iter().collect::<Vec<_>>()];
+        let gradients = |decoder| {
+            let objective = Box::new(InProcess::new(decoder, &recipe));
+            let mut trainer = Trainer::new(objective, &recipe, start.clone(), TrainerState::default());
+            trainer.gradients(&micro).expect("gradients")
+        };
+        let (got, want) = (gradients(&quantised), gradients(&wide));
+        assert!((got.0 - want.0).abs() < 1e-5, "{family}: {} {}", got.0, want.0);
+        assert_eq!(got.1.len(), want.1.len());
+        for (name, gradient) in &got.1 {
+            let off = difference(gradient, &want.1[name]);
+            assert!(off < 1e-3, "{family} {name}: {off}");
+        }
+        let plain = decoder(&format!("{family}/model.gguf"));
+        assert!((gradients(&plain).0 - got.0).abs() > 1e-6, "{family}: 8 bits are not 32");
     }
 }
 
