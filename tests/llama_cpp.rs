@@ -3,9 +3,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use finetest::RunRecord;
 use finetest::model::tokenizer::{Tokenizer, gguf_metadata};

