@@ -23,8 +23,8 @@ use crate::train::{Gradients, Objective, targets};
 
 /// llama.cpp's windows are multiples of this, since attention in training reads no cache.
 const STEP: usize = 256;
-/// Longest window that is chosen to be filled better: memory grows with it (1.6 GB for a model of 135 million weights at 512).
-const MOST_TOKENS: usize = 1024;
+/// Longest window that is chosen to be filled better: memory grows with it (1.6 GB for a model of 135 million weights at 512, 2.4 GB at 768).
+const MOST_TOKENS: usize = 512;
 
 /// llama.cpp as what a training descends.
 pub(crate) struct LlamaCppObjective<'a> {
