@@ -107,13 +107,7 @@ impl Backend for CandleBackend {
             answers[i].tokens = output.tokens;
             answers[i].finish = output.finish;
         }
-        let mut owners = Vec::new();
-        let mut continuations = Vec::new();
-        for (i, (arm, request)) in questions.iter().enumerate() {
-            let choices = prompts::choices(voice, *arm, &prompts[i], request)?;
-            owners.extend(request.choices.iter().zip(&choices).map(|(choice, c)| (i, choice, c.tokens.len())));
-            continuations.extend(choices);
-        }
+        let (owners, continuations) = prompts::choices(voice, questions, &prompts)?;
         let scores = engine.log_likelihoods(&continuations)?;
         for ((i, choice, tokens), log_likelihood) in owners.into_iter().zip(scores) {
             answers[i].choices.push(ChoiceScore { text: choice.clone(), log_likelihood, tokens });

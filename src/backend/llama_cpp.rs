@@ -216,13 +216,7 @@ impl Backend for LlamaCppBackend {
                 (output, answer) => *answer = Err(output.err().unwrap_or_default()),
             }
         }
-        let mut owners = Vec::new();
-        let mut continuations = Vec::new();
-        for (i, (arm, request)) in questions.iter().enumerate() {
-            let choices = prompts::choices(voice, *arm, &prompts[i], request)?;
-            owners.extend(request.choices.iter().zip(&choices).map(|(choice, c)| (i, choice, c.tokens.len())));
-            continuations.extend(choices);
-        }
+        let (owners, continuations) = prompts::choices(voice, questions, &prompts)?;
         let scores = score(worker, &continuations, &mut |event| {
             // Choices are no answers of their own.
             if matches!(event, Progress::Tokens(_)) {

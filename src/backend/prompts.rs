@@ -39,16 +39,27 @@ pub(super) fn unanswered(prompt: &[u32]) -> Completion {
     }
 }
 
-/// The choices of one request as continuations of its prompt, in order.
-pub(super) fn choices(voice: &Voice, arm: usize, prompt: &[u32], request: &Request) -> Result<Vec<Continuation>> {
-    let continuation = |choice: &String| {
-        let tokens = voice.tokenizer.encode(choice, false)?;
-        if tokens.is_empty() {
-            return Err(Error::failed(format!("the choice {choice:?} is no token")));
+/// Whose a choice is: the question's number, the choice, and its number of tokens.
+pub(super) type Owner<'q> = (usize, &'q String, usize);
+
+/// The choices of all questions, (arm, request) each, as continuations of their prompts, in order; and whose each is.
+pub(super) fn choices<'q>(
+    voice: &Voice,
+    questions: &[(usize, &'q Request)],
+    prompts: &[Vec<u32>],
+) -> Result<(Vec<Owner<'q>>, Vec<Continuation>)> {
+    let (mut owners, mut continuations) = (Vec::new(), Vec::new());
+    for (i, ((arm, request), prompt)) in questions.iter().zip(prompts).enumerate() {
+        for choice in &request.choices {
+            let tokens = voice.tokenizer.encode(choice, false)?;
+            if tokens.is_empty() {
+                return Err(Error::failed(format!("the choice {choice:?} is no token")));
+            }
+            owners.push((i, choice, tokens.len()));
+            continuations.push(Continuation { arm: *arm, prompt: prompt.clone(), tokens });
         }
-        Ok(Continuation { arm, prompt: prompt.to_vec(), tokens })
-    };
-    request.choices.iter().map(continuation).collect()
+    }
+    Ok((owners, continuations))
 }
 
 /// Answers as continuations of their prompts; (arm, prompt, answer) each.
