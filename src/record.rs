@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod fixture;
+mod sampling;
 mod visible;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::exit;
 
+pub use sampling::Sampling;
 pub use visible::visible;
 
 /// Name of the untouched model's arm: the control group.
@@ -70,13 +72,27 @@ pub struct Request {
     pub max_tokens: usize,
     /// Continuations whose log-likelihood is wanted, in order.
     pub choices: Vec<String>,
+    /// Strings that end an answer: it stops before the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
+    /// How tokens are chosen; greedy by default.
+    #[serde(default, skip_serializing_if = "Sampling::is_greedy")]
+    pub sampling: Sampling,
+}
+
+impl Request {
+    /// Asks for the likeliest answer of at most `max_tokens` tokens.
+    #[must_use]
+    pub fn greedy(prompt: Prompt, max_tokens: usize) -> Self {
+        Self { prompt, max_tokens, choices: Vec::new(), stop: Vec::new(), sampling: Sampling::default() }
+    }
 }
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finish {
-    /// The model ended its turn.
+    /// The model ended its turn, or said one of [`Request::stop`].
     Stop,
     /// The token limit was reached.
     Length,
@@ -87,9 +103,9 @@ pub enum Finish {
 /// One arm's answer to one [`Request`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
-    /// The text, without the token that ended the turn. Special tokens that leaked are spelt out.
+    /// The text, without the token that ended the turn or the string that stopped it. Special tokens that leaked are spelt out.
     pub text: String,
-    /// The generated tokens, without the one that ended the turn.
+    /// The generated tokens, without the one that ended the turn; of a stopped answer those that lie within `text`.
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub finish: Finish,
@@ -209,6 +225,9 @@ pub struct ScenarioRecord {
     pub role: Role,
     /// The ability in a line.
     pub description: String,
+    /// How the tokens of its answers were chosen.
+    #[serde(default, skip_serializing_if = "Sampling::is_greedy")]
+    pub sampling: Sampling,
     /// In the file's order.
     pub cases: Vec<CaseRecord>,
 }

@@ -156,6 +156,7 @@ fn judge(inputs: &Inputs<'_>, answers: &[Answered]) -> Vec<ScenarioRecord> {
             path: scenario.path.clone(),
             role: scenario.role,
             description: scenario.description.clone(),
+            sampling: scenario.cases.first().map(|case| case.request.sampling).unwrap_or_default(),
             cases: judged,
         });
     }

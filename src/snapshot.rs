@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::compare::{Change, DiffLine, Span, line_diff, word_diff};
 use crate::error::{Error, Result};
-use crate::record::{Answer, CaseRecord, Completion, RunRecord, ScenarioRecord, Verdict, visible};
+use crate::record::{Answer, CaseRecord, Completion, RunRecord, Sampling, ScenarioRecord, Verdict, visible};
 
 /// Changed lines that a message shows.
 const MESSAGE_LINES: usize = 40;
@@ -166,6 +166,8 @@ struct Identity<'a> {
     weights: &'a str,
     backend: &'a str,
     arms: Vec<IdentityArm<'a>>,
+    #[serde(skip_serializing_if = "Sampling::is_greedy")]
+    sampling: Sampling,
 }
 
 #[derive(Serialize)]
@@ -179,7 +181,7 @@ struct IdentityArm<'a> {
 }
 
 impl<'a> Identity<'a> {
-    fn of(context: &SnapshotContext<'a>) -> Self {
+    fn of(context: &SnapshotContext<'a>, scenario: &ScenarioRecord) -> Self {
         let shown = |name: &str| name == context.base || name == context.tuned;
         let arms = context.run.arms.iter().filter(|arm| shown(&arm.name)).map(|arm| IdentityArm {
             name: &arm.name,
@@ -192,6 +194,7 @@ impl<'a> Identity<'a> {
             weights: &context.run.model.fingerprint,
             backend: &context.run.backend,
             arms: arms.collect(),
+            sampling: scenario.sampling,
         }
     }
 }
@@ -210,7 +213,7 @@ pub fn assert_scenario(scenario: &ScenarioRecord, context: &SnapshotContext<'_>)
     settings.set_snapshot_path(context.directory);
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
-    settings.set_info(&Identity::of(context));
+    settings.set_info(&Identity::of(context, scenario));
     settings.set_input_file(context.root.join(&scenario.path));
     let asserted = quietly(|| settings.bind(|| (context.assertion)(&scenario.name, &body)));
     let state = state_of(&context.directory.join(file_name(scenario)), &body);

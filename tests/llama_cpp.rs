@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use finetest::RunRecord;
 use finetest::model::tokenizer::{Tokenizer, gguf_metadata};
+use finetest::record::Finish;
 use serde_json::{Value, json};
 use support::{Project, Ran, fixture};
 
@@ -91,6 +92,9 @@ fn answers(run: &RunRecord) -> Vec<(String, Vec<u32>, Vec<f64>)> {
 #[test]
 fn a_project_has_the_same_answers_on_both_backends() {
     let project = llama();
+    let drawn = "role = \"control\"\ndescription = \"drawn, and stopped\"\nmax_tokens = 24\nstop = [\"e\"]\ntemperature = 1.0\ntop_p = 0.9\nseed = 5\n\
+                 [[cases]]\nprompt = \"hello\"\nchecks = [{ max-length = 1000 }]\n[[cases]]\ntext = \"good\"\nchecks = [{ not-contains = \"e\" }]\n";
+    project.write("scenarios/drawn.toml", drawn);
     let ours = record(&project.run(&["--json", "--backend", "candle"]).expect(100));
     let theirs = record(&project.run(&["--json"]).expect(100));
     assert_eq!((ours.backend.as_str(), theirs.backend.as_str()), ("candle 0.11", "llama-cpp 0.1.160"));
@@ -101,13 +105,18 @@ fn a_project_has_the_same_answers_on_both_backends() {
         assert_eq!(*tokens, same, "{name}");
         assert!(scores.iter().zip(same_scores).all(|(a, b)| (a - b).abs() < 1e-3), "{name}");
     }
+    let stopped = ours.cases().filter(|(s, _)| s.name == "drawn").flat_map(|(_, case)| case.answers.values());
+    for completion in stopped.filter_map(|answer| answer.completion.as_ref()) {
+        assert!(!completion.text.contains('e'), "{completion:?}");
+        assert!(completion.finish == Finish::Length || completion.tokens.len() < 24, "{completion:?}");
+    }
     let (drift, same) = (ours.drift.expect("drift"), theirs.drift.expect("drift"));
     assert!((drift.kl_mean - same.kl_mean).abs() < 1e-3 && drift.same_top1 == same.same_top1);
     let proof = theirs.proof.expect("a proof");
     assert!(proof.adapter_effect > 0.1 && proof.base_difference < 1e-6, "{proof:?}");
     // A second run computes nothing, and starts no worker for it.
     let again = record(&project.run(&["--json"]).expect(100));
-    assert_eq!((again.cost.computed, again.cost.stored), (0, 8));
+    assert_eq!((again.cost.computed, again.cost.stored), (0, 12));
 }
 
 #[test]

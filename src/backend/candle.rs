@@ -4,7 +4,7 @@ use super::{Answered, Backend, DriftText, Progress, prompts};
 use crate::adapter::Adapter;
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
-use crate::engine::{Compared, Engine, Event, Generation, larger, largest_difference};
+use crate::engine::{Compared, Ends, Engine, Event, Generation, larger, largest_difference};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::{ModelFiles, Voice, load_decoder};
@@ -92,20 +92,13 @@ impl Backend for CandleBackend {
         let mut answers: Vec<Completion> = prompts.iter().map(|prompt| prompts::unanswered(prompt)).collect();
         let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].1.max_tokens > 0).collect();
         on_progress(Progress::Started { what: "answering", units: questions.len() });
-        let generations: Vec<Generation> = generated
-            .iter()
-            .map(|i| Generation {
-                arm: questions[*i].0,
-                prompt: prompts[*i].clone(),
-                max_tokens: questions[*i].1.max_tokens,
-            })
-            .collect();
-        let outputs =
-            engine.generate(&generations, voice.tokenizer.stop_ids(), &mut |event| on_progress(progress(event)))?;
+        let generations: Vec<Generation> =
+            generated.iter().map(|i| Generation::of(questions[*i].0, prompts[*i].clone(), questions[*i].1)).collect();
+        let text = |tokens: &[u32]| voice.tokenizer.decode(tokens, false).unwrap_or_default();
+        let ends = Ends { tokens: voice.tokenizer.stop_ids(), text: &text };
+        let outputs = engine.generate(&generations, &ends, &mut |event| on_progress(progress(event)))?;
         for (i, output) in generated.into_iter().zip(outputs) {
-            answers[i].text = voice.tokenizer.decode(&output.tokens, false)?;
-            answers[i].tokens = output.tokens;
-            answers[i].finish = output.finish;
+            prompts::answered(voice, questions[i].1, output, &mut answers[i])?;
         }
         let (owners, continuations) = prompts::choices(voice, questions, &prompts)?;
         let scores = engine.log_likelihoods(&continuations)?;

@@ -199,20 +199,12 @@ impl Backend for LlamaCppBackend {
         let mut answers: Vec<Answered> = prompts.iter().map(|prompt| Ok(prompts::unanswered(prompt))).collect();
         on_progress(Progress::Started { what: "answering", units: questions.len() });
         let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].1.max_tokens > 0).collect();
-        let generation = |i: &usize| Generation {
-            arm: questions[*i].0,
-            prompt: prompts[*i].clone(),
-            max_tokens: questions[*i].1.max_tokens,
-        };
+        let generation = |i: &usize| Generation::of(questions[*i].0, prompts[*i].clone(), questions[*i].1);
         let generations: Vec<Generation> = generated.iter().map(generation).collect();
         let outputs = generate(worker, &generations, voice.tokenizer.stop_ids(), on_progress)?;
         for (i, output) in generated.into_iter().zip(outputs) {
             match (output, &mut answers[i]) {
-                (Ok(output), Ok(answer)) => {
-                    answer.text = voice.tokenizer.decode(&output.tokens, false)?;
-                    answer.tokens = output.tokens;
-                    answer.finish = output.finish;
-                }
+                (Ok(output), Ok(answer)) => prompts::answered(voice, questions[i].1, output, answer)?,
                 (output, answer) => *answer = Err(output.err().unwrap_or_default()),
             }
         }

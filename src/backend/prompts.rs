@@ -1,7 +1,7 @@
 //! What every backend that speaks in tokens does with prompts and texts.
 
 use super::DriftText;
-use crate::engine::Continuation;
+use crate::engine::{Continuation, Generated};
 use crate::error::{Error, Result};
 use crate::model::Voice;
 use crate::record::{Completion, Finish, Request};
@@ -37,6 +37,21 @@ pub(super) fn unanswered(prompt: &[u32]) -> Completion {
         prompt_tokens: prompt.len(),
         choices: Vec::new(),
     }
+}
+
+/// Puts what was generated into an answer: of a text with a string that stops it, what is before the first of them.
+pub(super) fn answered(voice: &Voice, request: &Request, output: Generated, answer: &mut Completion) -> Result<()> {
+    let Generated { mut tokens, mut finish } = output;
+    let mut text = voice.tokenizer.decode(&tokens, false)?;
+    if let Some(end) = request.stop.iter().filter_map(|stop| text.find(stop.as_str())).min() {
+        text.truncate(end);
+        finish = Finish::Stop;
+        while !tokens.is_empty() && !text.starts_with(&voice.tokenizer.decode(&tokens, false)?) {
+            tokens.pop();
+        }
+    }
+    (answer.text, answer.tokens, answer.finish) = (text, tokens, finish);
+    Ok(())
 }
 
 /// Whose a choice is: the question's number, the choice, and its number of tokens.

@@ -15,7 +15,7 @@ use crate::record::{ChoiceScore, Completion, Finish, Prompt, Proof, Request};
 ///
 /// let mut backend = Scripted::new([(0, "What is 2 + 2?", "4"), (1, "What is 2 + 2?", "{}")]);
 /// let prompt = Prompt::Messages(vec![Message::new("user", "What is 2 + 2?")]);
-/// let request = Request { prompt, max_tokens: 8, choices: Vec::new() };
+/// let request = Request::greedy(prompt, 8);
 /// let answers = backend.complete(&[(0, &request), (1, &request)], &mut |_| {})?;
 /// assert_eq!(answers[0].as_ref().map(|a| a.text.as_str()), Ok("4"));
 /// # Ok::<(), finetest::Error>(())

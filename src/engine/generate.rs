@@ -1,13 +1,14 @@
-//! Greedy decoding of many prompts at once: rows join and leave the batch as they begin and end.
+//! Decoding of many prompts at once: rows join and leave the batch as they begin and end.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::choose::{Ends, choose};
 use super::prefix::Prefixes;
-use super::{Engine, Event, PREFILL_TOKENS, Row, argmax};
+use super::{Engine, Event, PREFILL_TOKENS, Row};
 use crate::error::Result;
 use crate::model::cache::Cache;
-use crate::record::Finish;
+use crate::record::{Finish, Request, Sampling};
 
 /// One prompt for one arm.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -15,12 +16,28 @@ pub(crate) struct Generation {
     pub(crate) arm: usize,
     pub(crate) prompt: Vec<u32>,
     pub(crate) max_tokens: usize,
+    /// Strings that end the answer.
+    pub(crate) stop: Vec<String>,
+    pub(crate) sampling: Sampling,
+}
+
+impl Generation {
+    /// Of a request whose prompt is these tokens.
+    pub(crate) fn of(arm: usize, prompt: Vec<u32>, request: &Request) -> Self {
+        let Request { max_tokens, stop, sampling, .. } = request;
+        Self { arm, prompt, max_tokens: *max_tokens, stop: stop.clone(), sampling: *sampling }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn greedy(arm: usize, prompt: Vec<u32>, max_tokens: usize) -> Self {
+        Self { arm, prompt, max_tokens, stop: Vec::new(), sampling: Sampling::default() }
+    }
 }
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Generated {
-    /// Without the token that ended the turn.
+    /// Without the token that ended the turn, with those of a string that did.
     pub(crate) tokens: Vec<u32>,
     pub(crate) finish: Finish,
 }
@@ -30,7 +47,6 @@ struct Active {
     arm: usize,
     cache: Cache,
     tokens: Vec<u32>,
-    max_tokens: usize,
 }
 
 impl Engine<'_> {
@@ -41,7 +57,7 @@ impl Engine<'_> {
     pub(crate) fn generate(
         &self,
         generations: &[Generation],
-        stop: &[u32],
+        ends: &Ends<'_>,
         on_event: &mut dyn FnMut(Event),
     ) -> Result<Vec<Generated>> {
         let prompts: Vec<(usize, &[u32])> = generations.iter().map(|g| (g.arm, g.prompt.as_slice())).collect();
@@ -66,21 +82,14 @@ impl Engine<'_> {
                 break;
             }
             if joining.is_empty() {
-                self.decode(&mut active)?;
+                self.decode(generations, &mut active)?;
             } else {
                 active.extend(self.prefill(generations, joining, &prefixes)?);
             }
             on_event(Event::Tokens(active.len() + tokens));
             let before = active.len();
             active.retain_mut(|row| {
-                let ended = row.tokens.last().is_some_and(|t| stop.contains(t));
-                if ended {
-                    row.tokens.pop();
-                }
-                if !ended && row.tokens.len() < row.max_tokens {
-                    return true;
-                }
-                let finish = if ended { Finish::Stop } else { Finish::Length };
+                let Some(finish) = ends.ended(&generations[row.index], &mut row.tokens) else { return true };
                 done[row.index] = Some(Generated { tokens: std::mem::take(&mut row.tokens), finish });
                 false
             });
@@ -111,14 +120,13 @@ impl Engine<'_> {
             index,
             arm: generations[index].arm,
             cache,
-            tokens: vec![argmax(&logits)],
-            max_tokens: generations[index].max_tokens,
+            tokens: vec![choose(&logits, &generations[index].sampling, 0)],
         });
         Ok(started.collect())
     }
 
     /// One more token for every row.
-    fn decode(&self, active: &mut [Active]) -> Result<()> {
+    fn decode(&self, generations: &[Generation], active: &mut [Active]) -> Result<()> {
         active.sort_by_key(|row| (row.arm, row.index));
         let last: Vec<[u32; 1]> = active.iter().map(|row| [row.tokens.last().copied().unwrap_or_default()]).collect();
         let mut rows: Vec<Row<'_>> = active
@@ -131,7 +139,7 @@ impl Engine<'_> {
         let view = crate::model::ops::view(&logits);
         let vocab = self.decoder.spec.vocab_size;
         for (row, logits) in active.iter_mut().zip(view.slice()?.chunks(vocab)) {
-            row.tokens.push(argmax(logits));
+            row.tokens.push(choose(logits, &generations[row.index].sampling, row.tokens.len()));
         }
         Ok(())
     }

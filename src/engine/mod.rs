@@ -1,9 +1,10 @@
 //! Arms × prompts: many sequences of several adapters answered in one pass over the weights.
 //!
-//! The engine knows prompts as tokens and arms as adapters; nothing of scenarios, templates or verdicts. Decoding is greedy.
+//! The engine knows prompts as tokens and arms as adapters; nothing of scenarios, templates or verdicts.
 //! A batch holds rows of every arm; the frozen products are computed for all rows at once and each arm's adapter touches only its
 //! own rows. What prompts begin with in common is computed once an arm.
 
+mod choose;
 mod generate;
 mod prefix;
 mod score;
@@ -12,9 +13,10 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
+pub(crate) use choose::Ends;
 #[cfg(feature = "llama-cpp")]
-pub(crate) use generate::Generated;
-pub(crate) use generate::Generation;
+pub(crate) use choose::choose;
+pub(crate) use generate::{Generated, Generation};
 #[cfg(feature = "llama-cpp")]
 pub(crate) use prefix::shared_beginnings;
 pub(crate) use score::{Compared, Continuation, divergence, larger, largest_difference, log_normaliser};

@@ -1,9 +1,12 @@
 //! Sequences through contexts: what they begin with in common is computed once, many share a batch, and they come and go.
 //!
+//! Each sequence has a stream of the cache to itself. In a cache that all share, attention looks at everybody's cells and masks
+//! all but a sequence's own: with 64 rows that was half of the time.
+//!
 //! Several contexts (base's and tuned's) can be fed the same batches in lockstep, so that their logits are compared position by
 //! position and none are kept.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -14,12 +17,13 @@ use crate::error::{Error, Result};
 
 /// Tokens of one batch. llama.cpp keeps logits of a whole batch: 256 × 150 000 × 4 bytes is 150 MB.
 pub(super) const BATCH: usize = 256;
-/// Cells of a cache, unless one sequence needs more: attention looks at all of them, so a larger cache makes every token dearer.
-const CELLS: usize = 2048;
-/// Beginnings that are computed once and kept.
-const PREFIXES: usize = 32;
-/// Most sequences of a context, with those that hold the beginnings: llama.cpp's LLAMA_MAX_SEQ is 256.
-const SEQUENCES: usize = 128;
+/// Cells of a whole cache, unless two streams of one length need more. A product with quantised weights costs as much for each
+/// row as for one, so that more rows would gain nothing.
+const CELLS: usize = 4096;
+/// llama.cpp rounds the length of a stream up to a multiple of this.
+const STEP: usize = 256;
+/// A beginning is kept in a stream of its own when that saves so many tokens.
+const WORTH: usize = 64;
 
 /// Tokens to be run, and whose logits are wanted.
 pub(super) struct Sequence {
@@ -49,24 +53,32 @@ pub(super) struct Shape {
     /// Sequences at once, besides the beginnings.
     rows: usize,
     prefixes: Vec<Vec<u32>>,
+    /// Cells of one sequence.
     cells: usize,
 }
 
 impl Shape {
+    /// For sequences of about one length; at most `batch` of them at once.
     pub(super) fn of(sequences: &[Sequence], batch: usize) -> Self {
         let prompts: Vec<(usize, &[u32])> =
             sequences.iter().map(|s| (0, &s.tokens[..(s.wanted + 1).min(s.tokens.len())])).collect();
         let mut prefixes: Vec<Vec<u32>> = shared_beginnings(&prompts).into_iter().map(|(_, tokens)| tokens).collect();
-        prefixes.truncate(PREFIXES);
-        let kept: usize = prefixes.iter().map(Vec::len).sum();
-        let largest = sequences.iter().map(|s| s.most).max().unwrap_or(0);
-        let wanted: usize = sequences.iter().map(|s| s.most).sum();
-        let cells = kept + wanted.min(CELLS).max(largest);
-        Self { rows: batch.clamp(1, SEQUENCES - PREFIXES), prefixes, cells }
+        let saved = |prefix: &Vec<u32>| {
+            let sharing = prompts.iter().filter(|(_, tokens)| tokens.starts_with(prefix)).count();
+            sharing.saturating_sub(1) * prefix.len()
+        };
+        prefixes.retain(|prefix| saved(prefix) >= WORTH);
+        prefixes.sort_by_key(|prefix| std::cmp::Reverse(saved(prefix)));
+        let cells = length(sequences.iter().map(|s| s.most.max(s.tokens.len())).max().unwrap_or(0));
+        let streams = (CELLS / cells).max(2);
+        prefixes.truncate(streams / 2);
+        let rows = (streams - prefixes.len()).min(batch).clamp(1, sequences.len().max(1));
+        Self { rows, prefixes, cells }
     }
 
+    /// Cells of all streams.
     pub(super) fn cells(&self) -> u32 {
-        u32::try_from(self.cells.max(BATCH)).unwrap_or(u32::MAX)
+        u32::try_from(self.cells * self.sequences() as usize).unwrap_or(u32::MAX)
     }
 
     pub(super) fn sequences(&self) -> u32 {
@@ -74,13 +86,25 @@ impl Shape {
     }
 }
 
+/// Sequences that are to share a context: the streams of one are all as long as its longest sequence.
+pub(super) fn by_length(sequences: Vec<Sequence>) -> impl Iterator<Item = Vec<Sequence>> {
+    let mut groups: BTreeMap<usize, Vec<Sequence>> = BTreeMap::new();
+    for sequence in sequences {
+        let cells = length(sequence.most.max(sequence.tokens.len()));
+        groups.entry(cells.next_power_of_two()).or_default().push(sequence);
+    }
+    groups.into_values()
+}
+
+fn length(tokens: usize) -> usize {
+    tokens.max(1).next_multiple_of(STEP)
+}
+
+/// A sequence in the stream of its number among the active ones.
 struct Row {
     sequence: Sequence,
-    id: i32,
     /// Tokens that are in the cache.
     at: usize,
-    /// Cells it may take.
-    cells: usize,
 }
 
 /// Runs sequences through contexts of the same shape.
@@ -96,30 +120,20 @@ pub(super) fn feed(
     // Long ones first, so that the batch stays full.
     sequences.sort_by_key(|s| (std::cmp::Reverse(s.most), s.item));
     let mut waiting = VecDeque::from(sequences);
-    let mut free: Vec<i32> = (0..shape.rows as i32).rev().collect();
-    let mut room = shape.cells - shape.prefixes.iter().map(Vec::len).sum::<usize>();
     let mut active: Vec<Row> = Vec::new();
     loop {
-        while let Some(next) = waiting.front()
-            && let Some(id) = free.last().copied()
+        while active.len() < shape.rows
+            && let Some(sequence) = waiting.pop_front()
         {
-            let shared = longest(shape, &next.tokens, next.wanted);
-            let at = shared.map_or(0, |i| shape.prefixes[i].len());
-            let cells = next.most.max(next.tokens.len()) - at;
-            if cells > room {
-                break;
-            }
-            let Some(sequence) = waiting.pop_front() else { break };
-            free.pop();
-            room -= cells;
+            let shared = longest(shape, &sequence.tokens, sequence.wanted);
             reader.started(sequence.item)?;
             for context in contexts.iter_mut() {
                 super::abort_for_a_test(context, &sequence.tokens);
                 if let Some(prefix) = shared {
-                    copy(context, shape.rows + prefix, id, at)?;
+                    copy(context, shape.rows + prefix, active.len())?;
                 }
             }
-            active.push(Row { sequence, id, at, cells });
+            active.push(Row { sequence, at: shared.map_or(0, |i| shape.prefixes[i].len()) });
         }
         if active.is_empty() {
             return Ok(());
@@ -128,13 +142,19 @@ pub(super) fn feed(
         reader.computed(batch.n_tokens() as usize)?;
         decode(contexts, &mut batch)?;
         read(contexts, &placed, &mut active, reader)?;
-        for row in active.extract_if(.., |row| row.at == row.sequence.tokens.len()) {
-            for context in contexts.iter_mut() {
-                clear(context, row.id)?;
+        for i in (0..active.len()).rev() {
+            if active[i].at < active[i].sequence.tokens.len() {
+                continue;
             }
-            free.push(row.id);
-            room += row.cells;
-            reader.finished(row.sequence.item)?;
+            // llama.cpp computes streams together only while there is no gap between them.
+            let last = active.len() - 1;
+            for context in contexts.iter_mut() {
+                if i < last {
+                    copy(context, last, i)?;
+                }
+                clear(context, last)?;
+            }
+            reader.finished(active.swap_remove(i).sequence.item)?;
         }
     }
 }
@@ -154,7 +174,7 @@ fn fill(batch: &mut LlamaBatch<'_>, active: &mut [Row]) -> Result<Placed> {
             if wanted {
                 placed.push((i, position, batch.n_tokens()));
             }
-            add(batch, row.sequence.tokens[position], position, row.id, wanted)?;
+            add(batch, row.sequence.tokens[position], position, i, wanted)?;
         }
         row.at = end;
     }
@@ -181,7 +201,7 @@ fn prefixes(contexts: &mut [LlamaContext<'_>], shape: &Shape, batch: &mut LlamaB
         for (chunk, tokens) in tokens.chunks(BATCH).enumerate() {
             batch.clear();
             for (j, token) in tokens.iter().enumerate() {
-                add(batch, *token, chunk * BATCH + j, (shape.rows + i) as i32, false)?;
+                add(batch, *token, chunk * BATCH + j, shape.rows + i, false)?;
             }
             decode(contexts, batch)?;
         }
@@ -196,8 +216,8 @@ fn longest(shape: &Shape, tokens: &[u32], wanted: usize) -> Option<usize> {
     found.max_by_key(|(_, prefix)| prefix.len()).map(|(i, _)| i)
 }
 
-fn add(batch: &mut LlamaBatch<'_>, token: u32, position: usize, sequence: i32, logits: bool) -> Result<()> {
-    let added = batch.add(LlamaToken(token as i32), position as i32, &[sequence], logits);
+fn add(batch: &mut LlamaBatch<'_>, token: u32, position: usize, sequence: usize, logits: bool) -> Result<()> {
+    let added = batch.add(LlamaToken(token as i32), position as i32, &[sequence as i32], logits);
     added.map_err(|e| Error::failed(format!("a batch of llama.cpp is too small: {e}")))
 }
 
@@ -211,13 +231,12 @@ fn decode(contexts: &mut [LlamaContext<'_>], batch: &mut LlamaBatch<'_>) -> Resu
     Ok(())
 }
 
-/// Gives the first `tokens` tokens of a sequence to another one too: the cells are shared, nothing is copied.
-fn copy(context: &mut LlamaContext<'_>, from: usize, to: i32, tokens: usize) -> Result<()> {
-    let end = u32::try_from(tokens).ok();
-    context.copy_kv_cache_seq(from as i32, to, Some(0), end).map_err(|e| Error::failed(e.to_string()))
+/// Gives all that a stream holds to another one, whose own is lost.
+fn copy(context: &mut LlamaContext<'_>, from: usize, to: usize) -> Result<()> {
+    context.copy_kv_cache_seq(from as i32, to as i32, None, None).map_err(|e| Error::failed(e.to_string()))
 }
 
-fn clear(context: &mut LlamaContext<'_>, sequence: i32) -> Result<()> {
+fn clear(context: &mut LlamaContext<'_>, sequence: usize) -> Result<()> {
     let cleared = context.clear_kv_cache_seq(u32::try_from(sequence).ok(), None, None);
     cleared.map(|_| ()).map_err(|e| Error::failed(e.to_string()))
 }

@@ -25,6 +25,7 @@ use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
+use llama_cpp_2::token::LlamaToken;
 
 use crate::error::{Error, Result};
 use feed::{BATCH, Shape};
@@ -78,6 +79,12 @@ impl Session {
     pub(crate) fn tokenize(&self, text: &str) -> Vec<u32> {
         let tokens = self.model.vocab().tokenize(text.as_bytes(), false, true);
         tokens.into_iter().map(|token| token.0 as u32).collect()
+    }
+
+    /// The bytes of every token.
+    fn pieces(&self) -> Vec<Vec<u8>> {
+        let vocabulary = self.model.vocab();
+        (0..self.model.n_vocab()).map(|token| vocabulary.token_to_piece(LlamaToken(token), true, None)).collect()
     }
 
     /// Contexts of these arms, all of one shape.
@@ -176,8 +183,8 @@ fn context<'m>(
         .with_n_batch(BATCH as u32)
         .with_n_ubatch(BATCH as u32)
         .with_n_seq_max(shape.sequences())
-        // One cache for all sequences: what prompts begin with is then shared by its cells, not copied.
-        .with_kv_unified(true)
+        // A stream of the cache for each sequence: attention then sees that sequence's cells only.
+        .with_kv_unified(false)
         .with_swa_full(true)
         .with_type_k(KvCacheType::F32)
         .with_type_v(KvCacheType::F32)

@@ -1,4 +1,4 @@
-//! What a session is asked: greedy answers, scores of given tokens, two arms on the same tokens, and the proof that the adapter is
+//! What a session is asked: answers, scores of given tokens, two arms on the same tokens, and the proof that the adapter is
 //! on. The same questions as those to [`crate::engine::Engine`], with the same meaning.
 
 use std::collections::HashMap;
@@ -6,24 +6,30 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::feed::{Reader, Sequence, Shape, feed};
+use super::feed::{Reader, Sequence, Shape, by_length, feed};
 use super::protocol::Reply;
 use super::{Session, context, load};
 use crate::engine::{
-    Compared, Continuation, Generated, Generation, argmax, larger, largest_difference, log_normaliser,
+    Compared, Continuation, Ends, Generated, Generation, choose, larger, largest_difference, log_normaliser,
 };
 use crate::error::{Error, Result};
-use crate::record::Finish;
 
 /// Takes replies while a job is done; it fails when nobody listens.
 pub(super) type Tell<'t> = &'t mut dyn FnMut(Reply) -> Result<()>;
 
 impl Session {
-    /// Answers every generation by its likeliest tokens, one arm after another.
+    /// Answers every generation, one arm after another.
     ///
     /// # Errors
     /// Logits that are not finite, a context that cannot be made.
     pub(super) fn generate(&mut self, items: &[Generation], stop: &[u32], tell: Tell<'_>) -> Result<()> {
+        // Only a string that stops an answer is looked for in its text.
+        let pieces = if items.iter().any(|g| !g.stop.is_empty()) { self.pieces() } else { Vec::new() };
+        let text = |tokens: &[u32]| {
+            let bytes = tokens.iter().filter_map(|token| pieces.get(*token as usize)).flatten();
+            String::from_utf8_lossy(&bytes.copied().collect::<Vec<u8>>()).into_owned()
+        };
+        let ends = Ends { tokens: stop, text: &text };
         for arm in 0..self.arms.len() {
             let of_arm = items.iter().enumerate().filter(|(_, g)| g.arm == arm);
             let sequences = of_arm.map(|(item, g)| Sequence {
@@ -32,8 +38,8 @@ impl Session {
                 wanted: g.prompt.len() - 1,
                 most: g.prompt.len() + g.max_tokens,
             });
-            let answers = items.iter().map(|_| Vec::new()).collect();
-            self.run(&[arm], sequences.collect(), &mut Greedy { items, stop, answers, tell })?;
+            let (sequences, answers) = (sequences.collect(), items.iter().map(|_| Vec::new()).collect());
+            self.run(&[arm], sequences, &mut Answers { items, ends: &ends, answers, tell })?;
         }
         Ok(())
     }
@@ -75,9 +81,11 @@ impl Session {
         let alone = {
             let model = load(self.backend, &self.opening.model)?;
             let mut last = Last::new(prompts.len());
-            let (sequences, shape) = whole(prompts);
-            let mut contexts = [context(self.backend, &model, self.opening.threads, &shape)?];
-            feed(&mut contexts, &shape, sequences, &mut last)?;
+            for sequences in by_length(whole(prompts)) {
+                let shape = Shape::of(&sequences, self.opening.batch);
+                let mut contexts = [context(self.backend, &model, self.opening.threads, &shape)?];
+                feed(&mut contexts, &shape, sequences, &mut last)?;
+            }
             last.rows
         };
         let (mut effect, mut untouched) = (0f64, 0f64);
@@ -94,7 +102,7 @@ impl Session {
     /// As [`Self::generate`].
     pub(super) fn last_logits(&mut self, prompts: &[Vec<u32>], arms: &[usize]) -> Result<Vec<Vec<Vec<f32>>>> {
         let mut last = Last::new(prompts.len());
-        self.run(arms, whole(prompts).0, &mut last)?;
+        self.run(arms, whole(prompts), &mut last)?;
         Ok(last.rows)
     }
 
@@ -111,12 +119,12 @@ impl Session {
     }
 
     fn run(&mut self, arms: &[usize], sequences: Vec<Sequence>, reader: &mut dyn Reader) -> Result<()> {
-        if sequences.is_empty() {
-            return Ok(());
+        for sequences in by_length(sequences) {
+            let shape = Shape::of(&sequences, self.opening.batch);
+            let mut contexts = self.contexts(arms, &shape)?;
+            feed(&mut contexts, &shape, sequences, reader)?;
         }
-        let shape = Shape::of(&sequences, self.opening.batch);
-        let mut contexts = self.contexts(arms, &shape)?;
-        feed(&mut contexts, &shape, sequences, reader)
+        Ok(())
     }
 }
 
@@ -128,41 +136,33 @@ fn forced(item: usize, c: &Continuation) -> Sequence {
     Sequence { item, tokens, wanted: c.prompt.len() - 1, most }
 }
 
-fn whole(prompts: &[Vec<u32>]) -> (Vec<Sequence>, Shape) {
+fn whole(prompts: &[Vec<u32>]) -> Vec<Sequence> {
     let sequence = |(item, prompt): (usize, &Vec<u32>)| Sequence {
         item,
         tokens: prompt.clone(),
         wanted: prompt.len() - 1,
         most: prompt.len(),
     };
-    let sequences: Vec<Sequence> = prompts.iter().enumerate().map(sequence).collect();
-    let shape = Shape::of(&sequences, prompts.len());
-    (sequences, shape)
+    prompts.iter().enumerate().map(sequence).collect()
 }
 
-struct Greedy<'a, 't> {
+struct Answers<'a, 't> {
     items: &'a [Generation],
-    stop: &'a [u32],
+    ends: &'a Ends<'a>,
     answers: Vec<Vec<u32>>,
     tell: Tell<'t>,
 }
 
-impl Reader for Greedy<'_, '_> {
+impl Reader for Answers<'_, '_> {
     fn started(&mut self, item: usize) -> Result<()> {
         (self.tell)(Reply::Started(item))
     }
 
     fn logits(&mut self, item: usize, _: usize, rows: &[&[f32]]) -> Result<Option<u32>> {
-        let token = argmax(rows[0]);
-        let answer = &mut self.answers[item];
-        let ended = self.stop.contains(&token);
-        if !ended {
-            answer.push(token);
-            if answer.len() < self.items[item].max_tokens {
-                return Ok(Some(token));
-            }
-        }
-        let finish = if ended { Finish::Stop } else { Finish::Length };
+        let (asked, answer) = (&self.items[item], &mut self.answers[item]);
+        let token = choose(rows[0], &asked.sampling, answer.len());
+        answer.push(token);
+        let Some(finish) = self.ends.ended(asked, answer) else { return Ok(Some(token)) };
         let tokens = std::mem::take(answer);
         (self.tell)(Reply::Generated(item, Generated { tokens, finish }))?;
         Ok(None)

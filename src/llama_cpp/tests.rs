@@ -7,11 +7,14 @@ use candle_core::{Device, Tensor};
 use super::Session;
 use super::protocol::{Opening, Reply};
 use crate::adapter;
-use crate::engine::{Compared, Continuation, Engine, Generated, Generation};
+use crate::engine::{Compared, Continuation, Ends, Engine, Generated, Generation};
 use crate::export::{Export, Format};
 use crate::model::parity::{decoder, fixture, reference, relative};
 use crate::model::{ModelFiles, ModelKind};
-use crate::record::Finish;
+use crate::record::{Finish, Sampling};
+
+/// A draw, so that the same luck on both sides gives the same tokens.
+const LUCK: Sampling = Sampling { temperature: 1.0, top_k: 50, top_p: 0.95, seed: 11 };
 
 fn ids(tensor: &Tensor) -> Vec<u32> {
     tensor.to_vec1::<i64>().expect("ids").into_iter().map(|id| id as u32).collect()
@@ -71,7 +74,7 @@ fn generate(session: &mut Session, items: &[Generation], stop: &[u32]) -> Vec<Ge
 }
 
 fn ask(arm: usize, prompt: &[u32], max_tokens: usize) -> Generation {
-    Generation { arm, prompt: prompt.to_vec(), max_tokens }
+    Generation::greedy(arm, prompt.to_vec(), max_tokens)
 }
 
 fn score(session: &mut Session, items: &[Continuation]) -> Vec<f64> {
@@ -130,16 +133,40 @@ fn batched_answers_agree_with_transformers_token_for_token() {
         let peft = adapter::load(&fixture(&format!("{family}/adapter"))).expect("an adapter");
         let peft = peft.attached(&decoder, 1.0).expect("tensors");
         let engine = Engine { decoder: &decoder, arms: vec![None, Some(peft)], batch: 8 };
-        let expected = engine.generate(&items, &[], &mut |_| {}).expect("answers");
+        let expected = engine.generate(&items, &Ends::NONE, &mut |_| {}).expect("answers");
+        let drawn: Vec<Generation> = items.iter().cloned().map(|item| Generation { sampling: LUCK, ..item }).collect();
+        let expected_drawn = engine.generate(&drawn, &Ends::NONE, &mut |_| {}).expect("answers");
+        assert_ne!(expected_drawn, expected);
         for batch in [1, 2, 8] {
             let mut session = session(family, vec![None, Some(adapter.clone())], batch);
             assert_eq!(generate(&mut session, &items, &[]), expected, "{family}, batch {batch}");
+            assert_eq!(generate(&mut session, &drawn, &[]), expected_drawn, "{family}, batch {batch}, drawn");
         }
         let greedy = reference(&format!("{family}/reference.safetensors"));
         for (answer, i) in expected.iter().zip([0, 1, 0]) {
             assert_eq!(answer.tokens, ids(&greedy[&format!("greedy_{i}")]), "{family}");
         }
     }
+}
+
+#[test]
+fn a_string_stops_an_answer_where_it_is_complete() {
+    let prompts = prompts("llama");
+    let mut session = session("llama", vec![None], 4);
+    let whole = generate(&mut session, &[ask(0, &prompts[0], 24)], &[]).remove(0).tokens;
+    let pieces = session.pieces();
+    let text = |tokens: &[u32]| -> String {
+        let bytes: Vec<u8> = tokens.iter().flat_map(|t| pieces[*t as usize].clone()).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    // The end of one token and the beginning of the next.
+    let (before, after) = (text(&whole[..6]).chars().count(), text(&whole[..8]));
+    let stop: String = after.chars().skip(before - 1).take(2).collect();
+    let expected = (1..=24).find(|n| text(&whole[..*n]).contains(&stop)).expect("it is there");
+    let stopped = Generation { stop: vec!["never said".into(), stop], ..ask(0, &prompts[0], 24) };
+    let answers = generate(&mut session, &[stopped, ask(0, &prompts[0], 24)], &[]);
+    assert_eq!(answers[0], Generated { tokens: whole[..expected].to_vec(), finish: Finish::Stop });
+    assert_eq!(answers[1].tokens, whole, "another answer goes on");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::linear::{Adapters, LowRank};
 use super::{DecoderSpec, ModelFiles, load_decoder};
 use crate::adapter;
 use crate::config::ModelConfig;
-use crate::engine::{Engine, Generation};
+use crate::engine::{Ends, Engine, Generation};
 use crate::record::Finish;
 
 /// A fixture's file.
@@ -204,9 +204,8 @@ fn every_family_decodes_as_transformers_does() {
         let engine = Engine { decoder: &decoder, arms: vec![None], batch: 2 };
         let expected = reference(&format!("{family}/reference.safetensors"));
         let prompts = [0, 1, 0].map(|i| ids(&expected[&format!("input_ids_{i}")]));
-        let ask: Vec<Generation> =
-            prompts.into_iter().map(|prompt| Generation { arm: 0, prompt, max_tokens: 24 }).collect();
-        let answers = engine.generate(&ask, &[], &mut |_| {}).expect(family);
+        let ask: Vec<Generation> = prompts.into_iter().map(|prompt| Generation::greedy(0, prompt, 24)).collect();
+        let answers = engine.generate(&ask, &Ends::NONE, &mut |_| {}).expect(family);
         for (answer, i) in answers.iter().zip([0, 1, 0]) {
             assert_eq!(answer.tokens, ids(&expected[&format!("greedy_{i}")]), "{family}");
         }
@@ -221,9 +220,9 @@ fn batched_decoding_agrees_with_transformers_token_for_token() {
     let engine = Engine { decoder: &decoder, arms: vec![None, Some(adapter)], batch: 3 };
     let expected = reference("llama/reference.safetensors");
     let prompts = [0, 1, 0].map(|i| ids(&expected[&format!("input_ids_{i}")]));
-    let ask = |arm| prompts.clone().map(|prompt| Generation { arm, prompt, max_tokens: 24 });
+    let ask = |arm| prompts.clone().map(|prompt| Generation::greedy(arm, prompt, 24));
     let generations: Vec<Generation> = ask(1).into_iter().chain(ask(0)).collect();
-    let answers = engine.generate(&generations, &[], &mut |_| {}).expect("answers");
+    let answers = engine.generate(&generations, &Ends::NONE, &mut |_| {}).expect("answers");
     for (answer, i) in answers[3..].iter().zip([0, 1, 0]) {
         assert_eq!(answer.tokens, ids(&expected[&format!("greedy_{i}")]));
         assert_eq!(answer.finish, Finish::Length);
@@ -375,8 +374,8 @@ fn a_real_model_agrees(name: &str, source: &str) {
         }
     }
     let engine = Engine { decoder: &decoder, arms: vec![None], batch: 1 };
-    let ask = Generation { arm: 0, prompt: real.prompt, max_tokens: real.greedy.len() };
-    let answers = engine.generate(&[ask], &[], &mut |_| {}).expect("an answer");
+    let ask = Generation::greedy(0, real.prompt, real.greedy.len());
+    let answers = engine.generate(&[ask], &Ends::NONE, &mut |_| {}).expect("an answer");
     assert_eq!(answers[0].tokens, real.greedy, "{name}");
 }
 

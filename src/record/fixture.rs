@@ -49,6 +49,7 @@ pub(crate) fn scenario(name: &str, role: Role, verdicts: &[(Verdict, Verdict)]) 
         path: format!("scenarios/{name}.toml"),
         role,
         description: format!("What {name} is about."),
+        sampling: Sampling::default(),
         cases: cases.collect(),
     }
 }

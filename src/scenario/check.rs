@@ -275,7 +275,7 @@ mod tests {
     }
 
     fn case(checks: Vec<Check>) -> Case {
-        let request = Request { prompt: Prompt::Text("x".into()), max_tokens: 9, choices: Vec::new() };
+        let request = Request::greedy(Prompt::Text("x".into()), 9);
         Case { name: "c".into(), request, checks }
     }
 

@@ -1,5 +1,7 @@
 //! A scenario file as it is written, and what it resolves to. Everything that is wrong with its cases is reported at once.
 
+mod sampling;
+
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -14,7 +16,7 @@ use super::script::Writing;
 use super::{Case, DEFAULT_MAX_TOKENS, Scenario};
 use crate::config::{line_at, relative, toml_error};
 use crate::error::{Error, Result};
-use crate::record::{Message, Prompt, Request, Role};
+use crate::record::{Message, Prompt, Request, Role, Sampling};
 
 /// Largest compiled regular expression, in bytes.
 const REGEX_SIZE: usize = 1 << 20;
@@ -28,6 +30,12 @@ struct RawScenario {
     description: String,
     system: Option<String>,
     max_tokens: Option<usize>,
+    #[serde(default)]
+    stop: Vec<Spanned<String>>,
+    temperature: Option<Spanned<f64>>,
+    top_k: Option<Spanned<usize>>,
+    top_p: Option<Spanned<f64>>,
+    seed: Option<Spanned<u32>>,
     #[serde(default)]
     checks: Vec<Spanned<RawCheck>>,
     #[serde(default)]
@@ -78,6 +86,8 @@ struct Reader<'t> {
     text: &'t str,
     system: Option<String>,
     max_tokens: usize,
+    stop: Vec<String>,
+    sampling: Sampling,
     shared: Vec<Check>,
     has_shared: bool,
     errors: Vec<Error>,
@@ -85,13 +95,15 @@ struct Reader<'t> {
 
 /// The scenario that `text`, the content of `path`, describes.
 pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
-    let raw: RawScenario = toml::from_str(text).map_err(|error| explained(path, text, &error))?;
+    let mut raw: RawScenario = toml::from_str(text).map_err(|error| explained(path, text, &error))?;
     let max_tokens = raw.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     let mut reader = Reader {
         path,
         text,
-        system: raw.system,
+        system: raw.system.take(),
         max_tokens,
+        stop: Vec::new(),
+        sampling: Sampling::default(),
         shared: Vec::new(),
         has_shared: !raw.checks.is_empty(),
         errors: Vec::new(),
@@ -116,10 +128,12 @@ pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
     {
         reader.errors.push(Error::input(path, None, "system is said only to cases with `prompt`, and there is none"));
     }
-    reader.shared = raw.checks.into_iter().filter_map(|check| reader.check(check)).collect();
+    reader.stop = reader.stop(std::mem::take(&mut raw.stop));
+    reader.sampling = reader.sampling(&raw);
+    reader.shared = std::mem::take(&mut raw.checks).into_iter().filter_map(|check| reader.check(check)).collect();
     let mut names = HashSet::new();
     let mut cases = Vec::new();
-    for (position, raw_case) in raw.cases.into_iter().enumerate() {
+    for (position, raw_case) in std::mem::take(&mut raw.cases).into_iter().enumerate() {
         let line = line_at(text, &raw_case.span());
         let case = reader.case(raw_case.into_inner(), position, line);
         if !names.insert(case.name.clone()) {
@@ -163,7 +177,8 @@ impl Reader<'_> {
                 choices.push(text.clone());
             }
         }
-        Case { name, request: Request { prompt, max_tokens, choices }, checks }
+        let (stop, sampling) = (self.stop.clone(), self.sampling);
+        Case { name, request: Request { prompt, max_tokens, choices, stop, sampling }, checks }
     }
 
     fn max_tokens(&mut self, line: usize, case: &str, own: Option<usize>, checks: &[Check]) -> usize {
@@ -349,7 +364,7 @@ mod tests {
         parse(Path::new("p/scenarios/capitals.toml"), Path::new("p"), text)
     }
 
-    fn cases(text: &str) -> Result<Vec<Case>> {
+    pub(crate) fn cases(text: &str) -> Result<Vec<Case>> {
         read(&format!("{HEAD}{text}")).map(|scenario| scenario.cases)
     }
 
@@ -360,7 +375,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn refused<T: std::fmt::Debug>(result: Result<T>, line: usize, with: &str) {
+    pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T>, line: usize, with: &str) {
         let message = result.expect_err("must be refused").to_string();
         let expected = format!("p/scenarios/capitals.toml:{line}: ");
         assert!(message.contains(&expected) && message.contains(with), "{message}");
@@ -389,7 +404,7 @@ mod tests {
         let [first, second, third] = scenario.cases.as_slice() else { panic!("three cases") };
         assert_eq!((first.name.as_str(), second.name.as_str(), third.name.as_str()), ("case_1", "raw-1", "case_3"));
         let messages = vec![Message::new("system", "Be brief."), Message::new("user", "France?")];
-        assert_eq!(first.request, Request { prompt: Prompt::Messages(messages), max_tokens: 64, choices: vec![] });
+        assert_eq!(first.request, Request::greedy(Prompt::Messages(messages), 64));
         assert_eq!(second.request.prompt, Prompt::Text("The capital of France is".into()));
         assert_eq!(second.request.max_tokens, 5);
         assert!(matches!(&third.request.prompt, Prompt::Messages(m) if m.len() == 3));
@@ -447,7 +462,7 @@ mod tests {
         refused(cases("[[cases]]\nprmpt = \"x\""), 4, "did you mean `prompt`?");
         refused(cases("checks = [\n\"no-repetitions\"]"), 4, "did you mean `no-repetition`?");
         refused(cases("[[cases]]\nprompt = \"x\"\nchecks = [\n{ containes = \"x\" }]"), 6, "did you mean `contains`?");
-        refused(cases("temperature = 1"), 3, "unknown field `temperature`");
+        refused(cases("temprature = 1"), 3, "did you mean `temperature`?");
         refused(checks("{ choice = { answer = \"a\", other = [\"b\"] } }"), 5, "did you mean `others`?");
         refused(read("role = \"controll\"\ndescription = \"d\""), 1, "did you mean `control`?");
         let missing = read("role = \"control\"").expect_err("no description").to_string();

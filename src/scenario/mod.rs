@@ -7,6 +7,8 @@
 //! description = "capitals of well-known countries"
 //! system = "Answer briefly."          # optional, for every case given by `prompt`
 //! max_tokens = 48                     # optional, default 64
+//! stop = ["\n\n"]                     # optional: an answer ends before the first of these
+//! temperature = 0.7                   # optional, default 0: the likeliest token; above it top_k, top_p and seed may be given
 //! checks = ["no-template-tags"]       # optional, of every case
 //!
 //! [[cases]]

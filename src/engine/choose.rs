@@ -1,0 +1,139 @@
+//! The next token out of logits, and whether an answer is over with it: the same for every backend.
+
+use super::{Generation, argmax};
+use crate::data::SplitMix64;
+use crate::record::{Finish, Sampling};
+
+/// What ends an answer before its limit.
+pub(crate) struct Ends<'a> {
+    /// Tokens that end a turn.
+    pub(crate) tokens: &'a [u32],
+    /// The text of tokens, in which strings are looked for that end an answer.
+    pub(crate) text: &'a dyn Fn(&[u32]) -> String,
+}
+
+impl Ends<'_> {
+    /// Nothing but the limit.
+    #[cfg(test)]
+    pub(crate) const NONE: Ends<'static> = Ends { tokens: &[], text: &|_| String::new() };
+
+    /// How an answer ended, when it is over with its last token; one that ends a turn is taken out of it.
+    pub(crate) fn ended(&self, asked: &Generation, answer: &mut Vec<u32>) -> Option<Finish> {
+        if answer.last().is_some_and(|last| self.tokens.contains(last)) {
+            answer.pop();
+            return Some(Finish::Stop);
+        }
+        if !asked.stop.is_empty() {
+            let text = (self.text)(answer);
+            if asked.stop.iter().any(|stop| text.contains(stop)) {
+                return Some(Finish::Stop);
+            }
+        }
+        (answer.len() >= asked.max_tokens).then_some(Finish::Length)
+    }
+}
+
+/// The token after `position` others of an answer.
+pub(crate) fn choose(logits: &[f32], sampling: &Sampling, position: usize) -> u32 {
+    if sampling.is_greedy() {
+        return argmax(logits);
+    }
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    let likelier = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    let kept = if sampling.top_k == 0 { order.len() } else { sampling.top_k.min(order.len()) };
+    if kept < order.len() {
+        order.select_nth_unstable_by(kept, likelier);
+        order.truncate(kept);
+    }
+    order.sort_unstable_by(likelier);
+    let most = f64::from(logits[order[0] as usize]);
+    let weight = |token: &u32| ((f64::from(logits[*token as usize]) - most) / sampling.temperature).exp();
+    let weights: Vec<f64> = order.iter().map(weight).collect();
+    let within = sampling.top_p * weights.iter().sum::<f64>();
+    let (mut kept, mut mass) = (0, 0.0);
+    while kept < weights.len() && (kept == 0 || mass < within) {
+        mass += weights[kept];
+        kept += 1;
+    }
+    let mut left = uniform(sampling.seed, position) * mass;
+    for (token, weight) in order.iter().zip(&weights[..kept]) {
+        left -= weight;
+        if left < 0.0 {
+            return *token;
+        }
+    }
+    order[kept - 1]
+}
+
+/// In [0, 1), of a generator of its own for each position: 53 bits of its first number.
+fn uniform(seed: u64, position: usize) -> f64 {
+    (SplitMix64::new(seed, position as u64).next() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 5] = [0.0, 2.0, 1.0, -1.0, 2.5];
+
+    fn sampling(temperature: f64, top_k: usize, top_p: f64) -> Sampling {
+        Sampling { temperature, top_k, top_p, seed: 7 }
+    }
+
+    fn frequencies(sampling: &Sampling) -> [f64; 5] {
+        const DRAWS: usize = 20_000;
+        let mut found = [0.0; 5];
+        for position in 0..DRAWS {
+            found[choose(&LOGITS, sampling, position) as usize] += 1.0 / DRAWS as f64;
+        }
+        found
+    }
+
+    fn expected(temperature: f64, kept: &[usize]) -> [f64; 5] {
+        let weight = |i: usize| (f64::from(LOGITS[i]) / temperature).exp();
+        let sum: f64 = kept.iter().map(|i| weight(*i)).sum();
+        std::array::from_fn(|i| if kept.contains(&i) { weight(i) / sum } else { 0.0 })
+    }
+
+    #[test]
+    fn draws_follow_the_distribution_at_its_temperature_within_top_k_and_top_p() {
+        // top_p 0.7 at T = 1: 2.5 and 2.0 have 0.55 and 0.33 of what top_k = 4 leaves.
+        let cases = [
+            (sampling(1.0, 0, 1.0), expected(1.0, &[0, 1, 2, 3, 4])),
+            (sampling(2.0, 0, 1.0), expected(2.0, &[0, 1, 2, 3, 4])),
+            (sampling(1.0, 3, 1.0), expected(1.0, &[1, 2, 4])),
+            (sampling(1.0, 4, 0.7), expected(1.0, &[1, 4])),
+            (sampling(1.0, 0, 1e-9), expected(1.0, &[4])),
+        ];
+        for (sampling, expected) in cases {
+            for (found, expected) in frequencies(&sampling).iter().zip(expected) {
+                // Four standard errors of 20 000 draws.
+                assert!((found - expected).abs() < 0.015, "{sampling:?}: {found} for {expected}");
+                assert!(expected > 0.0 || *found == 0.0, "{sampling:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_draw_depends_on_seed_and_position_alone() {
+        let draws = |seed| -> Vec<u32> {
+            let sampling = Sampling { seed, ..sampling(1.0, 0, 1.0) };
+            (0..64).map(|position| choose(&LOGITS, &sampling, position)).collect()
+        };
+        assert_eq!(draws(1), draws(1));
+        assert_ne!(draws(1), draws(2));
+        assert_eq!(choose(&LOGITS, &Sampling::default(), 3), 4, "greedy without a temperature");
+    }
+
+    #[test]
+    fn an_answer_ends_with_a_turn_a_string_or_its_limit() {
+        let text = |tokens: &[u32]| tokens.iter().map(|t| char::from(b'a' + *t as u8)).collect::<String>();
+        let ends = Ends { tokens: &[25], text: &text };
+        let asked = Generation { stop: vec!["cd".into()], ..Generation::greedy(0, Vec::new(), 4) };
+        let after = |mut tokens: Vec<u32>| (ends.ended(&asked, &mut tokens), tokens);
+        assert_eq!(after(vec![0, 2]), (None, vec![0, 2]));
+        assert_eq!(after(vec![0, 25]), (Some(Finish::Stop), vec![0]));
+        assert_eq!(after(vec![2, 3]), (Some(Finish::Stop), vec![2, 3]), "the string is cut out of the text later");
+        assert_eq!(after(vec![0, 0, 0, 0]), (Some(Finish::Length), vec![0, 0, 0, 0]));
+    }
+}
