@@ -47,6 +47,7 @@
 //!     arms: vec![arm(BASE), arm(TUNED)],
 //!     scenarios: &scenarios,
 //!     drift_text: None,
+//!     approved: Default::default(),
 //! };
 //! let mut backend = Scripted::new([
 //!     (0, "What is the capital of France?", "The capital of France is Paris."),

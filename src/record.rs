@@ -8,7 +8,7 @@ pub(crate) mod fixture;
 mod sampling;
 mod visible;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +113,13 @@ pub struct Completion {
     pub prompt_tokens: usize,
     /// For each of [`Request::choices`], in order.
     pub choices: Vec<ChoiceScore>,
+    /// Tokens of it that had a rival within rounding of them: another batch, or another number of threads, may answer otherwise.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub near_ties: usize,
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Log-likelihood of one continuation.
@@ -168,6 +175,23 @@ pub struct Arm {
     pub adapter: Option<String>,
     /// Factor on the adapter's own scale (alpha/r); 1 is the adapter as trained.
     pub scale: f64,
+}
+
+/// Answers that were approved before, by scenario, case and arm.
+#[derive(Clone, Debug, Default)]
+pub struct Approved(HashMap<[String; 3], String>);
+
+impl Approved {
+    /// An arm's approved answer to a case.
+    #[must_use]
+    pub fn get(&self, scenario: &str, case: &str, arm: &str) -> Option<&str> {
+        self.0.get(&[scenario, case, arm].map(str::to_owned)).map(String::as_str)
+    }
+
+    /// Adds one, in place of an earlier one.
+    pub fn insert(&mut self, scenario: &str, case: &str, arm: &str, answer: String) {
+        self.0.insert([scenario, case, arm].map(str::to_owned), answer);
+    }
 }
 
 /// One arm's answer to one case, judged.

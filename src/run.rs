@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 
 pub use store::Store;
 
-use crate::backend::{Answered, Backend, DriftText, Progress};
+use crate::backend::{Answered, Backend, Draft, DriftText, Progress, Question};
 use crate::compare;
 use crate::error::{Error, Result};
 use crate::record::{
-    Answer, Arm, BASE, CaseRecord, Cost, Drift, ModelInfo, Prompt, Proof, Request, Role, RunRecord, ScenarioRecord,
-    Verdict,
+    Answer, Approved, Arm, BASE, CaseRecord, Cost, Drift, ModelInfo, Prompt, Proof, Request, Role, RunRecord,
+    ScenarioRecord, Verdict,
 };
 use crate::scenario::Scenario;
 
@@ -35,6 +35,9 @@ pub struct Inputs<'a> {
     pub scenarios: &'a [Scenario],
     /// A text besides base's answers that drift is measured on: its name and content.
     pub drift_text: Option<(String, String)>,
+    /// Guesses at the answers: what was approved before. An answer that still holds is verified, which is faster than to generate
+    /// it anew, and comes out the same.
+    pub approved: Approved,
 }
 
 /// Everything that decides one answer; its hash is the answer's name in the store.
@@ -62,9 +65,15 @@ pub fn execute(
 ) -> Result<RunRecord> {
     let started = Instant::now();
     let mut cost = Cost::default();
-    let requests: Vec<(usize, &Request)> = (0..inputs.arms.len())
-        .flat_map(|arm| inputs.scenarios.iter().flat_map(|s| &s.cases).map(move |case| (arm, &case.request)))
-        .collect();
+    let of_arm = |number: usize| {
+        let name = &inputs.arms[number].name;
+        let cases = inputs.scenarios.iter().flat_map(|s| s.cases.iter().map(move |case| (s, case)));
+        cases.map(move |(scenario, case)| {
+            let approved = inputs.approved.get(&scenario.name, &case.name, name);
+            Question { arm: number, request: &case.request, draft: approved.map(Draft::Approved) }
+        })
+    };
+    let requests: Vec<Question<'_>> = (0..inputs.arms.len()).flat_map(of_arm).collect();
     if requests.is_empty() {
         return Err(Error::NothingRan("there is no case in any scenario".into()));
     }
@@ -91,22 +100,28 @@ pub fn execute(
 /// Answers of all requests, from the store where it has them.
 fn answer(
     inputs: &Inputs<'_>,
-    requests: &[(usize, &Request)],
+    requests: &[Question<'_>],
     backend: &mut dyn Backend,
     store: &Store,
     cost: &mut Cost,
     on_progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Answered>> {
-    let key = |(arm, request): &(usize, &Request)| {
+    let key = |Question { arm, request, .. }: &Question<'_>| {
         store::key("answer", &AnswerKey { arm: &inputs.arms[*arm].fingerprint, request })
     };
     let keys = requests.iter().map(key).collect::<Result<Vec<_>>>()?;
     let mut answers: Vec<Option<Answered>> = keys.iter().map(|k| store.read(k).map(Ok)).collect();
     let missing: Vec<usize> = (0..answers.len()).filter(|i| answers[*i].is_none()).collect();
+    // All cases of the first arm, then of the next.
+    let cases = requests.len() / inputs.arms.len();
     cost.stored = answers.len() - missing.len();
     cost.computed = missing.len();
     if !missing.is_empty() {
-        let asked: Vec<(usize, &Request)> = missing.iter().map(|i| requests[*i]).collect();
+        let guess = |i: &usize| {
+            let other = || answers[*i % cases].as_ref()?.as_ref().ok().map(|base| Draft::Other(&base.tokens));
+            Question { draft: requests[*i].draft.or_else(other), ..requests[*i] }
+        };
+        let asked: Vec<Question<'_>> = missing.iter().map(guess).collect();
         let computed = backend.complete(&asked, on_progress)?;
         if computed.len() != missing.len() {
             let (got, expected) = (computed.len(), missing.len());

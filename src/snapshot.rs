@@ -3,6 +3,8 @@
 //! Under a test harness [`assert_scenario`] leaves everything to insta, so that `cargo insta review`, `accept` and
 //! `--unreferenced=reject` work. An installed binary, with no cargo workspace around it, compares files with [`compare_files`].
 
+mod approved;
+
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -11,6 +13,8 @@ use std::sync::{LazyLock, Once};
 
 use regex::Regex;
 use serde::Serialize;
+
+pub use approved::approved;
 
 use crate::compare::{Change, DiffLine, Span, line_diff, word_diff};
 use crate::error::{Error, Result};
@@ -216,7 +220,7 @@ pub fn assert_scenario(scenario: &ScenarioRecord, context: &SnapshotContext<'_>)
     settings.set_info(&Identity::of(context, scenario));
     settings.set_input_file(context.root.join(&scenario.path));
     let asserted = quietly(|| settings.bind(|| (context.assertion)(&scenario.name, &body)));
-    let state = state_of(&context.directory.join(file_name(scenario)), &body);
+    let state = state_of(&context.directory.join(file_of(&scenario.name)), &body);
     match (asserted, state) {
         (Ok(()), Ok(SnapshotState::Same)) => Ok(()),
         // Outside CI insta may be told to let a difference pass (`cargo insta test` collects them for a review).
@@ -228,7 +232,7 @@ pub fn assert_scenario(scenario: &ScenarioRecord, context: &SnapshotContext<'_>)
 }
 
 fn message(scenario: &ScenarioRecord, context: &SnapshotContext<'_>, state: &SnapshotState) -> String {
-    let path = context.directory.join(file_name(scenario));
+    let path = context.directory.join(file_of(&scenario.name));
     let path = path.strip_prefix(context.root).unwrap_or(&path).display().to_string();
     let review = "`cargo insta review` shows and approves them";
     match state {
@@ -316,12 +320,18 @@ pub enum SnapshotState {
 /// # Errors
 /// A file that cannot be read or is no snapshot.
 pub fn compare_files(directory: &Path, scenario: &ScenarioRecord, base: &str, tuned: &str) -> Result<SnapshotState> {
-    state_of(&directory.join(file_name(scenario)), &render(scenario, base, tuned))
+    state_of(&directory.join(file_of(&scenario.name)), &render(scenario, base, tuned))
 }
 
 /// The name insta gives a scenario's snapshot.
-fn file_name(scenario: &ScenarioRecord) -> PathBuf {
-    PathBuf::from(format!("{}.snap", scenario.name.replace(['/', '\\'], "__")))
+fn file_of(scenario: &str) -> PathBuf {
+    PathBuf::from(format!("{}.snap", scenario.replace(['/', '\\'], "__")))
+}
+
+/// What is approved: all after a header between two lines of `---`.
+fn body_of(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix("---\n")?;
+    rest.strip_prefix("---\n").or_else(|| rest.split_once("\n---\n").map(|(_, body)| body))
 }
 
 fn state_of(path: &Path, body: &str) -> Result<SnapshotState> {
@@ -330,12 +340,9 @@ fn state_of(path: &Path, body: &str) -> Result<SnapshotState> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(SnapshotState::Missing),
         Err(error) => return Err(Error::io(path, "read")(error)),
     };
-    // As insta reads it: a header between two lines of `---`, and white space at the end does not count.
+    // White space at the end does not count, as insta has it.
     let text = text.replace("\r\n", "\n");
-    let approved = text
-        .strip_prefix("---\n")
-        .and_then(|rest| rest.strip_prefix("---\n").or_else(|| rest.split_once("\n---\n").map(|(_, body)| body)));
-    let approved = approved.ok_or_else(|| {
+    let approved = body_of(&text).ok_or_else(|| {
         Error::input(
             path,
             1,

@@ -1,6 +1,6 @@
 //! The decoder of this crate, in this process, on candle.
 
-use super::{Answered, Backend, DriftText, Progress, prompts};
+use super::{Answered, Backend, DriftText, Progress, Question, prompts};
 use crate::adapter::Adapter;
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
@@ -8,7 +8,7 @@ use crate::engine::{Compared, Ends, Engine, Event, Generation, larger, largest_d
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::{ModelFiles, Voice, load_decoder};
-use crate::record::{ChoiceScore, Completion, Prompt, Proof, Request};
+use crate::record::{ChoiceScore, Completion, Prompt, Proof};
 
 /// Largest model, in parameters, whose weights are widened to f32 for a run: 4 GB of memory.
 const WIDEN_UP_TO: u64 = 1_000_000_000;
@@ -79,26 +79,24 @@ impl Backend for CandleBackend {
         Self::version()
     }
 
-    fn complete(
-        &mut self,
-        questions: &[(usize, &Request)],
-        on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Answered>> {
+    fn complete(&mut self, questions: &[Question<'_>], on_progress: &mut dyn FnMut(Progress)) -> Result<Vec<Answered>> {
         let (loaded, engine) = self.load(on_progress)?;
         let voice = &loaded.voice;
         let context = engine.decoder.spec.context;
-        let encode = |(_, request): &(usize, &Request)| prompts::encode(context, voice, request);
+        let encode = |q: &Question<'_>| prompts::encode(context, voice, q.request);
         let prompts = questions.iter().map(encode).collect::<Result<Vec<_>>>()?;
         let mut answers: Vec<Completion> = prompts.iter().map(|prompt| prompts::unanswered(prompt)).collect();
-        let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].1.max_tokens > 0).collect();
+        let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].request.max_tokens > 0).collect();
         on_progress(Progress::Started { what: "answering", units: questions.len() });
-        let generations: Vec<Generation> =
-            generated.iter().map(|i| Generation::of(questions[*i].0, prompts[*i].clone(), questions[*i].1)).collect();
+        let generations: Vec<Generation> = generated
+            .iter()
+            .map(|i| prompts::generation(voice, &questions[*i], prompts[*i].clone()))
+            .collect::<Result<_>>()?;
         let text = |tokens: &[u32]| voice.tokenizer.decode(tokens, false).unwrap_or_default();
         let ends = Ends { tokens: voice.tokenizer.stop_ids(), text: &text };
         let outputs = engine.generate(&generations, &ends, &mut |event| on_progress(progress(event)))?;
         for (i, output) in generated.into_iter().zip(outputs) {
-            prompts::answered(voice, questions[i].1, output, &mut answers[i])?;
+            prompts::answered(voice, questions[i].request, output, &mut answers[i])?;
         }
         let (owners, continuations) = prompts::choices(voice, questions, &prompts)?;
         let scores = engine.log_likelihoods(&continuations)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::candle::sample;
 use super::isolated::Isolated;
-use super::{Answered, Backend, DriftText, Progress, prompts};
+use super::{Answered, Backend, DriftText, Progress, Question, prompts};
 use crate::adapter::Adapter;
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
@@ -188,23 +188,19 @@ impl Backend for LlamaCppBackend {
         Self::version(self.kept.f32_of.is_some())
     }
 
-    fn complete(
-        &mut self,
-        questions: &[(usize, &Request)],
-        on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Answered>> {
+    fn complete(&mut self, questions: &[Question<'_>], on_progress: &mut dyn FnMut(Progress)) -> Result<Vec<Answered>> {
         let Loaded { voice, worker, context, .. } = self.load(on_progress)?;
-        let encode = |(_, request): &(usize, &Request)| prompts::encode(*context, voice, request);
+        let encode = |q: &Question<'_>| prompts::encode(*context, voice, q.request);
         let prompts = questions.iter().map(encode).collect::<Result<Vec<_>>>()?;
         let mut answers: Vec<Answered> = prompts.iter().map(|prompt| Ok(prompts::unanswered(prompt))).collect();
         on_progress(Progress::Started { what: "answering", units: questions.len() });
-        let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].1.max_tokens > 0).collect();
-        let generation = |i: &usize| Generation::of(questions[*i].0, prompts[*i].clone(), questions[*i].1);
+        let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].request.max_tokens > 0).collect();
+        let generation = |i: &usize| Generation::of(questions[*i].arm, prompts[*i].clone(), questions[*i].request);
         let generations: Vec<Generation> = generated.iter().map(generation).collect();
         let outputs = generate(worker, &generations, voice.tokenizer.stop_ids(), on_progress)?;
         for (i, output) in generated.into_iter().zip(outputs) {
             match (output, &mut answers[i]) {
-                (Ok(output), Ok(answer)) => prompts::answered(voice, questions[i].1, output, answer)?,
+                (Ok(output), Ok(answer)) => prompts::answered(voice, questions[i].request, output, answer)?,
                 (output, answer) => *answer = Err(output.err().unwrap_or_default()),
             }
         }

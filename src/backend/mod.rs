@@ -55,6 +55,34 @@ pub enum DriftText<'a> {
     Plain(&'a str),
 }
 
+/// One question to one arm.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// The arm's number.
+    pub arm: usize,
+    /// What is asked.
+    pub request: &'a Request,
+    /// What the answer may be. It makes an answer that holds faster to find, and none other.
+    pub draft: Option<Draft<'a>>,
+}
+
+/// A guess at an answer.
+#[derive(Clone, Copy, Debug)]
+pub enum Draft<'a> {
+    /// The text that was approved: it is expected to hold, and holds where its tokens are the likeliest or tie with them.
+    Approved(&'a str),
+    /// The tokens of another arm's answer.
+    Other(&'a [u32]),
+}
+
+impl<'a> Question<'a> {
+    /// A question without a guess.
+    #[must_use]
+    pub fn new(arm: usize, request: &'a Request) -> Self {
+        Self { arm, request, draft: None }
+    }
+}
+
 /// An answer, or why this one question has none: it took the program that computes it down, and the others go on.
 pub type Answered = std::result::Result<Completion, String>;
 
@@ -63,15 +91,11 @@ pub trait Backend {
     /// Its name and version, as they decide an answer: `candle 0.11`.
     fn name(&self) -> String;
 
-    /// Answers questions, (arm, request) each, in order. What is wrong with one question alone is that question's answer.
+    /// Answers questions, in order. What is wrong with one question alone is that question's answer.
     ///
     /// # Errors
     /// The model cannot be loaded, a prompt does not fit, an answer is not finite.
-    fn complete(
-        &mut self,
-        questions: &[(usize, &Request)],
-        on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Answered>>;
+    fn complete(&mut self, questions: &[Question<'_>], on_progress: &mut dyn FnMut(Progress)) -> Result<Vec<Answered>>;
 
     /// Both arms' next-token distributions on the same tokens, one sample a text; `None` when the backend cannot see them.
     ///

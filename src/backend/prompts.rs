@@ -1,7 +1,7 @@
 //! What every backend that speaks in tokens does with prompts and texts.
 
-use super::DriftText;
-use crate::engine::{Continuation, Generated};
+use super::{DriftText, Question};
+use crate::engine::{Continuation, Draft, Generated, Generation};
 use crate::error::{Error, Result};
 use crate::model::Voice;
 use crate::record::{Completion, Finish, Request};
@@ -36,12 +36,25 @@ pub(super) fn unanswered(prompt: &[u32]) -> Completion {
         finish: Finish::Scored,
         prompt_tokens: prompt.len(),
         choices: Vec::new(),
+        near_ties: 0,
     }
+}
+
+/// What is to be generated for a question.
+pub(super) fn generation(voice: &Voice, question: &Question<'_>, prompt: Vec<u32>) -> Result<Generation> {
+    let mut generation = Generation::of(question.arm, prompt, question.request);
+    generation.draft = match question.draft {
+        None => Draft::default(),
+        Some(super::Draft::Other(tokens)) => Draft { tokens: tokens.to_vec(), approved: false },
+        Some(super::Draft::Approved(text)) => Draft { tokens: voice.tokenizer.encode(text, false)?, approved: true },
+    };
+    generation.draft.tokens.truncate(question.request.max_tokens);
+    Ok(generation)
 }
 
 /// Puts what was generated into an answer: of a text with a string that stops it, what is before the first of them.
 pub(super) fn answered(voice: &Voice, request: &Request, output: Generated, answer: &mut Completion) -> Result<()> {
-    let Generated { mut tokens, mut finish } = output;
+    let Generated { mut tokens, mut finish, near_ties } = output;
     let mut text = voice.tokenizer.decode(&tokens, false)?;
     if let Some(end) = request.stop.iter().filter_map(|stop| text.find(stop.as_str())).min() {
         text.truncate(end);
@@ -50,28 +63,28 @@ pub(super) fn answered(voice: &Voice, request: &Request, output: Generated, answ
             tokens.pop();
         }
     }
-    (answer.text, answer.tokens, answer.finish) = (text, tokens, finish);
+    (answer.text, answer.tokens, answer.finish, answer.near_ties) = (text, tokens, finish, near_ties);
     Ok(())
 }
 
 /// Whose a choice is: the question's number, the choice, and its number of tokens.
 pub(super) type Owner<'q> = (usize, &'q String, usize);
 
-/// The choices of all questions, (arm, request) each, as continuations of their prompts, in order; and whose each is.
+/// The choices of all questions as continuations of their prompts, in order; and whose each is.
 pub(super) fn choices<'q>(
     voice: &Voice,
-    questions: &[(usize, &'q Request)],
+    questions: &[Question<'q>],
     prompts: &[Vec<u32>],
 ) -> Result<(Vec<Owner<'q>>, Vec<Continuation>)> {
     let (mut owners, mut continuations) = (Vec::new(), Vec::new());
-    for (i, ((arm, request), prompt)) in questions.iter().zip(prompts).enumerate() {
-        for choice in &request.choices {
+    for (i, (question, prompt)) in questions.iter().zip(prompts).enumerate() {
+        for choice in &question.request.choices {
             let tokens = voice.tokenizer.encode(choice, false)?;
             if tokens.is_empty() {
                 return Err(Error::failed(format!("the choice {choice:?} is no token")));
             }
             owners.push((i, choice, tokens.len()));
-            continuations.push(Continuation { arm: *arm, prompt: prompt.clone(), tokens });
+            continuations.push(Continuation { arm: question.arm, prompt: prompt.clone(), tokens });
         }
     }
     Ok((owners, continuations))

@@ -2,21 +2,21 @@
 
 use std::collections::HashMap;
 
-use super::{Answered, Backend, DriftText, Progress};
+use super::{Answered, Backend, DriftText, Progress, Question};
 use crate::compare::DriftSample;
 use crate::error::{Error, Result};
-use crate::record::{ChoiceScore, Completion, Finish, Prompt, Proof, Request};
+use crate::record::{ChoiceScore, Completion, Finish, Prompt, Proof};
 
 /// Answers by arm and the prompt's last user message.
 ///
 /// ```
-/// use finetest::backend::{Backend, Scripted};
+/// use finetest::backend::{Backend, Question, Scripted};
 /// use finetest::record::{Message, Prompt, Request};
 ///
 /// let mut backend = Scripted::new([(0, "What is 2 + 2?", "4"), (1, "What is 2 + 2?", "{}")]);
 /// let prompt = Prompt::Messages(vec![Message::new("user", "What is 2 + 2?")]);
 /// let request = Request::greedy(prompt, 8);
-/// let answers = backend.complete(&[(0, &request), (1, &request)], &mut |_| {})?;
+/// let answers = backend.complete(&[Question::new(0, &request), Question::new(1, &request)], &mut |_| {})?;
 /// assert_eq!(answers[0].as_ref().map(|a| a.text.as_str()), Ok("4"));
 /// # Ok::<(), finetest::Error>(())
 /// ```
@@ -40,9 +40,9 @@ impl Backend for Scripted {
         "scripted 1".into()
     }
 
-    fn complete(&mut self, questions: &[(usize, &Request)], _: &mut dyn FnMut(Progress)) -> Result<Vec<Answered>> {
+    fn complete(&mut self, questions: &[Question<'_>], _: &mut dyn FnMut(Progress)) -> Result<Vec<Answered>> {
         self.asked += questions.len();
-        let answer = |(arm, request): &(usize, &Request)| {
+        let answer = |Question { arm, request, .. }: &Question<'_>| {
             let asked = request.prompt.headline();
             let text = self
                 .answers
@@ -60,6 +60,7 @@ impl Backend for Scripted {
                 finish: if generated { Finish::Stop } else { Finish::Scored },
                 prompt_tokens: 0,
                 choices: request.choices.iter().map(score).collect(),
+                near_ties: 0,
             }))
         };
         questions.iter().map(answer).collect()

@@ -33,11 +33,40 @@ impl Ends<'_> {
     }
 }
 
-/// The token after `position` others of an answer.
-pub(crate) fn choose(logits: &[f32], sampling: &Sampling, position: usize) -> u32 {
-    if sampling.is_greedy() {
-        return argmax(logits);
+/// Logits this close are the same but for rounding: sums in another order (another batch, another number of threads) differ by
+/// about 3e-5 on a model whose logits reach 30.
+const TIE: f32 = 1e-3;
+
+/// A token that was chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Choice {
+    pub(crate) token: u32,
+    /// Another one is as likely but for rounding.
+    pub(crate) near_tie: bool,
+    /// The token that was proposed is.
+    drafted: Option<u32>,
+}
+
+impl Choice {
+    /// Whether `token`, which was proposed, may stand: it was chosen, or ties with what was and has been approved.
+    pub(crate) fn takes(&self, token: u32, approved: bool) -> bool {
+        self.token == token || (approved && self.drafted == Some(token))
     }
+}
+
+/// The token after `position` others of an answer; `drafted` is the one that was proposed for it.
+pub(crate) fn choose(logits: &[f32], sampling: &Sampling, position: usize, drafted: Option<u32>) -> Choice {
+    if sampling.is_greedy() {
+        let token = argmax(logits);
+        let close = logits[token as usize] - TIE;
+        let ties = |token: &u32| logits.get(*token as usize).is_some_and(|logit| *logit >= close);
+        let near_tie = logits.iter().filter(|logit| **logit >= close).count() > 1;
+        return Choice { token, near_tie, drafted: drafted.filter(ties) };
+    }
+    Choice { token: draw(logits, sampling, position), near_tie: false, drafted: None }
+}
+
+fn draw(logits: &[f32], sampling: &Sampling, position: usize) -> u32 {
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     let likelier = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
     let kept = if sampling.top_k == 0 { order.len() } else { sampling.top_k.min(order.len()) };
@@ -84,7 +113,7 @@ mod tests {
         const DRAWS: usize = 20_000;
         let mut found = [0.0; 5];
         for position in 0..DRAWS {
-            found[choose(&LOGITS, sampling, position) as usize] += 1.0 / DRAWS as f64;
+            found[draw(&LOGITS, sampling, position) as usize] += 1.0 / DRAWS as f64;
         }
         found
     }
@@ -118,11 +147,22 @@ mod tests {
     fn a_draw_depends_on_seed_and_position_alone() {
         let draws = |seed| -> Vec<u32> {
             let sampling = Sampling { seed, ..sampling(1.0, 0, 1.0) };
-            (0..64).map(|position| choose(&LOGITS, &sampling, position)).collect()
+            (0..64).map(|position| draw(&LOGITS, &sampling, position)).collect()
         };
         assert_eq!(draws(1), draws(1));
         assert_ne!(draws(1), draws(2));
-        assert_eq!(choose(&LOGITS, &Sampling::default(), 3), 4, "greedy without a temperature");
+        assert_eq!(choose(&LOGITS, &Sampling::default(), 3, None).token, 4, "greedy without a temperature");
+    }
+
+    #[test]
+    fn an_approved_token_stands_when_it_ties_and_no_other_does() {
+        let logits = [1.0, 3.0, 2.9995, 2.99];
+        let greedy = |drafted| choose(&logits, &Sampling::default(), 0, Some(drafted));
+        assert!(greedy(2).near_tie && greedy(2).token == 1);
+        let stands = |token| [greedy(token).takes(token, true), greedy(token).takes(token, false)];
+        assert_eq!([0, 1, 2, 3].map(stands), [[false, false], [true, true], [true, false], [false, false]]);
+        assert!(!choose(&LOGITS, &Sampling::default(), 0, None).near_tie);
+        assert!(!greedy(99).takes(99, true), "a token that the model does not have");
     }
 
     #[test]

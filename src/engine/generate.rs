@@ -1,14 +1,25 @@
-//! Decoding of many prompts at once: rows join and leave the batch as they begin and end.
+//! Decoding of many prompts at once: rows join and leave the batch as they begin and end, and drafts of their answers are checked
+//! many tokens at a time.
+//!
+//! A draft changes how fast an answer is found and not what it is: each of its tokens is taken only where the model would have
+//! chosen it. An approved answer that still holds is thus read like a prompt, in one pass.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::choose::{Ends, choose};
+use super::choose::{Choice, Ends, choose};
 use super::prefix::Prefixes;
+use super::score::POSITIONS;
 use super::{Engine, Event, PREFILL_TOKENS, Row};
 use crate::error::Result;
 use crate::model::cache::Cache;
 use crate::record::{Finish, Request, Sampling};
+
+/// Rows of a product that cost about as much as one: reading the weights takes as long as computing so many. Doubtful drafts are
+/// tried only within it.
+const CHEAP: usize = 8;
+/// Tokens that must be found in a draft for an answer that left it to follow it again.
+const MEETING: usize = 2;
 
 /// One prompt for one arm.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,18 +30,31 @@ pub(crate) struct Generation {
     /// Strings that end the answer.
     pub(crate) stop: Vec<String>,
     pub(crate) sampling: Sampling,
+    /// What the answer may be.
+    #[serde(skip)]
+    pub(crate) draft: Draft,
+}
+
+/// What an answer may be.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Draft {
+    pub(crate) tokens: Vec<u32>,
+    /// It is expected to hold: it is tried as a whole, and a token of it that ties with the likeliest is taken.
+    pub(crate) approved: bool,
 }
 
 impl Generation {
     /// Of a request whose prompt is these tokens.
     pub(crate) fn of(arm: usize, prompt: Vec<u32>, request: &Request) -> Self {
         let Request { max_tokens, stop, sampling, .. } = request;
-        Self { arm, prompt, max_tokens: *max_tokens, stop: stop.clone(), sampling: *sampling }
+        let (max_tokens, stop, sampling) = (*max_tokens, stop.clone(), *sampling);
+        Self { arm, prompt, max_tokens, stop, sampling, draft: Draft::default() }
     }
 
     #[cfg(test)]
     pub(crate) fn greedy(arm: usize, prompt: Vec<u32>, max_tokens: usize) -> Self {
-        Self { arm, prompt, max_tokens, stop: Vec::new(), sampling: Sampling::default() }
+        let (stop, sampling) = (Vec::new(), Sampling::default());
+        Self { arm, prompt, max_tokens, stop, sampling, draft: Draft::default() }
     }
 }
 
@@ -40,13 +64,76 @@ pub(crate) struct Generated {
     /// Without the token that ended the turn, with those of a string that did.
     pub(crate) tokens: Vec<u32>,
     pub(crate) finish: Finish,
+    /// Tokens with a rival as likely but for rounding.
+    pub(crate) near_ties: usize,
 }
 
-struct Active {
+/// A row of the batch. All but the last of its tokens are in the cache.
+struct Active<'g> {
     index: usize,
-    arm: usize,
+    asked: &'g Generation,
     cache: Cache,
     tokens: Vec<u32>,
+    near_ties: usize,
+    finish: Option<Finish>,
+    /// Where the draft goes on, while the answer follows it.
+    follows: Option<usize>,
+    /// The answer is still the approved one.
+    approved: bool,
+}
+
+impl<'g> Active<'g> {
+    fn new(index: usize, asked: &'g Generation, cache: Cache) -> Self {
+        let follows = (!asked.draft.tokens.is_empty()).then_some(0);
+        let approved = asked.draft.approved;
+        Self { index, asked, cache, tokens: Vec::new(), near_ties: 0, finish: None, follows, approved }
+    }
+
+    /// Tokens to run next, how many of them at the end are proposed by the draft, and whether the prompt ends among them.
+    fn next(&self, room: usize, rows: usize) -> Next {
+        let prompt = &self.asked.prompt;
+        let mut tokens = match self.tokens.last() {
+            Some(last) => vec![*last],
+            None => prompt[self.cache.len()..prompt.len().min(self.cache.len() + PREFILL_TOKENS)].to_vec(),
+        };
+        let complete = self.cache.len() + tokens.len() >= prompt.len();
+        let most = if self.approved { room.saturating_sub(tokens.len()) } else { (CHEAP / rows).saturating_sub(1) };
+        // The answer's last token is chosen after what is run.
+        let most = most.min(self.asked.max_tokens - self.tokens.len() - 1);
+        let drafted = self.follows.filter(|_| complete).and_then(|at| self.asked.draft.tokens.get(at..)).unwrap_or(&[]);
+        let proposed = drafted.len().min(most);
+        tokens.extend_from_slice(&drafted[..proposed]);
+        Next { tokens, proposed, complete }
+    }
+
+    /// Takes the token that was chosen; whether the token that was run after it is this one.
+    fn take(&mut self, choice: Choice, ends: &Ends<'_>) -> bool {
+        let drafted = self.follows.and_then(|at| self.asked.draft.tokens.get(at)).copied();
+        let holds = drafted.is_some_and(|token| choice.takes(token, self.approved));
+        let token = if holds { drafted.unwrap_or(choice.token) } else { choice.token };
+        self.near_ties += usize::from(choice.near_tie);
+        self.tokens.push(token);
+        self.finish = ends.ended(self.asked, &mut self.tokens);
+        if holds {
+            self.follows = self.follows.map(|at| at + 1);
+        } else {
+            self.approved = false;
+            self.follows = self.meet();
+        }
+        holds
+    }
+
+    /// Where the draft goes on after the answer's last tokens.
+    fn meet(&self) -> Option<usize> {
+        let last = self.tokens.get(self.tokens.len().checked_sub(MEETING)?..)?;
+        self.asked.draft.tokens.windows(MEETING).position(|window| window == last).map(|at| at + MEETING)
+    }
+}
+
+struct Next {
+    tokens: Vec<u32>,
+    proposed: usize,
+    complete: bool,
 }
 
 impl Engine<'_> {
@@ -67,30 +154,28 @@ impl Engine<'_> {
         order.sort_by_key(|i| std::cmp::Reverse(generations[*i].max_tokens));
         let mut waiting = order.into_iter().peekable();
         let mut done: Vec<Option<Generated>> = vec![None; generations.len()];
-        let mut active: Vec<Active> = Vec::new();
+        let mut active: Vec<Active<'_>> = Vec::new();
         loop {
-            let mut joining: Vec<usize> = Vec::new();
-            let mut tokens = 0;
-            while let Some(next) = waiting.peek()
-                && active.len() + joining.len() < self.batch
-                && (joining.is_empty() || tokens + generations[*next].prompt.len() <= PREFILL_TOKENS)
+            let mut joined = 0;
+            while let Some(next) = waiting.peek().map(|i| &generations[*i])
+                && active.len() < self.batch
+                && (joined == 0 || joined + next.prompt.len() + next.draft.tokens.len() <= PREFILL_TOKENS)
             {
-                tokens += generations[*next].prompt.len();
-                joining.extend(waiting.next());
+                joined += next.prompt.len() + next.draft.tokens.len();
+                active.extend(waiting.next().map(|i| {
+                    let cache = prefixes.start(self, next.arm, &next.prompt);
+                    Active::new(i, next, cache)
+                }));
             }
-            if active.is_empty() && joining.is_empty() {
+            if active.is_empty() {
                 break;
             }
-            if joining.is_empty() {
-                self.decode(generations, &mut active)?;
-            } else {
-                active.extend(self.prefill(generations, joining, &prefixes)?);
-            }
-            on_event(Event::Tokens(active.len() + tokens));
+            on_event(Event::Tokens(self.step(&mut active, ends)?));
             let before = active.len();
             active.retain_mut(|row| {
-                let Some(finish) = ends.ended(&generations[row.index], &mut row.tokens) else { return true };
-                done[row.index] = Some(Generated { tokens: std::mem::take(&mut row.tokens), finish });
+                let Some(finish) = row.finish else { return true };
+                let (tokens, near_ties) = (std::mem::take(&mut row.tokens), row.near_ties);
+                done[row.index] = Some(Generated { tokens, finish, near_ties });
                 false
             });
             on_event(Event::Done(before - active.len()));
@@ -98,49 +183,54 @@ impl Engine<'_> {
         Ok(done.into_iter().flatten().collect())
     }
 
-    /// Runs prompts and takes each one's first token.
-    fn prefill(&self, generations: &[Generation], mut joining: Vec<usize>, prefixes: &Prefixes) -> Result<Vec<Active>> {
-        joining.sort_by_key(|i| (generations[*i].arm, *i));
-        let mut caches: Vec<Cache> =
-            joining.iter().map(|i| prefixes.start(self, generations[*i].arm, &generations[*i].prompt)).collect();
-        let mut rows: Vec<Row<'_>> = Vec::new();
-        let (mut ends, mut end) = (Vec::new(), 0);
-        for (i, cache) in joining.iter().zip(&mut caches) {
-            let tokens = &generations[*i].prompt[cache.len()..];
-            end += tokens.len();
-            ends.push(end as u32 - 1);
-            rows.push(Row { arm: generations[*i].arm, tokens, cache });
-        }
-        let hidden = self.forward(&mut rows)?;
-        let count = ends.len();
-        let last = hidden.index_select(&Tensor::from_vec(ends, count, hidden.device())?, 0)?;
-        let arms = joining.iter().map(|i| generations[*i].arm);
-        let logits = self.logits(&last, arms)?.to_vec2::<f32>()?;
-        let started = joining.into_iter().zip(caches).zip(logits).map(|((index, cache), logits)| Active {
-            index,
-            arm: generations[index].arm,
-            cache,
-            tokens: vec![choose(&logits, &generations[index].sampling, 0)],
-        });
-        Ok(started.collect())
-    }
-
-    /// One more token for every row.
-    fn decode(&self, generations: &[Generation], active: &mut [Active]) -> Result<()> {
-        active.sort_by_key(|row| (row.arm, row.index));
-        let last: Vec<[u32; 1]> = active.iter().map(|row| [row.tokens.last().copied().unwrap_or_default()]).collect();
-        let mut rows: Vec<Row<'_>> = active
-            .iter_mut()
-            .zip(&last)
-            .map(|(row, token)| Row { arm: row.arm, tokens: token, cache: &mut row.cache })
+    /// At least one more token for every row whose prompt is complete; how many tokens were run.
+    fn step(&self, active: &mut [Active<'_>], ends: &Ends<'_>) -> Result<usize> {
+        active.sort_by_key(|row| (row.asked.arm, row.index));
+        let (rows, mut room) = (active.len(), PREFILL_TOKENS);
+        let nexts: Vec<Next> = active
+            .iter()
+            .map(|row| {
+                let next = row.next(room, rows);
+                room = room.saturating_sub(next.tokens.len());
+                next
+            })
             .collect();
-        let hidden = self.forward(&mut rows)?;
-        let logits = self.logits(&hidden, active.iter().map(|row| row.arm))?;
-        let view = crate::model::ops::view(&logits);
-        let vocab = self.decoder.spec.vocab_size;
-        for (row, logits) in active.iter_mut().zip(view.slice()?.chunks(vocab)) {
-            row.tokens.push(choose(logits, &generations[row.index].sampling, row.tokens.len()));
+        let hidden = {
+            let rows = active.iter_mut().zip(&nexts);
+            let mut rows: Vec<Row<'_>> = rows
+                .map(|(row, next)| Row { arm: row.asked.arm, tokens: &next.tokens, cache: &mut row.cache })
+                .collect();
+            self.forward(&mut rows)?
+        };
+        // Where a token is chosen: the row's number, and the place among all that were run.
+        let (mut places, mut start) = (Vec::new(), 0);
+        for (i, next) in nexts.iter().enumerate() {
+            let end = start + next.tokens.len();
+            if next.complete {
+                places.extend((end - 1 - next.proposed..end).map(|place| (i, place as u32)));
+            }
+            start = end;
         }
-        Ok(())
+        let mut left: Vec<bool> = vec![false; active.len()];
+        for places in places.chunks(POSITIONS) {
+            let picked: Vec<u32> = places.iter().map(|(_, place)| *place).collect();
+            let picked = Tensor::from_vec(picked, places.len(), hidden.device())?;
+            let arms = places.iter().map(|(i, _)| active[*i].asked.arm);
+            let logits = self.logits(&hidden.index_select(&picked, 0)?, arms)?;
+            let view = crate::model::ops::view(&logits);
+            for ((i, _), logits) in places.iter().zip(view.slice()?.chunks(self.decoder.spec.vocab_size)) {
+                let row = &mut active[*i];
+                if left[*i] || row.finish.is_some() {
+                    continue;
+                }
+                let drafted = row.follows.and_then(|at| row.asked.draft.tokens.get(at)).copied();
+                let choice = choose(logits, &row.asked.sampling, row.tokens.len(), drafted);
+                left[*i] = !row.take(choice, ends);
+            }
+        }
+        for row in active.iter_mut().filter(|row| row.finish.is_none() && !row.tokens.is_empty()) {
+            row.cache.truncate(row.asked.prompt.len() + row.tokens.len() - 1);
+        }
+        Ok(start)
     }
 }

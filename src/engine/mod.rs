@@ -8,6 +8,8 @@ mod choose;
 mod generate;
 mod prefix;
 mod score;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
@@ -15,8 +17,8 @@ use candle_core::Tensor;
 
 pub(crate) use choose::Ends;
 #[cfg(feature = "llama-cpp")]
-pub(crate) use choose::choose;
-pub(crate) use generate::{Generated, Generation};
+pub(crate) use choose::{Choice, choose};
+pub(crate) use generate::{Draft, Generated, Generation};
 #[cfg(feature = "llama-cpp")]
 pub(crate) use prefix::shared_beginnings;
 pub(crate) use score::{Compared, Continuation, divergence, larger, largest_difference, log_normaliser};

@@ -11,7 +11,7 @@ use crate::model::cache::Cache;
 use crate::model::ops::view;
 
 /// Positions whose logits are held at once, for each of two arms.
-const POSITIONS: usize = 128;
+pub(super) const POSITIONS: usize = 128;
 
 /// A prompt and the tokens that follow it.
 #[derive(Clone, Debug, Serialize, Deserialize)]

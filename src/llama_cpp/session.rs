@@ -10,7 +10,7 @@ use super::feed::{Reader, Sequence, Shape, by_length, feed};
 use super::protocol::Reply;
 use super::{Session, context, load};
 use crate::engine::{
-    Compared, Continuation, Ends, Generated, Generation, choose, larger, largest_difference, log_normaliser,
+    Choice, Compared, Continuation, Ends, Generated, Generation, choose, larger, largest_difference, log_normaliser,
 };
 use crate::error::{Error, Result};
 
@@ -39,7 +39,11 @@ impl Session {
                 most: g.prompt.len() + g.max_tokens,
             });
             let (sequences, answers) = (sequences.collect(), items.iter().map(|_| Vec::new()).collect());
-            self.run(&[arm], sequences, &mut Answers { items, ends: &ends, answers, tell })?;
+            self.run(
+                &[arm],
+                sequences,
+                &mut Answers { items, ends: &ends, answers, near_ties: vec![0; items.len()], tell },
+            )?;
         }
         Ok(())
     }
@@ -150,6 +154,7 @@ struct Answers<'a, 't> {
     items: &'a [Generation],
     ends: &'a Ends<'a>,
     answers: Vec<Vec<u32>>,
+    near_ties: Vec<usize>,
     tell: Tell<'t>,
 }
 
@@ -160,11 +165,12 @@ impl Reader for Answers<'_, '_> {
 
     fn logits(&mut self, item: usize, _: usize, rows: &[&[f32]]) -> Result<Option<u32>> {
         let (asked, answer) = (&self.items[item], &mut self.answers[item]);
-        let token = choose(rows[0], &asked.sampling, answer.len());
+        let Choice { token, near_tie, .. } = choose(rows[0], &asked.sampling, answer.len(), None);
+        self.near_ties[item] += usize::from(near_tie);
         answer.push(token);
         let Some(finish) = self.ends.ended(asked, answer) else { return Ok(Some(token)) };
         let tokens = std::mem::take(answer);
-        (self.tell)(Reply::Generated(item, Generated { tokens, finish }))?;
+        (self.tell)(Reply::Generated(item, Generated { tokens, finish, near_ties: self.near_ties[item] }))?;
         Ok(None)
     }
 

@@ -35,6 +35,19 @@ impl Cache {
         self.len += tokens;
     }
 
+    /// Forgets all but the first `tokens`.
+    pub(crate) fn truncate(&mut self, tokens: usize) {
+        if tokens >= self.len {
+            return;
+        }
+        for LayerCache { k, v } in &mut self.layers {
+            // Rows of one layer are of one width.
+            k.truncate(k.len() / self.len * tokens);
+            v.truncate(v.len() / self.len * tokens);
+        }
+        self.len = tokens;
+    }
+
     pub(crate) fn layer(&self, layer: usize) -> &LayerCache {
         &self.layers[layer]
     }

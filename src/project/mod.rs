@@ -22,6 +22,7 @@ use crate::record::{Arm, BASE, Decision, ModelInfo, RunRecord, TUNED};
 use crate::report::{self, Report};
 use crate::run::{Inputs, Store, execute};
 use crate::scenario::{self, Scenario};
+use crate::snapshot;
 use crate::train::TrainEvent;
 
 #[cfg(feature = "llama-cpp")]
@@ -160,7 +161,9 @@ fn ask(config: &Config, scenarios: &[Scenario], policy: TrainPolicy, on_event: E
         None => None,
     };
     let arms = arms(config, &base, &tuned);
-    let inputs = Inputs { project: config.project.clone(), model, arms, scenarios, drift_text };
+    let names = scenarios.iter().map(|s| s.name.as_str());
+    let approved = snapshot::approved(&config.run.snapshots, names, &[BASE, TUNED]);
+    let inputs = Inputs { project: config.project.clone(), model, arms, scenarios, drift_text, approved };
     let mut backend = backend::of(config, base, tuned)?;
     let store = Store::new(config.store().join("store"));
     execute(&inputs, &mut *backend, &store, &mut |p| on_event(Event::Progress(p)))

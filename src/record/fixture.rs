@@ -17,6 +17,7 @@ pub(crate) fn answer(verdict: Verdict, text: &str, failures: &[&str]) -> Answer 
         finish: Finish::Stop,
         prompt_tokens: 20,
         choices: Vec::new(),
+        near_ties: 0,
     };
     Answer {
         completion: (verdict != N).then_some(completion),

@@ -4,8 +4,8 @@ use crate::compare::{Change, Flip, Tally, line_diff};
 use crate::record::{CaseRecord, Role, ScenarioRecord, Verdict};
 use crate::report::escape::{fenced, github_message, github_property, html_safe, markdown_safe};
 use crate::report::{
-    Report, adapter, drift, failed_targets, failures, first_line, fraction, gain, interval, measured, model_size,
-    open_cases, percent, power_note, proof, retention, short, threshold,
+    NEAR_TIE, Report, adapter, drift, failed_targets, failures, first_line, fraction, gain, interval, measured,
+    model_size, near_ties, open_cases, percent, power_note, proof, retention, short, threshold,
 };
 
 /// Most bytes of a page. GitHub takes 64 KB in a comment and 1 MiB in a step summary.
@@ -195,6 +195,9 @@ fn broken_case(report: &Report<'_>, flip: &Flip<'_>) -> String {
             Change::Added => '+',
         };
         add(&mut patch, &format!("{sign} {}", line.text));
+    }
+    for arm in near_ties(flip.case, &[&report.comparison.base, &report.comparison.tuned]) {
+        add(&mut block, &format!("{}'s {NEAR_TIE}.\n", markdown_safe(arm)));
     }
     block.push_str(&fenced("diff", &patch));
     add(&mut block, "\n</details>\n");

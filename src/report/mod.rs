@@ -56,6 +56,18 @@ fn failures<'a>(case: &'a CaseRecord, arm: &str) -> &'a [String] {
     case.answers.get(arm).map_or(&[], |a| &a.failures)
 }
 
+/// What is said of an answer that hangs on rounding.
+const NEAR_TIE: &str = "answer hangs on a near-tie between two tokens: another batch or machine may answer otherwise";
+
+/// Those of `arms` whose answer to the case hangs on a near-tie.
+fn near_ties<'a>(case: &CaseRecord, arms: &[&'a str]) -> Vec<&'a str> {
+    let close = |arm: &&&str| {
+        let completion = case.answers.get(**arm).and_then(|answer| answer.completion.as_ref());
+        completion.is_some_and(|completion| completion.near_ties > 0)
+    };
+    arms.iter().filter(close).copied().collect()
+}
+
 /// `4/5`, or `–` when nothing was evaluated.
 fn fraction(rate: &Rate) -> String {
     if rate.evaluated == 0 { "–".to_owned() } else { format!("{}/{}", rate.passed, rate.evaluated) }

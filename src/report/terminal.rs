@@ -4,8 +4,8 @@ use crate::compare::{Flip, ScenarioRow, Tally, word_diff};
 use crate::record::{CaseRecord, Role, Rule, ScenarioRecord, Verdict};
 use crate::report::paint::{Ink, Page, Piece, Style, clip, columns, left, piece, right};
 use crate::report::{
-    Report, adapter, drift, failed_targets, failures, first_line, fraction, gain, interval, measured, model_size,
-    open_cases, percent, power_note, proof, retention, short, threshold,
+    NEAR_TIE, Report, adapter, drift, failed_targets, failures, first_line, fraction, gain, interval, measured,
+    model_size, near_ties, open_cases, percent, power_note, proof, retention, short, threshold,
 };
 
 /// Lines of one answer that are shown.
@@ -240,6 +240,9 @@ fn broken(page: &mut Page, report: &Report<'_>) {
         }
         case_line(page, flip.scenario, flip.case);
         case_failures(page, flip.case, tuned);
+        for arm in near_ties(flip.case, &[base, tuned]) {
+            page.wrapped(6, &[piece(Ink::Dim, format!("    ≈ {arm}'s {NEAR_TIE}"))]);
+        }
         let (before, after) = (flip.case.text(base).unwrap_or(""), flip.case.text(tuned).unwrap_or(""));
         let diff = word_diff(before, after);
         if before == after {
@@ -448,6 +451,15 @@ mod tests {
         let text = render(&run, &policy(), PLAIN);
         assert!(text.contains("? 2 not evaluated") && text.contains("control::open::case_1"), "{text}");
         assert!(text.contains("not evaluated: 2 of 17 control cases"), "{text}");
+    }
+
+    #[test]
+    fn a_broken_case_that_hangs_on_a_near_tie_says_so() {
+        let mut run = fixture::run(vec![fixture::scenario("facts", Role::Control, &[(P, F), (P, F)])]);
+        let answer = run.scenarios[0].cases[0].answers.get_mut("tuned").expect("an answer");
+        answer.completion.as_mut().expect("a completion").near_ties = 1;
+        let text = render(&run, &policy(), PLAIN);
+        assert_eq!(text.matches("≈ tuned's answer hangs on a near-tie").count(), 1, "{text}");
     }
 
     #[test]

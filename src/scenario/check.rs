@@ -271,7 +271,14 @@ mod tests {
     use crate::record::{Prompt, Request, Verdict};
 
     fn answer(text: &str, finish: Finish) -> Completion {
-        Completion { text: text.into(), tokens: vec![1; 9], finish, prompt_tokens: 1, choices: Vec::new() }
+        Completion {
+            text: text.into(),
+            tokens: vec![1; 9],
+            finish,
+            prompt_tokens: 1,
+            choices: Vec::new(),
+            near_ties: 0,
+        }
     }
 
     fn case(checks: Vec<Check>) -> Case {

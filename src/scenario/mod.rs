@@ -254,6 +254,7 @@ mod tests {
             finish: Finish::Stop,
             prompt_tokens: 1,
             choices: Vec::new(),
+            near_ties: 0,
         };
         assert_eq!(scenario.cases[0].judge(&completion("[]")), (Verdict::Passed, Vec::new()));
         let (verdict, failures) = scenario.cases[0].judge(&completion("{}"));
