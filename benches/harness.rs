@@ -22,7 +22,7 @@ use finetest::report::{Report, Style, annotations, junit, markdown, terminal};
 use finetest::run::{Inputs, Store, execute};
 use finetest::scenario::load_all;
 use finetest::snapshot::{SnapshotState, compare_files, render};
-use finetest::{Comparison, decide};
+use finetest::{Comparison, Scenario, decide};
 use project::Project;
 
 /// What this process is to do instead of measuring others: `run`, `approve` or `list`, and the project's directory.
@@ -44,9 +44,8 @@ fn main() -> ExitCode {
 }
 
 fn measure() {
-    // `cargo bench -- FILTER` is for the criterion benches; a filter that is not for this one skips it.
-    let filter = std::env::args().skip(1).find(|a| !a.starts_with("--"));
-    if std::env::args().len() > 2 && filter.is_some_and(|f| !"harness".contains(&f)) {
+    // `cargo bench -- FILTER` and `-- --save-baseline NAME` are for criterion's benches.
+    if std::env::args().skip(1).any(|a| !a.starts_with("--") && !"harness".contains(&a)) {
         return;
     }
     let stages = ["read", "run", "compare", "snapshots", "reports"].map(|s| format!("{s:>9}")).concat();
@@ -89,22 +88,21 @@ fn list(directory: &Path) -> f64 {
 }
 
 /// Asks the project's cases of the script that belongs to them.
-fn ask(directory: &Path, config: &Config, store: &str) -> RunRecord {
-    let scenarios = load_all(config).expect("scenarios");
+fn ask(directory: &Path, scenarios: &[Scenario], store: &str) -> RunRecord {
     let cases = scenarios.iter().map(|s| s.cases.len()).sum();
     let project = Project::new(cases);
     let mut backend = Scripted::new(project.script());
     let arm = |name: &str| Arm { name: name.into(), fingerprint: name.into(), adapter: None, scale: 1.0 };
     let model = ModelInfo { source: "script".into(), family: "none".into(), parameters: 0, fingerprint: "0".into() };
     let arms = vec![arm(BASE), arm(TUNED)];
-    let inputs = Inputs { project: "bench".into(), model, arms, scenarios: &scenarios, drift_text: None };
+    let inputs = Inputs { project: "bench".into(), model, arms, scenarios, drift_text: None };
     execute(&inputs, &mut backend, &Store::new(directory.join(store)), &mut |_| {}).expect("a run")
 }
 
 /// Writes the project's snapshots, every tenth of them as it was before some answer changed.
 fn approve(directory: &Path) {
     let config = Config::load(directory.join("finetest.toml")).expect("a manifest");
-    let run = ask(directory, &config, "approved");
+    let run = ask(directory, &load_all(&config).expect("scenarios"), "approved");
     std::fs::create_dir_all(&config.run.snapshots).expect("a directory");
     for (i, scenario) in run.scenarios.iter().enumerate() {
         let mut body = render(scenario, BASE, TUNED);
@@ -128,9 +126,9 @@ fn run(directory: &Path) {
         last = Instant::now();
     };
     let config = Config::load(directory.join("finetest.toml")).expect("a manifest");
-    drop(load_all(&config).expect("scenarios"));
+    let scenarios = load_all(&config).expect("scenarios");
     stage();
-    let run = ask(directory, &config, "store");
+    let run = ask(directory, &scenarios, "store");
     stage();
     let comparison = Comparison::of(&run, BASE, TUNED);
     let decision = decide(&run, &config.gate);
