@@ -29,7 +29,7 @@ use crate::config::{Config, MANIFEST};
 use crate::error::Result;
 use crate::project::{self, Outcome, TrainPolicy};
 use crate::record::{BASE, Role, Rule, TUNED, Verdict, visible};
-use crate::scenario::{self, Scenario};
+use crate::scenario::{self, Names};
 use crate::snapshot::{Assertion, SnapshotContext, assert_scenario, check_environment};
 
 /// Writes the `main` of a test with `harness = false` that tests the project of the crate it is written in.
@@ -58,9 +58,9 @@ pub fn main(directory: &str, assertion: Assertion) -> ExitCode {
         return ended;
     }
     let arguments = Arguments::from_args();
-    match suite(Path::new(directory), assertion) {
-        Ok((suite, scenarios)) => {
-            let trials = trials(&Arc::new(suite), &scenarios);
+    match suite(Path::new(directory), assertion, arguments.list) {
+        Ok((suite, names)) => {
+            let trials = trials(&Arc::new(suite), names);
             libtest_mimic::run(&arguments, trials).exit_code()
         }
         Err(error) => {
@@ -72,25 +72,30 @@ pub fn main(directory: &str, assertion: Assertion) -> ExitCode {
     }
 }
 
-fn suite(directory: &Path, assertion: Assertion) -> Result<(Suite, Vec<Scenario>)> {
+/// A listing reads names alone; what is wrong with a check is then told by the run.
+fn suite(directory: &Path, assertion: Assertion, list: bool) -> Result<(Suite, Vec<Names>)> {
     let manifest = std::env::var_os("FINETEST_MANIFEST").map_or_else(|| directory.join(MANIFEST), PathBuf::from);
     let config = Config::load(&manifest)?;
-    let scenarios = scenario::load_all(&config)?;
+    let names = match scenario::names(&config).filter(|_| list) {
+        Some(names) => names,
+        None => scenario::load_all(&config)?.iter().map(Names::from).collect(),
+    };
     let root = config.root.canonicalize().unwrap_or_else(|_| config.root.clone());
-    Ok((Suite { config, root, assertion, outcome: OnceLock::new() }, scenarios))
+    Ok((Suite { config, root, assertion, outcome: OnceLock::new() }, names))
 }
 
-fn trials(suite: &Arc<Suite>, scenarios: &[Scenario]) -> Vec<Trial> {
+fn trials(suite: &Arc<Suite>, scenarios: Vec<Names>) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for scenario in scenarios {
-        for case in &scenario.cases {
-            let (suite, scenario_name, case_name) = (Arc::clone(suite), scenario.name.clone(), case.name.clone());
-            trials.push(Trial::test(scenario.test_name(case), move || suite.case(&scenario_name, &case_name)));
+    for (i, Names { role, scenario, cases }) in scenarios.iter().enumerate() {
+        for (j, case) in cases.iter().enumerate() {
+            let (suite, name, case) = (Arc::clone(suite), scenario.clone(), case.clone());
+            let test = format!("{role}::{scenario}::{case}");
+            trials.push(Trial::test(test, move || suite.case((i, &name), (j, &case))));
         }
     }
-    for scenario in scenarios {
-        let (suite, name) = (Arc::clone(suite), scenario.name.clone());
-        trials.push(Trial::test(format!("snapshot::{name}"), move || suite.snapshot(&name)));
+    for (i, Names { scenario, .. }) in scenarios.into_iter().enumerate() {
+        let suite = Arc::clone(suite);
+        trials.push(Trial::test(format!("snapshot::{scenario}"), move || suite.snapshot((i, &scenario))));
     }
     for name in suite.config.gate.names() {
         let suite = Arc::clone(suite);
@@ -99,6 +104,16 @@ fn trials(suite: &Arc<Suite>, scenarios: &[Scenario]) -> Vec<Trial> {
     let proving = Arc::clone(suite);
     trials.push(Trial::test("gate::adapter_is_applied", move || proving.proof()));
     trials
+}
+
+/// Where something was listed, and its name.
+type Place<'n> = (usize, &'n str);
+
+/// What has this name: at its place, unless the files were changed after they were listed. To look through all cases for each
+/// of them would take a large project's size squared.
+fn at<'a, T>(all: &'a [T], (place, name): Place<'_>, name_of: impl Fn(&T) -> &str) -> Option<&'a T> {
+    let there = all.get(place).filter(|item| name_of(item) == name);
+    there.or_else(|| all.iter().find(|item| name_of(item) == name))
 }
 
 impl Suite {
@@ -115,9 +130,10 @@ impl Suite {
     }
 
     /// A case fails when it was not evaluated, or when the gate fails and this case is one of the reasons.
-    fn case(&self, scenario: &str, case: &str) -> std::result::Result<(), Failed> {
+    fn case(&self, scenario: Place<'_>, case: Place<'_>) -> std::result::Result<(), Failed> {
         let outcome = self.outcome()?;
-        let found = outcome.run.cases().find(|(s, c)| s.name == scenario && c.name == case);
+        let scenario = at(&outcome.run.scenarios, scenario, |s| &s.name);
+        let found = scenario.and_then(|s| Some((s, at(&s.cases, case, |c| &c.name)?)));
         let (scenario, case) = found.ok_or_else(|| Failed::from("the case was not run"))?;
         match case_outcome(case, scenario.role, BASE, TUNED) {
             CaseOutcome::NotEvaluated(why) => Err(Failed::from(visible(&format!("not evaluated: {why}")).into_owned())),
@@ -128,10 +144,10 @@ impl Suite {
         }
     }
 
-    fn snapshot(&self, scenario: &str) -> std::result::Result<(), Failed> {
+    fn snapshot(&self, scenario: Place<'_>) -> std::result::Result<(), Failed> {
         let outcome = self.outcome()?;
-        let found = outcome.run.scenarios.iter().find(|s| s.name == scenario);
-        let scenario = found.ok_or_else(|| Failed::from("the scenario was not run"))?;
+        let scenario = at(&outcome.run.scenarios, scenario, |s| &s.name)
+            .ok_or_else(|| Failed::from("the scenario was not run"))?;
         let directory = absolute(&self.config.run.snapshots);
         let context = SnapshotContext {
             directory: &directory,

@@ -7,6 +7,7 @@ mod store;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use store::Store;
@@ -78,7 +79,7 @@ pub fn execute(
         return Err(Error::NothingRan("there is no case in any scenario".into()));
     }
     let answers = answer(inputs, &requests, backend, store, &mut cost, on_progress)?;
-    let scenarios = judge(inputs, &answers);
+    let scenarios = judge(inputs, answers);
     let has_tuned = inputs.arms.len() > 1;
     let drift = if has_tuned { drift(inputs, &scenarios, backend, store, on_progress)? } else { None };
     let proof = if has_tuned { prove(inputs, &scenarios, backend, store)? } else { None };
@@ -109,8 +110,8 @@ fn answer(
     let key = |Question { arm, request, .. }: &Question<'_>| {
         store::key("answer", &AnswerKey { arm: &inputs.arms[*arm].fingerprint, request })
     };
-    let keys = requests.iter().map(key).collect::<Result<Vec<_>>>()?;
-    let mut answers: Vec<Option<Answered>> = keys.iter().map(|k| store.read(k).map(Ok)).collect();
+    let keys = requests.par_iter().map(key).collect::<Result<Vec<_>>>()?;
+    let mut answers: Vec<Option<Answered>> = keys.par_iter().map(|k| store.read(k).map(Ok)).collect();
     let missing: Vec<usize> = (0..answers.len()).filter(|i| answers[*i].is_none()).collect();
     // All cases of the first arm, then of the next.
     let cases = requests.len() / inputs.arms.len();
@@ -127,12 +128,16 @@ fn answer(
             let (got, expected) = (computed.len(), missing.len());
             return Err(Error::failed(format!("{} gave {got} answers to {expected} questions", backend.name())));
         }
+        // What failed is asked again the next time.
+        let stored = missing.par_iter().zip(&computed).map(|(i, answered)| match answered {
+            Ok(completion) => store.write(&keys[*i], completion),
+            Err(_) => Ok(()),
+        });
+        stored.collect::<Result<()>>()?;
         for (i, answered) in missing.into_iter().zip(computed) {
-            // What failed is asked again the next time.
             if let Ok(completion) = &answered {
                 cost.prompt_tokens += completion.prompt_tokens;
                 cost.generated_tokens += completion.tokens.len();
-                store.write(&keys[i], completion)?;
             }
             answers[i] = Some(answered);
         }
@@ -141,8 +146,10 @@ fn answer(
 }
 
 /// Puts answers (all cases of the first arm, then of the next) beside their cases.
-fn judge(inputs: &Inputs<'_>, answers: &[Answered]) -> Vec<ScenarioRecord> {
+fn judge(inputs: &Inputs<'_>, answers: Vec<Answered>) -> Vec<ScenarioRecord> {
     let cases: usize = inputs.scenarios.iter().map(|s| s.cases.len()).sum();
+    // Answers move into the records: two copies of a large run's would be most of its memory.
+    let mut answers: Vec<Option<Answered>> = answers.into_iter().map(Some).collect();
     let mut records = Vec::new();
     let mut index = 0;
     for scenario in inputs.scenarios {
@@ -150,9 +157,13 @@ fn judge(inputs: &Inputs<'_>, answers: &[Answered]) -> Vec<ScenarioRecord> {
         for case in &scenario.cases {
             let mut by_arm = BTreeMap::new();
             for (number, arm) in inputs.arms.iter().enumerate() {
-                let (completion, (verdict, failures)) = match answers.get(number * cases + index) {
-                    Some(Ok(completion)) => (Some(completion.clone()), case.judge(completion)),
-                    Some(Err(why)) => (None, (Verdict::NotEvaluated, vec![why.clone()])),
+                let answer = answers.get_mut(number * cases + index).and_then(Option::take);
+                let (completion, (verdict, failures)) = match answer {
+                    Some(Ok(completion)) => {
+                        let judged = case.judge(&completion);
+                        (Some(completion), judged)
+                    }
+                    Some(Err(why)) => (None, (Verdict::NotEvaluated, vec![why])),
                     None => (None, (Verdict::NotEvaluated, Vec::new())),
                 };
                 by_arm.insert(arm.name.clone(), Answer { completion, verdict, failures });

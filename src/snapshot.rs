@@ -50,8 +50,11 @@ fn render_case(body: &mut String, case: &CaseRecord, base: &str, tuned: &str) {
     render_answer(body, case.answers.get(base), base, None);
     render_answer(body, case.answers.get(tuned), tuned, same.then_some(base));
     let (Some(before), Some(after)) = (before, after) else { return };
+    if before == after {
+        return;
+    }
     let diff = word_diff(before, after);
-    if before != after && diff.is_readable() {
+    if diff.is_readable() {
         body.push_str("diff\n");
         for spans in diff.lines() {
             quote(body, &woven(&spans));

@@ -244,10 +244,12 @@ fn broken(page: &mut Page, report: &Report<'_>) {
             page.wrapped(6, &[piece(Ink::Dim, format!("    ≈ {arm}'s {NEAR_TIE}"))]);
         }
         let (before, after) = (flip.case.text(base).unwrap_or(""), flip.case.text(tuned).unwrap_or(""));
-        let diff = word_diff(before, after);
         if before == after {
             answer(page, "both", plain_lines(before));
-        } else if diff.is_readable() {
+            continue;
+        }
+        let diff = word_diff(before, after);
+        if diff.is_readable() {
             let lines = diff.lines().iter().map(|line| page.woven(line)).collect();
             answer(page, "diff", lines);
         } else {

@@ -3,6 +3,7 @@
 mod sampling;
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::Path;
 
 use regex::RegexBuilder;
@@ -13,7 +14,7 @@ use toml::Spanned;
 use super::check::{Check, Choice, Matcher, plain};
 use super::json::Schema;
 use super::script::Writing;
-use super::{Case, DEFAULT_MAX_TOKENS, Scenario};
+use super::{Case, DEFAULT_MAX_TOKENS, Names, Scenario};
 use crate::config::{line_at, relative, toml_error};
 use crate::error::{Error, Result};
 use crate::record::{Message, Prompt, Request, Role, Sampling};
@@ -80,6 +81,31 @@ enum RawCheck {
     NoTemplateTags,
 }
 
+/// What a listing needs of a file: patterns and schemas, which take most of the time of reading it, are not compiled.
+#[derive(Deserialize)]
+struct RawNames {
+    role: Role,
+    #[serde(default)]
+    cases: Vec<RawName>,
+}
+
+#[derive(Deserialize)]
+struct RawName {
+    name: Option<String>,
+}
+
+/// The names in a file; `None` when they cannot be had without reading all of it.
+pub(super) fn names(path: &Path, text: &str) -> Option<Names> {
+    let raw: RawNames = toml::from_str(text).ok()?;
+    let scenario = path.file_stem()?.to_string_lossy().into_owned();
+    let named = |(position, case): (usize, RawName)| case.name.unwrap_or_else(|| default_name(position));
+    Some(Names { role: raw.role, scenario, cases: raw.cases.into_iter().enumerate().map(named).collect() })
+}
+
+fn default_name(position: usize) -> String {
+    format!("case_{}", position + 1)
+}
+
 /// What a file's cases are resolved with, and the errors found so far.
 struct Reader<'t> {
     path: &'t Path,
@@ -134,11 +160,11 @@ pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
     let mut names = HashSet::new();
     let mut cases = Vec::new();
     for (position, raw_case) in std::mem::take(&mut raw.cases).into_iter().enumerate() {
-        let line = line_at(text, &raw_case.span());
-        let case = reader.case(raw_case.into_inner(), position, line);
+        let at = raw_case.span();
+        let case = reader.case(raw_case.into_inner(), position, &at);
         if !names.insert(case.name.clone()) {
             reader
-                .fail(line, format!("two cases are named {:?}; a name tells a case's test from the others", case.name));
+                .fail(&at, format!("two cases are named {:?}; a name tells a case's test from the others", case.name));
         }
         cases.push(case);
     }
@@ -147,14 +173,15 @@ pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
 }
 
 impl Reader<'_> {
-    fn fail(&mut self, line: usize, message: impl Into<String>) {
-        self.errors.push(Error::input(self.path, line, message));
+    /// Lines are counted only for what is wrong: to count them for every check would take a large file's length squared.
+    fn fail(&mut self, at: &Range<usize>, message: impl Into<String>) {
+        self.errors.push(Error::input(self.path, line_at(self.text, at), message));
     }
 
-    fn case(&mut self, mut raw: RawCase, position: usize, line: usize) -> Case {
-        let name = raw.name.take().unwrap_or_else(|| format!("case_{}", position + 1));
+    fn case(&mut self, mut raw: RawCase, position: usize, at: &Range<usize>) -> Case {
+        let name = raw.name.take().unwrap_or_else(|| default_name(position));
         if !is_name(&name) {
-            self.fail(line, format!("the case's name is {name:?}, expected letters a to z, digits, - and _"));
+            self.fail(at, format!("the case's name is {name:?}, expected letters a to z, digits, - and _"));
         }
         let can_fail = self.has_shared || !raw.checks.is_empty();
         let mut checks: Vec<Check> =
@@ -162,14 +189,14 @@ impl Reader<'_> {
         checks.extend_from_slice(&self.shared);
         if !can_fail {
             self.fail(
-                line,
+                at,
                 format!(
                     "case {name} has no checks, so it could not fail; give it one: checks = [{{ contains = \"…\" }}]"
                 ),
             );
         }
-        let max_tokens = self.max_tokens(line, &name, raw.max_tokens, &checks);
-        let prompt = self.prompt(line, &name, raw);
+        let max_tokens = self.max_tokens(at, &name, raw.max_tokens, &checks);
+        let prompt = self.prompt(at, &name, raw);
         let mut choices: Vec<String> = Vec::new();
         for check in &checks {
             let Check::Choice(choice) = check else { continue };
@@ -181,33 +208,30 @@ impl Reader<'_> {
         Case { name, request: Request { prompt, max_tokens, choices, stop, sampling }, checks }
     }
 
-    fn max_tokens(&mut self, line: usize, case: &str, own: Option<usize>, checks: &[Check]) -> usize {
+    fn max_tokens(&mut self, at: &Range<usize>, case: &str, own: Option<usize>, checks: &[Check]) -> usize {
         let only_choices = !checks.is_empty() && checks.iter().all(|check| matches!(check, Check::Choice(_)));
         let tokens = own.unwrap_or(if only_choices { 0 } else { self.max_tokens });
         if only_choices && tokens > 0 {
-            self.fail(
-                line,
-                format!("case {case} has max_tokens, but only choices, which generate nothing; take it out"),
-            );
+            self.fail(at, format!("case {case} has max_tokens, but only choices, which generate nothing; take it out"));
         }
         if !only_choices && tokens == 0 {
             self.fail(
-                line,
+                at,
                 format!("case {case} has max_tokens = 0 and checks of the answer's text; expected at least 1"),
             );
         }
         tokens
     }
 
-    fn prompt(&mut self, line: usize, case: &str, raw: RawCase) -> Prompt {
+    fn prompt(&mut self, at: &Range<usize>, case: &str, raw: RawCase) -> Prompt {
         let RawCase { prompt, messages, text, .. } = raw;
         let given = [prompt.is_some(), messages.is_some(), text.is_some()].iter().filter(|given| **given).count();
         if given != 1 {
-            self.fail(line, format!("case {case} has {given} of prompt, messages and text, expected exactly one"));
+            self.fail(at, format!("case {case} has {given} of prompt, messages and text, expected exactly one"));
             return Prompt::Text(String::new());
         }
         if prompt.iter().chain(&text).any(|text| text.trim().is_empty()) {
-            self.fail(line, format!("case {case} asks nothing: its prompt is empty"));
+            self.fail(at, format!("case {case} asks nothing: its prompt is empty"));
         }
         if let Some(text) = text {
             return Prompt::Text(text);
@@ -218,21 +242,21 @@ impl Reader<'_> {
         });
         if let Some(message) = messages.iter().find(|m| !["system", "user", "assistant"].contains(&m.role.as_str())) {
             self.fail(
-                line,
+                at,
                 format!("case {case} has a message of role {:?}, expected system, user or assistant", message.role),
             );
         } else if messages.iter().skip(1).any(|m| m.role == "system") {
-            self.fail(line, format!("case {case} has a system message after the first one; put it first"));
+            self.fail(at, format!("case {case} has a system message after the first one; put it first"));
         } else if messages.last().is_none_or(|m| m.role != "user" || m.content.trim().is_empty()) {
-            self.fail(line, format!("case {case} has messages that do not end with what the user says"));
+            self.fail(at, format!("case {case} has messages that do not end with what the user says"));
         }
         Prompt::Messages(messages)
     }
 
     /// A check, or `None` after noting what is wrong with it.
     fn check(&mut self, raw: Spanned<RawCheck>) -> Option<Check> {
-        let line = line_at(self.text, &raw.span());
-        resolve(raw.into_inner(), self.path).map_err(|message| self.fail(line, message)).ok()
+        let at = raw.span();
+        resolve(raw.into_inner(), self.path).map_err(|message| self.fail(&at, message)).ok()
     }
 }
 

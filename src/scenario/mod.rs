@@ -131,6 +131,31 @@ impl Case {
     }
 }
 
+/// A scenario's name and its cases', as a listing shows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    pub(crate) role: Role,
+    pub(crate) scenario: String,
+    pub(crate) cases: Vec<String>,
+}
+
+impl From<&Scenario> for Names {
+    fn from(scenario: &Scenario) -> Self {
+        let cases = scenario.cases.iter().map(|case| case.name.clone()).collect();
+        Self { role: scenario.role, scenario: scenario.name.clone(), cases }
+    }
+}
+
+/// The names of [`load_all`]'s scenarios, in its order, without compiling a check: whether all checks can be used is not seen.
+/// `None` when a file cannot be read so; [`load_all`] says why.
+pub(crate) fn names(config: &Config) -> Option<Vec<Names>> {
+    let files = files(&config.run.scenarios).ok().filter(|files| !files.is_empty())?;
+    let read = |path: &PathBuf| file::names(path, &std::fs::read_to_string(path).ok()?);
+    let mut names = files.par_iter().map(read).collect::<Option<Vec<_>>>()?;
+    names.sort_by(|a, b| (a.role, &a.scenario).cmp(&(b.role, &b.scenario)));
+    Some(names)
+}
+
 /// Reads every scenario of a project: all `*.toml` files in its directory of scenarios, targets first, then by name.
 ///
 /// # Errors
@@ -215,6 +240,7 @@ mod tests {
         let found = load_all(&config).expect("scenarios");
         let names: Vec<&str> = found.iter().map(|s| s.name.as_str()).collect();
         assert_eq!(names, ["b", "z", "a"]);
+        assert_eq!(super::names(&config), Some(found.iter().map(Names::from).collect()));
         assert_eq!(found[0].path, "scenarios/b.toml");
     }
 

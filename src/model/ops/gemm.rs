@@ -126,24 +126,15 @@ fn product(dst: MatMut<'_>, into: Into, scale: f32, lhs: Mat<'_>, rhs: Mat<'_>, 
 
 #[cfg(test)]
 mod tests {
+    use super::super::reference;
     use super::*;
-
-    fn naive(m: usize, n: usize, k: usize, a: &[f32], b: &[f32]) -> Vec<f32> {
-        let mut out = vec![0.0; m * n];
-        for i in 0..m {
-            for j in 0..n {
-                out[i * n + j] = (0..k).map(|p| a[i * k + p] * b[j * k + p]).sum();
-            }
-        }
-        out
-    }
 
     #[test]
     fn agrees_with_three_loops_whatever_the_strides() {
         let (m, n, k) = (7, 5, 11);
         let a: Vec<f32> = (0..m * k).map(|i| (i as f32 * 0.37).sin()).collect();
         let b: Vec<f32> = (0..n * k).map(|i| (i as f32 * 0.71).cos()).collect();
-        let expected = naive(m, n, k, &a, &b);
+        let expected = reference::product(m, n, k, &a, &b);
         let mut wide = vec![1.0; m * 9];
         matmul(MatMut::strided(&mut wide, m, n, 9), Into::Add, 2.0, Mat::new(&a, m, k), Mat::new(&b, n, k).t());
         for i in 0..m {

@@ -2,17 +2,17 @@
 //!
 //! candle's own fast operations cut the gradient without a word, and its composed ones pass over memory many times. These are
 //! fused, parallel over rows, and differentiable; every one has a slow twin made of candle's plain operations ([`reference`]),
-//! which the tests compare it with, values and gradients, besides finite differences.
+//! which the tests compare it with, values and gradients, besides finite differences, and `benches/ops.rs` in time.
 
 pub(crate) mod activation;
 pub(crate) mod attention;
+pub mod bench;
 pub(crate) mod columns;
 pub(crate) mod cross_entropy;
 pub(crate) mod experts;
 pub(crate) mod gemm;
 pub(crate) mod layer_norm;
 pub(crate) mod lora;
-#[cfg(test)]
 pub(crate) mod reference;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;

@@ -1,4 +1,4 @@
-//! The slow twins: the same operations out of candle's plain, differentiable ones. Oracles in the tests.
+//! The slow twins: the same operations out of candle's plain, differentiable ones. Oracles of tests and benches.
 
 use candle_core::{D, Result, Tensor};
 
@@ -89,4 +89,42 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads, seque
         parts.push(out.transpose(0, 1)?.reshape((n, heads.heads * heads.value_dim))?);
     }
     Tensor::cat(&parts, 0)
+}
+
+pub(crate) fn lora(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, [a, b]: [&Tensor; 2], s: f64) -> Result<Tensor> {
+    let low = (x.matmul(&a.t()?)?.matmul(&b.t()?)? * s)?;
+    let y = x.matmul(&weight.t()?)?;
+    let y = bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))?;
+    y + low
+}
+
+/// Σ over a token's experts of weight · value; `places` holds each expert's tokens, and in which of their places it stands.
+pub(crate) fn combine(weights: &Tensor, places: &[(Vec<u32>, Vec<usize>)], values: &[Tensor]) -> Result<Tensor> {
+    let (tokens, per_token) = weights.dims2()?;
+    let flat = weights.flatten_all()?;
+    let width = values.first().map_or(Ok(0), |v| v.dim(1))?;
+    let mut sum = Tensor::zeros((tokens, width), weights.dtype(), weights.device())?;
+    for ((rows, places), values) in places.iter().zip(values) {
+        let at: Vec<u32> = rows.iter().zip(places).map(|(row, place)| row * per_token as u32 + *place as u32).collect();
+        let weights = flat.index_select(&Tensor::new(at, flat.device())?, 0)?.unsqueeze(1)?;
+        sum = sum.index_add(&Tensor::new(rows.as_slice(), flat.device())?, &values.broadcast_mul(&weights)?, 0)?;
+    }
+    Ok(sum)
+}
+
+pub(crate) fn head_cross_entropy(hidden: &Tensor, head: &Tensor, targets: &[u32], divisor: f64) -> Result<Tensor> {
+    let p = softmax(&hidden.matmul(&head.t()?)?)?;
+    let targets = Tensor::new(targets, hidden.device())?.unsqueeze(1)?;
+    (p.gather(&targets, 1)?.log()?.sum_all()? * (-1.0 / divisor))?.reshape(())
+}
+
+/// a (m, k) times the transpose of b (n, k).
+pub(crate) fn product(m: usize, n: usize, k: usize, a: &[f32], b: &[f32]) -> Vec<f32> {
+    let mut out = vec![0.0; m * n];
+    for i in 0..m {
+        for j in 0..n {
+            out[i * n + j] = (0..k).map(|p| a[i * k + p] * b[j * k + p]).sum();
+        }
+    }
+    out
 }

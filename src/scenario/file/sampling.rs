@@ -3,7 +3,6 @@
 use toml::Spanned;
 
 use super::{RawScenario, Reader};
-use crate::config::line_at;
 use crate::record::Sampling;
 
 /// Above it a distribution is as good as flat.
@@ -12,7 +11,7 @@ const MOST_TEMPERATURE: f64 = 100.0;
 impl Reader<'_> {
     pub(super) fn stop(&mut self, raw: Vec<Spanned<String>>) -> Vec<String> {
         for stop in raw.iter().filter(|stop| stop.get_ref().is_empty()) {
-            self.fail(line_at(self.text, &stop.span()), "stop is empty, which every answer begins with; take it out");
+            self.fail(&stop.span(), "stop is empty, which every answer begins with; take it out");
         }
         raw.into_iter().map(Spanned::into_inner).collect()
     }
@@ -24,13 +23,13 @@ impl Reader<'_> {
         {
             let message =
                 format!("temperature is {temperature}, expected 0 (the likeliest token) to {MOST_TEMPERATURE}");
-            self.fail(line_at(self.text, &given.span()), message);
+            self.fail(&given.span(), message);
         }
         let top_p = raw.top_p.as_ref().map_or(1.0, |p| *p.get_ref());
         if let Some(given) = &raw.top_p
             && !(top_p > 0.0 && top_p <= 1.0)
         {
-            self.fail(line_at(self.text, &given.span()), format!("top_p is {top_p}, expected above 0 and at most 1"));
+            self.fail(&given.span(), format!("top_p is {top_p}, expected above 0 and at most 1"));
         }
         let spans = [
             ("top_k", raw.top_k.as_ref().map(Spanned::span)),
@@ -42,7 +41,7 @@ impl Reader<'_> {
                 && temperature == 0.0
             {
                 let message = format!("{key} has no effect without a temperature above 0; give one, or take it out");
-                self.fail(line_at(self.text, &span), message);
+                self.fail(&span, message);
             }
         }
         let top_k = raw.top_k.as_ref().map_or(0, |k| *k.get_ref());
