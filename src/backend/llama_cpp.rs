@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::candle::sample;
 use super::isolated::Isolated;
 use super::{Answered, Backend, DriftText, Progress, prompts};
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, is_gguf};
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
 use crate::engine::{Compared, Continuation, Generated, Generation};
@@ -20,9 +20,10 @@ use crate::record::{ChoiceScore, Prompt, Proof, Request};
 /// Raised when the same adapter would be converted to another file.
 const CONVERSION: u32 = 1;
 
-/// An arm's adapter, as PEFT wrote it, and where it is kept as GGUF.
+/// An arm's adapter.
 pub(crate) struct LlamaAdapter {
     pub(crate) adapter: Adapter,
+    /// Its PEFT directory, or its GGUF file.
     pub(crate) directory: PathBuf,
     pub(crate) scale: f64,
     /// Hash of the adapter's files and of the base's.
@@ -120,8 +121,11 @@ impl LlamaCppBackend {
         Ok(path)
     }
 
-    /// The adapter as llama.cpp reads it: our own export, kept by the hash of what decides it.
+    /// The adapter as llama.cpp reads it: a GGUF file as it is, else our own export, kept by the hash of what decides it.
     fn convert(&self, arm: &LlamaAdapter, voice: &Voice) -> Result<PathBuf> {
+        if is_gguf(&arm.directory) && arm.scale == 1.0 {
+            return Ok(arm.directory.clone());
+        }
         let of = format!("{CONVERSION} {} {}", arm.hash, arm.scale);
         let path = self.kept.directory.join(format!("{}.gguf", &blake3::hash(of.as_bytes()).to_hex()[..32]));
         if !path.is_file() {
