@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::candle::sample;
 use super::isolated::Isolated;
-use super::{Answered, Backend, DriftText, Progress, prompts};
+use super::{Answered, Backend, DriftText, Measured, Progress, prompts};
 use crate::adapter::{Adapter, is_gguf};
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
@@ -236,7 +236,7 @@ impl Backend for LlamaCppBackend {
         texts: &[DriftText<'_>],
         arms: (usize, usize),
         on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Option<Vec<DriftSample>>> {
+    ) -> Result<Option<Vec<Measured<DriftSample>>>> {
         let Loaded { voice, worker, .. } = self.load(on_progress)?;
         let all = prompts::texts(voice, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: all.len() });
@@ -245,12 +245,11 @@ impl Backend for LlamaCppBackend {
             Reply::Compared(i, compared) => Some((i, compared)),
             _ => None,
         };
-        let compared: Vec<std::result::Result<Compared, String>> = worker.each(all.len(), &job, &take, on_progress)?;
-        let samples = compared.into_iter().map(|found| found.map(sample).map_err(Error::failed));
-        samples.collect::<Result<Vec<_>>>().map(Some)
+        let compared: Vec<Measured<Compared>> = worker.each(all.len(), &job, &take, on_progress)?;
+        Ok(Some(compared.into_iter().map(|found| found.map(sample)).collect()))
     }
 
-    fn prove(&mut self, probes: &[&Prompt], arms: (usize, usize)) -> Result<Option<Proof>> {
+    fn prove(&mut self, probes: &[&Prompt], arms: (usize, usize)) -> Result<Option<Measured<Proof>>> {
         let Some(LlamaAdapter { adapter, .. }) = self.arms.get(arms.1).and_then(Option::as_ref) else {
             return Err(Error::failed("the tuned arm has no adapter"));
         };
@@ -260,15 +259,19 @@ impl Backend for LlamaCppBackend {
         }
         let Loaded { voice, worker, .. } = self.load(&mut |_| {})?;
         let encoded = probes.iter().map(|prompt| voice.encode(prompt)).collect::<Result<Vec<_>>>()?;
-        let mut found = None;
-        worker.whole(&Job::Prove { prompts: encoded, arms }, "proving that the adapter is applied", &mut |reply| {
-            if let Reply::Proved { effect, base } = reply {
-                found = Some((effect, base));
-            }
-        })?;
-        let (effect, base) = found.ok_or_else(|| Error::failed("llama.cpp's worker gave no proof"))?;
+        let job = |_: &[usize]| Job::Prove { prompts: encoded.clone(), arms };
+        let take = |reply| match reply {
+            Reply::Proved { effect, base } => Some((0, (effect, base))),
+            _ => None,
+        };
+        // One item: all prompts are one proof.
+        let found = worker.each(1, &job, &take, &mut |_| {})?.pop();
+        let (effect, base) = match found.ok_or_else(|| Error::failed("llama.cpp's worker gave no proof"))? {
+            Ok(found) => found,
+            Err(why) => return Ok(Some(Err(why))),
+        };
         prompts::check_proof(effect, base)?;
-        Ok(Some(Proof { adapter_effect: effect, base_difference: base, adapted_modules }))
+        Ok(Some(Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules })))
     }
 }
 
