@@ -28,7 +28,7 @@ use crate::compare::{CaseOutcome, case_outcome};
 use crate::config::{Config, MANIFEST};
 use crate::error::Result;
 use crate::project::{self, Outcome, TrainPolicy};
-use crate::record::{BASE, Role, Rule, TUNED, Verdict, visible};
+use crate::record::{BASE, Decision, Role, Rule, TUNED, Verdict, visible};
 use crate::scenario::{self, Names};
 use crate::snapshot::{Assertion, SnapshotContext, assert_scenario, check_environment};
 
@@ -161,15 +161,20 @@ impl Suite {
     }
 
     fn rule(&self, name: &str) -> std::result::Result<(), Failed> {
-        let rules = &self.outcome()?.decision.rules;
+        let Outcome { run, decision: Decision { rules, .. }, .. } = self.outcome()?;
+        if let Some(why) = run.errors.get("drift").filter(|_| name == "max_drift") {
+            return Err(Failed::from(visible(&format!("drift: {why}")).into_owned()));
+        }
         let rule: &Rule =
             rules.iter().find(|r| r.name == name).ok_or_else(|| Failed::from("the rule was not applied"))?;
         if rule.verdict == Verdict::Passed { Ok(()) } else { Err(Failed::from(rule.explanation.clone())) }
     }
 
     fn proof(&self) -> std::result::Result<(), Failed> {
-        match &self.outcome()?.run.proof {
-            Some(proof) if proof.adapter_effect > 0.0 => Ok(()),
+        let run = &self.outcome()?.run;
+        match (&run.proof, run.errors.get("proof")) {
+            (_, Some(why)) => Err(Failed::from(visible(&format!("proof: {why}")).into_owned())),
+            (Some(proof), None) if proof.adapter_effect > 0.0 => Ok(()),
             _ => Err(Failed::from("there is no proof that the adapter is applied")),
         }
     }

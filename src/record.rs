@@ -360,6 +360,9 @@ pub struct RunRecord {
     pub drift: Option<Drift>,
     /// `None` when the backend cannot show it.
     pub proof: Option<Proof>,
+    /// What besides an answer could not be computed, or not wholly, and why: by `drift` and `proof`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub errors: BTreeMap<String, String>,
     /// What it cost.
     pub cost: Cost,
 }
@@ -373,11 +376,11 @@ impl RunRecord {
         self.scenarios.iter().flat_map(|s| s.cases.iter().map(move |c| (s, c)))
     }
 
-    /// Exit code of a command that made this run and decided this about it: an answer that could not be computed is an error,
-    /// whatever the gate says.
+    /// Exit code of a command that made this run and decided this about it: that an answer, drift or the proof could not be computed
+    /// is an error, whatever the gate says.
     #[must_use]
     pub fn exit_code(&self, decision: &Decision) -> u8 {
-        let failed = self.cases().any(|(_, case)| case.errors().next().is_some());
+        let failed = !self.errors.is_empty() || self.cases().any(|(_, case)| case.errors().next().is_some());
         if failed { exit::ERROR } else { decision.exit_code() }
     }
 }

@@ -54,6 +54,16 @@ struct PairKey<'a, T: Serialize> {
     of: T,
 }
 
+/// What was found, and what of it failed.
+struct Found<T>(Option<T>, Option<String>);
+
+impl<T> Found<T> {
+    fn of(self, what: &str, errors: &mut BTreeMap<String, String>) -> Option<T> {
+        errors.extend(self.1.map(|why| (what.to_owned(), why)));
+        self.0
+    }
+}
+
 /// Asks every case of every arm, judges the answers and compares the arms.
 ///
 /// # Errors
@@ -81,8 +91,15 @@ pub fn execute(
     let answers = answer(inputs, &requests, backend, store, &mut cost, on_progress)?;
     let scenarios = judge(inputs, answers);
     let has_tuned = inputs.arms.len() > 1;
-    let drift = if has_tuned { drift(inputs, &scenarios, backend, store, on_progress)? } else { None };
-    let proof = if has_tuned { prove(inputs, &scenarios, backend, store)? } else { None };
+    let mut errors = BTreeMap::new();
+    let drift = match has_tuned {
+        true => drift(inputs, &scenarios, backend, store, on_progress)?.of("drift", &mut errors),
+        false => None,
+    };
+    let proof = match has_tuned {
+        true => prove(inputs, &scenarios, backend, store)?.of("proof", &mut errors),
+        false => None,
+    };
     cost.seconds = started.elapsed().as_secs_f64();
     Ok(RunRecord {
         version: RunRecord::VERSION,
@@ -94,6 +111,7 @@ pub fn execute(
         scenarios,
         drift,
         proof,
+        errors,
         cost,
     })
 }
@@ -196,7 +214,7 @@ fn drift(
     backend: &mut dyn Backend,
     store: &Store,
     on_progress: &mut dyn FnMut(Progress),
-) -> Result<Option<Drift>> {
+) -> Result<Found<Drift>> {
     let control = scenarios.iter().filter(|s| s.role == Role::Control).flat_map(|s| &s.cases);
     let answers: Vec<(&Prompt, &[u32])> = control
         .filter_map(|case| Some((&case.prompt, case.answers.get(BASE)?.completion.as_ref()?.tokens.as_slice())))
@@ -210,20 +228,33 @@ fn drift(
         source = format!("{source} and {name}");
     }
     if texts.is_empty() {
-        return Ok(None);
+        return Ok(Found(None, None));
     }
     let of = (&answers, &inputs.drift_text);
     let key = store::key("drift", &PairKey { arms: pair(inputs), of })?;
     if let Some(found) = store.read(&key) {
-        return Ok(Some(found));
+        return Ok(Found(Some(found), None));
     }
     let samples = backend.drift(&texts, (0, 1), on_progress)?;
     let Some(samples) = samples else {
-        return Ok(None);
+        return Ok(Found(None, None));
     };
-    let drift = compare::drift::summarise(&source, &samples)?;
-    store.write(&key, &drift)?;
-    Ok(Some(drift))
+    let all = samples.len();
+    let (samples, failed): (Vec<_>, Vec<_>) = samples.into_iter().partition(std::result::Result::is_ok);
+    let samples: Vec<_> = samples.into_iter().flatten().collect();
+    let Some(why) = failed.iter().find_map(|failed| failed.as_ref().err()) else {
+        let drift = compare::drift::summarise(&source, &samples)?;
+        store.write(&key, &drift)?;
+        return Ok(Found(Some(drift), None));
+    };
+    // Not stored: what failed is measured again the next time.
+    let left_out = format!("{} of {all} texts left out", failed.len());
+    let enough = samples.iter().map(|sample| sample.kl.len()).sum::<usize>() > 1;
+    let rest = match enough {
+        true => Some(compare::drift::summarise(&format!("{source}, {left_out}"), &samples)?),
+        false => None,
+    };
+    Ok(Found(rest, Some(format!("{left_out}: {why}"))))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -234,20 +265,24 @@ fn prove(
     scenarios: &[ScenarioRecord],
     backend: &mut dyn Backend,
     store: &Store,
-) -> Result<Option<Proof>> {
+) -> Result<Found<Proof>> {
     // A prompt that had no answer would have none here either.
     let cases = scenarios.iter().filter_map(|s| s.cases.iter().find(|c| c.errors().next().is_none()));
     let prompts: Vec<&Prompt> = cases.map(|c| &c.prompt).take(PROBES).collect();
     if prompts.is_empty() {
-        return Ok(None);
+        return Ok(Found(None, None));
     }
     let key = store::key("proof", &PairKey { arms: pair(inputs), of: &prompts })?;
     if let Some(StoredProof(found)) = store.read(&key) {
-        return Ok(found);
+        return Ok(Found(found, None));
     }
-    let proof = backend.prove(&prompts, (0, 1))?;
-    store.write(&key, &StoredProof(proof.clone()))?;
-    Ok(proof)
+    match backend.prove(&prompts, (0, 1))?.transpose() {
+        Ok(proof) => {
+            store.write(&key, &StoredProof(proof.clone()))?;
+            Ok(Found(proof, None))
+        }
+        Err(why) => Ok(Found(None, Some(why))),
+    }
 }
 
 fn pair<'a>(inputs: &'a Inputs<'_>) -> [&'a str; 2] {

@@ -169,6 +169,52 @@ fn an_assert_of_ggml_is_one_cases_error() {
     assert_eq!((healed.cost.computed, healed.cost.stored), (2, 6));
 }
 
+/// The worker dies of one text of the drift, and then in the proof: both are told as errors, and every answer stays.
+#[test]
+fn a_death_in_drift_or_proof_is_an_error_of_the_run_and_no_answer_is_lost() {
+    let project = llama();
+    let plain = SCENARIO.replace("how are ~ you?", "how are you now?");
+    project.write("scenarios/anything.toml", &plain);
+    project.append("finetest.toml", "\n[run]\ndrift_text = \"text.txt\"\n[gate]\nmax_drift = 1000.0\n");
+    project.write("text.txt", "a text that has a ~ in it");
+    let gguf = fixture("llama/model.gguf");
+    let tokenizer = Tokenizer::from_gguf(&gguf, &gguf_metadata(&gguf).expect("metadata")).expect("a tokenizer");
+    let dying = |project: &Project, text: &str, arguments: &[&str]| {
+        let token = tokenizer.encode(text, false).expect("a token")[0].to_string();
+        let mut command = project.command(arguments);
+        Ran::of(command.env("FINETEST_TEST_ABORT_AT_TOKEN", token).output().expect("it runs")).expect(1)
+    };
+    let run = record(&dying(&project, "~", &["--json"]));
+    let why = &run.errors["drift"];
+    assert!(why.starts_with("1 of 4 texts left out: llama.cpp died of it") && why.contains("GGML_ASSERT"), "{why}");
+    assert!(run.drift.expect("of the other texts").source.ends_with("1 of 4 texts left out"));
+    assert!(run.proof.is_some() && !run.errors.contains_key("proof"));
+    let told = dying(&project, "~", &[]);
+    for part in ["errors: this could not be computed", "drift: 1 of 4 texts left out", "exit code 1"] {
+        assert!(told.stdout.contains(part), "{part:?} is not in\n{}", told.stdout);
+    }
+    let whole = record(&project.run(&["--json"]).expect(0));
+    assert_eq!((whole.cost.computed, whole.cost.stored, whole.errors.len()), (0, 8, 0));
+
+    // Everything is stored but the proof.
+    for entry in walk(&project.path(".finetest/store")) {
+        if std::fs::read_to_string(&entry).is_ok_and(|text| text.contains("adapter_effect")) {
+            std::fs::remove_file(entry).expect("removed");
+        }
+    }
+    let run = record(&dying(&project, "hello", &["--json"]));
+    assert!(run.errors["proof"].contains("GGML_ASSERT") && run.proof.is_none(), "{:?}", run.errors);
+    assert_eq!((run.cost.computed, run.cost.stored, run.drift.is_some()), (0, 8, true));
+    let junit = project.read(".finetest/runs/finetest/junit.xml");
+    assert!(junit.contains("run::proof"), "{junit}");
+    project.run(&[]).expect(0);
+}
+
+fn walk(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).expect("a directory").flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
 #[test]
 fn what_cannot_be_used_is_refused_by_name() {
     let project = llama();

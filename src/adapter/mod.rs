@@ -1,5 +1,6 @@
-//! LoRA adapters: made for a model, read from and written to PEFT's directory form.
+//! LoRA adapters: made for a model, read from and written to PEFT's directory form and llama.cpp's GGUF form.
 
+pub(crate) mod gguf;
 mod peft;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use crate::model::linear::{Linear, LowRank, Pair};
 use crate::model::ops::lora::mix;
 use crate::model::weights::Matrix;
 
+pub(crate) use gguf::is_gguf;
 pub use peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 pub(crate) use peft::{PREFIX, Stored, load, read_tensors, save, write_tensors};
 
@@ -57,6 +59,14 @@ pub(crate) struct Module {
     pub(crate) magnitude: Option<Vec<f32>>,
     /// What the layer's bias is with the adapter on, (out).
     pub(crate) bias: Option<Vec<f32>>,
+}
+
+/// Reads an adapter for `base` in either form: a directory as PEFT writes it, or a GGUF file as llama.cpp does.
+///
+/// # Errors
+/// As [`load`], and for a GGUF file whatever does not fit the base.
+pub(crate) fn open(path: &Path, base: &Decoder) -> Result<Adapter> {
+    if is_gguf(path) { gguf::load(path, base) } else { load(path) }
 }
 
 impl Adapter {
@@ -231,3 +241,6 @@ impl Module {
         Self { a, b: vec![0.0; outside * rank], rank, inside, outside, scale, magnitude: None, bias: None }
     }
 }
+
+#[cfg(test)]
+mod tests;

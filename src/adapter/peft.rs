@@ -396,6 +396,12 @@ fn config_json(adapter: &Adapter) -> Value {
     let mut targets: Vec<&str> = adapter.modules.keys().filter_map(|path| path.rsplit('.').next()).collect();
     targets.sort_unstable();
     targets.dedup();
+    // A path of its own is a pattern too.
+    let unlike = |m: &&Module| m.rank != adapter.r || m.scale != adapter.alpha / adapter.r as f64;
+    let others: Vec<(&String, &Module)> = adapter.modules.iter().filter(|(_, m)| unlike(m)).collect();
+    let ranks: BTreeMap<&String, usize> = others.iter().map(|(path, m)| (*path, m.rank)).collect();
+    let alphas: BTreeMap<&String, Value> =
+        others.iter().map(|(path, m)| (*path, number(m.scale * m.rank as f64))).collect();
     json!({
         "base_model_name_or_path": adapter.base,
         "bias": "none",
@@ -407,8 +413,8 @@ fn config_json(adapter: &Adapter) -> Value {
         "modules_to_save": null,
         "peft_type": "LORA",
         "r": adapter.r,
-        "rank_pattern": {},
-        "alpha_pattern": {},
+        "rank_pattern": ranks,
+        "alpha_pattern": alphas,
         "target_modules": targets,
         "task_type": "CAUSAL_LM",
         "use_dora": false,

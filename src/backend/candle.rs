@@ -1,6 +1,6 @@
 //! The decoder of this crate, in this process, on candle.
 
-use super::{Answered, Backend, DriftText, Progress, Question, prompts};
+use super::{Answered, Backend, DriftText, Measured, Progress, Question, prompts};
 use crate::adapter::Adapter;
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
@@ -111,15 +111,15 @@ impl Backend for CandleBackend {
         texts: &[DriftText<'_>],
         arms: (usize, usize),
         on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Option<Vec<DriftSample>>> {
+    ) -> Result<Option<Vec<Measured<DriftSample>>>> {
         let (loaded, engine) = self.load(on_progress)?;
         let continuations = prompts::texts(&loaded.voice, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: continuations.len() });
         let compared = engine.compare(&continuations, arms.0, arms.1, &mut |event| on_progress(progress(event)))?;
-        Ok(Some(compared.into_iter().map(sample).collect()))
+        Ok(Some(compared.into_iter().map(|found| Ok(sample(found))).collect()))
     }
 
-    fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Option<Proof>> {
+    fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Option<Measured<Proof>>> {
         let Some((adapter, _)) = self.arms.get(arms.1).and_then(Option::as_ref) else {
             return Err(Error::failed("the tuned arm has no adapter"));
         };
@@ -138,7 +138,7 @@ impl Backend for CandleBackend {
             base = larger(base, largest_difference(&together[0], &untouched[0]));
         }
         prompts::check_proof(effect, base)?;
-        Ok(Some(Proof { adapter_effect: effect, base_difference: base, adapted_modules }))
+        Ok(Some(Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules })))
     }
 }
 

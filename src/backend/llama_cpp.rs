@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::candle::sample;
 use super::isolated::Isolated;
-use super::{Answered, Backend, DriftText, Progress, Question, prompts};
-use crate::adapter::Adapter;
+use super::{Answered, Backend, DriftText, Measured, Progress, Question, prompts};
+use crate::adapter::{Adapter, is_gguf};
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
 use crate::engine::{Compared, Continuation, Generated, Generation};
@@ -15,14 +15,15 @@ use crate::export::{Export, Format};
 use crate::llama_cpp::protocol::{Job, Opening, Reply};
 use crate::llama_cpp::{VERSION, VERSION_F32};
 use crate::model::{ModelFiles, ModelKind, Voice, load_decoder};
-use crate::record::{ChoiceScore, Prompt, Proof, Request};
+use crate::record::{ChoiceScore, Prompt, Proof};
 
 /// Raised when the same adapter would be converted to another file.
 const CONVERSION: u32 = 1;
 
-/// An arm's adapter, as PEFT wrote it, and where it is kept as GGUF.
+/// An arm's adapter.
 pub(crate) struct LlamaAdapter {
     pub(crate) adapter: Adapter,
+    /// Its PEFT directory, or its GGUF file.
     pub(crate) directory: PathBuf,
     pub(crate) scale: f64,
     /// Hash of the adapter's files and of the base's.
@@ -120,8 +121,11 @@ impl LlamaCppBackend {
         Ok(path)
     }
 
-    /// The adapter as llama.cpp reads it: our own export, kept by the hash of what decides it.
+    /// The adapter as llama.cpp reads it: a GGUF file as it is, else our own export, kept by the hash of what decides it.
     fn convert(&self, arm: &LlamaAdapter, voice: &Voice) -> Result<PathBuf> {
+        if is_gguf(&arm.directory) && arm.scale == 1.0 {
+            return Ok(arm.directory.clone());
+        }
         let of = format!("{CONVERSION} {} {}", arm.hash, arm.scale);
         let path = self.kept.directory.join(format!("{}.gguf", &blake3::hash(of.as_bytes()).to_hex()[..32]));
         if !path.is_file() {
@@ -228,7 +232,7 @@ impl Backend for LlamaCppBackend {
         texts: &[DriftText<'_>],
         arms: (usize, usize),
         on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Option<Vec<DriftSample>>> {
+    ) -> Result<Option<Vec<Measured<DriftSample>>>> {
         let Loaded { voice, worker, .. } = self.load(on_progress)?;
         let all = prompts::texts(voice, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: all.len() });
@@ -237,12 +241,11 @@ impl Backend for LlamaCppBackend {
             Reply::Compared(i, compared) => Some((i, compared)),
             _ => None,
         };
-        let compared: Vec<std::result::Result<Compared, String>> = worker.each(all.len(), &job, &take, on_progress)?;
-        let samples = compared.into_iter().map(|found| found.map(sample).map_err(Error::failed));
-        samples.collect::<Result<Vec<_>>>().map(Some)
+        let compared: Vec<Measured<Compared>> = worker.each(all.len(), &job, &take, on_progress)?;
+        Ok(Some(compared.into_iter().map(|found| found.map(sample)).collect()))
     }
 
-    fn prove(&mut self, probes: &[&Prompt], arms: (usize, usize)) -> Result<Option<Proof>> {
+    fn prove(&mut self, probes: &[&Prompt], arms: (usize, usize)) -> Result<Option<Measured<Proof>>> {
         let Some(LlamaAdapter { adapter, .. }) = self.arms.get(arms.1).and_then(Option::as_ref) else {
             return Err(Error::failed("the tuned arm has no adapter"));
         };
@@ -252,15 +255,19 @@ impl Backend for LlamaCppBackend {
         }
         let Loaded { voice, worker, .. } = self.load(&mut |_| {})?;
         let encoded = probes.iter().map(|prompt| voice.encode(prompt)).collect::<Result<Vec<_>>>()?;
-        let mut found = None;
-        worker.whole(&Job::Prove { prompts: encoded, arms }, "proving that the adapter is applied", &mut |reply| {
-            if let Reply::Proved { effect, base } = reply {
-                found = Some((effect, base));
-            }
-        })?;
-        let (effect, base) = found.ok_or_else(|| Error::failed("llama.cpp's worker gave no proof"))?;
+        let job = |_: &[usize]| Job::Prove { prompts: encoded.clone(), arms };
+        let take = |reply| match reply {
+            Reply::Proved { effect, base } => Some((0, (effect, base))),
+            _ => None,
+        };
+        // One item: all prompts are one proof.
+        let found = worker.each(1, &job, &take, &mut |_| {})?.pop();
+        let (effect, base) = match found.ok_or_else(|| Error::failed("llama.cpp's worker gave no proof"))? {
+            Ok(found) => found,
+            Err(why) => return Ok(Some(Err(why))),
+        };
         prompts::check_proof(effect, base)?;
-        Ok(Some(Proof { adapter_effect: effect, base_difference: base, adapted_modules }))
+        Ok(Some(Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules })))
     }
 }
 

@@ -86,6 +86,9 @@ impl<'a> Question<'a> {
 /// An answer, or why this one question has none: it took the program that computes it down, and the others go on.
 pub type Answered = std::result::Result<Completion, String>;
 
+/// What was measured, or why this one thing was not: as with [`Answered`], the others go on.
+pub type Measured<T> = std::result::Result<T, String>;
+
 /// Something that answers prompts for several arms.
 pub trait Backend {
     /// Its name and version, as they decide an answer: `candle 0.11`.
@@ -98,6 +101,7 @@ pub trait Backend {
     fn complete(&mut self, questions: &[Question<'_>], on_progress: &mut dyn FnMut(Progress)) -> Result<Vec<Answered>>;
 
     /// Both arms' next-token distributions on the same tokens, one sample a text; `None` when the backend cannot see them.
+    /// What is wrong with one text alone is that text's sample.
     ///
     /// # Errors
     /// As [`Self::complete`].
@@ -106,12 +110,12 @@ pub trait Backend {
         texts: &[DriftText<'_>],
         arms: (usize, usize),
         on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Option<Vec<DriftSample>>>;
+    ) -> Result<Option<Vec<Measured<DriftSample>>>>;
 
     /// Shows on `prompts` that arm `tuned`'s adapter changes logits and that arm `base` has the logits of a model without any
-    /// adapter; `None` when the backend cannot show it.
+    /// adapter; `None` when the backend cannot show it. That it was taken down while it did is no proof, and why.
     ///
     /// # Errors
     /// The adapter changes nothing, or base is changed by it; or as [`Self::complete`].
-    fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Option<Proof>>;
+    fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Option<Measured<Proof>>>;
 }

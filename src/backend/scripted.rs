@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Answered, Backend, DriftText, Progress, Question};
+use super::{Answered, Backend, DriftText, Measured, Progress, Question};
 use crate::compare::DriftSample;
 use crate::error::{Error, Result};
 use crate::record::{ChoiceScore, Completion, Finish, Prompt, Proof};
@@ -71,11 +71,11 @@ impl Backend for Scripted {
         _: &[DriftText<'_>],
         _: (usize, usize),
         _: &mut dyn FnMut(Progress),
-    ) -> Result<Option<Vec<DriftSample>>> {
+    ) -> Result<Option<Vec<Measured<DriftSample>>>> {
         Ok(None)
     }
 
-    fn prove(&mut self, _: &[&Prompt], _: (usize, usize)) -> Result<Option<Proof>> {
+    fn prove(&mut self, _: &[&Prompt], _: (usize, usize)) -> Result<Option<Measured<Proof>>> {
         Ok(None)
     }
 }

@@ -144,14 +144,8 @@ impl<'a> LlamaCppObjective<'a> {
             }
         }
         places.sort_by(|a, b| a.0.cmp(&b.0));
-        let text = |value: &str| Value::String(value.to_owned());
-        let metadata = [
-            ("general.architecture", text(spec.family.architecture())),
-            ("general.type", text("adapter")),
-            ("adapter.type", text("lora")),
-            // llama.cpp divides it by the rank, as PEFT does.
-            ("adapter.lora.alpha", Value::F32(adapter.alpha as f32)),
-        ];
+        // llama.cpp divides alpha by the rank, as PEFT does.
+        let metadata = crate::adapter::gguf::metadata(spec, adapter.alpha as f32);
         let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
         let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         gguf::write(path, &metadata, &tensors)?;

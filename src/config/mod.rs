@@ -66,7 +66,7 @@ pub struct ModelConfig {
 /// `[adapter]`.
 #[derive(Clone, Debug)]
 pub struct AdapterConfig {
-    /// PEFT directory that training writes and a run reads; default `adapters/<project>`.
+    /// PEFT directory that training writes and a run reads, or, without `[train]`, a GGUF adapter; default `adapters/<project>`.
     pub path: PathBuf,
     /// Factor on the adapter's own scale; default 1.
     pub scale: f64,

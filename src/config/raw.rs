@@ -85,6 +85,14 @@ impl RawManifest {
             );
             errors.push(places.error("adapter", message));
         }
+        if let Some(given) = adapter.as_ref().filter(|given| self.train.is_some() && is_file(&given.path)) {
+            let path = relative(root, &given.path);
+            let message = format!(
+                "path is {path}, a file, and [train] writes a PEFT directory; remove [train] to test that adapter as it is, or \
+                 give a directory"
+            );
+            errors.push(places.error("adapter", message));
+        }
         let data = self.data.and_then(|data| data.resolve(root, places, &mut errors));
         if let Some(recipe) = &self.train {
             recipe.check(places, &mut errors);
@@ -122,6 +130,11 @@ impl RawManifest {
             gate: self.gate,
         })
     }
+}
+
+/// Is an adapter's path one that no directory can be made at, or that says GGUF?
+fn is_file(path: &Path) -> bool {
+    path.is_file() || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
 }
 
 impl RawModel {

@@ -115,7 +115,7 @@ impl Export<'_> {
                 }
             }
         };
-        if let Some((all, part)) = path.rsplit_once('.').filter(|(all, _)| all.ends_with(names.experts)) {
+        if let Some((all, part)) = names.stack(path) {
             let stack: Vec<&Linear> = self
                 .decoder
                 .linears()

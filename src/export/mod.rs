@@ -59,7 +59,7 @@ pub(crate) struct Export<'a> {
     pub(crate) decoder: &'a Decoder,
     /// The adapter.
     pub(crate) adapter: &'a Adapter,
-    /// Its directory.
+    /// Its directory, or its GGUF file.
     pub(crate) directory: &'a Path,
     /// Its scale besides its own: the manifest's.
     pub(crate) scale: f64,

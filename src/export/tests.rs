@@ -94,6 +94,56 @@ fn every_form_reads_back_as_base_and_adapter() {
     }
 }
 
+/// What llama.cpp loads, read back as an adapter of its own: the same tensors and logits as PEFT's directory, which is written from it
+/// again.
+#[test]
+fn an_adapter_of_every_family_survives_gguf_and_the_way_back() {
+    let cases = [
+        ("llama", "llama/adapter"),
+        ("llama/model.gguf", "adapters/patterns"),
+        ("qwen2", "qwen2/adapter"),
+        ("qwen2_moe", "qwen2_moe/adapter"),
+        ("qwen3", "qwen3/adapter"),
+        ("qwen3_moe", "qwen3_moe/adapter"),
+        ("deepseek_v2", "deepseek_v2/adapter"),
+        ("deepseek_v3", "deepseek_v3/adapter_fused"),
+        ("gemma3_text/model.gguf", "adapters/gemma3"),
+        ("bloom", "adapters/bloom"),
+        ("mpt", "adapters/mpt"),
+        ("falcon/model.gguf", "adapters/falcon"),
+        ("gpt2", "adapters/conv1d"),
+    ];
+    let folder = tempfile::tempdir().expect("a folder");
+    for (base, adapter) in cases {
+        let [file, again] =
+            ["gguf", "peft"].map(|form| folder.path().join(format!("{}.{form}", base.replace('/', "-"))));
+        with_export(base, adapter, |peft| {
+            peft.write(Format::GgufAdapter, None, &file)?;
+            let read = adapter::open(&file, peft.decoder)?;
+            for (path, module) in &peft.adapter.modules {
+                let other = &read.modules[path];
+                assert_eq!((&module.a, module.rank), (&other.a, other.rank), "{base} {path}");
+                let scaled = |m: &adapter::Module| m.b.iter().map(|b| f64::from(*b) * m.scale).collect::<Vec<_>>();
+                for (one, two) in scaled(module).iter().zip(scaled(other)) {
+                    assert!((one - two).abs() <= 1e-6 * one.abs(), "{base} {path}: {one} {two}");
+                }
+            }
+            // A stack has a pair for every expert, so there may be more than PEFT's, which change nothing.
+            let more = read.modules.iter().filter(|(path, _)| !peft.adapter.modules.contains_key(*path));
+            assert!(more.into_iter().all(|(_, module)| module.b.iter().all(|b| *b == 0.0)), "{base}");
+            let logits = |adapter: &adapter::Adapter| -> Result<Vec<Vec<f32>>> {
+                check::logits(peft.decoder, peft.probe, Some(&adapter.attached(peft.decoder, 1.0)?))
+            };
+            let largest = check::compare(&logits(peft.adapter)?, &logits(&read)?)?.largest;
+            assert!(largest <= 1e-5, "{base} {adapter}: {largest}");
+            let gguf = Export { adapter: &read, directory: &file, ..*peft };
+            assert_eq!(gguf.write(Format::Peft, None, &again)?.difference.largest, 0.0, "{base} {adapter}");
+            Ok(())
+        })
+        .unwrap_or_else(|e| panic!("{base} {adapter}: {e}"));
+    }
+}
+
 /// A GGUF base becomes a directory that any other program reads: in several files with an index, its tokenizer and its template too.
 #[test]
 fn a_gguf_base_is_exported_in_shards_with_its_tokenizer() {

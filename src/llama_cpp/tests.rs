@@ -165,7 +165,7 @@ fn a_string_stops_an_answer_where_it_is_complete() {
     let expected = (1..=24).find(|n| text(&whole[..*n]).contains(&stop)).expect("it is there");
     let stopped = Generation { stop: vec!["never said".into(), stop], ..ask(0, &prompts[0], 24) };
     let answers = generate(&mut session, &[stopped, ask(0, &prompts[0], 24)], &[]);
-    assert_eq!(answers[0], Generated { tokens: whole[..expected].to_vec(), finish: Finish::Stop });
+    assert_eq!(answers[0], Generated { tokens: whole[..expected].to_vec(), finish: Finish::Stop, near_ties: 0 });
     assert_eq!(answers[1].tokens, whole, "another answer goes on");
 }
 
@@ -177,7 +177,7 @@ fn an_answer_ends_before_a_token_that_ends_the_turn() {
     let stop = whole[5];
     let at = whole.iter().position(|token| *token == stop).expect("it is there");
     let answers = generate(&mut session, &[ask(0, &prompts[0], 24), ask(0, &prompts[0], 2)], &[stop]);
-    assert_eq!(answers[0], Generated { tokens: whole[..at].to_vec(), finish: Finish::Stop });
+    assert_eq!(answers[0], Generated { tokens: whole[..at].to_vec(), finish: Finish::Stop, near_ties: 0 });
     assert_eq!(answers[1].tokens.len(), 2.min(at));
 }
 

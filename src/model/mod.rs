@@ -144,7 +144,11 @@ pub fn gguf_spec(path: &Path) -> Result<DecoderSpec> {
     DecoderSpec::from_gguf(path, &read_gguf(path, &map)?)
 }
 
-fn read_gguf(path: &Path, bytes: &[u8]) -> Result<Content> {
+/// The header of a GGUF file that was mapped.
+///
+/// # Errors
+/// It is truncated, corrupt or something else.
+pub(crate) fn read_gguf(path: &Path, bytes: &[u8]) -> Result<Content> {
     // The reader divides by the file's own alignment; 0 there must not end the process.
     let read = std::panic::catch_unwind(|| Content::read(&mut Cursor::new(bytes)));
     match read {

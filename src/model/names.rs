@@ -211,6 +211,11 @@ impl Names {
         Some((format!("{before}.{}.{part}", self.experts), number.parse().ok()?))
     }
 
+    /// The inverse of [`Self::expert`]: where the experts are, and the part, for a path of all experts together.
+    pub(crate) fn stack<'p>(&self, path: &'p str) -> Option<(&'p str, &'p str)> {
+        path.rsplit_once('.').filter(|(all, _)| all.strip_suffix(self.experts).is_some_and(|rest| rest.ends_with('.')))
+    }
+
     /// The part that GGUF calls `module`.
     fn module(&self, module: &str) -> Option<String> {
         self.modules().into_iter().find(|(gguf, _)| *gguf == module).map(|(_, name)| name)

@@ -36,8 +36,9 @@ pub(super) struct Stamp {
 /// An adapter that can be asked.
 pub(super) struct Ready {
     pub(super) adapter: Adapter,
+    /// Its PEFT directory, or its GGUF file.
     pub(super) directory: PathBuf,
-    /// Hash of its tensors' file and its configuration.
+    /// Hash of its files.
     pub(super) hash: String,
     pub(super) scale: f64,
     pub(super) family: String,
@@ -78,7 +79,6 @@ pub(super) fn ready(config: &Config, base: &Base, policy: TrainPolicy, on_event:
             summary.trained = true;
         }
     }
-    let adapter = adapter::load(directory)?;
     let stamp = read_stamp(directory)?;
     if let Some(stamp) = &stamp
         && stamp.base != base.fingerprint
@@ -86,11 +86,16 @@ pub(super) fn ready(config: &Config, base: &Base, policy: TrainPolicy, on_event:
         let message = "the adapter was trained on another base (or its tokenizer or template changed): its stamp names another fingerprint";
         return Err(Error::model(directory, message));
     }
-    let (family, parameters) = match stamp {
-        Some(stamp) => (stamp.family, stamp.parameters),
-        None => describe(config, base)?,
+    let (adapter, family, parameters) = match stamp {
+        // Ours, so it is a PEFT directory and fits the base.
+        Some(stamp) => (adapter::load(directory)?, stamp.family, stamp.parameters),
+        None => {
+            let decoder = load_decoder(&base.files, &config.model)?;
+            let adapter = adapter::open(directory, &decoder)?;
+            (adapter, decoder.spec.family.name().to_owned(), decoder.parameters())
+        }
     };
-    let hash = hash_files(directory)?;
+    let hash = if adapter::is_gguf(directory) { hash_file(directory)? } else { hash_files(directory)? };
     Ok(Ready { adapter, directory: directory.clone(), hash, scale: place.scale, family, parameters, summary })
 }
 
@@ -162,11 +167,6 @@ fn read_stamp(directory: &Path) -> Result<Option<Stamp>> {
     }
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
     serde_json::from_str(&text).map(Some).map_err(|e| Error::input(&path, e.line(), e.to_string()))
-}
-
-fn describe(config: &Config, base: &Base) -> Result<(String, u64)> {
-    let decoder = load_decoder(&base.files, &config.model)?;
-    Ok((decoder.spec.family.name().to_owned(), decoder.parameters()))
 }
 
 fn hash_file(path: &Path) -> Result<String> {

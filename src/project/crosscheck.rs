@@ -76,6 +76,9 @@ pub fn crosscheck(
     let one = ask(&reference, &scenarios, policy, on_event)?;
     let two = ask(&other, &scenarios, TrainPolicy::Never, on_event)?;
     for run in [&one, &two] {
+        if let Some((what, why)) = run.errors.first_key_value() {
+            return Err(Error::failed(format!("{what} could not be computed on {}: {why}", run.backend)));
+        }
         if let Some((scenario, case)) = run.cases().find(|(_, case)| case.errors().next().is_some()) {
             let why = case.errors().map(|(arm, why)| format!("{arm}: {why}")).collect::<Vec<_>>().join("; ");
             let (name, backend) = (scenario.test_name(case), &run.backend);

@@ -89,6 +89,7 @@ pub(crate) fn run(scenarios: Vec<ScenarioRecord>) -> RunRecord {
             nll_change_se: 0.004,
         }),
         proof: Some(Proof { adapter_effect: 8.31, base_difference: 0.0, adapted_modules: 210 }),
+        errors: BTreeMap::new(),
         cost: Cost { seconds: 41.2, prompt_tokens: 9000, generated_tokens: 5120, computed: 192, stored: 0 },
     }
 }

@@ -33,6 +33,9 @@ pub fn junit(report: &Report<'_>) -> Result<String> {
         }
         document.add_test_suite(suite);
     }
+    if !report.run.errors.is_empty() {
+        document.add_test_suite(errors(report));
+    }
     document.add_test_suite(gate(report));
     document.to_string().map_err(|e| Error::failed(format!("cannot write JUnit: {e}")))
 }
@@ -75,6 +78,17 @@ fn test(report: &Report<'_>, scenario: &ScenarioRecord, case: &CaseRecord) -> Te
     }
     test.set_system_out(text(&output));
     test
+}
+
+/// What besides an answer could not be computed.
+fn errors(report: &Report<'_>) -> TestSuite {
+    let mut suite = TestSuite::new("run");
+    for (what, why) in &report.run.errors {
+        let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+        status.set_type("error").set_message(text(why));
+        suite.add_test_case(TestCase::new(text(&format!("run::{what}")), status));
+    }
+    suite
 }
 
 fn gate(report: &Report<'_>) -> TestSuite {
@@ -160,6 +174,17 @@ mod tests {
         assert_eq!((strict.errors, strict.failures), (2, 0));
         let elsewhere = document(&run, &Policy { max_drift: Some(1.0), ..Policy::default() });
         assert_eq!((elsewhere.errors, elsewhere.skipped), (0, 1));
+    }
+
+    #[test]
+    fn what_could_not_be_measured_is_an_error_beside_the_gate() {
+        let mut run = example();
+        run.errors.insert("drift".into(), "1 of 9 texts left out: \u{1b}died".into());
+        let document = document(&run, &lenient());
+        assert_eq!((document.failures, document.errors), (0, 1));
+        assert_eq!(run.exit_code(&crate::gate::decide(&run, &lenient())), crate::error::exit::ERROR);
+        let test = document.test_suites.iter().flat_map(|s| &s.test_cases).find(|t| t.name.as_str() == "run::drift");
+        assert!(test.is_some());
     }
 
     #[test]

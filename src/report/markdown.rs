@@ -239,6 +239,9 @@ fn end(report: &Report<'_>) -> String {
     for (name, arm, why) in failed.take(CASES) {
         line("error", markdown_safe(&format!("{}, {arm}: {}", clip(&name, 120), clip(why, 400))));
     }
+    for (what, why) in &run.errors {
+        line("error", markdown_safe(&format!("{}: {}", clip(what, 120), clip(why, 400))));
+    }
     let fixed: Vec<_> = report.comparison.fixed().map(|f| (f.scenario, f.case)).collect();
     for (name, cases) in [("fixed", fixed), ("not evaluated", open_cases(report))] {
         if !cases.is_empty() {
@@ -284,6 +287,7 @@ pub fn annotations(report: &Report<'_>) -> Vec<String> {
     if decision.rules.is_empty() {
         warnings.push((None, "gate".to_owned(), decision.summary()));
     }
+    errors.extend(report.run.errors.iter().map(|(what, why)| (None, format!("error: {what}"), clip(why, 400))));
     for (scenario, case) in report.run.cases() {
         for (arm, why) in case.errors() {
             let title = format!("error: {}", scenario.test_name(case));

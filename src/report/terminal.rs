@@ -313,9 +313,15 @@ fn target_failures(page: &mut Page, report: &Report<'_>) {
     more(page, cases.len());
 }
 
-/// Answers that could not be computed: every one, since each is a fault.
+/// What could not be computed: all of it, since each is a fault.
 fn errors(page: &mut Page, report: &Report<'_>) {
     let failed: Vec<_> = report.run.cases().filter(|(_, case)| case.errors().next().is_some()).collect();
+    if !report.run.errors.is_empty() {
+        heading(page, "errors: this could not be computed", Some(report.run.errors.len()));
+        for (what, why) in &report.run.errors {
+            page.wrapped(6, &[piece(Ink::Bad, format!("    ✗ {what}: ")), piece(Ink::Plain, clip(why, 600))]);
+        }
+    }
     if failed.is_empty() {
         return;
     }

@@ -1,0 +1,299 @@
+//! llama.cpp's form: a GGUF file of A and B by GGUF's names, in GGUF's order of rows, all experts of a layer together. Written and
+//! read by the same tables.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+
+use super::{Adapter, Module};
+use crate::error::{Error, Result};
+use crate::model::decoder::Decoder;
+use crate::model::linear::{LowRank, Pair};
+use crate::model::loader::file_order;
+use crate::model::names::{Names, gguf_rows};
+use crate::model::read_gguf;
+use crate::model::spec::DecoderSpec;
+use crate::model::weights::{Weights, map_file};
+
+/// What llama.cpp divides by the rank when we wrote the file; B holds the rest of a layer's scale.
+pub(crate) const ALPHA: f32 = 16.0;
+const KIND: &str = "general.type";
+const ARCHITECTURE: &str = "general.architecture";
+const METHOD: &str = "adapter.type";
+const LORA_ALPHA: &str = "adapter.lora.alpha";
+/// Tokens that switch an adapter on in the middle of a text.
+const INVOCATION: &str = "adapter.alora.invocation_tokens";
+
+/// Is this path a GGUF adapter's, and not a PEFT directory's? Any file is: some programs keep theirs without an ending.
+pub(crate) fn is_gguf(path: &Path) -> bool {
+    path.is_file() || (!path.is_dir() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")))
+}
+
+/// What llama.cpp wants to know of an adapter.
+pub(crate) fn metadata(spec: &DecoderSpec, alpha: f32) -> [(&'static str, Value); 4] {
+    let text = |value: &str| Value::String(value.to_owned());
+    [
+        (ARCHITECTURE, text(spec.family.architecture())),
+        (KIND, text("adapter")),
+        (METHOD, text("lora")),
+        (LORA_ALPHA, Value::F32(alpha)),
+    ]
+}
+
+/// Says no to what llama.cpp's form has no place for.
+pub(crate) fn cannot_hold(directory: &Path, what: &str) -> Error {
+    let message =
+        format!("the adapter has {what}, which llama.cpp's adapters cannot hold; export --format merged-gguf");
+    Error::model(directory, message)
+}
+
+/// A and B of every layer for a file whose alpha is [`ALPHA`]; `directory` is the adapter's, for messages.
+///
+/// # Errors
+/// A layer that has no name in GGUF; experts of one layer with unequal ranks.
+pub(crate) fn tensors(tuned: &LowRank, base: &Decoder, directory: &Path) -> Result<Vec<(String, QTensor)>> {
+    let (spec, names) = (&base.spec, base.names());
+    let named = |path: &str| {
+        let unnamed = || Error::model(directory, format!("`{path}` has no name in GGUF"));
+        names.gguf(path).map(|name| format!("{name}.weight")).ok_or_else(unnamed)
+    };
+    let f32s = |tensor: &Tensor| QTensor::quantize(&tensor.contiguous()?, GgmlDType::F32);
+    let scaled = |pair: &Pair| -> Result<Tensor> {
+        let factor = pair.scale * pair.a.dim(0)? as f64 / f64::from(ALPHA);
+        Ok((&pair.b * factor)?)
+    };
+    let mut tensors = Vec::new();
+    let mut experts: BTreeMap<String, BTreeMap<usize, &Pair>> = BTreeMap::new();
+    for (path, pair) in &tuned.pairs {
+        if let Some((stack, expert)) = names.expert(path) {
+            experts.entry(stack).or_default().insert(expert, pair);
+            continue;
+        }
+        let name = named(path)?;
+        let b = scaled(pair)?;
+        let b = match file_order(spec, &names, gguf_rows(spec.family), path, b.dim(0)?) {
+            None => b,
+            Some(order) => {
+                let mut back = vec![0u32; order.len()];
+                order.iter().enumerate().for_each(|(row, at)| back[*at] = row as u32);
+                b.index_select(&Tensor::new(back, &Device::Cpu)?, 0)?
+            }
+        };
+        tensors.push((format!("{name}.lora_a"), f32s(&pair.a)?));
+        tensors.push((format!("{name}.lora_b"), f32s(&b)?));
+    }
+    for (stack, pairs) in experts {
+        let count = spec.feed_forward.experts.as_ref().map_or(0, |e| e.count);
+        let name = named(&stack)?;
+        let Some(first) = pairs.values().next() else { continue };
+        if pairs.values().any(|pair| pair.a.shape() != first.a.shape()) {
+            return Err(cannot_hold(directory, "experts of unequal rank"));
+        }
+        let (zero_a, zero_b) = (first.a.zeros_like()?, first.b.zeros_like()?);
+        let a: Vec<Tensor> = (0..count).map(|e| pairs.get(&e).map_or(&zero_a, |p| &p.a).clone()).collect();
+        let b = (0..count).map(|e| pairs.get(&e).map_or(Ok(zero_b.clone()), |p| scaled(p)));
+        tensors.push((format!("{name}.lora_a"), f32s(&Tensor::stack(&a, 0)?)?));
+        tensors.push((format!("{name}.lora_b"), f32s(&Tensor::stack(&b.collect::<Result<Vec<_>>>()?, 0)?)?));
+    }
+    Ok(tensors)
+}
+
+/// Reads a GGUF adapter for `base`: by Hugging Face's names, in its order of rows, an expert at a time, in f32.
+///
+/// # Errors
+/// A file that is truncated or corrupt, is no LoRA adapter, was made for another architecture, lacks half of a pair, or holds a
+/// tensor that fits no layer of the base or is not finite.
+pub(super) fn load(path: &Path, base: &Decoder) -> Result<Adapter> {
+    let map = map_file(path)?;
+    if !map.starts_with(b"GGUF") {
+        let message = "is neither a GGUF file nor a directory as PEFT writes it; give one of them";
+        return Err(Error::model(path, message));
+    }
+    let content = read_gguf(path, &map)?;
+    let alpha = described(path, &content, base)?;
+    let weights = Weights::gguf(path, &map, &content, str::to_owned)?;
+    let reader = Reader { path, content: &content, weights, base, names: base.names(), layers: layers(base) };
+    let mut modules = BTreeMap::new();
+    let mut tensors: Vec<&String> = content.tensor_infos.keys().collect();
+    tensors.sort_unstable();
+    for stem in tensors.into_iter().map(|name| reader.stem(name)).collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+        reader.pair(stem, alpha, &mut modules)?;
+    }
+    let Some(first) = modules.values().next() else {
+        return Err(Error::model(path, "holds no LoRA tensors"));
+    };
+    let r = first.rank;
+    let alpha = first.scale * r as f64;
+    Ok(Adapter { r, alpha, dropout: 0.0, base: String::new(), modules, saved: BTreeMap::new() })
+}
+
+/// Checks what the file says of itself; gives its alpha, where 0 leaves B·A as it is, as in llama.cpp.
+fn described(path: &Path, content: &Content, base: &Decoder) -> Result<f64> {
+    let text = |key: &str| match content.metadata.get(key) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        Some(other) => {
+            let got = other.value_type();
+            Err(Error::model(path, format!("metadata `{key}` is {got:?}, expected a string")))
+        }
+    };
+    let refuse = |key: &str, got: Option<&str>, expected: &str, what: &str| {
+        let got = got.map_or_else(|| "is missing".to_owned(), |got| format!("is `{got}`"));
+        Err(Error::model(path, format!("metadata `{key}` {got}, expected `{expected}`; {what}")))
+    };
+    let architecture = text(ARCHITECTURE)?;
+    if architecture == Some("controlvector") {
+        return Err(Error::model(
+            path,
+            "is a control vector, and only LoRA adapters are supported; merge it into the base",
+        ));
+    }
+    let kind = text(KIND)?;
+    if kind != Some("adapter") {
+        return refuse(KIND, kind, "adapter", "give an adapter as llama.cpp's convert_lora_to_gguf.py writes it");
+    }
+    let method = text(METHOD)?;
+    if method != Some("lora") {
+        return refuse(METHOD, method, "lora", "only LoRA adapters are supported; merge it into the base");
+    }
+    if content.metadata.contains_key(INVOCATION) {
+        let message = format!("metadata `{INVOCATION}` is there: an adapter that tokens switch on is not supported");
+        return Err(Error::model(path, message));
+    }
+    let expected = base.spec.family.architecture();
+    if architecture != Some(expected) {
+        let what = "it was made for another base; give [model] the base that it was trained on";
+        return refuse(ARCHITECTURE, architecture, expected, what);
+    }
+    match content.metadata.get(LORA_ALPHA) {
+        None => Ok(0.0),
+        Some(Value::F32(alpha)) if alpha.is_finite() => Ok(f64::from(*alpha)),
+        Some(Value::F32(alpha)) => {
+            Err(Error::model(path, format!("metadata `{LORA_ALPHA}` is {alpha}, expected a finite number")))
+        }
+        Some(other) => {
+            let got = other.value_type();
+            Err(Error::model(path, format!("metadata `{LORA_ALPHA}` is {got:?}, expected F32")))
+        }
+    }
+}
+
+/// (out, in) of every layer that an adapter may change, by its path.
+fn layers(base: &Decoder) -> BTreeMap<&str, [usize; 2]> {
+    base.linears().map(|l| (l.path.as_str(), [l.frozen.weight.rows, l.frozen.weight.cols])).collect()
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    content: &'a Content,
+    weights: Weights,
+    base: &'a Decoder,
+    names: Names,
+    layers: BTreeMap<&'a str, [usize; 2]>,
+}
+
+impl Reader<'_> {
+    /// What is before `.lora_a` in a tensor's name; `None` for a B whose A is there.
+    fn stem<'n>(&self, name: &'n str) -> Result<Option<&'n str>> {
+        let (stem, other) = match (name.strip_suffix(".lora_a"), name.strip_suffix(".lora_b")) {
+            (Some(stem), _) => (stem, "lora_b"),
+            (_, Some(stem)) => (stem, "lora_a"),
+            _ => {
+                let message = format!(
+                    "tensor `{name}` is not known, expected `LAYER.weight.lora_a` and `LAYER.weight.lora_b` alone; \
+                     convert the adapter again without it"
+                );
+                return Err(Error::model(self.path, message));
+            }
+        };
+        if !self.weights.has(&format!("{stem}.{other}")) {
+            let message =
+                format!("tensor `{stem}.{other}` is missing, and `{name}` is there; convert the adapter again");
+            return Err(Error::model(self.path, message));
+        }
+        Ok(name.ends_with(".lora_a").then_some(stem))
+    }
+
+    /// Puts a pair, or those of all experts, among the modules.
+    fn pair(&self, stem: &str, alpha: f64, modules: &mut BTreeMap<String, Module>) -> Result<()> {
+        let name = self.names.hugging_face(stem);
+        let path = name.strip_suffix(".weight").unwrap_or("");
+        let (embedding, head) = self.base.vocabulary_paths();
+        if path == embedding || path == head {
+            let message = format!(
+                "tensor `{stem}.lora_a` changes the embedding or the head, which is not supported in an adapter; \
+                 merge it into the base, or train without `embed_tokens` and `lm_head`"
+            );
+            return Err(Error::model(self.path, message));
+        }
+        let experts = self.names.stack(path).zip(self.base.spec.feed_forward.experts.as_ref());
+        let (count, paths): (Option<usize>, Vec<String>) = match experts {
+            Some(((all, part), experts)) => {
+                (Some(experts.count), (0..experts.count).map(|e| format!("{all}.{e}.{part}")).collect())
+            }
+            None => (None, vec![path.to_owned()]),
+        };
+        let Some([outside, inside]) = paths.first().and_then(|path| self.layers.get(path.as_str()).copied()) else {
+            return Err(self.unknown(stem));
+        };
+        let [a, b] = ["lora_a", "lora_b"].map(|kind| format!("{stem}.{kind}"));
+        let shape = |name: &str| self.weights.shape(name).unwrap_or_default();
+        let rank = shape(&a).iter().rev().nth(1).copied().unwrap_or(0);
+        let expected = |pair: [usize; 2]| count.into_iter().chain(pair).collect::<Vec<_>>();
+        if rank == 0 || shape(&a) != expected([rank, inside]) || shape(&b) != expected([outside, rank]) {
+            let (got_a, got_b) = (shape(&a), shape(&b));
+            let of = count.map_or_else(String::new, |count| format!("{count}, "));
+            let message = format!(
+                "tensors `{a}` and `lora_b` have shapes {got_a:?} and {got_b:?}, expected [{of}rank, {inside}] and \
+                 [{of}{outside}, rank]; it was made for another base"
+            );
+            return Err(Error::model(self.path, message));
+        }
+        let scale = if alpha == 0.0 { 1.0 } else { alpha / rank as f64 };
+        let spec = &self.base.spec;
+        for (expert, path) in paths.into_iter().enumerate() {
+            let expert = count.map(|count| (count, expert));
+            let (a, mut b) = (self.values(&a, expert, [rank, inside])?, self.values(&b, expert, [outside, rank])?);
+            if let Some(order) = file_order(spec, &self.names, gguf_rows(spec.family), &path, outside) {
+                b = order.into_iter().flat_map(|at| &b[at * rank..(at + 1) * rank]).copied().collect();
+            }
+            let module = Module { a, b, rank, inside, outside, scale, magnitude: None, bias: None };
+            modules.insert(path, module);
+        }
+        Ok(())
+    }
+
+    /// A matrix, or one of several, in f32.
+    fn values(&self, name: &str, expert: Option<(usize, usize)>, [rows, cols]: [usize; 2]) -> Result<Vec<f32>> {
+        let matrix = match expert {
+            None => self.weights.matrix(name, rows, cols)?,
+            Some((count, expert)) => self.weights.slab(name, [count, rows, cols], expert, 0..rows)?,
+        };
+        if matrix.has_non_finite() {
+            return Err(Error::model(self.path, format!("tensor `{name}` holds NaN or infinite values")));
+        }
+        let mut values = Vec::with_capacity(rows * cols);
+        matrix.for_blocks(|_, block| values.extend_from_slice(block));
+        Ok(values)
+    }
+
+    fn unknown(&self, stem: &str) -> Error {
+        let whole = |path: &&str| {
+            let stack = self.names.expert(path);
+            Some(format!("{}.weight", self.names.gguf(stack.as_ref().map_or(path, |(stack, _)| stack))?))
+        };
+        let known: Vec<String> = self.layers.keys().filter_map(whole).collect();
+        let nearest = self.weights.nearest_of(stem, known.iter().map(String::as_str));
+        let nearest = nearest.map_or_else(String::new, |name| format!(", expected one as `{name}.lora_a`"));
+        let architecture = self.content.metadata.get(ARCHITECTURE).and_then(|v| v.to_string().ok());
+        let message = format!(
+            "tensor `{stem}.lora_a` changes no layer of this {} that an adapter can change{nearest}; it was made for another \
+             base, or has to be merged into it",
+            architecture.map_or("model", String::as_str)
+        );
+        Error::model(self.path, message)
+    }
+}
