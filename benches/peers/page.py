@@ -129,8 +129,10 @@ def row(results, found, name, what, wanted, aim):
     theirs = measure["sides"].get(peer, {"rounds": []})
     if not (ours["rounds"] and theirs["rounds"]):
         why = ours.get("missing") or theirs.get("missing") or "not measured"
-        mine = spread([r["rate"] for r, in quiet_rounds(ours)[0]]) if ours["rounds"] and not measure["whole"] else ""
-        return [what, mine, f"{wanted}: {why}", "", f"≥ {aim:g}×", "", ""], True
+        mine = middle(ours) if ours["rounds"] and not measure["whole"] else None
+        ratio = mine / theirs["tried"] if mine and "tried" in theirs else None
+        aim = f"≥ {aim:g}×" + (f" {mark(ratio >= aim)}" if ratio else "")
+        return [what, number(mine) if mine else "", f"{wanted}: {why}", f"{number(ratio)}×" if ratio else "", aim, "", ""], True
     pairs, calm = quiet_rounds(ours, theirs)
     ratios = [a["rate"] / b["rate"] for a, b in pairs]
     shown = (lambda r: 1 / r["rate"]) if measure["whole"] else (lambda r: r["rate"])

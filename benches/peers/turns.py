@@ -6,6 +6,7 @@ become quiet, and what processes of others used while it ran is noted: the page 
 import json
 import os
 import subprocess
+import threading
 import time
 
 QUIET = 0.06
@@ -55,10 +56,21 @@ class Turns:
                 return json.loads(line)
         raise Failed(last_words(self.log, self.process.wait()))
 
-    def once(self):
+    def once(self, limit=None):
+        """A repetition, which may take `limit` seconds."""
         before = self.cpu()
+        late = threading.Timer(limit, self.process.kill) if limit else None
+        if late:
+            late.start()
         self.say("")
-        answer = self.hear()
+        try:
+            answer = self.hear()
+        except Failed as error:
+            killed = late is not None and late.finished.is_set()
+            raise Failed(f"stopped after {limit:.0f} s of its first try") if killed else error
+        finally:
+            if late:
+                late.cancel()
         if "error" in answer:
             raise Failed(answer["error"])
         return {**answer, "cpu": self.cpu() - before, "peak_mb": self.peak()}
@@ -144,11 +156,11 @@ def last_words(log, code):
     return f"ended with {code}: " + (lines[-1][:300] if lines else "it said nothing")
 
 
-def repetition(side, patience):
+def repetition(side, patience, **limit):
     """One repetition of a side, and what share of the machine others used meanwhile."""
     wait_until_quiet(patience)
     (total, idle), started = machine_cpu(), time.monotonic()
-    done = side.once()
+    done = side.once(**limit)
     seconds = time.monotonic() - started
     total_then, idle_then = machine_cpu()
     busy = (total_then - total) - (idle_then - idle)
@@ -161,25 +173,37 @@ def counted(rounds):
     return [r for r in rounds if r["others"] < QUIET]
 
 
+def alternatives(name, running):
+    """The same program in another precision: named alike up to the last word ("PEFT f32", "PEFT bf16")."""
+    program = name.rpartition(" ")[0]
+    return [other for other in running if program and other != name and other.rpartition(" ")[0] == program]
+
+
 def alternate(sides, repeats, tell, deadline, warm_up=True, patience=20):
     """Lets `sides`, {name: how it is started}, take turns until each has `repeats` quiet repetitions.
 
-    A side is a group's alternative where its name is the other's up to the last word ("PEFT f32", "PEFT bf16"): of those, one that
-    is half as slow again in the first try is not asked again. Returns {name: {"rounds", "first", "missing"}}.
+    Of alternatives one that is clearly slower in the first try is not asked again. Returns {name: {"rounds", "first", "missing", "tried"}}.
     """
     found, running = {name: {"rounds": []} for name in sides}, {}
     for name, start in sides.items():
         try:
             running[name] = start()
             if warm_up:
-                found[name]["first"] = first = repetition(running[name], 0)
+                # A processor without instructions for bf16 may take a hundred times as long.
+                limit = min((30 + 3 * found[other]["first"]["seconds"] for other in alternatives(name, running)), default=None)
+                found[name]["first"] = first = repetition(running[name], 0, **({"limit": limit} if limit else {}))
                 tell(f"{name}: {first['rate']:.4g} in the first try")
         except (Failed, OSError) as error:
             stop(name, str(error), found, running, tell)
-    for name in list(running):
-        group = [other for other in running if other.rpartition(" ")[0] == name.rpartition(" ")[0] and " " in other]
-        if warm_up and found[name]["first"]["rate"] * 1.5 < max((found[o]["first"]["rate"] for o in group), default=0):
-            stop(name, f"{found[name]['first']['rate']:.3g} in one try, too slow to go on", found, running, tell)
+    for name in list(running) if warm_up else []:
+        first = found[name]["first"]
+        for other in (found[o]["first"] for o in alternatives(name, running)):
+            # What a busy machine did to one of them alone is no reason.
+            factor = 2 if max(first["others"], other["others"]) < QUIET else 8
+            if first["rate"] * factor < other["rate"]:
+                found[name]["tried"] = first["rate"]
+                stop(name, f"{first['rate']:.3g} in one try, too slow to go on", found, running, tell)
+                break
     end = time.monotonic() + deadline
     for _ in range(3 * repeats):
         wanting = [name for name in running if len(counted(found[name]["rounds"])) < repeats]
