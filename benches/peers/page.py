@@ -139,11 +139,12 @@ def row(results, found, name, what, wanted, aim):
     unit = " s" if measure["whole"] else ""
     share = share_of_limit(name, measure, found, median(a["rate"] for a, _ in pairs))
     limit = "" if share is None else f"{100 * share:.0f} %"
+    # What a disturbed machine says decides nothing.
+    judged = lambda holds: " " + mark(holds) if calm else ""
     if name in GEMM_AIM and share is not None:
-        limit += f" (aim {100 * GEMM_AIM[name]:.0f} %) {mark(share >= GEMM_AIM[name])}"
-    holds = median(ratios) >= aim
+        limit += f" (aim {100 * GEMM_AIM[name]:.0f} %){judged(share >= GEMM_AIM[name])}"
     return [what, spread([shown(a) for a, _ in pairs], unit), f"{peer}: {spread([shown(b) for _, b in pairs], unit)}",
-            spread(ratios, "×"), f"≥ {aim:g}× {mark(holds)}", limit, f"{len(pairs)}{'' if calm else ' *'}"], calm
+            spread(ratios, "×"), f"≥ {aim:g}×{judged(median(ratios) >= aim)}", limit, f"{len(pairs)}{'' if calm else ' *'}"], calm
 
 
 def table(head, rows):
@@ -195,7 +196,7 @@ def render(results, raw):
                for side, s in results["measures"].get(name, {}).get("sides", {}).items() if s.get("missing")]
     usual, exact = usual_share(results, found)
     disturbed = "" if all(calm for _, calm in made) else (
-        " Where n has a star too few were quiet, and the least disturbed are shown: such figures say little.")
+        " Where n has a star too few were quiet, and the least disturbed are shown: such figures decide nothing.")
     return TEXT.format(
         raw=raw, machine=machine(results), quiet=100 * QUIET, disturbed=disturbed,
         model=results["facts"]["name"], parameters=results["facts"]["parameters"] / 1e6, usual=usual, exact=exact,

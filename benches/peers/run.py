@@ -11,6 +11,7 @@ score, gen1, gen16, choices, project.
 import argparse
 import datetime
 import json
+import math
 import os
 import shutil
 import socket
@@ -29,7 +30,7 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 WORK = TARGET / "peers"
 LOG = WORK / "log"
 NAMES = ("limits", "train-short", "train-full", "score", "gen1", "gen16", "choices", "project")
-# Seconds after which a measure is content with what it has.
+# Seconds for five repetitions, after which a measure is content with what it has; 240 for the others.
 DEADLINE = {"choices": 420, "project": 900}
 # As src/scenario/file.rs has it for a file that says none.
 MAX_TOKENS = 64
@@ -181,18 +182,18 @@ class Measuring:
 
     def project(self):
         asked, base, tuned = WORK / "questions.json", WORK / "base.json", WORK / "tuned.json"
-        run = self.ours(example(), WORK / "store").once()["result"]
-        limits = {}
+        manifest, run, limits = example(), WORK / "store" / "runs" / "example" / "run.json", {}
         for path in (ROOT / "scenarios").glob("*.toml"):
             scenario = tomllib.loads(path.read_text())
             cases = enumerate(scenario["cases"], 1)
             most = scenario.get("max_tokens", MAX_TOKENS)
             limits[path.stem] = {c.get("name", f"case_{i}"): c.get("max_tokens", most) for i, c in cases}
-        asked.write_text(json.dumps(work.questions(run, limits)))
+        # finetest has its turn first, and its record has the prompts.
+        prepare = lambda: asked.write_text(json.dumps(work.questions(json.loads(run.read_text()), limits)))
         script = [self.python, HERE / "project.py", self.hf, asked]
         theirs = Whole([[*script, "base", base], [*script, "tuned", tuned, self.adapter, base]], LOG, 1, env=OFFLINE,
-                       result=lambda: [json.loads(f.read_text()) for f in (base, tuned)])
-        return {"finetest": lambda: self.ours(example(), WORK / "store"), "transformers + PEFT": lambda: theirs}
+                       prepare=prepare, result=lambda: [json.loads(f.read_text()) for f in (base, tuned)])
+        return {"finetest": lambda: self.ours(manifest, WORK / "store"), "transformers + PEFT": lambda: theirs}
 
     def measure(self, name):
         whole = name in ("choices", "project")
@@ -201,7 +202,7 @@ class Measuring:
         sides = self.tokens(name) if name in self.work else getattr(self, name)()
         if name == "choices" and "lm-eval" in self.lacking:
             raise Failed("lm-evaluation-harness could not be installed")
-        deadline = DEADLINE.get(name, 240) * max(1, self.repeats) / 5
+        deadline = math.inf if self.args.no_deadline else DEADLINE.get(name, 240) * max(1, self.repeats) / 5
         found = alternate(sides, self.repeats, tell, deadline, warm_up=not whole)
         firsts = {side: f.pop("first") for side, f in found.items() if "first" in f}
         result = {"whole": whole, "sides": found, "agreement": agreement(name, firsts)}
@@ -268,6 +269,7 @@ def main():
     parser.add_argument("--model", type=lambda p: Path(p).resolve(), help="a GGUF file; default: the example project's")
     parser.add_argument("--llama-cpp", action="store_true", help="build with llama.cpp, and compare decoding with it")
     parser.add_argument("--repeats", type=int, default=5, help="quiet repetitions of each side")
+    parser.add_argument("--no-deadline", action="store_true", help="go on until each side has so many, or three times as many were tried")
     parser.add_argument("--only", default=",".join(NAMES), help="names of measures, with commas")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "performance.md")
     parser.add_argument("--render", action="store_true", help="measure nothing, write the page anew")

@@ -5,12 +5,9 @@ import random
 SEED = 20
 # One question of each kind, filled with names, things and numbers: nothing is learnt from the answers, but both sides must agree.
 QUESTIONS = (
-    ("{a} has {n} {x}, {m} {y} and a box of {z} from the market. {b} takes away {k} of the {y} and gives back {j} {x}. "
-     "Question: what does {a} have most of?\nAnswer:", ("{n} {x}", "{m} {y}", "a box of {z}", "{k} {z} and {j} {y}")),
-    ("In the {p}, {a} met {b}, who carried {n} {x} in a bag and {m} {y} in a basket. On the way home the bag fell open. "
-     "Question: what lay on the road?\nAnswer:", ("{n} {x}", "{m} {y}", "the basket of {b}", "{a} and {b}")),
-    ("{b} wrote a letter from the {p}: \"Dear {a}, please bring {m} {y}, since the {n} {x} are gone and the {z} are old.\" "
-     "Question: what should {a} bring?\nAnswer:", ("{m} {y}", "{n} {x}", "the old {z}", "a letter from the {p}")),
+    ("{a} has {n} {x} and a box of {z}. What does {a} count?\nAnswer:", ("{n} {x}", "{m} {y}", "a box of {z}", "{k} {z}")),
+    ("In the {p}, {b} lost {n} {x} and found {m} {y}. What is gone?\nAnswer:", ("{n} {x}", "{m} {y}", "the {p}", "{a} and {b}")),
+    ("{b} asks {a} for {m} {y}, and not for {x}. What should {a} bring?\nAnswer:", ("{m} {y}", "{n} {x}", "the old {z}", "the {p}")),
 )
 NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Ida", "Jack")
 THINGS = ("apples", "books", "candles", "eggs", "flowers", "hats", "keys", "lamps", "pears", "shoes", "spoons", "stones")
@@ -61,8 +58,8 @@ def items(n=100):
     for i in range(n):
         question, choices = QUESTIONS[i % len(QUESTIONS)]
         (a, b), (x, y, z) = rng.sample(NAMES, 2), rng.sample(THINGS, 3)
-        n, m, k, j = rng.sample(range(2, 60), 4)
-        fill = {"a": a, "b": b, "x": x, "y": y, "z": z, "p": rng.choice(PLACES), "n": n, "m": m, "k": k, "j": j}
+        n, m, k = rng.sample(range(2, 60), 3)
+        fill = {"a": a, "b": b, "x": x, "y": y, "z": z, "p": rng.choice(PLACES), "n": n, "m": m, "k": k}
         choices = [choice.format(**fill) for choice in choices]
         order = rng.sample(range(4), 4)
         made.append({"question": question.format(**fill), "choices": [choices[c] for c in order], "answer": order.index(0)})
