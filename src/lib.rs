@@ -70,6 +70,9 @@
 pub mod adapter;
 pub mod backend;
 #[cfg(feature = "candle")]
+#[doc(hidden)]
+pub mod bench;
+#[cfg(feature = "candle")]
 pub mod cli;
 pub mod compare;
 pub mod config;

@@ -12,7 +12,7 @@ const ROWS: [(&[&str], bool); 9] = [
     (&["compare", "backend"], true),
     (&["run", "snapshot", "gate", "report"], false),
     (&["project"], true),
-    (&["cli", "harness"], true),
+    (&["cli", "harness", "bench"], true),
 ];
 
 /// What a room uses although its row says otherwise, and why.

@@ -66,6 +66,11 @@ impl CandleBackend {
         Ok((loaded, Engine { decoder: &loaded.decoder, arms, batch: self.batch }))
     }
 
+    /// The engine as a run has it, for `bench`.
+    pub(crate) fn engine(&mut self) -> Result<Engine<'_>> {
+        Ok(self.load(&mut |_| {})?.1)
+    }
+
     /// Logits of every position that predicts one of an answer's tokens; (arm, prompt, answer) each.
     #[cfg(feature = "llama-cpp")]
     pub(crate) fn logits(&mut self, answers: &[(usize, &Prompt, &[u32])]) -> Result<Vec<Vec<Vec<f32>>>> {

@@ -1,0 +1,213 @@
+"""docs/performance.md out of the raw results."""
+import json
+from statistics import median
+
+from turns import QUIET
+
+BEST = "best"
+# What is compared, with the peer's part of its sides' names ("best": the fastest of them), and how many times as fast finetest is to be.
+ROWS = (
+    ("train-short", "training, short examples", "PEFT f32", 2.0),
+    ("train-short", "training, short examples", "PEFT " + BEST, 1.5),
+    ("train-full", "training, 4 × 256 tokens", "PEFT " + BEST, 1.2),
+    ("score", "scoring, 8 × 256 tokens", "transformers f32", 1.5),
+    ("score", "scoring, 8 × 256 tokens", "transformers bf16", 1.0),
+    ("gen1", "decoding, one answer", "transformers " + BEST, 1.0),
+    ("gen1", "decoding, one answer", "llama.cpp", 1.0),
+    ("gen16", "decoding, 16 answers", "transformers " + BEST, 1.0),
+    ("gen16", "decoding, 16 answers", "llama.cpp", 1.0),
+    ("choices", "100 four-choice questions, base and tuned", "lm-evaluation-harness", 5.0),
+    ("project", "the example project, base and tuned", "transformers + PEFT", 4.0),
+)
+# At most this share of PEFT's peak memory.
+MEMORY = {"train-short": 1 / 3, "train-full": 1 / 3}
+GEMM_AIM = {"train-full": 0.60}
+OURS = "finetest"
+
+TEXT = """# Performance
+
+finetest and what else does its work, measured in turn on one machine by `python3 benches/peers/run.py`, which wrote this page; the raw
+figures are in [{raw}]({raw}). Absolute figures hold for this machine and hour; the ratios are the result.
+
+{machine}
+
+{table}
+
+Medians, and least to most in brackets. A repetition of finetest is followed by one of each peer; the ratio is that of neighbours,
+its median and spread. n counts pairs during which other processes used less than {quiet:.0f} % of the machine.{disturbed}
+
+- Model: {model}, {parameters:.1f} M weights; the peers have the weights of the same GGUF file, widened to f32 by transformers.
+- Training: LoRA of rank 16 on all linear layers, f32 (PEFT's bf16 is autocast), AdamW. Short examples are 8 a step with 75–105 tokens of
+  prompt and 20–40 of completion, which PEFT pads; tokens are those of the examples, padding is none.
+- Scoring: log-likelihoods of all tokens. Decoding: 128 greedy tokens after a prompt of 40.
+- The four-choice questions and the example project are timed as whole processes, from an empty answer store; the harness and the script
+  with transformers and PEFT run once for base and once for tuned. The script batches 16 alike prompts, and computes answers, choices and
+  drift; finetest's time has its report and proof besides.
+- Of the machine's limit: for training and scoring the matrix products that the result needs, over the fastest f32 product measured
+  ({gemm}). A training of LoRA is counted exactly: forward 2 operations a weight, of the head where a loss is, and as many backward, for the
+  inputs alone because the weights are frozen; adapter and attention count threefold. (Thrice the forward pass, as is usual for full
+  training, would make {usual} of the {exact} on full batches.) For decoding one answer: the bytes of all weights as they lie in memory,
+  read once a token, over the memory's read bandwidth ({read}).
+
+## Peak memory
+
+{memory}
+
+Most memory that a process held at once, with mapped files; of several processes one after another the largest.
+
+## The same work
+
+{same}
+"""
+
+
+def number(value):
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def spread(values, unit=""):
+    middle = f"{number(median(values))}{unit}"
+    return middle if len(values) == 1 else f"{middle} ({number(min(values))}–{number(max(values))})"
+
+
+def quiet_rounds(*sides):
+    """Rounds during which the machine was quiet for every side, and whether there were enough; else the least disturbed three."""
+    rounds = list(zip(*(side["rounds"] for side in sides)))
+    noise = lambda pair: max(r["others"] for r in pair)
+    calm = [pair for pair in rounds if noise(pair) < QUIET]
+    if len(calm) >= min(3, len(rounds)):
+        return calm, True
+    return sorted(rounds, key=noise)[:3], False
+
+
+def middle(side):
+    rounds, _ = quiet_rounds(side)
+    return median(r["rate"] for r, in rounds)
+
+
+def peer_of(measure, wanted):
+    """Name of the side that a row compares with: the named one, or the fastest of a program's."""
+    program, _, which = wanted.rpartition(" ")
+    if which != BEST:
+        return wanted if wanted in measure["sides"] else None
+    there = [n for n, side in measure["sides"].items() if n.startswith(program) and side["rounds"]]
+    return max(there, key=lambda n: middle(measure["sides"][n]), default=None)
+
+
+def limits(results):
+    side = results["measures"].get("limits", {}).get("sides", {}).get("limits", {"rounds": []})
+    if not side["rounds"]:
+        return {}
+    rounds, _ = quiet_rounds(side)
+    return {name: [r["rates"][name] for r, in rounds] for name in rounds[0][0]["rates"]}
+
+
+def peak_product(found):
+    products = {name: median(rates) for name, rates in found.items() if name.startswith("product")}
+    return max(products.items(), key=lambda p: p[1], default=(None, None))
+
+
+def share_of_limit(name, measure, found, rate):
+    if measure.get("operations") and peak_product(found)[1]:
+        return measure["operations"] * rate / 1e9 / peak_product(found)[1]
+    if name == "gen1" and measure.get("weight_bytes") and "memory read" in found:
+        return measure["weight_bytes"] * rate / 1e9 / median(found["memory read"])
+    return None
+
+
+def mark(holds):
+    return "✓" if holds else "✗"
+
+
+def row(results, found, name, what, wanted, aim):
+    measure = results["measures"].get(name)
+    if measure is None:
+        return [what, "not measured", wanted, "", f"≥ {aim:g}×", "", ""], True
+    ours, peer = measure["sides"].get(OURS, {"rounds": []}), peer_of(measure, wanted)
+    theirs = measure["sides"].get(peer, {"rounds": []})
+    if not (ours["rounds"] and theirs["rounds"]):
+        why = ours.get("missing") or theirs.get("missing") or "not measured"
+        mine = middle(ours) if ours["rounds"] and not measure["whole"] else None
+        ratio = mine / theirs["tried"] if mine and "tried" in theirs else None
+        aim = f"≥ {aim:g}×" + (f" {mark(ratio >= aim)}" if ratio else "")
+        return [what, number(mine) if mine else "", f"{wanted}: {why}", f"{number(ratio)}×" if ratio else "", aim, "", ""], True
+    pairs, calm = quiet_rounds(ours, theirs)
+    ratios = [a["rate"] / b["rate"] for a, b in pairs]
+    shown = (lambda r: 1 / r["rate"]) if measure["whole"] else (lambda r: r["rate"])
+    unit = " s" if measure["whole"] else ""
+    share = share_of_limit(name, measure, found, median(a["rate"] for a, _ in pairs))
+    limit = "" if share is None else f"{100 * share:.0f} %"
+    # What a disturbed machine says decides nothing.
+    judged = lambda holds: " " + mark(holds) if calm else ""
+    if name in GEMM_AIM and share is not None:
+        limit += f" (aim {100 * GEMM_AIM[name]:.0f} %){judged(share >= GEMM_AIM[name])}"
+    return [what, spread([shown(a) for a, _ in pairs], unit), f"{peer}: {spread([shown(b) for _, b in pairs], unit)}",
+            spread(ratios, "×"), f"≥ {aim:g}×{judged(median(ratios) >= aim)}", limit, f"{len(pairs)}{'' if calm else ' *'}"], calm
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(r) + " |" for r in [head, *rows]]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+def memory_rows(results):
+    rows = []
+    for name, what in {r[0]: r[1] for r in ROWS}.items():
+        measure = results["measures"].get(name)
+        peaks = {n: max(r["peak_mb"] for r in s["rounds"]) for n, s in (measure or {"sides": {}})["sides"].items() if s["rounds"]}
+        if OURS not in peaks:
+            continue
+        others = {n: mb for n, mb in peaks.items() if n != OURS}
+        least = min(others.values(), default=None)
+        share = "" if least is None else f"{peaks[OURS] / least:.2f}"
+        if name in MEMORY and least is not None:
+            share += f" (aim ≤ {MEMORY[name]:.2f}) {mark(peaks[OURS] / least <= MEMORY[name])}"
+        rows.append([what, f"{peaks[OURS]:.0f} MB", "; ".join(f"{n}: {mb:.0f} MB" for n, mb in others.items()), share])
+    return rows
+
+
+def usual_share(results, found):
+    """The fraction on full batches, exact and as thrice a forward pass of two operations a weight."""
+    measure = results["measures"].get("train-full")
+    peak = peak_product(found)[1]
+    if not (measure and peak and measure["sides"].get(OURS, {}).get("rounds")):
+        return "—", "—"
+    rate = middle(measure["sides"][OURS])
+    usual = 6 * results["facts"]["parameters"] * rate / 1e9 / peak
+    return f"{100 * usual:.0f} %", f"{100 * measure['operations'] * rate / 1e9 / peak:.0f} %"
+
+
+def machine(results):
+    m, versions = results["machine"], results["versions"]
+    programs = ", ".join(f"{name} {version}" for name, version in versions.items())
+    text = f"{m['cpu']}, {m['cores']} cores ({m['vector']}), {m['memory_gb']} GB; {m['date']}. finetest {m['finetest']}; {programs}."
+    return text + "".join(f" {note}" for note in results.get("notes", []))
+
+
+def render(results, raw):
+    found = limits(results)
+    made = [row(results, found, *r) for r in ROWS]
+    product, rate = peak_product(found)
+    same = [f"- {what}: {text}" for name, what in {r[0]: r[1] for r in ROWS}.items()
+            for text in results["measures"].get(name, {}).get("agreement", [])]
+    dropped = [f"- {what}, {side}: {s['missing']}" for name, what in {r[0]: r[1] for r in ROWS}.items()
+               for side, s in results["measures"].get(name, {}).get("sides", {}).items() if s.get("missing")]
+    usual, exact = usual_share(results, found)
+    disturbed = "" if all(calm for _, calm in made) else (
+        " Where n has a star too few were quiet, and the least disturbed are shown: such figures decide nothing.")
+    return TEXT.format(
+        raw=raw, machine=machine(results), quiet=100 * QUIET, disturbed=disturbed,
+        model=results["facts"]["name"], parameters=results["facts"]["parameters"] / 1e6, usual=usual, exact=exact,
+        table=table(["", "finetest", "peer", "ratio", "aim", "of the machine's limit", "n"], [cells for cells, _ in made]),
+        gemm=f"{spread(found[product])} GFLOP/s, {product.removeprefix('product ')}" if product else "not measured",
+        read=f"{spread(found['memory read'])} GB/s; copying {spread(found['memory copy'])} GB/s" if found else "not measured",
+        memory=table(["", "finetest", "peers", "of the least"], memory_rows(results)),
+        same="\n".join(same + dropped) or "Not compared.",
+    )
+
+
+def write(page):
+    raw = page.with_suffix(".json")
+    page.write_text(render(json.loads(raw.read_text()), raw.name))

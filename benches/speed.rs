@@ -1,0 +1,39 @@
+//! Training, scoring and decoding of tokens that a file gives, a repetition for each line on stdin and a line of JSON for each: so
+//! another program can take turns with it. `benches/peers/run.py` does.
+//!
+//! ```text
+//! echo | cargo bench --bench speed -- MODEL.gguf WORK.json
+//! ```
+//!
+//! `WORK.json` is one of `{"train": [[[[ids], prompt], …], …]}`, `{"score": [[ids], …]}` and `{"generate": [[[ids], …], tokens]}`.
+#![expect(clippy::print_stdout, reason = "its result is printed")]
+
+use std::io::BufRead;
+use std::process::ExitCode;
+
+use finetest::bench::speed::{Repetition, Work, serve};
+
+fn main() -> ExitCode {
+    // `cargo bench` says `--bench` to every program.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let [model, work] = arguments.as_slice() else {
+        println!("give a model and the work: cargo bench --bench speed -- MODEL.gguf WORK.json");
+        return ExitCode::SUCCESS;
+    };
+    let text = std::fs::read_to_string(work).expect("WORK.json can be read");
+    let work: Work = serde_json::from_str(&text).expect("WORK.json is of its form");
+    let mut lines = std::io::stdin().lock().lines();
+    let mut next = |said: Option<Repetition>| {
+        if let Some(repetition) = said {
+            println!("{}", serde_json::to_string(&repetition).expect("plain data"));
+        }
+        lines.next().is_some()
+    };
+    match serve(model, &work, &mut next) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("{}", serde_json::json!({ "error": error.to_string() }));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What `benches/` measures and no public function reaches. No part of the crate's interface.
+
+pub mod speed;

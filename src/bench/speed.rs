@@ -1,0 +1,134 @@
+//! Training steps, scoring and greedy decoding of given tokens, one repetition at a time: `benches/speed.rs` prints them, and
+//! `benches/peers/` lets other programs do the same work in turn.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::adapter::Adapter;
+use crate::backend::CandleBackend;
+use crate::config::{AdapterKind, ModelConfig, Recipe};
+use crate::data::encode::Encoded;
+use crate::engine::{Continuation, Ends, Generation};
+use crate::error::{Error, Result};
+use crate::model::{load_decoder, source};
+use crate::record::{Prompt, Request};
+use crate::train::{InProcess, Trainer, TrainerState};
+
+/// What to do.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// Steps of a training: examples of their tokens each, and how many of those are the prompt. A repetition is one step.
+    Train(Vec<Vec<(Vec<u32>, usize)>>),
+    /// Sequences whose every token but the first is scored.
+    Score(Vec<Vec<u32>>),
+    /// Prompts, decoded together, and how many tokens each is answered with.
+    Generate(Vec<Vec<u32>>, usize),
+}
+
+/// One repetition.
+#[derive(Clone, Debug, Serialize)]
+pub struct Repetition {
+    /// Tokens: of the step, scored, or generated.
+    pub units: usize,
+    /// How long it took.
+    pub seconds: f64,
+    /// What came of it, to compare with other programs: the loss, mean log-likelihoods of the sequences, or the tokens.
+    pub result: Vec<f64>,
+    /// Bytes that hold the weights.
+    pub weight_bytes: u64,
+}
+
+/// Does `work` with a GGUF file or a Hugging Face directory as often as `next` says, which is told of every repetition.
+///
+/// # Errors
+/// The model cannot be loaded, or the work does not fit it.
+pub fn serve(model: &str, work: &Work, next: &mut dyn FnMut(Option<Repetition>) -> bool) -> Result<()> {
+    let config = ModelConfig { source: model.to_owned(), sha256: None, chat_template: None, context: None };
+    match work {
+        Work::Train(steps) => train(&config, steps, next),
+        Work::Score(sequences) => {
+            let split = |s: &Vec<u32>| match s.split_first() {
+                Some((first, rest)) if !rest.is_empty() => {
+                    Ok(Continuation { arm: 0, prompt: vec![*first], tokens: rest.to_vec() })
+                }
+                _ => Err(Error::failed("a sequence to score has fewer than two tokens")),
+            };
+            let continuations = sequences.iter().map(split).collect::<Result<Vec<_>>>()?;
+            let units = sequences.iter().map(Vec::len).sum();
+            let mut backend = CandleBackend::new(source::resolve(&config, &mut |_| {})?, config, vec![None], 1);
+            let engine = backend.engine()?;
+            repeat(units, engine.decoder.weight_bytes(), next, || {
+                let scores = engine.log_likelihoods(&continuations)?;
+                Ok(scores.iter().zip(&continuations).map(|(score, c)| score / c.tokens.len() as f64).collect())
+            })
+        }
+        Work::Generate(prompts, max_tokens) => {
+            let generations: Vec<Generation> = prompts
+                .iter()
+                .map(|prompt| {
+                    Generation::of(0, prompt.clone(), &Request::greedy(Prompt::Text(String::new()), *max_tokens))
+                })
+                .collect();
+            let files = source::resolve(&config, &mut |_| {})?;
+            let mut backend = CandleBackend::new(files, config, vec![None], prompts.len().max(1));
+            let engine = backend.engine()?;
+            repeat(prompts.len() * max_tokens, engine.decoder.weight_bytes(), next, || {
+                // No token ends an answer, so that every one is as long.
+                let ends = Ends { tokens: &[], text: &|_| String::new() };
+                let answers = engine.generate(&generations, &ends, &mut |_| {})?;
+                Ok(answers.into_iter().flat_map(|a| a.tokens).map(f64::from).collect())
+            })
+        }
+    }
+}
+
+/// LoRA of the default recipe on a base in f32, as `[train] adapter = "lora"` trains it.
+fn train(
+    config: &ModelConfig,
+    steps: &[Vec<(Vec<u32>, usize)>],
+    next: &mut dyn FnMut(Option<Repetition>) -> bool,
+) -> Result<()> {
+    let recipe = Recipe { adapter: AdapterKind::Lora, ..Recipe::default() };
+    let mut decoder = load_decoder(&source::resolve(config, &mut |_| {})?, config)?;
+    decoder.widen();
+    let encode = |(ids, prompt): &(Vec<u32>, usize)| Encoded {
+        ids: ids.clone(),
+        labels: (0..ids.len()).map(|i| i > 0 && i >= *prompt).collect(),
+    };
+    let steps: Vec<Vec<Encoded>> = steps.iter().map(|examples| examples.iter().map(encode).collect()).collect();
+    let adapter = Adapter::initialised(&recipe, decoder.linears(), &config.source)?;
+    let mut trainer =
+        Trainer::new(Box::new(InProcess::new(&decoder, &recipe)), &recipe, adapter, TrainerState::default());
+    let mut said = None;
+    for step in steps.iter().cycle() {
+        if !next(said) {
+            break;
+        }
+        let started = Instant::now();
+        let entry = trainer.step(&[step.iter().collect()], 1e-5, 0.0)?;
+        said = Some(Repetition {
+            units: step.iter().map(|e| e.ids.len()).sum(),
+            seconds: started.elapsed().as_secs_f64(),
+            result: entry.loss.into_iter().collect(),
+            weight_bytes: decoder.weight_bytes(),
+        });
+    }
+    Ok(())
+}
+
+fn repeat(
+    units: usize,
+    weight_bytes: u64,
+    next: &mut dyn FnMut(Option<Repetition>) -> bool,
+    mut work: impl FnMut() -> Result<Vec<f64>>,
+) -> Result<()> {
+    let mut said = None;
+    while next(said) {
+        let started = Instant::now();
+        let result = work()?;
+        said = Some(Repetition { units, seconds: started.elapsed().as_secs_f64(), result, weight_bytes });
+    }
+    Ok(())
+}
