@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use finetest::model::bench::pairs;
+use finetest::bench::ops::pairs;
 
 /// How far the twins may be apart, relative to the largest value: f32 sums in another order.
 const TOLERANCE: f32 = 1e-3;

@@ -13,18 +13,9 @@ import os
 import sys
 import time
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
-import torch
+from quiet import torch
 import torch.nn.functional as F
-
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-transformers.utils.logging.disable_progress_bar()
-transformers.utils.logging.set_verbosity_error()
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK = 16

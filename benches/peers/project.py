@@ -6,21 +6,11 @@
 Drift is computed in the second process, on base's answers to the control cases, base being the model with its adapter switched off.
 """
 import json
-import os
 import sys
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
-import torch
+from quiet import torch
 import torch.nn.functional as F
-
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-transformers.utils.logging.disable_progress_bar()
-transformers.utils.logging.set_verbosity_error()
 
 BATCH = 16
 

@@ -43,27 +43,19 @@ pub(crate) struct Choice {
     pub(crate) token: u32,
     /// Another one is as likely but for rounding.
     pub(crate) near_tie: bool,
-    /// The token that was proposed is.
-    drafted: Option<u32>,
 }
 
-impl Choice {
-    /// Whether `token`, which was proposed, may stand: it was chosen, or ties with what was and has been approved.
-    pub(crate) fn takes(&self, token: u32, approved: bool) -> bool {
-        self.token == token || (approved && self.drafted == Some(token))
+/// The token after `position` others of an answer; a greedy one is `approved`, the token that was approved there, where that ties
+/// with the likeliest.
+pub(crate) fn choose(logits: &[f32], sampling: &Sampling, position: usize, approved: Option<u32>) -> Choice {
+    if !sampling.is_greedy() {
+        return Choice { token: draw(logits, sampling, position), near_tie: false };
     }
-}
-
-/// The token after `position` others of an answer; `drafted` is the one that was proposed for it.
-pub(crate) fn choose(logits: &[f32], sampling: &Sampling, position: usize, drafted: Option<u32>) -> Choice {
-    if sampling.is_greedy() {
-        let token = argmax(logits);
-        let close = logits[token as usize] - TIE;
-        let ties = |token: &u32| logits.get(*token as usize).is_some_and(|logit| *logit >= close);
-        let near_tie = logits.iter().filter(|logit| **logit >= close).count() > 1;
-        return Choice { token, near_tie, drafted: drafted.filter(ties) };
-    }
-    Choice { token: draw(logits, sampling, position), near_tie: false, drafted: None }
+    let likeliest = argmax(logits);
+    let close = logits[likeliest as usize] - TIE;
+    let ties = |token: &u32| logits.get(*token as usize).is_some_and(|logit| *logit >= close);
+    let near_tie = logits.iter().filter(|logit| **logit >= close).count() > 1;
+    Choice { token: approved.filter(ties).unwrap_or(likeliest), near_tie }
 }
 
 fn draw(logits: &[f32], sampling: &Sampling, position: usize) -> u32 {
@@ -157,12 +149,12 @@ mod tests {
     #[test]
     fn an_approved_token_stands_when_it_ties_and_no_other_does() {
         let logits = [1.0, 3.0, 2.9995, 2.99];
-        let greedy = |drafted| choose(&logits, &Sampling::default(), 0, Some(drafted));
-        assert!(greedy(2).near_tie && greedy(2).token == 1);
-        let stands = |token| [greedy(token).takes(token, true), greedy(token).takes(token, false)];
-        assert_eq!([0, 1, 2, 3].map(stands), [[false, false], [true, true], [true, false], [false, false]]);
+        let chosen = |approved| choose(&logits, &Sampling::default(), 0, approved).token;
+        // The last one is no token of the model.
+        assert_eq!([0, 1, 2, 3, 99].map(|token| chosen(Some(token))), [1, 1, 2, 1, 1]);
+        assert_eq!(chosen(None), 1);
+        assert!(choose(&logits, &Sampling::default(), 0, None).near_tie);
         assert!(!choose(&LOGITS, &Sampling::default(), 0, None).near_tie);
-        assert!(!greedy(99).takes(99, true), "a token that the model does not have");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::choose::{Choice, Ends, choose};
+use super::choose::{Ends, choose};
 use super::prefix::Prefixes;
 use super::score::POSITIONS;
 use super::{Engine, Event, PREFILL_TOKENS, Row};
@@ -106,11 +106,16 @@ impl<'g> Active<'g> {
         Next { tokens, proposed, complete }
     }
 
-    /// Takes the token that was chosen; whether the token that was run after it is this one.
-    fn take(&mut self, choice: Choice, ends: &Ends<'_>) -> bool {
-        let drafted = self.follows.and_then(|at| self.asked.draft.tokens.get(at)).copied();
-        let holds = drafted.is_some_and(|token| choice.takes(token, self.approved));
-        let token = if holds { drafted.unwrap_or(choice.token) } else { choice.token };
+    /// The token that the draft has next.
+    fn drafted(&self) -> Option<u32> {
+        self.asked.draft.tokens.get(self.follows?).copied()
+    }
+
+    /// Takes the token that `logits` choose; whether the token that was run after it is this one.
+    fn take(&mut self, logits: &[f32], ends: &Ends<'_>) -> bool {
+        let drafted = self.drafted();
+        let choice = choose(logits, &self.asked.sampling, self.tokens.len(), drafted.filter(|_| self.approved));
+        let (token, holds) = (choice.token, drafted == Some(choice.token));
         self.near_ties += usize::from(choice.near_tie);
         self.tokens.push(token);
         self.finish = ends.ended(self.asked, &mut self.tokens);
@@ -223,9 +228,7 @@ impl Engine<'_> {
                 if left[*i] || row.finish.is_some() {
                     continue;
                 }
-                let drafted = row.follows.and_then(|at| row.asked.draft.tokens.get(at)).copied();
-                let choice = choose(logits, &row.asked.sampling, row.tokens.len(), drafted);
-                left[*i] = !row.take(choice, ends);
+                left[*i] = !row.take(logits, ends);
             }
         }
         for row in active.iter_mut().filter(|row| row.finish.is_none() && !row.tokens.is_empty()) {

@@ -165,7 +165,7 @@ impl Reader for Answers<'_, '_> {
 
     fn logits(&mut self, item: usize, _: usize, rows: &[&[f32]]) -> Result<Option<u32>> {
         let (asked, answer) = (&self.items[item], &mut self.answers[item]);
-        let Choice { token, near_tie, .. } = choose(rows[0], &asked.sampling, answer.len(), None);
+        let Choice { token, near_tie } = choose(rows[0], &asked.sampling, answer.len(), None);
         self.near_ties[item] += usize::from(near_tie);
         answer.push(token);
         let Some(finish) = self.ends.ended(asked, answer) else { return Ok(Some(token)) };

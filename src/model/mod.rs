@@ -26,8 +26,6 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::Content;
 
-#[doc(hidden)]
-pub use ops::bench;
 pub use sizes::Sizes;
 pub use source::{ModelFiles, ModelKind, SourceEvent};
 pub use spec::{DecoderSpec, Family};

@@ -6,7 +6,6 @@
 
 pub(crate) mod activation;
 pub(crate) mod attention;
-pub mod bench;
 pub(crate) mod columns;
 pub(crate) mod cross_entropy;
 pub(crate) mod experts;
