@@ -28,7 +28,9 @@ pub(crate) struct Generation {
     pub(crate) prompt: Vec<u32>,
     pub(crate) max_tokens: usize,
     /// Strings that end the answer.
+    #[serde(default)]
     pub(crate) stop: Vec<String>,
+    #[serde(default)]
     pub(crate) sampling: Sampling,
     /// What the answer may be.
     #[serde(skip)]
