@@ -12,7 +12,6 @@ use crate::data::encode::Encoded;
 use crate::engine::{Continuation, Ends, Generation};
 use crate::error::{Error, Result};
 use crate::model::{load_decoder, source};
-use crate::record::{Prompt, Request};
 use crate::train::{InProcess, Trainer, TrainerState};
 
 /// What to do.
@@ -65,19 +64,14 @@ pub fn serve(model: &str, work: &Work, next: &mut dyn FnMut(Option<Repetition>) 
             })
         }
         Work::Generate(prompts, max_tokens) => {
-            let generations: Vec<Generation> = prompts
-                .iter()
-                .map(|prompt| {
-                    Generation::of(0, prompt.clone(), &Request::greedy(Prompt::Text(String::new()), *max_tokens))
-                })
-                .collect();
+            let generations: Vec<Generation> =
+                prompts.iter().map(|prompt| Generation::greedy(0, prompt.clone(), *max_tokens)).collect();
             let files = source::resolve(&config, &mut |_| {})?;
             let mut backend = CandleBackend::new(files, config, vec![None], prompts.len().max(1));
             let engine = backend.engine()?;
             repeat(prompts.len() * max_tokens, engine.decoder.weight_bytes(), next, || {
                 // No token ends an answer, so that every one is as long.
-                let ends = Ends { tokens: &[], text: &|_| String::new() };
-                let answers = engine.generate(&generations, &ends, &mut |_| {})?;
+                let answers = engine.generate(&generations, &Ends::NONE, &mut |_| {})?;
                 Ok(answers.into_iter().flat_map(|a| a.tokens).map(f64::from).collect())
             })
         }

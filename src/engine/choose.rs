@@ -14,7 +14,6 @@ pub(crate) struct Ends<'a> {
 
 impl Ends<'_> {
     /// Nothing but the limit.
-    #[cfg(test)]
     pub(crate) const NONE: Ends<'static> = Ends { tokens: &[], text: &|_| String::new() };
 
     /// How an answer ended, when it is over with its last token; one that ends a turn is taken out of it.

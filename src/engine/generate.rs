@@ -53,7 +53,7 @@ impl Generation {
         Self { arm, prompt, max_tokens, stop, sampling, draft: Draft::default() }
     }
 
-    #[cfg(test)]
+    /// The likeliest answer, which nothing but its length ends before its turn.
     pub(crate) fn greedy(arm: usize, prompt: Vec<u32>, max_tokens: usize) -> Self {
         let (stop, sampling) = (Vec::new(), Sampling::default());
         Self { arm, prompt, max_tokens, stop, sampling, draft: Draft::default() }
