@@ -21,7 +21,9 @@ fn cargo_project() -> Project {
     // With the dependencies of this crate's own tests, features are the same, and nothing is built again.
     let tests = own.split_inclusive("\n\n").find(|part| part.starts_with("[dev-dependencies]")).expect("a section");
     let tests = tests.trim_start_matches("[dev-dependencies]").trim();
-    let profiles: String = own.split_inclusive("\n\n").filter(|part| part.starts_with("[profile.dev")).collect();
+    // A section may have a comment before it.
+    let is_profile = |part: &&str| part.lines().any(|line| line.starts_with("[profile.dev"));
+    let profiles: String = own.split_inclusive("\n\n").filter(is_profile).collect();
     project.write(
         "Cargo.toml",
         &format!(
