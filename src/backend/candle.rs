@@ -10,9 +10,6 @@ use crate::model::decoder::Decoder;
 use crate::model::{ModelFiles, Voice, load_decoder};
 use crate::record::{ChoiceScore, Completion, Prompt, Proof};
 
-/// Largest model, in parameters, whose weights are widened to f32 for a run: 4 GB of memory.
-const WIDEN_UP_TO: u64 = 1_000_000_000;
-
 /// An arm's adapter, and the factor on its scale.
 pub(crate) type ArmAdapter = Option<(Adapter, f64)>;
 
@@ -46,10 +43,7 @@ impl CandleBackend {
         if self.loaded.is_none() {
             on_progress(Progress::Started { what: "loading the model", units: 0 });
             let voice = Voice::load(&self.files, &self.config)?;
-            let mut decoder = load_decoder(&self.files, &self.config)?;
-            if decoder.parameters() <= WIDEN_UP_TO {
-                decoder.widen();
-            }
+            let decoder = load_decoder(&self.files, &self.config)?;
             voice.check_fits(decoder.spec.vocab_size)?;
             self.loaded = Some(Loaded { decoder, voice });
         }

@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::model::cache::Cache;
 use crate::model::decoder::{Batch, Decoder};
 use crate::model::linear::{Adapters, LowRank};
+use crate::model::ops::in_pool;
 
 /// Tokens of one prefill: more sequences wait for the next one.
 const PREFILL_TOKENS: usize = 1024;
@@ -68,7 +69,7 @@ impl Engine<'_> {
         let arms = rows.iter().zip(batch.sequences.iter()).map(|(row, s)| (row.arm, s.rows.len()));
         let slots = self.slots(arms);
         let mut caches: Vec<&mut Cache> = rows.iter_mut().map(|r| &mut *r.cache).collect();
-        Ok(self.decoder.hidden_cached(&batch, Adapters::Rows(&slots), &mut caches)?)
+        Ok(in_pool(|| self.decoder.hidden_cached(&batch, Adapters::Rows(&slots), &mut caches))?)
     }
 
     /// Whose the rows of a batch are that has so many rows of each arm, one after another.
@@ -87,7 +88,8 @@ impl Engine<'_> {
 
     /// Logits (rows, vocabulary) of rows of these arms, checked to be finite.
     fn logits(&self, hidden: &Tensor, arms: impl Iterator<Item = usize>) -> Result<Tensor> {
-        let logits = self.decoder.logits(hidden, &self.slots(arms.map(|arm| (arm, 1))))?;
+        let slots = self.slots(arms.map(|arm| (arm, 1)));
+        let logits = in_pool(|| self.decoder.logits(hidden, &slots))?;
         let sum = logits.sum_all()?.to_scalar::<f32>()?;
         if !sum.is_finite() {
             return Err(self.not_finite());

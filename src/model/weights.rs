@@ -3,6 +3,9 @@
 //! A [`Matrix`] stays as it is in the file (f32, bf16, f16, or blocks of a GGUF quantisation) and is widened to f32 one block of
 //! rows at a time, where it is used.
 
+mod blocks;
+mod format;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,11 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, gguf_file};
-use candle_core::{CpuStorage, Device, Tensor};
-use half::{bf16, f16};
+use candle_core::{Device, Tensor};
 use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
+
+pub(crate) use format::Format;
+#[cfg(test)]
+pub(super) use format::fp8;
 
 use crate::error::{Error, Result};
 
@@ -27,69 +33,6 @@ const TASK_ELEMENTS: usize = 1 << 16;
 /// Longest name, and most names, that are looked at for the one that is nearest to a missing one.
 const LONGEST_NAME: usize = 256;
 const MOST_NAMES: usize = 4096;
-
-/// How a tensor's values lie in its file.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Format {
-    F32,
-    F16,
-    Bf16,
-    /// E4M3, with a scale for each block of values beside it.
-    Fp8,
-    Quantised(GgmlDType),
-}
-
-impl Format {
-    /// Bytes of `elements` consecutive values; `None` when they do not fill whole blocks.
-    fn bytes(self, elements: usize) -> Option<usize> {
-        let (block, size) = match self {
-            Self::F32 => (1, 4),
-            Self::F16 | Self::Bf16 => (1, 2),
-            Self::Fp8 => (1, 1),
-            Self::Quantised(dtype) => (dtype.block_size(), dtype.type_size()),
-        };
-        elements.is_multiple_of(block).then(|| (elements / block).checked_mul(size)).flatten()
-    }
-
-    /// Writes `out.len()` values.
-    fn widen(self, bytes: &[u8], out: &mut [f32]) {
-        match self {
-            Self::F32 => out
-                .iter_mut()
-                .zip(bytes.chunks_exact(4))
-                .for_each(|(o, b)| *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-            Self::F16 => out
-                .iter_mut()
-                .zip(bytes.chunks_exact(2))
-                .for_each(|(o, b)| *o = f16::from_le_bytes([b[0], b[1]]).to_f32()),
-            Self::Bf16 => out
-                .iter_mut()
-                .zip(bytes.chunks_exact(2))
-                .for_each(|(o, b)| *o = bf16::from_le_bytes([b[0], b[1]]).to_f32()),
-            Self::Fp8 => out.iter_mut().zip(bytes).for_each(|(o, b)| *o = fp8(*b)),
-            Self::Quantised(dtype) => {
-                let blocks = dtype.from_data(std::borrow::Cow::Borrowed(bytes));
-                match blocks.dequantize(out.len()) {
-                    Ok(CpuStorage::F32(values)) => out.copy_from_slice(&values),
-                    // Not reached: the sizes were checked on loading. NaN makes the next check of logits or loss fail.
-                    _ => out.fill(f32::NAN),
-                }
-            }
-        }
-    }
-}
-
-impl std::fmt::Display for Format {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::F32 => f.write_str("f32"),
-            Self::F16 => f.write_str("f16"),
-            Self::Bf16 => f.write_str("bf16"),
-            Self::Fp8 => f.write_str("fp8"),
-            Self::Quantised(dtype) => write!(f, "{}", format!("{dtype:?}").to_lowercase()),
-        }
-    }
-}
 
 #[derive(Clone)]
 enum Bytes {
@@ -143,10 +86,7 @@ impl Matrix {
 
     /// One row's values, for embeddings.
     pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
-        match &self.bytes {
-            Bytes::Wide(values) => out.copy_from_slice(&values[row * self.cols..][..self.cols]),
-            _ => self.widen_serially(row..row + 1, out),
-        }
+        self.widen_serially(row..row + 1, out);
     }
 
     fn row_bytes(&self, rows: Range<usize>) -> &[u8] {
@@ -162,7 +102,11 @@ impl Matrix {
         });
     }
 
-    fn widen_serially(&self, rows: Range<usize>, out: &mut [f32]) {
+    /// Values of some rows, on the calling thread.
+    pub(crate) fn widen_serially(&self, rows: Range<usize>, out: &mut [f32]) {
+        if let Bytes::Wide(values) = &self.bytes {
+            return out.copy_from_slice(&values[rows.start * self.cols..rows.end * self.cols]);
+        }
         self.format.widen(self.row_bytes(rows.clone()), out);
         if let Some(scales) = &self.scales {
             scales.apply(rows, self.cols, out);
@@ -227,17 +171,6 @@ impl Matrix {
             scales: None,
         }
     }
-}
-
-/// The values of an FP8 E4M3 number without infinities: sign, four bits of exponent (bias 7), three of mantissa.
-pub(super) fn fp8(byte: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
-    let magnitude = match (exponent, byte & 7) {
-        (15, 7) => f32::NAN,
-        (0, _) => mantissa * (-9f32).exp2(),
-        _ => (1.0 + mantissa / 8.0) * ((exponent - 7) as f32).exp2(),
-    };
-    if byte & 128 == 0 { magnitude } else { -magnitude }
 }
 
 /// Scales of blocks of an FP8 matrix, as DeepSeek publishes them.

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
+use super::few_rows::{self, FEW};
 use super::gemm::{Into, Mat, MatMut, matmul};
 use super::{for_each_row, rows_of, slice, view};
 use crate::model::linear::Pair;
@@ -25,10 +26,14 @@ impl Frozen {
     fn forward(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {
         let (inside, outside) = (self.weight.cols, self.weight.rows);
         let mut y = vec![0f32; rows * outside];
-        self.weight.for_blocks(|block, w| {
-            let part = MatMut::strided(&mut y[block.start..], rows, block.len(), outside);
-            matmul(part, Into::Overwrite, 1.0, Mat::new(x, rows, inside), Mat::new(w, block.len(), inside).t());
-        });
+        if rows <= FEW {
+            few_rows::product(&self.weight, x, &mut y);
+        } else {
+            self.weight.for_blocks(|block, w| {
+                let part = MatMut::strided(&mut y[block.start..], rows, block.len(), outside);
+                matmul(part, Into::Overwrite, 1.0, Mat::new(x, rows, inside), Mat::new(w, block.len(), inside).t());
+            });
+        }
         if let Some(bias) = &self.bias {
             let view = view(bias);
             let bias = view.slice()?;
@@ -80,18 +85,19 @@ impl Slot {
         let (inside, outside, rank) = (frozen.weight.cols, frozen.weight.rows, pair.a.dim(0)?);
         let rows = self.rows.len();
         let (a, b) = (view(&pair.a), view(&pair.b));
-        let x = Mat::new(&x[self.rows.start * inside..self.rows.end * inside], rows, inside);
-        let mut h = vec![0f32; rows * rank];
-        matmul(MatMut::new(&mut h, rows, rank), Into::Overwrite, 1.0, x, Mat::new(a.slice()?, rank, inside).t());
+        let (a, b, scale) = (a.slice()?, b.slice()?, pair.scale as f32);
+        let x = &x[self.rows.start * inside..self.rows.end * inside];
         let y = &mut y[self.rows.start * outside..self.rows.end * outside];
-        let product = MatMut::new(y, rows, outside);
-        matmul(
-            product,
-            Into::Add,
-            pair.scale as f32,
-            Mat::new(&h, rows, rank),
-            Mat::new(b.slice()?, outside, rank).t(),
-        );
+        let mut h = vec![0f32; rows * rank];
+        if rows <= FEW {
+            few_rows::add_product(a, inside, 1.0, x, &mut h);
+            few_rows::add_product(b, rank, scale, &h, y);
+        } else {
+            let (x, a) = (Mat::new(x, rows, inside), Mat::new(a, rank, inside));
+            matmul(MatMut::new(&mut h, rows, rank), Into::Overwrite, 1.0, x, a.t());
+            let (h, b) = (Mat::new(&h, rows, rank), Mat::new(b, outside, rank));
+            matmul(MatMut::new(y, rows, outside), Into::Add, scale, h, b.t());
+        }
         if let Some(lengths) = &pair.rows {
             let bias = frozen.bias.as_ref().map(view);
             let bias = bias.as_ref().map(|b| b.slice()).transpose()?;

@@ -9,6 +9,7 @@ pub(crate) mod attention;
 pub(crate) mod columns;
 pub(crate) mod cross_entropy;
 pub(crate) mod experts;
+pub(crate) mod few_rows;
 pub(crate) mod gemm;
 pub(crate) mod layer_norm;
 pub(crate) mod lora;
@@ -69,6 +70,11 @@ pub(crate) fn for_each_row(out: &mut [f32], width: usize, f: impl Fn(usize, &mut
             f(task * ROWS_PER_TASK + i, row);
         }
     });
+}
+
+/// Runs `f` on a thread of the pool. From there a parallel operation costs little; from outside, each one wakes a thread and waits.
+pub(crate) fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
 }
 
 /// Σ aᵢ·bᵢ, in an order that vectorises and never changes.
