@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::Adapter;
 use crate::backend::CandleBackend;
-use crate::config::{AdapterKind, ModelConfig, Recipe};
+use crate::config::{ModelConfig, Recipe};
 use crate::data::encode::Encoded;
 use crate::engine::{Continuation, Ends, Generation};
 use crate::error::{Error, Result};
@@ -78,15 +78,14 @@ pub fn serve(model: &str, work: &Work, next: &mut dyn FnMut(Option<Repetition>) 
     }
 }
 
-/// LoRA of the default recipe on a base in f32, as `[train] adapter = "lora"` trains it.
+/// LoRA of the default recipe.
 fn train(
     config: &ModelConfig,
     steps: &[Vec<(Vec<u32>, usize)>],
     next: &mut dyn FnMut(Option<Repetition>) -> bool,
 ) -> Result<()> {
-    let recipe = Recipe { adapter: AdapterKind::Lora, ..Recipe::default() };
-    let mut decoder = load_decoder(&source::resolve(config, &mut |_| {})?, config)?;
-    decoder.widen();
+    let recipe = Recipe::default();
+    let decoder = load_decoder(&source::resolve(config, &mut |_| {})?, config)?;
     let encode = |(ids, prompt): &(Vec<u32>, usize)| Encoded {
         ids: ids.clone(),
         labels: (0..ids.len()).map(|i| i > 0 && i >= *prompt).collect(),

@@ -36,13 +36,14 @@ pub(super) const INVERSES: [(&str, &str); 1] = [("completion_only_loss", "train_
 pub(super) const ALTERNATIVES: [(&str, &str); 2] =
     [("warmup_ratio", "warmup_steps"), ("lora_target_modules", "lora_target_linear")];
 
-/// What is trained on what.
+/// What is trained on what. On the same file both are the same computation: the base's weights stay as the file has them, and become
+/// f32 where they are multiplied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdapterKind {
-    /// LoRA on a base of the precision of its file, quantised weights widened to f32 in memory.
+    /// LoRA, as other tools name it on a base that is not quantised.
     Lora,
-    /// LoRA on a base that stays quantised in memory. The default.
+    /// LoRA on a base that may be quantised. The default.
     #[default]
     Qlora,
 }

@@ -8,7 +8,7 @@ use super::prefix::Prefixes;
 use super::{Engine, Event, PREFILL_TOKENS, Row, argmax};
 use crate::error::Result;
 use crate::model::cache::Cache;
-use crate::model::ops::view;
+use crate::model::ops::{exp, view};
 
 /// Positions whose logits are held at once, for each of two arms.
 pub(super) const POSITIONS: usize = 128;
@@ -206,24 +206,13 @@ fn groups(order: &[usize], tokens: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
 
 /// ln Σ exp(x).
 pub(crate) fn log_normaliser(row: &[f32]) -> f64 {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0f64;
-    for chunk in row.chunks(256) {
-        sum += f64::from(chunk.iter().map(|x| (x - max).exp()).sum::<f32>());
-    }
-    f64::from(max) + sum.ln()
+    let largest = exp::max(row);
+    f64::from(largest) + exp::sum_of_exp(row, largest).ln()
 }
 
 /// Σ_v p ln(p/q) of two rows of logits; rounding below 0 is 0, and NaN stays NaN.
 pub(crate) fn divergence(p: &[f32], q: &[f32], log_p: f64, log_q: f64) -> f64 {
-    let mut sum = 0f64;
-    for (p, q) in p.chunks(256).zip(q.chunks(256)) {
-        let part = |(p, q): (&f32, &f32)| {
-            let ln_p = p - log_p as f32;
-            ln_p.exp() * (ln_p - (q - log_q as f32))
-        };
-        sum += f64::from(p.iter().zip(q).map(part).sum::<f32>());
-    }
+    let sum = exp::divergence(p, q, log_p as f32, log_q as f32);
     // `f64::max` would make 0 of NaN.
     if sum < 0.0 { 0.0 } else { sum }
 }

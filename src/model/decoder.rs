@@ -233,7 +233,7 @@ impl Decoder {
         linear + routers + norms + head + corrections + size(&self.embedding) + self.positions.as_ref().map_or(0, size)
     }
 
-    /// Bytes that hold the weights, as they lie in the file or, after [`Self::widen`], in memory.
+    /// Bytes that hold the weights.
     pub(crate) fn weight_bytes(&self) -> u64 {
         let of = |stored: &Stored<'_>| match stored {
             Stored::Matrix(matrix) => matrix.size(),
@@ -273,8 +273,8 @@ impl Decoder {
         all
     }
 
-    /// Holds all weights in f32 from now on: four bytes a weight, and no widening where they are used. Until then quantised
-    /// weights stay quantised in memory.
+    /// Holds all weights in f32 from now on: the oracle of widening where they are used.
+    #[cfg(test)]
     pub(crate) fn widen(&mut self) {
         self.embedding = self.embedding.widened();
         self.head.weight = if self.spec.tied_head { self.embedding.clone() } else { self.head.weight.widened() };

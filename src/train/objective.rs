@@ -10,6 +10,7 @@ use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 use crate::model::decoder::{Batch, Decoder};
 use crate::model::linear::Adapters;
+use crate::model::ops::in_pool;
 use crate::model::ops::lora::{Dropout, mix};
 use crate::model::tape::{Tape, select_rows};
 
@@ -46,6 +47,26 @@ pub(crate) struct InProcess<'a> {
 
 impl Objective for InProcess<'_> {
     fn gradients(&mut self, adapter: &Adapter, micro: &[Vec<&Encoded>], step: usize) -> Result<(f64, Gradients)> {
+        let this = &*self;
+        in_pool(|| this.gradients_of(adapter, micro, step))
+    }
+
+    fn loss(&mut self, adapter: &Adapter, examples: &[Encoded]) -> Result<f64> {
+        let this = &*self;
+        in_pool(|| this.loss_of(adapter, examples))
+    }
+
+    fn first_non_finite(&self) -> Option<String> {
+        self.decoder.first_non_finite()
+    }
+}
+
+impl<'a> InProcess<'a> {
+    pub(crate) fn new(decoder: &'a Decoder, recipe: &'a Recipe) -> Self {
+        Self { decoder, recipe }
+    }
+
+    fn gradients_of(&self, adapter: &Adapter, micro: &[Vec<&Encoded>], step: usize) -> Result<(f64, Gradients)> {
         let labelled: usize = micro.iter().flatten().map(|e| targets(e).count()).sum();
         let (mut loss, mut gradients) = (0.0, Gradients::new());
         for (i, batch) in micro.iter().enumerate() {
@@ -95,7 +116,7 @@ impl Objective for InProcess<'_> {
         Ok((loss, gradients))
     }
 
-    fn loss(&mut self, adapter: &Adapter, examples: &[Encoded]) -> Result<f64> {
+    fn loss_of(&self, adapter: &Adapter, examples: &[Encoded]) -> Result<f64> {
         let adapter = adapter.low_rank(1.0)?;
         let adapters = Adapters::Train { adapter: &adapter, dropout: None, tape: None };
         let labelled: usize = examples.iter().map(|e| targets(e).count()).sum();
@@ -107,16 +128,6 @@ impl Objective for InProcess<'_> {
             }
         }
         Ok(loss)
-    }
-
-    fn first_non_finite(&self) -> Option<String> {
-        self.decoder.first_non_finite()
-    }
-}
-
-impl<'a> InProcess<'a> {
-    pub(crate) fn new(decoder: &'a Decoder, recipe: &'a Recipe) -> Self {
-        Self { decoder, recipe }
     }
 
     /// Σ NLL of the batch's labelled tokens over `divisor`.

@@ -1,36 +1,109 @@
 //! Activations of feed-forward layers, alone or multiplied with a second layer (Shazeer 2020, arXiv 2002.05202):
 //! y = f(x), or y = f(gate) · up.
 
+use std::marker::PhantomData;
+
 use candle_core::cpu::erf::erf_f32;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use pulp::{Arch, NullaryFnOnce};
 
+use super::exp::exp;
 use super::{for_each_row, rows_of, slice, view};
 use crate::model::spec::Activation;
 use crate::model::tape::{Tape, apply1, apply2};
 
-/// f(x) and f′(x).
-fn value_and_slope(activation: Activation, x: f32) -> (f32, f32) {
-    const ROOT_2_OVER_PI: f32 = 0.797_884_6;
-    const CUBE: f32 = 0.044_715;
-    match activation {
-        Activation::Silu => {
-            let s = 1.0 / (1.0 + (-x).exp());
-            (x * s, s * (1.0 + x * (1.0 - s)))
-        }
-        Activation::Gelu => {
-            let phi = 0.5 * (1.0 + erf_f32(x * std::f32::consts::FRAC_1_SQRT_2));
-            (x * phi, phi + x * 0.398_942_3 * (-0.5 * x * x).exp())
-        }
-        Activation::GeluTanh => {
-            let t = (ROOT_2_OVER_PI * (x + CUBE * x * x * x)).tanh();
-            let inner = ROOT_2_OVER_PI * (1.0 + 3.0 * CUBE * x * x);
-            (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
+/// An activation, computed for rows at once.
+trait Function {
+    /// f(x) and f′(x).
+    fn value_and_slope(x: f32) -> (f32, f32);
+}
+
+struct Silu;
+struct Gelu;
+struct GeluTanh;
+
+impl Function for Silu {
+    #[inline(always)]
+    fn value_and_slope(x: f32) -> (f32, f32) {
+        let s = 1.0 / (1.0 + exp(-x));
+        (x * s, s * (1.0 + x * (1.0 - s)))
+    }
+}
+
+impl Function for Gelu {
+    #[inline(always)]
+    fn value_and_slope(x: f32) -> (f32, f32) {
+        let phi = 0.5 * (1.0 + erf_f32(x * std::f32::consts::FRAC_1_SQRT_2));
+        (x * phi, phi + x * 0.398_942_3 * exp(-0.5 * x * x))
+    }
+}
+
+impl Function for GeluTanh {
+    #[inline(always)]
+    fn value_and_slope(x: f32) -> (f32, f32) {
+        const ROOT_2_OVER_PI: f32 = 0.797_884_6;
+        const CUBE: f32 = 0.044_715;
+        let inner = ROOT_2_OVER_PI * (1.0 + 3.0 * CUBE * x * x);
+        // (1 + tanh u) / 2 = 1 / (1 + e^−2u)
+        let half = 1.0 / (1.0 + exp(-2.0 * ROOT_2_OVER_PI * (x + CUBE * x * x * x)));
+        (x * half, half + 2.0 * x * half * (1.0 - half) * inner)
+    }
+}
+
+/// What a row's values become.
+enum Row<'a> {
+    /// out = f(x), times up where there is one.
+    Value { x: &'a [f32], up: Option<&'a [f32]>, out: &'a mut [f32] },
+    /// dx = dy · f′(x)
+    Slope { x: &'a [f32], dy: &'a [f32], dx: &'a mut [f32] },
+    /// d gate = dy · up · f′(gate), d up = dy · f(gate)
+    Gated { gate: &'a [f32], up: &'a [f32], dy: &'a [f32], d_gate: &'a mut [f32], d_up: &'a mut [f32] },
+}
+
+impl Row<'_> {
+    fn compute(self, activation: Activation) {
+        let arch = Arch::new();
+        match activation {
+            Activation::Silu => arch.dispatch(Task::<Silu>(self, PhantomData)),
+            Activation::Gelu => arch.dispatch(Task::<Gelu>(self, PhantomData)),
+            Activation::GeluTanh => arch.dispatch(Task::<GeluTanh>(self, PhantomData)),
         }
     }
 }
 
-fn value(activation: Activation, x: f32) -> f32 {
-    value_and_slope(activation, x).0
+struct Task<'a, F>(Row<'a>, PhantomData<F>);
+
+impl<F: Function> NullaryFnOnce for Task<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        match self.0 {
+            Row::Value { x, up: None, out } => {
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out = F::value_and_slope(*x).0;
+                }
+            }
+            Row::Value { x, up: Some(up), out } => {
+                for ((out, x), up) in out.iter_mut().zip(x).zip(up) {
+                    *out = F::value_and_slope(*x).0 * up;
+                }
+            }
+            Row::Slope { x, dy, dx } => {
+                for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
+                    *dx = F::value_and_slope(*x).1 * dy;
+                }
+            }
+            Row::Gated { gate, up, dy, d_gate, d_up } => {
+                let inputs = gate.iter().zip(up).zip(dy);
+                for ((d_gate, d_up), ((gate, up), dy)) in d_gate.iter_mut().zip(d_up).zip(inputs) {
+                    let (value, slope) = F::value_and_slope(*gate);
+                    *d_gate = dy * up * slope;
+                    *d_up = dy * value;
+                }
+            }
+        }
+    }
 }
 
 struct Gated(Activation);
@@ -50,10 +123,8 @@ impl CustomOp2 for Gated {
         let (_, width) = rows_of(l1);
         let mut out = vec![0f32; gate.len()];
         for_each_row(&mut out, width, |i, out| {
-            let rows = gate[i * width..][..width].iter().zip(&up[i * width..][..width]);
-            for (out, (g, u)) in out.iter_mut().zip(rows) {
-                *out = value(self.0, *g) * u;
-            }
+            let (x, up) = (&gate[i * width..][..width], Some(&up[i * width..][..width]));
+            Row::Value { x, up, out }.compute(self.0);
         });
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
@@ -69,12 +140,8 @@ impl CustomOp2 for Gated {
         for_each_row(&mut both, 2 * width, |i, row| {
             let at = i * width..(i + 1) * width;
             let (d_gate, d_up) = row.split_at_mut(width);
-            let inputs = gates[at.clone()].iter().zip(&ups[at.clone()]).zip(&dys[at]);
-            for ((d_gate, d_up), ((g, u), dy)) in d_gate.iter_mut().zip(d_up).zip(inputs) {
-                let (value, slope) = value_and_slope(self.0, *g);
-                *d_gate = dy * u * slope;
-                *d_up = dy * value;
-            }
+            let (gate, up, dy) = (&gates[at.clone()], &ups[at.clone()], &dys[at]);
+            Row::Gated { gate, up, dy, d_gate, d_up }.compute(self.0);
         });
         let (mut d_gate, mut d_up) = (Vec::with_capacity(gates.len()), Vec::with_capacity(gates.len()));
         for row in both.chunks(2 * width) {
@@ -103,7 +170,7 @@ impl CustomOp1 for Activate {
         let (_, width) = rows_of(layout);
         let mut out = vec![0f32; x.len()];
         for_each_row(&mut out, width, |i, out| {
-            out.iter_mut().zip(&x[i * width..]).for_each(|(out, x)| *out = value(self.0, *x));
+            Row::Value { x: &x[i * width..][..width], up: None, out }.compute(self.0);
         });
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
@@ -115,8 +182,7 @@ impl CustomOp1 for Activate {
         let width = x.dim(candle_core::D::Minus1)?;
         let mut dx = vec![0f32; xs.len()];
         for_each_row(&mut dx, width, |i, dx| {
-            let inputs = xs[i * width..].iter().zip(&dys[i * width..]);
-            dx.iter_mut().zip(inputs).for_each(|(dx, (x, dy))| *dx = dy * value_and_slope(self.0, *x).1);
+            Row::Slope { x: &xs[i * width..][..width], dy: &dys[i * width..][..width], dx }.compute(self.0);
         });
         Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
     }

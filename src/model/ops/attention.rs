@@ -10,6 +10,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::exp::{exp_in_place, max};
 use super::gemm::{Into, Mat, MatMut, matmul_single};
 use super::{dot, slice, view};
 use crate::model::tape::{Tape, apply3};
@@ -123,13 +124,8 @@ fn causal_softmax(scores: &mut [f32], keys: usize, offset: usize, mask: Mask) {
                 *s -= mask.slope * (place - (first + j)) as f32;
             }
         }
-        let max = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut sum = 0.0;
-        for s in seen.iter_mut() {
-            *s = (*s - max).exp();
-            sum += *s;
-        }
-        let inverse = 1.0 / sum;
+        let largest = max(seen);
+        let inverse = (1.0 / exp_in_place(seen, largest)) as f32;
         seen.iter_mut().for_each(|s| *s *= inverse);
         hidden.fill(0.0);
     }

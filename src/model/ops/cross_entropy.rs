@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::exp::{exp_in_place, max};
 use super::gemm::{Into, Mat, MatMut, matmul};
 use super::{rows_of, slice};
 use crate::model::tape::{Tape, apply1};
@@ -57,7 +58,8 @@ impl HeadCrossEntropy {
             .map(|(row, target)| {
                 let target = *target as usize;
                 let at_target = row[target];
-                let (max, sum) = exp_and_sum(row);
+                let max = max(row);
+                let sum = exp_in_place(row, max);
                 if !self.with_gradient {
                     return f64::from(max) + sum.ln() - f64::from(at_target);
                 }
@@ -75,21 +77,6 @@ impl HeadCrossEntropy {
         }
         losses.iter().sum()
     }
-}
-
-/// Replaces a row by exp(x − max); returns max and the sum of the row.
-pub(crate) fn exp_and_sum(row: &mut [f32]) -> (f32, f64) {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0f64;
-    for chunk in row.chunks_mut(256) {
-        let mut part = 0f32;
-        for x in chunk {
-            *x = (*x - max).exp();
-            part += *x;
-        }
-        sum += f64::from(part);
-    }
-    (max, sum)
 }
 
 impl CustomOp1 for HeadCrossEntropy {

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use super::exp::{exp_in_place, max};
 use super::{dot, for_each_row, view};
 use crate::model::spec::{Router, Score};
 use crate::model::tape::Tape;
@@ -82,9 +83,8 @@ fn scores(logits: &Tensor, score: Score) -> Result<Vec<f32>> {
         match score {
             Score::Sigmoid => row.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
             Score::Softmax => {
-                let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                row.iter_mut().for_each(|x| *x = (*x - max).exp());
-                let sum: f32 = row.iter().sum();
+                let largest = max(row);
+                let sum = exp_in_place(row, largest) as f32;
                 row.iter_mut().for_each(|x| *x /= sum);
             }
         }

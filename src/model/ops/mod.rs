@@ -8,6 +8,7 @@ pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod columns;
 pub(crate) mod cross_entropy;
+pub(crate) mod exp;
 pub(crate) mod experts;
 pub(crate) mod few_rows;
 pub(crate) mod gemm;
