@@ -5,7 +5,8 @@
 //! echo | cargo bench --bench speed -- MODEL.gguf WORK.json
 //! ```
 //!
-//! `WORK.json` is one of `{"train": [[[[ids], prompt], …], …]}`, `{"score": [[ids], …]}` and `{"generate": [[[ids], …], tokens]}`.
+//! `WORK.json` is one of `{"train": [[[[ids], prompt], …], …]}`, `{"score": [[ids], …]}`, `{"generate": [[[ids], …], tokens]}` and
+//! `{"arms": [[ids], tokens, arms]}`.
 #![expect(clippy::print_stdout, reason = "its result is printed")]
 
 use std::io::BufRead;

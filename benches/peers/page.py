@@ -22,6 +22,13 @@ ROWS = (
 # At most this share of PEFT's peak memory.
 MEMORY = {"train-short": 1 / 3, "train-full": 1 / 3}
 GEMM_AIM = {"train-full": 0.60}
+# finetest against itself: measure, what is done, the side, the side it is compared with, and how many times its time it may take at most.
+OWN = (
+    ("arms", "one answer of base and of an adapter", "2 arms", "1 arm", 1.25),
+    ("arms", "one answer of base and of seven adapters", "8 arms", "1 arm", 2.0),
+    ("threads-decode", "decoding, 16 answers", "2 threads", "1 thread", None),
+    ("threads-score", "scoring, 8 × 256 tokens", "2 threads", "1 thread", None),
+)
 OURS = "finetest"
 
 TEXT = """# Performance
@@ -48,6 +55,13 @@ its median and spread. n counts pairs during which other processes used less tha
   inputs alone because the weights are frozen; adapter and attention count threefold. (Thrice the forward pass, as is usual for full
   training, would make {usual} of the {exact} on full batches.) For decoding one answer: the bytes of all weights as they lie in memory,
   read once a token, over the memory's read bandwidth ({read}).
+
+## Arms and threads
+
+{own}
+
+The time of an answer of 128 tokens, or of the same work, against that of one arm or thread, in the same run; an arm is one more row of the
+batch and, but for base, an adapter of rank 16 on all linear layers.
 
 ## Peak memory
 
@@ -147,6 +161,21 @@ def row(results, found, name, what, wanted, aim):
             spread(ratios, "×"), f"≥ {aim:g}×{judged(median(ratios) >= aim)}", limit, f"{len(pairs)}{'' if calm else ' *'}"], calm
 
 
+def own_rows(results):
+    rows = []
+    for name, what, side, than, aim in OWN:
+        measure = results["measures"].get(name, {"sides": {}})
+        one, other = (measure["sides"].get(n, {"rounds": []}) for n in (side, than))
+        if not (one["rounds"] and other["rounds"]):
+            rows.append([what, f"{side}: not measured", "", "", ""])
+            continue
+        pairs, calm = quiet_rounds(one, other)
+        ratios = [b["rate"] / a["rate"] for a, b in pairs]
+        judged = "" if aim is None else f"≤ {aim:g}×" + (f" {mark(median(ratios) <= aim)}" if calm else "")
+        rows.append([what, f"{side} to {than}", spread(ratios, "×"), judged, f"{len(pairs)}{'' if calm else ' *'}"])
+    return rows
+
+
 def table(head, rows):
     lines = ["| " + " | ".join(r) + " |" for r in [head, *rows]]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
@@ -203,6 +232,7 @@ def render(results, raw):
         table=table(["", "finetest", "peer", "ratio", "aim", "of the machine's limit", "n"], [cells for cells, _ in made]),
         gemm=f"{spread(found[product])} GFLOP/s, {product.removeprefix('product ')}" if product else "not measured",
         read=f"{spread(found['memory read'])} GB/s; copying {spread(found['memory copy'])} GB/s" if found else "not measured",
+        own=table(["", "", "time", "aim", "n"], own_rows(results)),
         memory=table(["", "finetest", "peers", "of the least"], memory_rows(results)),
         same="\n".join(same + dropped) or "Not compared.",
     )

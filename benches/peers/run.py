@@ -6,7 +6,7 @@
 
 Run it on a machine that does nothing else. Of the standard library alone; the peers are installed in a virtual environment. What is
 measured again replaces what the page's JSON has; what cannot be measured is said in the page. NAME: limits, train-short, train-full,
-score, gen1, gen16, choices, project.
+score, gen1, gen16, arms, threads-decode, threads-score, choices, project.
 """
 import argparse
 import datetime
@@ -29,7 +29,7 @@ ROOT = HERE.parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 WORK = TARGET / "peers"
 LOG = WORK / "log"
-NAMES = ("limits", "train-short", "train-full", "score", "gen1", "gen16", "choices", "project")
+NAMES = ("limits", "train-short", "train-full", "score", "gen1", "gen16", "arms", "threads-decode", "threads-score", "choices", "project")
 # Seconds for five repetitions, after which a measure is content with what it has; 240 for the others.
 DEADLINE = {"choices": 420, "project": 900}
 # As src/scenario/file.rs has it for a file that says none.
@@ -155,6 +155,29 @@ class Measuring:
             sides["llama.cpp"] = lambda: LlamaCpp(self.finetest, self.model, prompts, tokens, LOG)
         return sides
 
+    def arms(self):
+        """finetest against itself: one arm, two, eight."""
+        sides = {}
+        for n, asked in work.arms(self.facts).items():
+            path = WORK / f"arms-{n}.json"
+            path.write_text(json.dumps(asked))
+            sides[f"{n} arm{'s' if n > 1 else ''}"] = lambda path=path: Turns([self.speed, self.model, path], LOG)
+        return sides
+
+    def threads(self, name):
+        """finetest against itself: the same work on one thread and on two."""
+        path = WORK / f"{name}.json"
+        path.write_text(json.dumps(self.work[name]))
+        side = lambda n: lambda: Turns([self.speed, self.model, path], LOG, {"RAYON_NUM_THREADS": str(n)})
+        return {"1 thread": side(1), "2 threads": side(2)}
+
+    def sides(self, name):
+        if name in self.work:
+            return self.tokens(name)
+        if name.startswith("threads-"):
+            return self.threads({"decode": "gen16", "score": "score"}[name.removeprefix("threads-")])
+        return getattr(self, name)()
+
     def ours(self, manifest, store):
         """finetest on a project, from an empty answer store; what it recorded."""
         empty = lambda: shutil.rmtree(store, ignore_errors=True)
@@ -199,7 +222,7 @@ class Measuring:
         whole = name in ("choices", "project")
         if whole and self.own_model:
             raise Failed("has an adapter of the default model alone")
-        sides = self.tokens(name) if name in self.work else getattr(self, name)()
+        sides = self.sides(name)
         if name == "choices" and "lm-eval" in self.lacking:
             raise Failed("lm-evaluation-harness could not be installed")
         deadline = math.inf if self.args.no_deadline else DEADLINE.get(name, 240) * max(1, self.repeats) / 5

@@ -32,6 +32,13 @@ def tokens(facts):
     }
 
 
+def arms(facts):
+    """{arms: work}: one prompt, that base alone, base and one adapter, or base and seven answer together."""
+    rng = random.Random(SEED)
+    prompt = [rng.randrange(5, min(40_000, facts["vocabulary"])) for _ in range(8)]
+    return {n: {"arms": [prompt, 128, n]} for n in (1, 2, 8)}
+
+
 def operations(work, facts):
     """Floating-point operations a token: all matrix products that the result needs, a multiplication and an addition each.
 

@@ -17,6 +17,8 @@ mod training;
 mod widened;
 
 #[cfg(feature = "candle")]
+pub(crate) use candle::ArmAdapter;
+#[cfg(feature = "candle")]
 pub use candle::CandleBackend;
 #[cfg(feature = "llama-cpp")]
 pub use llama_cpp::LlamaCppBackend;

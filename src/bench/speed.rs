@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::Adapter;
-use crate::backend::CandleBackend;
+use crate::backend::{ArmAdapter, CandleBackend};
 use crate::config::{ModelConfig, Recipe};
 use crate::data::encode::Encoded;
 use crate::engine::{Continuation, Ends, Generation};
@@ -24,6 +24,8 @@ pub enum Work {
     Score(Vec<Vec<u32>>),
     /// Prompts, decoded together, and how many tokens each is answered with.
     Generate(Vec<Vec<u32>>, usize),
+    /// A prompt that base and further adapters answer together, with how many tokens, and how many they are with base.
+    Arms(Vec<u32>, usize, usize),
 }
 
 /// One repetition.
@@ -66,16 +68,36 @@ pub fn serve(model: &str, work: &Work, next: &mut dyn FnMut(Option<Repetition>) 
         Work::Generate(prompts, max_tokens) => {
             let generations: Vec<Generation> =
                 prompts.iter().map(|prompt| Generation::greedy(0, prompt.clone(), *max_tokens)).collect();
-            let files = source::resolve(&config, &mut |_| {})?;
-            let mut backend = CandleBackend::new(files, config, vec![None], prompts.len().max(1));
-            let engine = backend.engine()?;
-            repeat(prompts.len() * max_tokens, engine.decoder.weight_bytes(), next, || {
-                // No token ends an answer, so that every one is as long.
-                let answers = engine.generate(&generations, &Ends::NONE, &mut |_| {})?;
-                Ok(answers.into_iter().flat_map(|a| a.tokens).map(f64::from).collect())
-            })
+            generate(config, vec![None], &generations, prompts.len() * max_tokens, next)
+        }
+        Work::Arms(prompt, max_tokens, arms) => {
+            let decoder = load_decoder(&source::resolve(&config, &mut |_| {})?, &config)?;
+            let adapter = || Adapter::initialised(&Recipe::default(), decoder.linears(), model);
+            let adapters: Vec<ArmAdapter> = std::iter::once(Ok(None))
+                .chain((1..*arms).map(|_| adapter().map(|adapter| Some((adapter, 1.0)))))
+                .collect::<Result<_>>()?;
+            let generations: Vec<Generation> =
+                (0..adapters.len()).map(|arm| Generation::greedy(arm, prompt.clone(), *max_tokens)).collect();
+            generate(config, adapters, &generations, *max_tokens, next)
         }
     }
+}
+
+/// Answers everything at once. No token ends an answer, so that every one is as long.
+fn generate(
+    config: ModelConfig,
+    arms: Vec<ArmAdapter>,
+    generations: &[Generation],
+    units: usize,
+    next: &mut dyn FnMut(Option<Repetition>) -> bool,
+) -> Result<()> {
+    let files = source::resolve(&config, &mut |_| {})?;
+    let mut backend = CandleBackend::new(files, config, arms, generations.len().max(1));
+    let engine = backend.engine()?;
+    repeat(units, engine.decoder.weight_bytes(), next, || {
+        let answers = engine.generate(generations, &Ends::NONE, &mut |_| {})?;
+        Ok(answers.into_iter().flat_map(|a| a.tokens).map(f64::from).collect())
+    })
 }
 
 /// LoRA of the default recipe.

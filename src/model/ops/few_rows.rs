@@ -20,24 +20,26 @@ const TASK: usize = 1 << 16;
 
 /// y (rows, out) = x (rows, in) Wᵀ.
 pub(crate) fn product(weight: &Matrix, x: &[f32], y: &mut [f32]) {
-    run(weight.rows, weight.cols, x, y, |_, value| value, |rows, out| weight.widen_serially(rows, out));
+    let widen = |rows: Range<usize>, out: &mut [f32]| weight.widen_serially(rows, out);
+    run(weight.rows, weight.cols, x, y, |_, value| value, |_| None, widen);
 }
 
 /// y (rows, out) += scale · x (rows, in) Wᵀ, for W (out, in) in f32.
 pub(crate) fn add_product(w: &[f32], inside: usize, scale: f32, x: &[f32], y: &mut [f32]) {
-    let copy = |rows: Range<usize>, out: &mut [f32]| {
-        out.copy_from_slice(&w[rows.start * inside..rows.end * inside]);
-    };
-    run(w.len() / inside.max(1), inside, x, y, |y, value| y + scale * value, copy);
+    let of = |rows: Range<usize>| &w[rows.start * inside..rows.end * inside];
+    let whole = |rows: Range<usize>| (rows.len() == WIDENED).then(|| of(rows));
+    let copy = |rows: Range<usize>, out: &mut [f32]| out.copy_from_slice(of(rows));
+    run(w.len() / inside.max(1), inside, x, y, |y, value| y + scale * value, whole, copy);
 }
 
-/// y[i, o] = `combine(y[i, o], x[i] · w[o])`; `widen` writes weight rows.
-fn run(
+/// y[i, o] = `combine(y[i, o], x[i] · w[o])`; `there` has [`WIDENED`] weight rows if they lie in memory, else `widen` writes some.
+fn run<'w>(
     outside: usize,
     inside: usize,
     x: &[f32],
     y: &mut [f32],
     combine: impl Fn(f32, f32) -> f32,
+    there: impl Fn(Range<usize>) -> Option<&'w [f32]> + Sync,
     widen: impl Fn(Range<usize>, &mut [f32]) + Sync,
 ) {
     let rows = x.len() / inside.max(1);
@@ -45,13 +47,17 @@ fn run(
     let arch = Arch::new();
     let part = |range: Range<usize>| {
         let mut products = vec![0f32; rows * range.len()];
-        let mut weights = vec![0f32; WIDENED * inside];
+        let mut widened = Vec::new();
         for start in range.clone().step_by(WIDENED) {
             let some = start..(start + WIDENED).min(range.end);
-            widen(some.clone(), &mut weights[..some.len() * inside]);
-            // What is left of earlier rows is multiplied too, and not looked at.
             let (at, count, stride) = (start - range.start, some.len(), range.len());
-            arch.dispatch(Products { weights: &weights, x, inside, products: &mut products, stride, at, count });
+            let weights = there(some.clone()).unwrap_or_else(|| {
+                // What is left of earlier rows is multiplied too, and not looked at.
+                widened.resize(WIDENED * inside, 0.0);
+                widen(some, &mut widened[..count * inside]);
+                &widened
+            });
+            arch.dispatch(Products { weights, x, inside, products: &mut products, stride, at, count });
         }
         products
     };
@@ -91,17 +97,25 @@ impl WithSimd for Products<'_> {
         let (first, second) = weights.split_at(WIDENED / 2 * inside);
         let mut i = 0;
         while i < rows {
-            let together = if rows - i >= 3 { 3 } else { 1 };
+            let together = (rows - i).min(3);
             let x = &x[i * inside..(i + together) * inside];
             let mut sums = [[0f32; WIDENED]; 3];
-            if together == 3 {
-                let (low, high) = (three_by_four(simd, first, x, inside), three_by_four(simd, second, x, inside));
-                for m in 0..3 {
-                    sums[m][..4].copy_from_slice(&low[m]);
-                    sums[m][4..].copy_from_slice(&high[m]);
+            match together {
+                3 => {
+                    let (low, high) = (three_by_four(simd, first, x, inside), three_by_four(simd, second, x, inside));
+                    for m in 0..3 {
+                        sums[m][..4].copy_from_slice(&low[m]);
+                        sums[m][4..].copy_from_slice(&high[m]);
+                    }
                 }
-            } else {
-                [sums[0]] = one_by_eight(simd, weights, x, inside);
+                2 => {
+                    let (low, high) = (two_by_four(simd, first, x, inside), two_by_four(simd, second, x, inside));
+                    for m in 0..2 {
+                        sums[m][..4].copy_from_slice(&low[m]);
+                        sums[m][4..].copy_from_slice(&high[m]);
+                    }
+                }
+                _ => [sums[0]] = one_by_eight(simd, weights, x, inside),
             }
             for sums in &sums[..together] {
                 products[i * stride + at..][..count].copy_from_slice(&sums[..count]);
@@ -157,6 +171,7 @@ macro_rules! tile {
 }
 
 tile!(three_by_four, 3, 4: 0 w0 t0, 1 w1 t1, 2 w2 t2, 3 w3 t3);
+tile!(two_by_four, 2, 4: 0 w0 t0, 1 w1 t1, 2 w2 t2, 3 w3 t3);
 tile!(one_by_eight, 1, 8: 0 w0 t0, 1 w1 t1, 2 w2 t2, 3 w3 t3, 4 w4 t4, 5 w5 t5, 6 w6 t6, 7 w7 t7);
 
 #[cfg(test)]

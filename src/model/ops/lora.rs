@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 
 use super::few_rows::{self, FEW};
 use super::gemm::{Into, Mat, MatMut, matmul};
@@ -79,7 +80,7 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// y[rows] += s · (x[rows] Aᵀ) Bᵀ; then, where the pair has them, y[rows] without its bias times the lengths, plus biases.
+    /// y += s · (x[rows] Aᵀ) Bᵀ for y of these rows; then, where the pair has them, y without its bias times the lengths, plus biases.
     fn add(&self, frozen: &Frozen, x: &[f32], y: &mut [f32]) -> Result<()> {
         let pair = &self.pair;
         let (inside, outside, rank) = (frozen.weight.cols, frozen.weight.rows, pair.a.dim(0)?);
@@ -87,7 +88,6 @@ impl Slot {
         let (a, b) = (view(&pair.a), view(&pair.b));
         let (a, b, scale) = (a.slice()?, b.slice()?, pair.scale as f32);
         let x = &x[self.rows.start * inside..self.rows.end * inside];
-        let y = &mut y[self.rows.start * outside..self.rows.end * outside];
         let mut h = vec![0f32; rows * rank];
         if rows <= FEW {
             few_rows::add_product(a, inside, 1.0, x, &mut h);
@@ -136,9 +136,17 @@ impl CustomOp1 for Rows {
         let x = slice(storage, layout)?;
         let (rows, shape) = self.frozen.check(layout)?;
         let mut y = self.frozen.forward(x, rows)?;
+        let (mut parts, mut rest, mut at) = (Vec::new(), y.as_mut_slice(), 0);
         for slot in &self.slots {
-            slot.add(&self.frozen, x, &mut y)?;
+            if slot.rows.start < at || slot.rows.end > rows {
+                bail!("rows {:?} of an adapter overlap another's, or are not among the {rows} of x", slot.rows);
+            }
+            let before = (slot.rows.start - at) * self.frozen.weight.rows;
+            let (part, later) = rest[before..].split_at_mut(slot.rows.len() * self.frozen.weight.rows);
+            parts.push((slot, part));
+            (rest, at) = (later, slot.rows.end);
         }
+        parts.into_par_iter().try_for_each(|(slot, y)| slot.add(&self.frozen, x, y))?;
         Ok((CpuStorage::F32(y), shape))
     }
 
