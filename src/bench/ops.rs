@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Result, Tensor, Var};
 
 use crate::model::ops::activation::{activate, gated};
 use crate::model::ops::attention::{Heads, Sequence, attention};
 use crate::model::ops::columns::{Piece, columns};
 use crate::model::ops::cross_entropy::head_cross_entropy;
+use crate::model::ops::exp;
 use crate::model::ops::experts::{Share, combine, route};
+use crate::model::ops::few_rows;
 use crate::model::ops::gemm::{Into, Mat, MatMut, matmul};
 use crate::model::ops::layer_norm::layer_norm;
 use crate::model::ops::lora::{Frozen, lora, mix};
@@ -142,7 +145,7 @@ pub fn pairs() -> Result<Vec<Pair>> {
     pairs.extend(feed_forward()?);
     pairs.extend([fused()?, adapted()?]);
     pairs.extend(mixture()?);
-    pairs.extend([head()?, product()?]);
+    pairs.extend([head()?, product()?, decoded("decode-1-row", 1)?, decoded("decode-8-rows", 8)?, exponentials()?]);
     Ok(pairs)
 }
 
@@ -324,6 +327,42 @@ fn product() -> Result<Pair> {
             let (a, b) = (view(&x[0]), view(&x[1]));
             Tensor::from_vec(reference::product(m, n, k, a.slice()?, b.slice()?), (m, n), &Device::Cpu)
         },
+    );
+    Ok(Pair { differentiable: false, ..pair })
+}
+
+/// The up projection of a few rows: weights as they lie in a Q4_1 file, against the same in f32 by candle.
+fn decoded(name: &'static str, rows: usize) -> Result<Pair> {
+    let weight = tensor(4, &[INTERMEDIATE, HIDDEN])?;
+    let quantised = QTensor::quantize(&weight, GgmlDType::Q4_1)?;
+    let slow = quantised.dequantize(&Device::Cpu)?;
+    let bytes = quantised.data()?.into_owned();
+    let matrix = Matrix::quantised("w", GgmlDType::Q4_1, bytes, INTERMEDIATE, HIDDEN);
+    let pair = Pair::new(
+        name,
+        vec![var(1, &[rows, HIDDEN])?],
+        move |_, x| {
+            let mut y = vec![0f32; rows * INTERMEDIATE];
+            few_rows::product(&matrix, view(&x[0]).slice()?, &mut y);
+            Tensor::from_vec(y, (rows, INTERMEDIATE), &Device::Cpu)
+        },
+        move |x| x[0].matmul(&slow.t()?),
+    );
+    Ok(Pair { differentiable: false, ..pair })
+}
+
+/// exp(x − max) of a row of logits, as every softmax has it.
+fn exponentials() -> Result<Pair> {
+    let pair = Pair::new(
+        "exp",
+        vec![var(1, &[VOCABULARY])?],
+        |_, x| {
+            let mut row = view(&x[0]).slice()?.to_vec();
+            let largest = exp::max(&row);
+            exp::exp_in_place(&mut row, largest);
+            Tensor::from_vec(row, VOCABULARY, &Device::Cpu)
+        },
+        |x| x[0].broadcast_sub(&x[0].max(0)?)?.exp(),
     );
     Ok(Pair { differentiable: false, ..pair })
 }

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::model::cache::Cache;
 use crate::record::{Finish, Request, Sampling};
 
-/// Rows of a product that cost about as much as one: reading the weights takes as long as computing so many. Doubtful drafts are
+/// Rows of a product that cost less than twice as much as one, most of which is reading and widening the weights. Doubtful drafts are
 /// tried only within it.
 const CHEAP: usize = 8;
 /// Tokens that must be found in a draft for an answer that left it to follow it again.

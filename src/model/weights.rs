@@ -144,6 +144,13 @@ impl Matrix {
         Self { name: name.into(), rows, cols, format: Format::F32, bytes: Bytes::Wide(Arc::new(values)), scales: None }
     }
 
+    /// A matrix of a GGUF quantisation's blocks.
+    pub(crate) fn quantised(name: &str, dtype: GgmlDType, bytes: Vec<u8>, rows: usize, cols: usize) -> Self {
+        let format = Format::Quantised(dtype);
+        assert_eq!(format.bytes(cols).map(|row| row * rows), Some(bytes.len()));
+        Self { name: name.into(), rows, cols, format, bytes: Bytes::Owned(Arc::new(bytes)), scales: None }
+    }
+
     /// The same matrix with row `order[i]` as its row i.
     pub(crate) fn reordered(&self, order: &[usize]) -> Self {
         let row = self.format.bytes(self.cols).unwrap_or(0);
