@@ -60,8 +60,8 @@ its median and spread. n counts pairs during which other processes used less tha
 
 {own}
 
-The time of an answer of 128 tokens, or of the same work, against that of one arm or thread, in the same run; an arm is one more row of the
-batch and, but for base, an adapter of rank 16 on all linear layers.
+The time of 128 tokens after a prompt of 8, or of the same work, against that of one arm or thread, in the same run; an arm is one more row
+of the batch and, but for base, an adapter of rank 16 on all linear layers.
 
 ## Peak memory
 

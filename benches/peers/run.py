@@ -196,7 +196,8 @@ class Measuring:
                     WORK / "task", "--device", "cpu", "--batch_size", "8", "--output_path", out]
 
         def accuracies():
-            found = sorted(out.rglob("results*.json"))
+            # Their names have the time: base came first.
+            found = sorted(out.rglob("results*.json"), key=lambda f: f.name)
             return [json.loads(f.read_text())["results"][task]["acc,none"] for f in found]
 
         theirs = Whole([harness(), harness(f"peft={self.adapter}")], LOG, 1, prepare=lambda: shutil.rmtree(out, ignore_errors=True),
