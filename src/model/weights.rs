@@ -102,10 +102,18 @@ impl Matrix {
         });
     }
 
+    /// Values of some rows, where they lie in memory in f32.
+    pub(crate) fn wide_rows(&self, rows: Range<usize>) -> Option<&[f32]> {
+        match &self.bytes {
+            Bytes::Wide(values) => Some(&values[rows.start * self.cols..rows.end * self.cols]),
+            _ => None,
+        }
+    }
+
     /// Values of some rows, on the calling thread.
     pub(crate) fn widen_serially(&self, rows: Range<usize>, out: &mut [f32]) {
-        if let Bytes::Wide(values) = &self.bytes {
-            return out.copy_from_slice(&values[rows.start * self.cols..rows.end * self.cols]);
+        if let Some(values) = self.wide_rows(rows.clone()) {
+            return out.copy_from_slice(values);
         }
         self.format.widen(self.row_bytes(rows.clone()), out);
         if let Some(scales) = &self.scales {

@@ -21,18 +21,17 @@ const TASK: usize = 1 << 16;
 /// y (rows, out) = x (rows, in) Wᵀ.
 pub(crate) fn product(weight: &Matrix, x: &[f32], y: &mut [f32]) {
     let widen = |rows: Range<usize>, out: &mut [f32]| weight.widen_serially(rows, out);
-    run(weight.rows, weight.cols, x, y, |_, value| value, |_| None, widen);
+    run(weight.rows, weight.cols, x, y, |_, value| value, |rows| weight.wide_rows(rows), widen);
 }
 
 /// y (rows, out) += scale · x (rows, in) Wᵀ, for W (out, in) in f32.
 pub(crate) fn add_product(w: &[f32], inside: usize, scale: f32, x: &[f32], y: &mut [f32]) {
     let of = |rows: Range<usize>| &w[rows.start * inside..rows.end * inside];
-    let whole = |rows: Range<usize>| (rows.len() == WIDENED).then(|| of(rows));
     let copy = |rows: Range<usize>, out: &mut [f32]| out.copy_from_slice(of(rows));
-    run(w.len() / inside.max(1), inside, x, y, |y, value| y + scale * value, whole, copy);
+    run(w.len() / inside.max(1), inside, x, y, |y, value| y + scale * value, |rows| Some(of(rows)), copy);
 }
 
-/// y[i, o] = `combine(y[i, o], x[i] · w[o])`; `there` has [`WIDENED`] weight rows if they lie in memory, else `widen` writes some.
+/// y[i, o] = `combine(y[i, o], x[i] · w[o])`; `there` has weight rows that lie in memory in f32, else `widen` writes them.
 fn run<'w>(
     outside: usize,
     inside: usize,
@@ -51,7 +50,7 @@ fn run<'w>(
         for start in range.clone().step_by(WIDENED) {
             let some = start..(start + WIDENED).min(range.end);
             let (at, count, stride) = (start - range.start, some.len(), range.len());
-            let weights = there(some.clone()).unwrap_or_else(|| {
+            let weights = there(some.clone()).filter(|_| count == WIDENED).unwrap_or_else(|| {
                 // What is left of earlier rows is multiplied too, and not looked at.
                 widened.resize(WIDENED * inside, 0.0);
                 widen(some, &mut widened[..count * inside]);
@@ -101,20 +100,8 @@ impl WithSimd for Products<'_> {
             let x = &x[i * inside..(i + together) * inside];
             let mut sums = [[0f32; WIDENED]; 3];
             match together {
-                3 => {
-                    let (low, high) = (three_by_four(simd, first, x, inside), three_by_four(simd, second, x, inside));
-                    for m in 0..3 {
-                        sums[m][..4].copy_from_slice(&low[m]);
-                        sums[m][4..].copy_from_slice(&high[m]);
-                    }
-                }
-                2 => {
-                    let (low, high) = (two_by_four(simd, first, x, inside), two_by_four(simd, second, x, inside));
-                    for m in 0..2 {
-                        sums[m][..4].copy_from_slice(&low[m]);
-                        sums[m][4..].copy_from_slice(&high[m]);
-                    }
-                }
+                3 => beside(three_by_four(simd, first, x, inside), three_by_four(simd, second, x, inside), &mut sums),
+                2 => beside(two_by_four(simd, first, x, inside), two_by_four(simd, second, x, inside), &mut sums),
                 _ => [sums[0]] = one_by_eight(simd, weights, x, inside),
             }
             for sums in &sums[..together] {
@@ -122,6 +109,15 @@ impl WithSimd for Products<'_> {
                 i += 1;
             }
         }
+    }
+}
+
+/// Puts the products with the first four weight rows and with the last four beside each other.
+#[inline(always)]
+fn beside<const M: usize>(low: [[f32; 4]; M], high: [[f32; 4]; M], sums: &mut [[f32; WIDENED]; 3]) {
+    for m in 0..M {
+        sums[m][..4].copy_from_slice(&low[m]);
+        sums[m][4..].copy_from_slice(&high[m]);
     }
 }
 
