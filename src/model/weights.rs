@@ -5,6 +5,8 @@
 
 mod blocks;
 mod format;
+mod unpack;
+mod vectors;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -118,6 +120,14 @@ impl Matrix {
         self.format.widen(self.row_bytes(rows.clone()), out);
         if let Some(scales) = &self.scales {
             scales.apply(rows, self.cols, out);
+        }
+    }
+
+    /// Products of a few rows `x` (n, cols) with some of its rows: (n, rows). False: these are not made faster than from the values.
+    pub(crate) fn products(&self, rows: Range<usize>, x: &[f32], products: &mut [f32]) -> bool {
+        match (self.format, &self.scales) {
+            (Format::Quantised(dtype), None) => unpack::products(dtype, self.row_bytes(rows), self.cols, x, products),
+            _ => false,
         }
     }
 

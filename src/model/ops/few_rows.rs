@@ -20,40 +20,79 @@ const TASK: usize = 1 << 16;
 
 /// y (rows, out) = x (rows, in) Wᵀ.
 pub(crate) fn product(weight: &Matrix, x: &[f32], y: &mut [f32]) {
-    let widen = |rows: Range<usize>, out: &mut [f32]| weight.widen_serially(rows, out);
-    run(weight.rows, weight.cols, x, y, |_, value| value, |rows| weight.wide_rows(rows), widen);
+    run(weight, [weight.rows, weight.cols], x, y, |_, value| value);
 }
 
 /// y (rows, out) += scale · x (rows, in) Wᵀ, for W (out, in) in f32.
 pub(crate) fn add_product(w: &[f32], inside: usize, scale: f32, x: &[f32], y: &mut [f32]) {
-    let of = |rows: Range<usize>| &w[rows.start * inside..rows.end * inside];
-    let copy = |rows: Range<usize>, out: &mut [f32]| out.copy_from_slice(of(rows));
-    run(w.len() / inside.max(1), inside, x, y, |y, value| y + scale * value, |rows| Some(of(rows)), copy);
+    let outside = w.len().checked_div(inside).unwrap_or(0);
+    run(&Wide { w, inside }, [outside, inside], x, y, |y, value| y + scale * value);
 }
 
-/// y[i, o] = `combine(y[i, o], x[i] · w[o])`; `there` has weight rows that lie in memory in f32, else `widen` writes them.
-fn run<'w>(
-    outside: usize,
+/// Where weight rows come from.
+trait Rows: Sync {
+    /// Writes the products with some of them, (rows of x, weight rows), when that is faster than from their values.
+    fn products(&self, rows: Range<usize>, x: &[f32], products: &mut [f32]) -> bool;
+
+    /// Their values, where they lie in memory in f32.
+    fn values(&self, rows: Range<usize>) -> Option<&[f32]>;
+
+    /// Writes their values.
+    fn widen(&self, rows: Range<usize>, out: &mut [f32]);
+}
+
+impl Rows for Matrix {
+    fn products(&self, rows: Range<usize>, x: &[f32], products: &mut [f32]) -> bool {
+        Matrix::products(self, rows, x, products)
+    }
+
+    fn values(&self, rows: Range<usize>) -> Option<&[f32]> {
+        self.wide_rows(rows)
+    }
+
+    fn widen(&self, rows: Range<usize>, out: &mut [f32]) {
+        self.widen_serially(rows, out);
+    }
+}
+
+/// Weights (out, `inside`) in f32.
+struct Wide<'a> {
+    w: &'a [f32],
     inside: usize,
-    x: &[f32],
-    y: &mut [f32],
-    combine: impl Fn(f32, f32) -> f32,
-    there: impl Fn(Range<usize>) -> Option<&'w [f32]> + Sync,
-    widen: impl Fn(Range<usize>, &mut [f32]) + Sync,
-) {
+}
+
+impl Rows for Wide<'_> {
+    fn products(&self, _: Range<usize>, _: &[f32], _: &mut [f32]) -> bool {
+        false
+    }
+
+    fn values(&self, rows: Range<usize>) -> Option<&[f32]> {
+        Some(&self.w[rows.start * self.inside..rows.end * self.inside])
+    }
+
+    fn widen(&self, rows: Range<usize>, out: &mut [f32]) {
+        out.copy_from_slice(&self.w[rows.start * self.inside..rows.end * self.inside]);
+    }
+}
+
+/// y[i, o] = `combine(y[i, o], x[i] · w[o])`.
+fn run(w: &impl Rows, [outside, inside]: [usize; 2], x: &[f32], y: &mut [f32], combine: impl Fn(f32, f32) -> f32) {
     let rows = x.len() / inside.max(1);
     assert!(x.len() == rows * inside && y.len() == rows * outside, "x, W and y do not fit");
     let arch = Arch::new();
     let part = |range: Range<usize>| {
         let mut products = vec![0f32; rows * range.len()];
+        if w.products(range.clone(), x, &mut products) {
+            return products;
+        }
         let mut widened = Vec::new();
         for start in range.clone().step_by(WIDENED) {
             let some = start..(start + WIDENED).min(range.end);
             let (at, count, stride) = (start - range.start, some.len(), range.len());
-            let weights = there(some.clone()).filter(|_| count == WIDENED).unwrap_or_else(|| {
+            let weights = w.values(some.clone()).filter(|_| count == WIDENED).unwrap_or_else(|| {
                 // What is left of earlier rows is multiplied too, and not looked at.
                 widened.resize(WIDENED * inside, 0.0);
-                widen(some, &mut widened[..count * inside]);
+                w.widen(some, &mut widened[..count * inside]);
                 &widened
             });
             arch.dispatch(Products { weights, x, inside, products: &mut products, stride, at, count });

@@ -1,137 +1,32 @@
-//! Values of GGUF's quantised blocks, in f32: bit for bit what candle makes of them, with vector instructions chosen at run time.
+//! Values of GGUF's quantised blocks, in f32: bit for bit what candle makes of them wherever that is finite.
 //!
-//! Every form is unpacked to codes of 8 bits, sixteen of which share `code · d + m`. The product is exact in f32 (but for Q6_K,
-//! whose m is 0), so that there is one rounding, fused or not.
+//! Every form is unpacked to codes of 8 bits, sixteen of which share `code · d + m`. Where that is `(code - c) · d`, m is −c · d:
+//! products and sum are exact in f32, so that there is one rounding at most, fused or not.
 
-use candle_core::quantized::GgmlDType;
-use half::f16;
-use pulp::{Arch, NullaryFnOnce};
+use super::vectors::{GROUP, Vectors};
 
-/// Sixteen values: what a step of vector instructions makes.
-const GROUP: usize = 16;
-
-/// Writes the values of whole blocks. False: this form has no fast way here.
-pub(super) fn widen(dtype: GgmlDType, bytes: &[u8], out: &mut [f32]) -> bool {
-    let known = [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K].contains(&dtype);
-    if known {
-        Arch::new().dispatch(Widen { dtype, bytes, out });
-    }
-    known
+/// A form of blocks: each of `BYTES` bytes, which hold `VALUES` values.
+pub(super) trait Form<const BYTES: usize, const VALUES: usize> {
+    /// Gives the sink the block's values, sixteen at a time.
+    fn unpack<S: Vectors>(s: S, block: &[u8; BYTES], sink: &mut impl Sink<S>);
 }
 
-use GgmlDType::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-
-struct Widen<'a> {
-    dtype: GgmlDType,
-    bytes: &'a [u8],
-    out: &'a mut [f32],
-}
-
-impl NullaryFnOnce for Widen<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(v3) = pulp::x86::V3::try_new() {
-            return self.with(v3);
-        }
-        self.with(Portable);
-    }
-}
-
-impl Widen<'_> {
-    #[inline(always)]
-    fn with<S: Scaled>(self, s: S) {
-        let Self { dtype, bytes, out } = self;
-        // A macro, since a closure may become a function of its own, which would not have the vector instructions.
-        macro_rules! each {
-            ($write:ident) => {
-                for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-                    $write(s, block, out);
-                }
-            };
-        }
-        match dtype {
-            Q4_0 => each!(q4_0),
-            Q4_1 => each!(q4_1),
-            Q5_0 => each!(q5_0),
-            Q5_1 => each!(q5_1),
-            Q8_0 => each!(q8_0),
-            Q2K => each!(q2_k),
-            Q3K => each!(q3_k),
-            Q4K => each!(q4_k),
-            Q5K => each!(q5_k),
-            Q6K => each!(q6_k),
-            _ => {}
-        }
-    }
-}
-
-/// What vector instructions do.
-trait Scaled: Copy {
-    /// `code · d + m` for sixteen codes.
-    fn write(self, codes: [i8; GROUP], d: f32, m: f32, out: &mut [f32; GROUP]);
-
-    /// Two f16, the first in the lower bits.
-    fn halves(self, bits: u32) -> (f32, f32);
-}
-
-#[derive(Clone, Copy)]
-struct Portable;
-
-impl Scaled for Portable {
-    #[inline(always)]
-    fn write(self, codes: [i8; GROUP], d: f32, m: f32, out: &mut [f32; GROUP]) {
-        out.iter_mut().zip(codes).for_each(|(out, code)| *out = f32::from(code) * d + m);
-    }
-
-    #[inline(always)]
-    fn halves(self, bits: u32) -> (f32, f32) {
-        (f16::from_bits(bits as u16).to_f32(), f16::from_bits((bits >> 16) as u16).to_f32())
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Scaled for pulp::x86::V3 {
-    #[inline(always)]
-    fn write(self, codes: [i8; GROUP], d: f32, m: f32, out: &mut [f32; GROUP]) {
-        let codes: std::arch::x86_64::__m128i = pulp::cast(codes);
-        let (d, m) = (self.avx._mm256_set1_ps(d), self.avx._mm256_set1_ps(m));
-        let low = self.avx2._mm256_cvtepi8_epi32(codes);
-        let high = self.avx2._mm256_cvtepi8_epi32(self.sse2._mm_srli_si128::<8>(codes));
-        let low = self.fma._mm256_fmadd_ps(self.avx._mm256_cvtepi32_ps(low), d, m);
-        let high = self.fma._mm256_fmadd_ps(self.avx._mm256_cvtepi32_ps(high), d, m);
-        *out = pulp::cast([low, high]);
-    }
-
-    /// Exponent and mantissa moved to their place and multiplied by 2¹¹², which is right for subnormal numbers too; what was
-    /// infinite or NaN gets all bits of the exponent again.
-    #[inline(always)]
-    fn halves(self, bits: u32) -> (f32, f32) {
-        const REBIAS: i32 = (127 + 127 - 15) << 23;
-        let Self { sse, sse2, sse4_1, .. } = self;
-        let bits = sse4_1._mm_cvtepu16_epi32(sse2._mm_cvtsi32_si128(bits as i32));
-        let moved = sse2._mm_slli_epi32::<13>(sse2._mm_and_si128(bits, sse2._mm_set1_epi32(0x7fff)));
-        let scaled = sse._mm_mul_ps(pulp::cast(moved), pulp::cast(sse2._mm_set1_epi32(REBIAS)));
-        let special = sse2._mm_cmpgt_epi32(moved, sse2._mm_set1_epi32(0x0f7f_ffff));
-        let exponent = sse2._mm_and_si128(special, sse2._mm_set1_epi32(0x7f80_0000));
-        let sign = sse2._mm_slli_epi32::<16>(sse2._mm_and_si128(bits, sse2._mm_set1_epi32(0x8000)));
-        let found: [f32; 4] = pulp::cast(sse2._mm_or_si128(sse2._mm_or_si128(pulp::cast(scaled), exponent), sign));
-        (found[0], found[1])
-    }
+/// Where a block's values go.
+pub(super) trait Sink<S: Vectors> {
+    /// The `group`-th sixteen values of the block.
+    fn put(&mut self, s: S, group: usize, values: S::Values);
 }
 
 /// Two scales that lie side by side: f16, little-endian.
 #[inline(always)]
-fn two_halves<S: Scaled>(s: S, block: &[u8], at: usize) -> (f32, f32) {
+fn two_halves<S: Vectors>(s: S, block: &[u8], at: usize) -> (S::Scale, S::Scale) {
     s.halves(u32::from_le_bytes(part(block, at)))
 }
 
 /// A scale.
 #[inline(always)]
-fn half<S: Scaled>(s: S, block: &[u8], at: usize) -> f32 {
-    s.halves(u32::from(u16::from_le_bytes(part(block, at)))).0
+fn half<S: Vectors>(s: S, block: &[u8], at: usize) -> S::Scale {
+    s.half(u16::from_le_bytes(part(block, at)))
 }
 
 /// `N` bytes from `at` on.
@@ -142,97 +37,107 @@ fn part<const N: usize>(block: &[u8], at: usize) -> [u8; N] {
     part
 }
 
-/// The codes that `f` makes of each byte and its place.
+/// Sixteen bytes from `at` on.
 #[inline(always)]
-fn codes(bytes: [u8; GROUP], f: impl Fn(usize, u8) -> u8) -> [i8; GROUP] {
-    let mut codes = [0i8; GROUP];
-    let mut i = 0;
-    while i < GROUP {
-        codes[i] = f(i, bytes[i]) as i8;
-        i += 1;
+fn bytes<S: Vectors>(s: S, block: &[u8], at: usize) -> S::Bytes {
+    s.load(part(block, at))
+}
+
+pub(super) struct Q4_0;
+
+impl Form<18, 32> for Q4_0 {
+    #[inline(always)]
+    fn unpack<S: Vectors>(s: S, block: &[u8; 18], sink: &mut impl Sink<S>) {
+        let (d, q) = (half(s, block, 0), bytes(s, block, 2));
+        sink.put(s, 0, s.scaled(s.bits(q, 0, 15), d, s.times(d, -8.0)));
+        sink.put(s, 1, s.scaled(s.bits(q, 4, 15), d, s.times(d, -8.0)));
     }
-    codes
 }
 
-/// The `i`-th sixteen values of a block.
-#[inline(always)]
-fn group<const N: usize>(out: &mut [f32; N], i: usize) -> &mut [f32; GROUP] {
-    &mut out.as_chunks_mut::<GROUP>().0[i]
-}
+pub(super) struct Q4_1;
 
-#[inline(always)]
-fn q4_0<S: Scaled>(s: S, block: &[u8; 18], out: &mut [f32; 32]) {
-    let (d, q) = (half(s, block, 0), part(block, 2));
-    s.write(codes(q, |_, q| (q & 15).wrapping_sub(8)), d, 0.0, group(out, 0));
-    s.write(codes(q, |_, q| (q >> 4).wrapping_sub(8)), d, 0.0, group(out, 1));
-}
-
-#[inline(always)]
-fn q4_1<S: Scaled>(s: S, block: &[u8; 20], out: &mut [f32; 32]) {
-    let ((d, m), q) = (two_halves(s, block, 0), part(block, 4));
-    s.write(codes(q, |_, q| q & 15), d, m, group(out, 0));
-    s.write(codes(q, |_, q| q >> 4), d, m, group(out, 1));
-}
-
-/// The fifth bits of 32 codes: a byte of 16 or 0 each.
-#[inline(always)]
-fn fifth_bits(block: &[u8], at: usize) -> [[u8; GROUP]; 2] {
-    let bits = u32::from_le_bytes(part(block, at));
-    let mut fifth = [[0; GROUP]; 2];
-    for i in 0..2 * GROUP {
-        fifth[i / GROUP][i % GROUP] = ((bits >> i & 1) << 4) as u8;
+impl Form<20, 32> for Q4_1 {
+    #[inline(always)]
+    fn unpack<S: Vectors>(s: S, block: &[u8; 20], sink: &mut impl Sink<S>) {
+        let ((d, m), q) = (two_halves(s, block, 0), bytes(s, block, 4));
+        sink.put(s, 0, s.scaled(s.bits(q, 0, 15), d, m));
+        sink.put(s, 1, s.scaled(s.bits(q, 4, 15), d, m));
     }
-    fifth
 }
 
+/// The fifth bits of 32 codes, in their place.
 #[inline(always)]
-fn q5_0<S: Scaled>(s: S, block: &[u8; 22], out: &mut [f32; 32]) {
-    let (d, [low, high], q) = (half(s, block, 0), fifth_bits(block, 2), part(block, 6));
-    s.write(codes(q, |i, q| (q & 15 | low[i]).wrapping_sub(16)), d, 0.0, group(out, 0));
-    s.write(codes(q, |i, q| (q >> 4 | high[i]).wrapping_sub(16)), d, 0.0, group(out, 1));
+fn fifth_bits<S: Vectors>(s: S, block: &[u8], at: usize) -> [S::Bytes; 2] {
+    [s.spread(u16::from_le_bytes(part(block, at)), 16), s.spread(u16::from_le_bytes(part(block, at + 2)), 16)]
 }
 
-#[inline(always)]
-fn q5_1<S: Scaled>(s: S, block: &[u8; 24], out: &mut [f32; 32]) {
-    let ((d, m), [low, high], q) = (two_halves(s, block, 0), fifth_bits(block, 4), part(block, 8));
-    s.write(codes(q, |i, q| q & 15 | low[i]), d, m, group(out, 0));
-    s.write(codes(q, |i, q| q >> 4 | high[i]), d, m, group(out, 1));
+pub(super) struct Q5_0;
+
+impl Form<22, 32> for Q5_0 {
+    #[inline(always)]
+    fn unpack<S: Vectors>(s: S, block: &[u8; 22], sink: &mut impl Sink<S>) {
+        let (d, [low, high], q) = (half(s, block, 0), fifth_bits(s, block, 2), bytes(s, block, 6));
+        sink.put(s, 0, s.scaled(s.or(s.bits(q, 0, 15), low), d, s.times(d, -16.0)));
+        sink.put(s, 1, s.scaled(s.or(s.bits(q, 4, 15), high), d, s.times(d, -16.0)));
+    }
 }
 
-#[inline(always)]
-fn q8_0<S: Scaled>(s: S, block: &[u8; 34], out: &mut [f32; 32]) {
-    let d = half(s, block, 0);
-    for i in 0..2 {
-        s.write(codes(part(block, 2 + i * GROUP), |_, q| q), d, 0.0, group(out, i));
+pub(super) struct Q5_1;
+
+impl Form<24, 32> for Q5_1 {
+    #[inline(always)]
+    fn unpack<S: Vectors>(s: S, block: &[u8; 24], sink: &mut impl Sink<S>) {
+        let ((d, m), [low, high], q) = (two_halves(s, block, 0), fifth_bits(s, block, 4), bytes(s, block, 8));
+        sink.put(s, 0, s.scaled(s.or(s.bits(q, 0, 15), low), d, m));
+        sink.put(s, 1, s.scaled(s.or(s.bits(q, 4, 15), high), d, m));
+    }
+}
+
+pub(super) struct Q8_0;
+
+impl Form<34, 32> for Q8_0 {
+    #[inline(always)]
+    fn unpack<S: Vectors>(s: S, block: &[u8; 34], sink: &mut impl Sink<S>) {
+        let d = half(s, block, 0);
+        sink.put(s, 0, s.scaled_signed(part(block, 2), d));
+        sink.put(s, 1, s.scaled_signed(part(block, 2 + GROUP), d));
     }
 }
 
 /// Scales of 4 bits, minima of 4 bits; codes of 2 bits.
-#[inline(always)]
-fn q2_k<S: Scaled>(s: S, block: &[u8; 84], out: &mut [f32; 256]) {
-    let (d, min) = two_halves(s, block, 80);
-    for i in 0..16 {
-        // 128 values, the two bits of each byte that are theirs, and the half of 32 bytes.
-        let (run, shift, side) = (i / 8, 2 * (i % 8 / 2), i % 2);
-        let (scale, q) = (block[i], part(block, 16 + 32 * run + GROUP * side));
-        let m = -(min * f32::from(scale >> 4));
-        s.write(codes(q, |_, q| q >> shift & 3), d * f32::from(scale & 15), m, group(out, i));
+pub(super) struct Q2K;
+
+impl Form<84, 256> for Q2K {
+    #[inline(always)]
+    fn unpack<S: Vectors>(s: S, block: &[u8; 84], sink: &mut impl Sink<S>) {
+        let (d, min) = two_halves(s, block, 80);
+        for i in 0..16 {
+            // 128 values, the two bits of each byte that are theirs, and the half of 32 bytes.
+            let (run, shift, side) = (i / 8, 2 * (i as i32 % 8 / 2), i % 2);
+            let (scale, q) = (block[i], bytes(s, block, 16 + 32 * run + GROUP * side));
+            let (d, m) = (s.times(d, f32::from(scale & 15)), s.times(min, -f32::from(scale >> 4)));
+            sink.put(s, i, s.scaled(s.bits(q, shift, 3), d, m));
+        }
     }
 }
 
 /// Scales of 6 bits; codes of 3 bits, whose third lies in the block's first 32 bytes.
-#[inline(always)]
-fn q3_k<S: Scaled>(s: S, block: &[u8; 110], out: &mut [f32; 256]) {
-    let d = half(s, block, 108);
-    for i in 0..16 {
-        let (run, shift, side) = (i / 8, 2 * (i % 8 / 2), i % 2);
-        let low = block[96 + i % 8] >> (4 * (i / 8)) & 15;
-        let high = block[104 + i % 4] >> (2 * (i / 4)) & 3;
-        let scale = f32::from(low | high << 4) - 32.0;
-        let third: [u8; GROUP] = part(block, GROUP * side);
-        let q = part(block, 32 + 32 * run + GROUP * side);
-        let code = |i: usize, q: u8| (q >> shift & 3).wrapping_sub(4 * (!third[i] >> (4 * run + shift / 2) & 1));
-        s.write(codes(q, code), d * scale, 0.0, group(out, i));
+pub(super) struct Q3K;
+
+impl Form<110, 256> for Q3K {
+    #[inline(always)]
+    fn unpack<S: Vectors>(s: S, block: &[u8; 110], sink: &mut impl Sink<S>) {
+        let d = half(s, block, 108);
+        for i in 0..16 {
+            let (run, shift, side) = (i / 8, 2 * (i as i32 % 8 / 2), i % 2);
+            let low = block[96 + i % 8] >> (4 * (i / 8)) & 15;
+            let high = block[104 + i % 4] >> (2 * (i / 4)) & 3;
+            let d = s.times(d, f32::from(low | high << 4) - 32.0);
+            let third = bytes(s, block, GROUP * side);
+            let q = bytes(s, block, 32 + 32 * run + GROUP * side);
+            let third = s.bits(third, 4 * run as i32 + shift / 2 - 2, 4);
+            sink.put(s, i, s.scaled(s.or(s.bits(q, shift, 3), third), d, s.times(d, -4.0)));
+        }
     }
 }
 
@@ -247,106 +152,59 @@ fn scale_and_min(block: &[u8], i: usize) -> (f32, f32) {
     (f32::from(scale), f32::from(min))
 }
 
-#[inline(always)]
-fn q4_k<S: Scaled>(s: S, block: &[u8; 144], out: &mut [f32; 256]) {
-    let (d, min) = two_halves(s, block, 0);
-    for i in 0..8 {
-        let (scale, m) = scale_and_min(block, i);
-        for side in 0..2 {
-            let q = part(block, 16 + 32 * (i / 2) + GROUP * side);
-            let shift = 4 * (i % 2);
-            s.write(codes(q, |_, q| q >> shift & 15), d * scale, -(min * m), group(out, 2 * i + side));
+pub(super) struct Q4K;
+
+impl Form<144, 256> for Q4K {
+    #[inline(always)]
+    fn unpack<S: Vectors>(s: S, block: &[u8; 144], sink: &mut impl Sink<S>) {
+        let (d, min) = two_halves(s, block, 0);
+        for i in 0..8 {
+            let (scale, minimum) = scale_and_min(block, i);
+            let (d, m) = (s.times(d, scale), s.times(min, -minimum));
+            for side in 0..2 {
+                let q = bytes(s, block, 16 + 32 * (i / 2) + GROUP * side);
+                let shift = 4 * (i as i32 % 2);
+                sink.put(s, 2 * i + side, s.scaled(s.bits(q, shift, 15), d, m));
+            }
         }
     }
 }
 
-#[inline(always)]
-fn q5_k<S: Scaled>(s: S, block: &[u8; 176], out: &mut [f32; 256]) {
-    let (d, min) = two_halves(s, block, 0);
-    for i in 0..8 {
-        let (scale, m) = scale_and_min(block, i);
-        for side in 0..2 {
-            let fifth: [u8; GROUP] = part(block, 16 + GROUP * side);
-            let q = part(block, 48 + 32 * (i / 2) + GROUP * side);
-            let shift = 4 * (i % 2);
-            let code = |at: usize, q: u8| q >> shift & 15 | (fifth[at] >> i & 1) << 4;
-            s.write(codes(q, code), d * scale, -(min * m), group(out, 2 * i + side));
+pub(super) struct Q5K;
+
+impl Form<176, 256> for Q5K {
+    #[inline(always)]
+    fn unpack<S: Vectors>(s: S, block: &[u8; 176], sink: &mut impl Sink<S>) {
+        let (d, min) = two_halves(s, block, 0);
+        for i in 0..8 {
+            let (scale, minimum) = scale_and_min(block, i);
+            let (d, m) = (s.times(d, scale), s.times(min, -minimum));
+            for side in 0..2 {
+                let fifth = bytes(s, block, 16 + GROUP * side);
+                let q = bytes(s, block, 48 + 32 * (i / 2) + GROUP * side);
+                let shift = 4 * (i as i32 % 2);
+                let codes = s.or(s.bits(q, shift, 15), s.bits(fifth, i as i32 - 4, 16));
+                sink.put(s, 2 * i + side, s.scaled(codes, d, m));
+            }
         }
     }
 }
 
 /// Scales of 8 bits for sixteen values each; codes of 6 bits, whose upper two lie apart.
-#[inline(always)]
-fn q6_k<S: Scaled>(s: S, block: &[u8; 210], out: &mut [f32; 256]) {
-    let d = half(s, block, 208);
-    for i in 0..16 {
-        // 128 values, a quarter of them, and half of that.
-        let (run, quarter, side) = (i / 8, i % 8 / 2, i % 2);
-        let low = part(block, 64 * run + 32 * (quarter % 2) + GROUP * side);
-        let high: [u8; GROUP] = part(block, 128 + 32 * run + GROUP * side);
-        let code = |at: usize, q: u8| {
-            let low = q >> (4 * (quarter / 2)) & 15;
-            (low | (high[at] >> (2 * quarter) & 3) << 4).wrapping_sub(32)
-        };
-        let scale = f32::from(block[192 + i] as i8);
-        s.write(codes(low, code), d * scale, 0.0, group(out, i));
-    }
-}
+pub(super) struct Q6K;
 
-#[cfg(test)]
-mod tests {
-    use candle_core::CpuStorage;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const FORMS: [GgmlDType; 10] = [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K];
-
-    fn same(a: f32, b: f32) -> bool {
-        a == b || a.is_nan() && b.is_nan()
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(256))]
-
-        /// Any bytes at all, infinite and subnormal scales among them.
-        #[test]
-        fn blocks_of_any_bytes_are_what_candle_makes_of_them(bytes in prop::collection::vec(any::<u8>(), 3 * 210)) {
-            for dtype in FORMS {
-                let (size, values) = (dtype.type_size(), dtype.block_size());
-                let count = bytes.len() / size;
-                let bytes = &bytes[..count * size];
-                let oracle = dtype.from_data(std::borrow::Cow::Borrowed(bytes)).dequantize(count * values);
-                let Ok(CpuStorage::F32(expected)) = oracle else { panic!("{dtype:?} has no oracle") };
-                let (mut fast, mut portable) = (vec![7f32; count * values], vec![7f32; count * values]);
-                prop_assert!(widen(dtype, bytes, &mut fast));
-                Widen { dtype, bytes, out: &mut portable }.with(Portable);
-                for (i, expected) in expected.iter().enumerate() {
-                    prop_assert!(same(fast[i], *expected), "{dtype:?}, value {i}: {} and {expected}", fast[i]);
-                    prop_assert!(same(portable[i], *expected), "{dtype:?}, value {i}: {} and {expected}", portable[i]);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn halves_are_read_exactly() {
-        struct Read(u32);
-        impl NullaryFnOnce for Read {
-            type Output = (f32, f32);
-
-            fn call(self) -> (f32, f32) {
-                #[cfg(target_arch = "x86_64")]
-                if let Some(v3) = pulp::x86::V3::try_new() {
-                    return v3.halves(self.0);
-                }
-                Portable.halves(self.0)
-            }
-        }
-        for bits in 0..=u16::MAX {
-            let got = Arch::new().dispatch(Read(u32::from(bits) | u32::from(!bits) << 16));
-            let expected = (f16::from_bits(bits).to_f32(), f16::from_bits(!bits).to_f32());
-            assert!(same(got.0, expected.0) && same(got.1, expected.1), "{bits:#06x}: {got:?} and {expected:?}");
+impl Form<210, 256> for Q6K {
+    #[inline(always)]
+    fn unpack<S: Vectors>(s: S, block: &[u8; 210], sink: &mut impl Sink<S>) {
+        let d = half(s, block, 208);
+        for i in 0..16 {
+            // 128 values, a quarter of them, and half of that.
+            let (run, quarter, side) = (i / 8, i as i32 % 8 / 2, i % 2);
+            let low = bytes(s, block, 64 * run + 32 * (i / 2 % 2) + GROUP * side);
+            let high = bytes(s, block, 128 + 32 * run + GROUP * side);
+            let codes = s.or(s.bits(low, 4 * (quarter / 2), 15), s.bits(high, 2 * quarter - 4, 48));
+            let d = s.times(d, f32::from(block[192 + i] as i8));
+            sink.put(s, i, s.scaled(codes, d, s.times(d, -32.0)));
         }
     }
 }

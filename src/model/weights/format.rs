@@ -7,7 +7,7 @@ use candle_core::quantized::GgmlDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::blocks;
+use super::unpack;
 
 /// How a tensor's values lie in its file.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,7 +45,7 @@ impl Format {
                 .zip(bytes.chunks_exact(2))
                 .for_each(|(o, b)| *o = bf16::from_le_bytes([b[0], b[1]]).to_f32()),
             Self::Fp8 => out.iter_mut().zip(bytes).for_each(|(o, b)| *o = FP8[usize::from(*b)]),
-            Self::Quantised(dtype) if blocks::widen(dtype, bytes, out) => {}
+            Self::Quantised(dtype) if unpack::widen(dtype, bytes, out) => {}
             Self::Quantised(dtype) => {
                 let blocks = dtype.from_data(std::borrow::Cow::Borrowed(bytes));
                 match blocks.dequantize(out.len()) {
