@@ -49,10 +49,13 @@ impl Tape {
     /// Notes an operation, when a watched tensor leads to one of its inputs.
     pub(crate) fn push(&self, inputs: &[&Tensor], output: &Tensor, backward: Backward) {
         if inputs.iter().any(|input| self.tracks(input)) {
-            self.watch(output);
-            let inputs = inputs.iter().map(|input| input.id()).collect();
-            self.nodes.borrow_mut().push(Node { output: output.id(), inputs, backward });
+            self.note(inputs.iter().map(|input| input.id()).collect(), output, backward);
         }
+    }
+
+    fn note(&self, inputs: Vec<TensorId>, output: &Tensor, backward: Backward) {
+        self.watch(output);
+        self.nodes.borrow_mut().push(Node { output: output.id(), inputs, backward });
     }
 
     /// Gradients of the watched tensors for a result's gradient `dy`; those that `y` does not depend on are not there.
@@ -75,6 +78,29 @@ impl Tape {
         }
         Ok(gradients)
     }
+}
+
+/// y = run(tape) for one operation on the tape, which keeps nothing of those that `run` makes but what `run` itself holds: the
+/// backward runs it again, on a tape of its own, and passes the gradient through that (Chen et al. 2016, arXiv 1604.06174).
+///
+/// `run` must make the same of it each time; gradients are then those without it, bit for bit, since the same is computed in the
+/// same order.
+pub(crate) fn checkpoint(tape: &Tape, run: impl Fn(&Tape) -> Result<Tensor> + 'static) -> Result<Tensor> {
+    let once = Tape { tracked: tape.tracked.clone(), ..Tape::default() };
+    let y = run(&once)?;
+    // What was read says which gradients there will be: an expert that no token went to is no input.
+    let inputs: Vec<TensorId> = tape.tracked.borrow().intersection(&once.inputs()).copied().collect();
+    if !inputs.is_empty() {
+        let wanted = inputs.clone();
+        let backward = move |dy: &Tensor| {
+            let again = Tape { tracked: RefCell::new(wanted.iter().copied().collect()), ..Tape::default() };
+            let y = run(&again)?;
+            let mut gradients = again.backward(&y, dy.clone())?;
+            Ok(wanted.iter().map(|input| gradients.remove(input)).collect())
+        };
+        tape.note(inputs, &y, Box::new(backward));
+    }
+    Ok(y)
 }
 
 /// y = op(x), on the tape when there is one.
@@ -170,9 +196,15 @@ fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
     use candle_core::Device;
 
     use super::*;
+
+    /// A part of a computation, which can be run on any tape.
+    type Part = Rc<dyn Fn(&Tape) -> Result<Tensor>>;
 
     fn tensor(values: &[f32], shape: (usize, usize)) -> Tensor {
         Tensor::from_slice(values, shape, &Device::Cpu).expect("a tensor")
@@ -202,6 +234,59 @@ mod tests {
         let x = tensor(&[1.0; 4], (2, 2));
         let y = add(Some(&tape), &x, &x).expect("a sum");
         assert!(!tape.tracks(&y) && tape.nodes.borrow().is_empty());
+    }
+
+    /// Inputs from outside and from another checkpoint, one of them read twice, one nested; and one that is watched but not read.
+    #[test]
+    fn checkpoints_change_no_gradient_and_keep_no_operation() {
+        let (x, w, unread) =
+            (tensor(&[0.1, 0.7, -0.3, 1.9], (2, 2)), tensor(&[0.3; 4], (2, 2)), tensor(&[1.0], (1, 1)));
+        let gradients = |with: &dyn Fn(&Tape, Part) -> Result<Tensor>| {
+            let tape = Tape::default();
+            [&x, &w, &unread].iter().for_each(|watched| tape.watch(watched));
+            let (y, other) = (x.clone(), w.clone());
+            let inner: Part = Rc::new(move |tape| add(Some(tape), &add(Some(tape), &y, &other)?, &y));
+            let y = with(&tape, inner).expect("2x + w");
+            let (z, other) = (y.clone(), w.clone());
+            let outer: Part = Rc::new(move |tape| {
+                let (z, other) = (z.clone(), other.clone());
+                let nested = checkpoint(tape, move |tape| add(Some(tape), &z, &other))?;
+                select_rows(Some(tape), &nested, vec![1])
+            });
+            let y = with(&tape, outer).expect("a row of 2x + 2w");
+            let (nodes, read) = (tape.nodes.borrow().len(), tape.inputs());
+            let found = tape.backward(&y, tensor(&[0.1, 0.2], (1, 2))).expect("gradients");
+            assert!(read.contains(&w.id()) && !read.contains(&unread.id()) && !found.contains_key(&unread.id()));
+            (nodes, values(&y), values(&found[&x.id()]), values(&found[&w.id()]))
+        };
+        let kept = gradients(&|tape, run| run(tape));
+        let again = gradients(&|tape, run| checkpoint(tape, move |tape| run(tape)));
+        assert_eq!((kept.0, again.0), (4, 2));
+        assert_eq!((kept.1, kept.2, kept.3), (again.1, again.2, again.3));
+    }
+
+    #[test]
+    fn a_checkpoint_of_what_nothing_watched_leads_to_is_not_kept() {
+        let (tape, x) = (Tape::default(), tensor(&[1.0; 4], (2, 2)));
+        tape.watch(&tensor(&[1.0], (1, 1)));
+        let y = checkpoint(&tape, move |tape| add(Some(tape), &x, &x)).expect("a sum");
+        assert!(!tape.tracks(&y) && tape.nodes.borrow().is_empty());
+    }
+
+    /// It is told as the operation's own error, in the forward or when it is run again.
+    #[test]
+    fn what_a_checkpoint_refuses_is_an_error() {
+        let (tape, x) = (Tape::default(), tensor(&[1.0; 4], (2, 2)));
+        tape.watch(&x);
+        let taken = x.clone();
+        assert!(checkpoint(&tape, move |tape| select_rows(Some(tape), &taken, vec![2])).is_err());
+        let runs = Cell::new(0);
+        let y = checkpoint(&tape, move |tape| {
+            runs.set(runs.get() + 1);
+            select_rows(Some(tape), &x, vec![0, runs.get()])
+        });
+        let y = y.expect("rows 0 and 1");
+        assert!(tape.backward(&y, tensor(&[1.0; 4], (2, 2))).is_err());
     }
 
     #[test]
