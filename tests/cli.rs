@@ -136,6 +136,26 @@ fn a_changed_recipe_trains_anew_and_keeps_the_old_adapter() {
     assert!(project.run(&["train"]).expect(0).stdout.contains("nothing to train"));
 }
 
+/// It changes no byte, so an adapter trained without it fits, and a training that was cut goes on with it.
+#[test]
+fn gradient_checkpointing_is_not_another_recipe() {
+    let project = Project::new();
+    project.append("finetest.toml", "save_steps = 1\nsave_total_limit = 9\nlora_dropout = 0.1\n");
+    project.run(&["train"]).expect(0);
+    let bytes = || std::fs::read(project.path("adapters/tiny/adapter_model.safetensors")).expect("an adapter");
+    let whole = bytes();
+    project.append("finetest.toml", "gradient_checkpointing = true\n");
+    assert!(project.run(&["train"]).expect(0).stdout.contains("nothing to train"));
+    std::fs::remove_dir_all(project.path("adapters")).expect("removed");
+    let trainings: Vec<_> = std::fs::read_dir(project.path(".finetest/checkpoints")).expect("one").flatten().collect();
+    for step in [3, 4] {
+        std::fs::remove_dir_all(trainings[0].path().join(format!("checkpoint-{step}"))).expect("removed");
+    }
+    let ran = project.run(&["train"]).expect(0);
+    assert!(ran.stderr.contains("resumed at step 2"), "{}", ran.stderr);
+    assert_eq!(bytes(), whole);
+}
+
 #[test]
 fn changed_data_trains_anew() {
     let project = Project::new();

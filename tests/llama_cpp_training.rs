@@ -111,6 +111,13 @@ fn a_training_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
 }
 
 #[test]
+fn gradient_checkpointing_is_refused_by_name() {
+    let project = project("llama", "gradient_checkpointing = true\n");
+    let ran = project.run(&["train", "--backend", "llama-cpp"]);
+    ran.fails(1, &["m.gguf", "gradient_checkpointing is true", "llama.cpp's graph", "--backend candle"]);
+}
+
+#[test]
 fn what_llama_cpp_cannot_differentiate_is_refused_by_name() {
     for (family, why) in [
         ("gemma3_text", "GEGLU"),

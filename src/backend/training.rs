@@ -84,6 +84,9 @@ impl<'a> LlamaCppObjective<'a> {
             let dropout = recipe.lora_dropout;
             return Err(refuse(format!("lora_dropout is {dropout}, and llama.cpp's graph has no dropout")));
         }
+        if recipe.gradient_checkpointing {
+            return Err(refuse("gradient_checkpointing is true, and llama.cpp's graph keeps what it computed".into()));
+        }
         let per_step = recipe.micro_batch_size * recipe.gradient_accumulation_steps;
         let window = window_of(examples, per_step);
         std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;

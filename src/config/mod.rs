@@ -334,6 +334,14 @@ mod tests {
         assert!(recipe.sample_packing);
         assert_eq!(recipe.targets(), TargetModules::Named(vec!["q_proj".into()]));
         assert!(train("completion_only_loss = false").expect("a recipe").train_on_inputs);
+        for (keys, expected) in [
+            ("", false),
+            ("gradient_checkpointing = true", true),
+            ("enable_activation_checkpointing = true", true),
+            ("disable_gradient_checkpointing = false", true),
+        ] {
+            assert_eq!(train(keys).expect("a recipe").gradient_checkpointing, expected, "{keys}");
+        }
     }
 
     #[test]

@@ -17,11 +17,11 @@ use super::loader::Loader;
 use super::names::{GgufRows, Names, names};
 use super::norm::Norm;
 use super::ops::attention::{Heads, Keys, Sequence, add_columns, alibi_slopes, attend, attention};
-use super::ops::lora::{Frozen, linear};
+use super::ops::lora::{Dropout, Frozen, linear};
 use super::ops::rope::RopeTable;
 use super::ops::{cross_entropy, view};
-use super::spec::{DecoderSpec, Family, Positions, Residual, RopeScaling, Rotary};
-use super::tape::{Tape, add};
+use super::spec::{AttentionSpec, DecoderSpec, Family, Positions, Residual, RopeScaling, Rotary};
+use super::tape::{Tape, add, checkpoint};
 use super::weights::{Matrix, Weights};
 
 /// Tokens of several sequences, one after another.
@@ -69,6 +69,8 @@ struct Block {
     ffn_norm: Option<Norm>,
     feed_forward: FeedForward,
     post_ffn_norm: Option<Norm>,
+    spec: AttentionSpec,
+    residual: Residual,
     heads: Heads,
     rope: Option<Arc<RopeTable>>,
 }
@@ -98,8 +100,71 @@ impl Block {
             ffn_norm: if own_norm { Some(norm(names.ffn_norm)?) } else { None },
             feed_forward: FeedForward::load(loader, layer)?,
             post_ffn_norm: if sandwich { Some(norm(names.post_ffn_norm)?) } else { None },
+            spec: spec.attention.clone(),
+            residual: spec.residual,
             heads: Heads { window, ..shared.heads.clone() },
             rope: if window.is_some() { shared.local_rope.clone() } else { shared.rope.clone() },
+        })
+    }
+
+    /// `x` (tokens, hidden) → (tokens, hidden); `attention` sees the tokens before, wherever they are.
+    fn forward(
+        &self,
+        x: &Tensor,
+        positions: &Arc<Vec<usize>>,
+        adapters: Adapters<'_>,
+        attention: impl FnOnce(Qkv) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let tape = adapters.tape();
+        let post = |norm: &Option<Norm>, x: Tensor| match norm {
+            Some(norm) => norm.forward(tape, &x),
+            None => Ok(x),
+        };
+        let h = self.attention_norm.forward(tape, x)?;
+        let qkv = self.attention.project(&h, &self.spec, self.rope.as_ref(), positions, adapters)?;
+        let seen = self.attention.output(&attention(qkv)?, adapters)?;
+        let seen = post(&self.post_attention_norm, seen)?;
+        let parallel = matches!(self.residual, Residual::Parallel { .. });
+        let before = if parallel { x.clone() } else { add(tape, x, &seen)? };
+        let h = match &self.ffn_norm {
+            Some(norm) => norm.forward(tape, &before)?,
+            None => h,
+        };
+        let thought = post(&self.post_ffn_norm, self.feed_forward.forward(&h, adapters)?)?;
+        let x = add(tape, &before, &thought)?;
+        if parallel { add(tape, &x, &seen) } else { Ok(x) }
+    }
+
+    /// As [`Self::forward`], of sequences without a past.
+    fn forward_alone(
+        &self,
+        x: &Tensor,
+        sequences: &Arc<Vec<Sequence>>,
+        positions: &Arc<Vec<usize>>,
+        adapters: Adapters<'_>,
+    ) -> Result<Tensor> {
+        self.forward(x, positions, adapters, |Qkv { q, k, v }| {
+            attention(adapters.tape(), &q, &k, &v, self.heads.clone(), sequences)
+        })
+    }
+
+    /// As [`Self::forward_alone`], of which the tape keeps `x` alone. What is dropped depends on the dropout's seed and nothing
+    /// that came before, so that it is the same when the block is run again.
+    fn checkpointed(
+        self: &Arc<Self>,
+        x: &Tensor,
+        batch: &Batch,
+        adapter: &LowRank,
+        dropout: Option<Dropout>,
+        tape: &Tape,
+    ) -> Result<Tensor> {
+        let own = |linear: &Linear| Some((linear.path.clone(), adapter.pairs.get(&linear.path)?.clone()));
+        let adapter = LowRank { pairs: self.linears().into_iter().filter_map(own).collect(), ..LowRank::default() };
+        let (block, x) = (Arc::clone(self), x.clone());
+        let (sequences, positions) = (Arc::clone(&batch.sequences), Arc::clone(&batch.positions));
+        checkpoint(tape, move |tape| {
+            let adapters = Adapters::Train { adapter: &adapter, dropout, tape: Some(tape), checkpointing: false };
+            block.forward_alone(&x, &sequences, &positions, adapters)
         })
     }
 }
@@ -158,7 +223,8 @@ pub(crate) struct Decoder {
     embedding_norm: Option<Norm>,
     /// Learned positions, (context, hidden).
     positions: Option<Matrix>,
-    blocks: Vec<Block>,
+    /// Shared with the tape of a training that runs them again.
+    blocks: Vec<Arc<Block>>,
     norm: Norm,
     head: Frozen,
 }
@@ -188,8 +254,8 @@ impl Decoder {
             Positions::Learned => Some(loader.matrix(names.positions, spec.context, hidden)?),
             _ => None,
         };
-        let blocks =
-            (0..spec.layers).map(|layer| Block::load(&loader, layer, &shared)).collect::<crate::Result<Vec<_>>>()?;
+        let block = |layer| Block::load(&loader, layer, &shared).map(Arc::new);
+        let blocks = (0..spec.layers).map(block).collect::<crate::Result<Vec<_>>>()?;
         let norm = loader.norm(names.final_norm, hidden)?;
         let head = match spec.tied_head {
             true => embedding.clone(),
@@ -201,7 +267,7 @@ impl Decoder {
 
     /// Every linear layer of every block, but routers: those that `all-linear` adapts.
     pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.blocks.iter().flat_map(Block::linears)
+        self.blocks.iter().flat_map(|block| block.linears())
     }
 
     fn routers(&self) -> impl Iterator<Item = &Linear> {
@@ -225,7 +291,7 @@ impl Decoder {
         let layer = |f: &Frozen| size(&f.weight) + bias(f);
         let linear = self.linears().map(|l| layer(&l.frozen)).sum::<u64>();
         let routers = self.routers().map(|r| layer(&r.frozen)).sum::<u64>();
-        let norms = self.blocks.iter().flat_map(Block::norms).chain(&self.embedding_norm).chain([&self.norm]);
+        let norms = self.blocks.iter().flat_map(|block| block.norms()).chain(&self.embedding_norm).chain([&self.norm]);
         let norms = norms.map(|n| n.parameters() as u64).sum::<u64>();
         let head = if self.spec.tied_head { 0 } else { size(&self.head.weight) };
         let corrections =
@@ -279,6 +345,7 @@ impl Decoder {
         self.embedding = self.embedding.widened();
         self.head.weight = if self.spec.tied_head { self.embedding.clone() } else { self.head.weight.widened() };
         for block in &mut self.blocks {
+            let block = Arc::get_mut(block).expect("no tape holds it");
             let linears = block.attention.linears_mut().into_iter().chain(block.feed_forward.linears_mut());
             for linear in linears {
                 linear.frozen.weight = linear.frozen.weight.widened();
@@ -296,8 +363,11 @@ impl Decoder {
     /// # Errors
     /// A token outside the vocabulary or a position past the context.
     pub(crate) fn hidden(&self, batch: &Batch, adapters: Adapters<'_>) -> Result<Tensor> {
-        self.run(batch, adapters, |layer, Qkv { q, k, v }| {
-            attention(adapters.tape(), &q, &k, &v, self.blocks[layer].heads.clone(), &batch.sequences)
+        self.run(batch, adapters, |_, block, x| match adapters {
+            Adapters::Train { adapter, dropout, tape: Some(tape), checkpointing: true } => {
+                block.checkpointed(x, batch, adapter, dropout, tape)
+            }
+            _ => block.forward_alone(x, &batch.sequences, &batch.positions, adapters),
         })
     }
 
@@ -311,7 +381,9 @@ impl Decoder {
         if caches.len() != batch.sequences.len() {
             bail!("{} caches for {} sequences", caches.len(), batch.sequences.len());
         }
-        let hidden = self.run(batch, adapters, |layer, qkv| self.attend_cached(layer, &qkv, batch, caches))?;
+        let hidden = self.run(batch, adapters, |layer, block, x| {
+            block.forward(x, &batch.positions, adapters, |qkv| self.attend_cached(layer, &qkv, batch, caches))
+        })?;
         for (cache, sequence) in caches.iter_mut().zip(batch.sequences.iter()) {
             cache.advance(sequence.rows.len());
         }
@@ -322,33 +394,13 @@ impl Decoder {
         &self,
         batch: &Batch,
         adapters: Adapters<'_>,
-        mut attention: impl FnMut(usize, Qkv) -> Result<Tensor>,
+        mut forward: impl FnMut(usize, &Arc<Block>, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let tape = adapters.tape();
-        let post = |norm: &Option<Norm>, x: Tensor| match norm {
-            Some(norm) => norm.forward(tape, &x),
-            None => Ok(x),
-        };
         let mut x = self.embed(batch, adapters)?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            let h = block.attention_norm.forward(tape, &x)?;
-            let qkv =
-                block.attention.project(&h, &self.spec.attention, block.rope.as_ref(), &batch.positions, adapters)?;
-            let seen = block.attention.output(&attention(layer, qkv)?, adapters)?;
-            let seen = post(&block.post_attention_norm, seen)?;
-            let parallel = matches!(self.spec.residual, Residual::Parallel { .. });
-            let before = if parallel { x.clone() } else { add(tape, &x, &seen)? };
-            let h = match &block.ffn_norm {
-                Some(norm) => norm.forward(tape, &before)?,
-                None => h,
-            };
-            let thought = post(&block.post_ffn_norm, block.feed_forward.forward(&h, adapters)?)?;
-            x = add(tape, &before, &thought)?;
-            if parallel {
-                x = add(tape, &x, &seen)?;
-            }
+            x = forward(layer, block, &x)?;
         }
-        self.norm.forward(tape, &x)
+        self.norm.forward(adapters.tape(), &x)
     }
 
     fn embed(&self, batch: &Batch, adapters: Adapters<'_>) -> Result<Tensor> {

@@ -201,7 +201,9 @@ impl<'a> Adapters<'a> {
     {
         match self {
             Self::Rows(_) => Adapters::Rows(slots),
-            Self::Train { adapter, dropout, tape } => Adapters::Train { adapter, dropout, tape },
+            Self::Train { adapter, dropout, tape, checkpointing } => {
+                Adapters::Train { adapter, dropout, tape, checkpointing }
+            }
         }
     }
 }

@@ -40,8 +40,9 @@ pub(crate) struct LowRank {
 pub(crate) enum Adapters<'a> {
     /// Each range of rows has its own; rows in no range are base's. For inference.
     Rows(&'a [(Range<usize>, &'a LowRank)]),
-    /// One adapter on every row, with gradients for its tensors when there is a tape that watches them.
-    Train { adapter: &'a LowRank, dropout: Option<Dropout>, tape: Option<&'a Tape> },
+    /// One adapter on every row, with gradients for its tensors when there is a tape that watches them; with `checkpointing` the
+    /// tape keeps each block's input alone, and the backward runs the block again.
+    Train { adapter: &'a LowRank, dropout: Option<Dropout>, tape: Option<&'a Tape>, checkpointing: bool },
 }
 
 impl<'a> Adapters<'a> {
@@ -75,7 +76,7 @@ impl Linear {
     /// `x` (tokens, in) → (tokens, out).
     pub(crate) fn forward(&self, x: &Tensor, adapters: Adapters<'_>) -> Result<Tensor> {
         match adapters {
-            Adapters::Train { adapter, dropout, tape } => match adapter.pairs.get(&self.path) {
+            Adapters::Train { adapter, dropout, tape, .. } => match adapter.pairs.get(&self.path) {
                 Some(pair) => {
                     let dropout = dropout.map(|d| Dropout { seed: lora::mix(d.seed ^ lora::mix(self.index)), ..d });
                     lora::lora(tape, x, &self.frozen, [&pair.a, &pair.b], pair.scale, dropout)

@@ -59,7 +59,8 @@ pub(super) fn wanted(config: &Config, recipe: &Recipe, base: &Base) -> Result<Wa
         hasher.update(blake3::hash(&bytes).as_bytes());
     }
     hasher.update(format!("{:?} {:?} {}", data.format, data.on_error, data.validation.is_some()).as_bytes());
-    let decisive = Recipe { save_steps: None, save_total_limit: 1, ..recipe.clone() };
+    // What changes no byte of the adapter is none of what decides it.
+    let decisive = Recipe { save_steps: None, save_total_limit: 1, gradient_checkpointing: false, ..recipe.clone() };
     let recipe = serde_json::to_string(&decisive).map_err(|e| Error::failed(e.to_string()))?;
     Ok(Wanted {
         recipe: blake3::hash(format!("{TRAINER} {recipe}").as_bytes()).to_hex().to_string(),

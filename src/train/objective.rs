@@ -80,8 +80,9 @@ impl<'a> InProcess<'a> {
                 p: self.recipe.lora_dropout,
                 seed: mix(self.recipe.seed ^ mix(step as u64) ^ mix(!(i as u64))),
             });
-            let part =
-                self.sum(batch, Adapters::Train { adapter: &adapter, dropout, tape: Some(&tape) }, labelled as f64)?;
+            let checkpointing = self.recipe.gradient_checkpointing;
+            let adapters = Adapters::Train { adapter: &adapter, dropout, tape: Some(&tape), checkpointing };
+            let part = self.sum(batch, adapters, labelled as f64)?;
             loss += f64::from(part.to_scalar::<f32>()?);
             if !f64::is_finite(loss) {
                 return Ok((loss, gradients));
@@ -118,7 +119,7 @@ impl<'a> InProcess<'a> {
 
     fn loss_of(&self, adapter: &Adapter, examples: &[Encoded]) -> Result<f64> {
         let adapter = adapter.low_rank(1.0)?;
-        let adapters = Adapters::Train { adapter: &adapter, dropout: None, tape: None };
+        let adapters = Adapters::Train { adapter: &adapter, dropout: None, tape: None, checkpointing: false };
         let labelled: usize = examples.iter().map(|e| targets(e).count()).sum();
         let mut loss = 0.0;
         for batch in examples.chunks(self.recipe.micro_batch_size) {

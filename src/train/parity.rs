@@ -1,8 +1,11 @@
 //! Training against PEFT and torch: losses, gradients and the adapter after three steps of AdamW.
 
-use crate::adapter;
+use std::collections::BTreeMap;
+
+use crate::adapter::{self, Adapter};
 use crate::config::Recipe;
 use crate::data::encode::Encoded;
+use crate::model::decoder::Decoder;
 use crate::model::parity::{FAMILIES, decoder, fixture, reference};
 use crate::train::state::TrainerState;
 use crate::train::{InProcess, Trainer, Training};
@@ -162,6 +165,15 @@ fn quantised(family: &str, path: &std::path::Path) -> usize {
     changed
 }
 
+/// An adapter on all linear layers that changes what they give.
+fn begun(recipe: &Recipe, decoder: &Decoder) -> Adapter {
+    let mut adapter = Adapter::initialised(recipe, decoder.linears(), "base").expect("an adapter");
+    for (i, value) in adapter.modules.values_mut().flat_map(|m| &mut m.b).enumerate() {
+        *value = 0.05 * (i as f32 * 0.7).sin();
+    }
+    adapter
+}
+
 /// QLoRA: weights that stay quantised give the gradients of the same weights in f32, whose training is held to PEFT above.
 #[test]
 fn gradients_through_quantised_weights_are_those_of_the_widened_ones() {
@@ -173,10 +185,7 @@ fn gradients_through_quantised_weights_are_those_of_the_widened_ones() {
         let load = || decoder(&path.display().to_string());
         let (quantised, mut wide) = (load(), load());
         wide.widen();
-        let mut start = adapter::Adapter::initialised(&recipe, quantised.linears(), "base").expect("an adapter");
-        for (i, value) in start.modules.values_mut().flat_map(|m| &mut m.b).enumerate() {
-            *value = 0.05 * (i as f32 * 0.7).sin();
-        }
+        let start = begun(&recipe, &quantised);
         let micro = vec![examples.iter().collect::<Vec<_>>()];
         let gradients = |decoder| {
             let objective = Box::new(InProcess::new(decoder, &recipe));
@@ -232,6 +241,40 @@ fn sharing_a_prefix_changes_no_gradient() {
     assert!((shared.0 - apart.0).abs() < 1e-5);
     for (name, gradient) in &shared.1 {
         assert!(difference(gradient, &apart.1[name]) < 1e-4, "{name}");
+    }
+}
+
+/// What is computed again is the same: with dropped inputs, a prefix that examples share, and experts that no token goes to, whose
+/// tensors have no gradient either way.
+#[test]
+fn gradient_checkpointing_changes_no_bit() {
+    let example = |tail: &[u32]| {
+        let ids = [&[10, 17, 24, 31, 38, 45, 52, 59, 66, 73], tail].concat();
+        Encoded { labels: (0..ids.len()).map(|i| i > 10).collect(), ids }
+    };
+    let sharing = [example(&[3, 5, 8]), example(&[21, 34]), example(&[3, 144, 233, 6])];
+    let short = Encoded { ids: vec![3, 5, 8], labels: vec![false, true, true] };
+    for family in FAMILIES {
+        let decoder = decoder(family);
+        let kept = Recipe { lora_r: 4, lora_dropout: 0.2, ..recipe() };
+        let checkpointed = Recipe { gradient_checkpointing: true, ..kept.clone() };
+        let start = begun(&kept, &decoder);
+        let sharing: Vec<&Encoded> = sharing.iter().collect();
+        assert!(super::objective::shared_prefix(&sharing) > 0);
+        for micro in [vec![vec![&short]], vec![sharing, vec![&short]]] {
+            let bits = |recipe| {
+                let objective = Box::new(InProcess::new(&decoder, recipe));
+                let mut trainer = Trainer::new(objective, recipe, start.clone(), TrainerState::default());
+                let (loss, gradients) = trainer.gradients(&micro).expect("gradients");
+                let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                (loss.to_bits(), gradients.into_iter().map(|(name, g)| (name, bits(g))).collect::<BTreeMap<_, _>>())
+            };
+            let (want, got) = (bits(&kept), bits(&checkpointed));
+            assert_eq!(got, want, "{family}");
+            // Three tokens leave some of the experts without any.
+            let (tensors, experts) = (2 * start.modules.len(), start.modules.keys().any(|m| m.contains(".experts.")));
+            assert!(micro.len() > 1 || (got.1.len() < tensors) == experts, "{family}: {} of {tensors}", got.1.len());
+        }
     }
 }
 
