@@ -5,8 +5,8 @@
 //! echo | cargo bench --bench speed -- MODEL.gguf WORK.json
 //! ```
 //!
-//! `WORK.json` is one of `{"train": [[[[ids], prompt], …], …]}`, `{"score": [[ids], …]}`, `{"generate": [[[ids], …], tokens]}` and
-//! `{"arms": [[ids], tokens, arms]}`.
+//! `WORK.json` is one of `{"train": [[[[ids], prompt], …], …]}`, `{"train-checkpointing": …}` of the same, `{"score": [[ids], …]}`,
+//! `{"generate": [[[ids], …], tokens]}` and `{"arms": [[ids], tokens, arms]}`.
 #![expect(clippy::print_stdout, reason = "its result is printed")]
 
 use std::io::BufRead;

@@ -20,6 +20,8 @@ use crate::train::{InProcess, Trainer, TrainerState};
 pub enum Work {
     /// Steps of a training: examples of their tokens each, and how many of those are the prompt. A repetition is one step.
     Train(Vec<Vec<(Vec<u32>, usize)>>),
+    /// The same with `gradient_checkpointing`.
+    TrainCheckpointing(Vec<Vec<(Vec<u32>, usize)>>),
     /// Sequences whose every token but the first is scored.
     Score(Vec<Vec<u32>>),
     /// Prompts, decoded together, and how many tokens each is answered with.
@@ -48,7 +50,10 @@ pub struct Repetition {
 pub fn serve(model: &str, work: &Work, next: &mut dyn FnMut(Option<Repetition>) -> bool) -> Result<()> {
     let config = ModelConfig { source: model.to_owned(), sha256: None, chat_template: None, context: None };
     match work {
-        Work::Train(steps) => train(&config, steps, next),
+        Work::Train(steps) => train(&config, &Recipe::default(), steps, next),
+        Work::TrainCheckpointing(steps) => {
+            train(&config, &Recipe { gradient_checkpointing: true, ..Recipe::default() }, steps, next)
+        }
         Work::Score(sequences) => {
             let split = |s: &Vec<u32>| match s.split_first() {
                 Some((first, rest)) if !rest.is_empty() => {
@@ -100,22 +105,22 @@ fn generate(
     })
 }
 
-/// LoRA of the default recipe.
+/// Steps of a recipe's LoRA.
 fn train(
     config: &ModelConfig,
+    recipe: &Recipe,
     steps: &[Vec<(Vec<u32>, usize)>],
     next: &mut dyn FnMut(Option<Repetition>) -> bool,
 ) -> Result<()> {
-    let recipe = Recipe::default();
     let decoder = load_decoder(&source::resolve(config, &mut |_| {})?, config)?;
     let encode = |(ids, prompt): &(Vec<u32>, usize)| Encoded {
         ids: ids.clone(),
         labels: (0..ids.len()).map(|i| i > 0 && i >= *prompt).collect(),
     };
     let steps: Vec<Vec<Encoded>> = steps.iter().map(|examples| examples.iter().map(encode).collect()).collect();
-    let adapter = Adapter::initialised(&recipe, decoder.linears(), &config.source)?;
+    let adapter = Adapter::initialised(recipe, decoder.linears(), &config.source)?;
     let mut trainer =
-        Trainer::new(Box::new(InProcess::new(&decoder, &recipe)), &recipe, adapter, TrainerState::default());
+        Trainer::new(Box::new(InProcess::new(&decoder, recipe)), recipe, adapter, TrainerState::default());
     let mut said = None;
     for step in steps.iter().cycle() {
         if !next(said) {
