@@ -284,9 +284,11 @@ fn missing_and_extra_tensors_and_wrong_shapes_are_named_with_the_nearest() {
 /// DeepSeek's published form: E4M3 with a scale for each block of 128 × 128. The oracle is the same rounded weights as f32.
 #[test]
 fn fp8_weights_with_block_scales_are_widened() {
-    let round = |value: f32| {
-        let candidates = (0..=255u8).map(super::weights::fp8).filter(|v| v.is_finite());
-        candidates.min_by(|a, b| (a - value).abs().total_cmp(&(b - value).abs())).expect("a number")
+    let values: Vec<f32> = (0..=255u8).map(super::weights::fp8).collect();
+    let nearest = |value: f32| {
+        let finite = (0..=255u8).filter(|byte| values[usize::from(*byte)].is_finite());
+        let error = |byte: &u8| (values[usize::from(*byte)] - value).abs();
+        finite.min_by(|a, b| error(a).total_cmp(&error(b))).expect("a number")
     };
     assert_eq!([0x38, 0xb8, 0x7e, 0x01, 0x08].map(super::weights::fp8), [1.0, -1.0, 448.0, 0.001_953_125, 0.015_625]);
     assert!(super::weights::fp8(0x7f).is_nan());
@@ -299,7 +301,10 @@ fn fp8_weights_with_block_scales_are_widened() {
     let plain = changed("deepseek_v3", |tensors| {
         for (name, shape, _, data) in tensors {
             if is_linear(name, shape) {
-                *data = floats(data).iter().flat_map(|v| (round(v / scale) * scale).to_le_bytes()).collect();
+                *data = floats(data)
+                    .iter()
+                    .flat_map(|v| (values[usize::from(nearest(v / scale))] * scale).to_le_bytes())
+                    .collect();
             }
         }
     });
@@ -307,8 +312,7 @@ fn fp8_weights_with_block_scales_are_widened() {
         let mut scales = Vec::new();
         for (name, shape, dtype, data) in tensors.iter_mut() {
             if is_linear(name, shape) {
-                let byte = |v: &f32| (0..=255u8).find(|b| super::weights::fp8(*b) == round(v / scale)).expect("a byte");
-                (*dtype, *data) = (Dtype::F8_E4M3, floats(data).iter().map(byte).collect());
+                (*dtype, *data) = (Dtype::F8_E4M3, floats(data).iter().map(|v| nearest(v / scale)).collect());
                 let blocks = vec![shape[0].div_ceil(128), shape[1].div_ceil(128)];
                 let values = (0..blocks[0] * blocks[1]).flat_map(|_| scale.to_le_bytes()).collect();
                 scales.push((format!("{name}_scale_inv"), blocks, Dtype::F32, values));
