@@ -80,24 +80,33 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// y += s · (x[rows] Aᵀ) Bᵀ for y of these rows; then, where the pair has them, y without its bias times the lengths, plus biases.
-    fn add(&self, frozen: &Frozen, x: &[f32], y: &mut [f32]) -> Result<()> {
+    /// s · (x[rows] Aᵀ) Bᵀ.
+    fn product(&self, x: &[f32]) -> Result<Vec<f32>> {
         let pair = &self.pair;
-        let (inside, outside, rank) = (frozen.weight.cols, frozen.weight.rows, pair.a.dim(0)?);
-        let rows = self.rows.len();
+        let (rank, inside) = pair.a.dims2()?;
+        let (outside, rows) = (pair.b.dim(0)?, self.rows.len());
         let (a, b) = (view(&pair.a), view(&pair.b));
         let (a, b, scale) = (a.slice()?, b.slice()?, pair.scale as f32);
         let x = &x[self.rows.start * inside..self.rows.end * inside];
-        let mut h = vec![0f32; rows * rank];
+        let (mut h, mut y) = (vec![0f32; rows * rank], vec![0f32; rows * outside]);
         if rows <= FEW {
             few_rows::add_product(a, inside, 1.0, x, &mut h);
-            few_rows::add_product(b, rank, scale, &h, y);
+            few_rows::add_product(b, rank, scale, &h, &mut y);
         } else {
             let (x, a) = (Mat::new(x, rows, inside), Mat::new(a, rank, inside));
             matmul(MatMut::new(&mut h, rows, rank), Into::Overwrite, 1.0, x, a.t());
             let (h, b) = (Mat::new(&h, rows, rank), Mat::new(b, outside, rank));
-            matmul(MatMut::new(y, rows, outside), Into::Add, scale, h, b.t());
+            matmul(MatMut::new(&mut y, rows, outside), Into::Overwrite, scale, h, b.t());
         }
+        Ok(y)
+    }
+
+    /// Adds the product to y of these rows; then, where the pair has them, y without its bias times the lengths, plus biases.
+    fn add(&self, frozen: &Frozen, product: &[f32], y: &mut [f32]) -> Result<()> {
+        let (pair, outside) = (&self.pair, frozen.weight.rows);
+        for_each_row(y, outside, |i, row| {
+            row.iter_mut().zip(&product[i * outside..]).for_each(|(y, product)| *y += product);
+        });
         if let Some(lengths) = &pair.rows {
             let bias = frozen.bias.as_ref().map(view);
             let bias = bias.as_ref().map(|b| b.slice()).transpose()?;
@@ -135,18 +144,26 @@ impl CustomOp1 for Rows {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = slice(storage, layout)?;
         let (rows, shape) = self.frozen.check(layout)?;
-        let mut y = self.frozen.forward(x, rows)?;
-        let (mut parts, mut rest, mut at) = (Vec::new(), y.as_mut_slice(), 0);
-        for slot in &self.slots {
-            if slot.rows.start < at || slot.rows.end > rows {
-                bail!("rows {:?} of an adapter overlap another's, or are not among the {rows} of x", slot.rows);
+        let outside = self.frozen.weight.rows;
+        let mut at = 0;
+        for Slot { rows: of, pair } in &self.slots {
+            if of.start < at || of.end > rows {
+                bail!("rows {of:?} of an adapter overlap another's, or are not among the {rows} of x");
             }
-            let before = (slot.rows.start - at) * self.frozen.weight.rows;
-            let (part, later) = rest[before..].split_at_mut(slot.rows.len() * self.frozen.weight.rows);
-            parts.push((slot, part));
-            (rest, at) = (later, slot.rows.end);
+            if pair.a.dim(1)? != self.frozen.weight.cols || pair.b.dim(0)? != outside {
+                bail!("`{}`: an adapter's A {:?} and B {:?} do not fit", self.frozen.weight.name, pair.a, pair.b);
+            }
+            at = of.end;
         }
-        parts.into_par_iter().try_for_each(|(slot, y)| slot.add(&self.frozen, x, y))?;
+        // Beside each other: an adapter's products are too small to be shared among threads.
+        let (y, products) = rayon::join(
+            || self.frozen.forward(x, rows),
+            || self.slots.par_iter().map(|slot| slot.product(x)).collect::<Result<Vec<_>>>(),
+        );
+        let (mut y, products) = (y?, products?);
+        for (slot, product) in self.slots.iter().zip(products) {
+            slot.add(&self.frozen, &product, &mut y[slot.rows.start * outside..slot.rows.end * outside])?;
+        }
         Ok((CpuStorage::F32(y), shape))
     }
 

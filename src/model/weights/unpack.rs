@@ -119,7 +119,7 @@ fn products_of_form<F: Form<BYTES, VALUES>, const BYTES: usize, const VALUES: us
     }
     match rows {
         1 => with_rows!(1 beside 4),
-        2 => with_rows!(2 beside 4),
+        2 => with_rows!(2 beside 2),
         _ => false,
     }
 }
@@ -181,6 +181,7 @@ macro_rules! beside {
 
 #[cfg(test)]
 beside!(1: 0 w0 sums0);
+beside!(2: 0 w0 sums0, 1 w1 sums1);
 beside!(4: 0 w0 sums0, 1 w1 sums1, 2 w2 sums2, 3 w3 sums3);
 
 struct Sums<'a, const VALUES: usize, const ROWS: usize> {
