@@ -281,7 +281,8 @@ mod tests {
                 let x: Vec<f32> = (0..rows * inside).map(|i| (i as f32 * 0.71).sin()).collect();
                 let mut fast = vec![0f32; rows * outside];
                 if !products(dtype, &bytes, inside, &x, &mut fast) {
-                    return eprintln!("this processor has no fast products of quantised rows: not compared");
+                    // A processor without AVX2, or with vectors of sixteen: everything goes by the values.
+                    return;
                 }
                 for (row, (x, fast)) in x.chunks(inside).zip(fast.chunks(outside)).enumerate() {
                     let mut alone = vec![0f32; outside];
