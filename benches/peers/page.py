@@ -18,6 +18,7 @@ ROWS = (
     ("gen16", "decoding, 16 answers", "llama.cpp", 1.0),
     ("choices", "100 four-choice questions, base and tuned", "lm-evaluation-harness", 5.0),
     ("project", "the example project, base and tuned", "transformers + PEFT", 4.0),
+    ("project-llama.cpp", "the example project, base and tuned", "llama.cpp's API", 1.5),
 )
 # At most this share of PEFT's peak memory.
 MEMORY = {"train-short": 1 / 3, "train-full": 1 / 3}
@@ -49,7 +50,9 @@ its median and spread. n counts pairs during which other processes used less tha
 - Scoring: log-likelihoods of all tokens. Decoding: 128 greedy tokens after a prompt of 40.
 - The four-choice questions and the example project are timed as whole processes, from an empty answer store; the harness and the script
   with transformers and PEFT run once for base and once for tuned. The script batches 16 alike prompts, and computes answers, choices and
-  drift; finetest's time has its report and proof besides.
+  drift; finetest's time has its report and proof besides. llama.cpp's API is `benches/llama_project.rs`: one process, which loads the
+  model once, has a context for each arm and takes one prompt after another, each evaluated in one batch, on all cores and otherwise with
+  llama.cpp's defaults; it computes answers and choices alone.
 - Of the machine's limit: for training and scoring the matrix products that the result needs, over the fastest f32 product measured
   ({gemm}). A training of LoRA is counted exactly: forward 2 operations a weight, of the head where a loss is, and as many backward, for the
   inputs alone because the weights are frozen; adapter and attention count threefold. (Thrice the forward pass, as is usual for full
@@ -209,10 +212,26 @@ def usual_share(results, found):
 
 
 def machine(results):
-    m, versions = results["machine"], results["versions"]
-    programs = ", ".join(f"{name} {version}" for name, version in versions.items())
-    text = f"{m['cpu']}, {m['cores']} cores ({m['vector']}), {m['memory_gb']} GB; {m['date']}. finetest {m['finetest']}; {programs}."
-    return text + "".join(f" {note}" for note in results.get("notes", []))
+    m = results["machine"]
+    programs = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    text = f"{computer(m)}; {m['date']}. finetest {m['finetest']}; {programs}."
+    return text + "".join(f" {note}" for note in results.get("notes", [])) + apart(results)
+
+
+def computer(m):
+    return f"{m['cpu']}, {m['cores']} cores ({m['vector']}), {m['memory_gb']} GB"
+
+
+def apart(results):
+    """Which measures are not of the run that the page's head tells, and what was otherwise."""
+    runs = {}
+    for name, measure in results["measures"].items():
+        if made := measure.get("made"):
+            m = made["machine"]
+            told = [m["date"], f"finetest {m['finetest']}"] + [computer(m)] * (computer(m) != computer(results["machine"]))
+            told += [f"{n} {v}" for n, v in made["versions"].items() if results["versions"].get(n) != v]
+            runs.setdefault(", ".join(told), []).append(f"`{name}`")
+    return "".join(f" Measured apart: {', '.join(names)} ({told})." for told, names in runs.items())
 
 
 def render(results, raw):

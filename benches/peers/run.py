@@ -6,7 +6,7 @@
 
 Run it on a machine that does nothing else. Of the standard library alone; the peers are installed in a virtual environment. What is
 measured again replaces what the page's JSON has; what cannot be measured is said in the page. NAME: limits, train-short, train-full,
-score, gen1, gen16, arms, threads-decode, threads-score, choices, project.
+score, gen1, gen16, arms, threads-decode, threads-score, choices, project, project-llama.cpp (with --llama-cpp).
 """
 import argparse
 import datetime
@@ -29,11 +29,18 @@ ROOT = HERE.parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 WORK = TARGET / "peers"
 LOG = WORK / "log"
-NAMES = ("limits", "train-short", "train-full", "score", "gen1", "gen16", "arms", "threads-decode", "threads-score", "choices", "project")
+NAMES = ("limits", "train-short", "train-full", "score", "gen1", "gen16", "arms", "threads-decode", "threads-score", "choices", "project",
+         "project-llama.cpp")
+# Timed as whole processes.
+WHOLE = ("choices", "project", "project-llama.cpp")
+# Those that have no peer without llama.cpp.
+OF_LLAMA_CPP = ("project-llama.cpp",)
 # Seconds for five repetitions, after which a measure is content with what it has; 240 for the others.
-DEADLINE = {"choices": 420, "project": 900}
+DEADLINE = {"choices": 420, "project": 900, "project-llama.cpp": 900}
 # As src/scenario/file.rs has it for a file that says none.
 MAX_TOKENS = 64
+# finetest's backend sets the same for itself: OpenMP's threads spin no longer than they compute.
+SPIN = {"GOMP_SPINCOUNT": "5000"}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(CORES)}
 
 
@@ -78,16 +85,16 @@ def environment(folder):
 
 
 def build(llama_cpp):
-    """Paths of finetest and of the bench program."""
+    """Paths of finetest and of the bench programs, by their targets' names."""
     tell("building finetest" + (" with llama.cpp" if llama_cpp else ""))
     command = ["cargo", "build", "--release", "--locked", "--bin", "finetest", "--bench", "speed",
                "--message-format", "json-render-diagnostics"]
     made = {}
-    for line in output(command + (["--features", "llama-cpp"] if llama_cpp else []), cwd=ROOT).splitlines():
+    for line in output(command + (["--bench", "llama_project", "--features", "llama-cpp"] if llama_cpp else []), cwd=ROOT).splitlines():
         message = json.loads(line)
         if message.get("executable"):
             made[message["target"]["name"]] = message["executable"]
-    return made["finetest"], made["speed"]
+    return made
 
 
 def example():
@@ -130,7 +137,8 @@ class Measuring:
     def __init__(self, args):
         self.args, self.repeats = args, args.repeats
         self.python, self.versions, self.lacking = environment(args.venv)
-        self.finetest, self.speed = build(args.llama_cpp)
+        self.built = build(args.llama_cpp)
+        self.finetest, self.speed = self.built["finetest"], self.built["speed"]
         self.own_model = args.model is not None
         self.model = args.model or default_model(self.finetest)
         self.hf = convert(self.python, self.model)
@@ -176,7 +184,7 @@ class Measuring:
             return self.tokens(name)
         if name.startswith("threads-"):
             return self.threads({"decode": "gen16", "score": "score"}[name.removeprefix("threads-")])
-        return getattr(self, name)()
+        return self.project_llama_cpp() if name == "project-llama.cpp" else getattr(self, name)()
 
     def ours(self, manifest, store):
         """finetest on a project, from an empty answer store; what it recorded."""
@@ -204,23 +212,35 @@ class Measuring:
                        result=accuracies, env={**OFFLINE, "HF_HOME": str(WORK / "hf")})
         return {"finetest": lambda: self.ours(manifest, WORK / "choices" / ".finetest"), "lm-evaluation-harness": lambda: theirs}
 
-    def project(self):
-        asked, base, tuned = WORK / "questions.json", WORK / "base.json", WORK / "tuned.json"
-        manifest, run, limits = example(), WORK / "store" / "runs" / "example" / "run.json", {}
-        for path in (ROOT / "scenarios").glob("*.toml"):
-            scenario = tomllib.loads(path.read_text())
+    def questions(self, path):
+        """Writes down what the example project asks; finetest has its turn before that, and its record has the prompts."""
+        run, limits = WORK / "store" / "runs" / "example" / "run.json", {}
+        for file in (ROOT / "scenarios").glob("*.toml"):
+            scenario = tomllib.loads(file.read_text())
             cases = enumerate(scenario["cases"], 1)
             most = scenario.get("max_tokens", MAX_TOKENS)
-            limits[path.stem] = {c.get("name", f"case_{i}"): c.get("max_tokens", most) for i, c in cases}
-        # finetest has its turn first, and its record has the prompts.
-        prepare = lambda: asked.write_text(json.dumps(work.questions(json.loads(run.read_text()), limits)))
+            limits[file.stem] = {c.get("name", f"case_{i}"): c.get("max_tokens", most) for i, c in cases}
+        return lambda: path.write_text(json.dumps(work.questions(json.loads(run.read_text()), limits)))
+
+    def project(self):
+        asked, base, tuned = WORK / "questions.json", WORK / "base.json", WORK / "tuned.json"
+        manifest = example()
         script = [self.python, HERE / "project.py", self.hf, asked]
         theirs = Whole([[*script, "base", base], [*script, "tuned", tuned, self.adapter, base]], LOG, 1, env=OFFLINE,
-                       prepare=prepare, result=lambda: [json.loads(f.read_text()) for f in (base, tuned)])
+                       prepare=self.questions(asked), result=lambda: [json.loads(f.read_text()) for f in (base, tuned)])
         return {"finetest": lambda: self.ours(manifest, WORK / "store"), "transformers + PEFT": lambda: theirs}
 
+    def project_llama_cpp(self):
+        """The same project through llama.cpp's own interface, with the adapter in llama.cpp's form."""
+        asked, adapter, out = WORK / "questions.json", WORK / "adapter.gguf", WORK / "llama.cpp.json"
+        manifest = example()
+        output([self.finetest, "--manifest", manifest, "export", "--format", "gguf-adapter", "--out", adapter, "--force"])
+        theirs = Whole([[self.built["llama_project"], self.model, asked, adapter, out]], LOG, 1, env=SPIN,
+                       prepare=self.questions(asked), result=lambda: json.loads(out.read_text()))
+        return {"finetest": lambda: self.ours(manifest, WORK / "store"), "llama.cpp's API": lambda: theirs}
+
     def measure(self, name):
-        whole = name in ("choices", "project")
+        whole = name in WHOLE
         if whole and self.own_model:
             raise Failed("has an adapter of the default model alone")
         sides = self.sides(name)
@@ -257,13 +277,13 @@ def agreement(name, firsts):
             passed = [sum(c["answers"][arm]["verdict"] == "passed" for s in ours["scenarios"] for c in s["cases"]) for arm in ("base", "tuned")]
             said.append(f"{side}: base and tuned are right in {' and '.join(f'{100 * a:.0f}' for a in theirs)} of 100, by finetest in "
                         + " and ".join(map(str, passed)))
-        elif name == "project":
+        elif name.startswith("project"):
             said.append(f"{side}: {project_agreement(ours, theirs)}")
     return said
 
 
 def project_agreement(ours, theirs):
-    same, all_of_them, apart = 0, 0, 0.0
+    same, all_of_them, apart, other_prompts = 0, 0, 0.0, 0
     for arm, found in zip(("base", "tuned"), theirs):
         completions = [case["answers"][arm]["completion"] for s in ours["scenarios"] for case in s["cases"]]
         for completion, answer in zip(completions, found["answers"]):
@@ -271,8 +291,11 @@ def project_agreement(ours, theirs):
                 same, all_of_them = same + (completion["tokens"] == answer), all_of_them + 1
         scores = [choice["log_likelihood"] for completion in completions for choice in completion["choices"]]
         apart = max([apart, *(abs(a - b) for a, b in zip(scores, found["choices"]))])
-    return (f"{same} of {all_of_them} answers are the same, token by token; log-likelihoods of choices differ by at most {apart:.1e} nats; "
-            f"drift {theirs[1]['drift']:.4f}, finetest's {ours['drift']['kl_mean']:.4f} nats/token")
+        other_prompts += sum(c["prompt_tokens"] != n for c, n in zip(completions, found.get("prompt_tokens", [])))
+    said = f"{same} of {all_of_them} answers are the same, token by token; log-likelihoods of choices differ by at most {apart:.1e} nats"
+    if "drift" in theirs[1]:
+        said += f"; drift {theirs[1]['drift']:.4f}, finetest's {ours['drift']['kl_mean']:.4f} nats/token"
+    return said + (f"; {other_prompts} prompts have another number of tokens" if other_prompts else "")
 
 
 def machine():
@@ -291,17 +314,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=lambda p: Path(p).resolve(), default=TARGET / "peers-venv", help="virtual environment; made if it is not there")
     parser.add_argument("--model", type=lambda p: Path(p).resolve(), help="a GGUF file; default: the example project's")
-    parser.add_argument("--llama-cpp", action="store_true", help="build with llama.cpp, and compare decoding with it")
+    parser.add_argument("--llama-cpp", action="store_true", help="build with llama.cpp, and compare decoding and the example project with it")
     parser.add_argument("--repeats", type=int, default=5, help="quiet repetitions of each side")
     parser.add_argument("--no-deadline", action="store_true", help="go on until each side has so many, or three times as many were tried")
-    parser.add_argument("--only", default=",".join(NAMES), help="names of measures, with commas")
+    parser.add_argument("--only", help="names of measures, with commas; the page says which were measured apart from the others")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "performance.md")
     parser.add_argument("--render", action="store_true", help="measure nothing, write the page anew")
     args = parser.parse_args()
     if not args.render:
-        only = args.only.split(",")
-        if unknown := set(only) - set(NAMES):
-            parser.error(f"--only has {', '.join(sorted(unknown))}; there is {', '.join(NAMES)}")
+        names = [n for n in NAMES if args.llama_cpp or n not in OF_LLAMA_CPP]
+        only = args.only.split(",") if args.only else names
+        if unknown := set(only) - set(names):
+            without = "" if args.llama_cpp else f", and with --llama-cpp {', '.join(OF_LLAMA_CPP)}"
+            parser.error(f"--only has {', '.join(sorted(unknown))}; there is {', '.join(names)}{without}")
         measure(args, only)
     page.write(args.out)
     tell(f"{args.out} is written")
@@ -313,9 +338,15 @@ def measure(args, only):
     raw = args.out.with_suffix(".json")
     # What a program measures must not depend on where it was started: the paths below are absolute.
     measuring = Measuring(args)
-    old = json.loads(raw.read_text())["measures"] if raw.is_file() else {}
+    old = json.loads(raw.read_text()) if raw.is_file() else {}
     notes = [f"Could not be installed: {', '.join(measuring.lacking)}."] if measuring.lacking else []
-    results = {"machine": machine(), "versions": measuring.versions, "facts": measuring.facts, "notes": notes, "measures": old}
+    now = {"machine": machine(), "versions": measuring.versions, "notes": notes}
+    # Figures of a part that is measured again stand beside those of the last whole run, and each must say which run it is of.
+    head = {k: old[k] for k in now} if old and args.only else now
+    results = {**head, "facts": measuring.facts, "measures": old.get("measures", {})}
+    if head is now:
+        for stays in results["measures"].values():
+            stays.setdefault("made", {k: old[k] for k in now})
     for name in only:
         tell(f"== {name}")
         try:
@@ -323,6 +354,8 @@ def measure(args, only):
         except Failed as error:
             tell(f"{name}: {error}")
             results["measures"][name] = {"whole": True, "sides": {"finetest": {"rounds": [], "missing": str(error)}}}
+        if head is not now:
+            results["measures"][name]["made"] = now
         raw.parent.mkdir(parents=True, exist_ok=True)
         raw.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
