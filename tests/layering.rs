@@ -131,5 +131,14 @@ fn unsafe_is_where_it_is_known_to_be() {
         .map(|p| p.strip_prefix(src()).expect("below src").to_string_lossy().into_owned())
         .collect();
     found.sort();
-    assert_eq!(found, ["llama_cpp/raw.rs", "llama_cpp/tensor.rs", "model/ops/gemm.rs", "model/weights.rs"]);
+    assert_eq!(
+        found,
+        [
+            "llama_cpp/raw.rs",
+            "llama_cpp/tensor.rs",
+            "model/ops/gemm.rs",
+            "model/weights.rs",
+            "model/weights/vectors.rs"
+        ]
+    );
 }
