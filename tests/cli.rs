@@ -156,6 +156,32 @@ fn gradient_checkpointing_is_not_another_recipe() {
     assert_eq!(bytes(), whole);
 }
 
+/// Another recipe, another adapter; and answers in bf16 are never read as those in f32.
+#[test]
+fn bf16_is_another_recipe_and_dtype_another_backend() {
+    let project = Project::new();
+    project.append("finetest.toml", "adapter_dtype = \"f32\"\n");
+    project.run(&["train"]).expect(0);
+    let bytes = || std::fs::read(project.path("adapters/tiny/adapter_model.safetensors")).expect("an adapter");
+    let loss = || project.read("adapters/tiny/trainer_state.json");
+    let (in_f32, loss_in_f32) = (bytes(), loss());
+    project.append("finetest.toml", "bf16 = true\n");
+    let ran = project.run(&["train"]).expect(0);
+    assert!(ran.stderr.contains("its recipe changed"), "{}", ran.stderr);
+    assert_ne!((bytes(), loss()), (in_f32, loss_in_f32));
+    assert!(project.run(&["train"]).expect(0).stdout.contains("nothing to train"));
+
+    let first = project.run(&[]).expect(0);
+    assert!(first.stdout.contains("candle 0.11\n"), "{}", first.stdout);
+    let manifest = project.read("finetest.toml");
+    project.write("finetest.toml", &manifest.replace("source = \"model\"", "source = \"model\"\ndtype = \"bf16\""));
+    let second = project.run(&[]).expect(0);
+    assert!(second.stdout.contains("candle 0.11 in bf16\n"), "{}", second.stdout);
+    assert!(second.stdout.contains(" 0 stored"), "{}", second.stdout);
+    project.write("finetest.toml", &manifest);
+    assert!(project.run(&[]).expect(0).stdout.contains(" 0 computed"));
+}
+
 #[test]
 fn changed_data_trains_anew() {
     let project = Project::new();

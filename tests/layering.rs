@@ -136,6 +136,7 @@ fn unsafe_is_where_it_is_known_to_be() {
         [
             "llama_cpp/raw.rs",
             "llama_cpp/tensor.rs",
+            "model/ops/bf16/units.rs",
             "model/ops/gemm.rs",
             "model/weights.rs",
             "model/weights/vectors.rs"

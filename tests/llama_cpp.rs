@@ -224,6 +224,8 @@ fn what_cannot_be_used_is_refused_by_name() {
     project.run(&[]).fails(1, &["tokens and its answer up to 8, but the model's context is 10"]);
     project.write("finetest.toml", &manifest.replace("\"model.gguf\"", "\"model.gguf\"\ncontext = 100000"));
     project.run(&[]).fails(1, &["context is 100000, but the model has 256 positions"]);
+    project.write("finetest.toml", &manifest.replace("\"model.gguf\"", "\"model.gguf\"\ndtype = \"bf16\""));
+    project.run(&[]).fails(1, &["[model] dtype is bf16", "--backend candle"]);
     project.write("finetest.toml", &manifest.replace("model.gguf", "model"));
     project.run(&[]).fails(1, &["is safetensors, and llama.cpp reads GGUF", "convert_hf_to_gguf.py"]);
     project.write("finetest.toml", &manifest.replace("llama-cpp", "vllm"));

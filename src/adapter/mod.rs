@@ -156,6 +156,7 @@ impl Adapter {
             else {
                 continue;
             };
+            pair.b = pair.b.t()?.contiguous()?.t()?;
             if let Some(magnitude) = &module.magnitude {
                 let lengths = module.lengths(linear, (module.scale * factor) as f32);
                 pair.rows = Some(magnitude.iter().zip(lengths).map(|(m, length)| m / length).collect());

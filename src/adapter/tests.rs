@@ -15,7 +15,7 @@ const Q: &str = "blk.0.attn_q.weight";
 
 fn decoder(family: &str) -> Decoder {
     let source = fixture(family).display().to_string();
-    let config = ModelConfig { source, sha256: None, chat_template: None, context: None };
+    let config = ModelConfig { source, ..ModelConfig::default() };
     load_decoder(&source::resolve(&config, &mut |_| {}).expect("files"), &config).expect("a decoder")
 }
 

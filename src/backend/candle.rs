@@ -7,7 +7,7 @@ use crate::config::ModelConfig;
 use crate::engine::{Compared, Ends, Engine, Event, Generation, larger, largest_difference};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
-use crate::model::{ModelFiles, Voice, load_decoder};
+use crate::model::{Arithmetic, ModelFiles, Voice, load_decoder};
 use crate::record::{ChoiceScore, Completion, Prompt, Proof};
 
 /// An arm's adapter, and the factor on its scale.
@@ -33,10 +33,13 @@ impl CandleBackend {
         Self { files, config, arms, batch, loaded: None }
     }
 
-    /// Name and version, as they decide an answer.
+    /// Name and version, and the precision of products with the model's weights, as they decide an answer.
     #[must_use]
-    pub fn version() -> String {
-        "candle 0.11".into()
+    pub fn version(config: &ModelConfig) -> String {
+        match config.dtype.arithmetic() {
+            Arithmetic::F32 => "candle 0.11".into(),
+            Arithmetic::Bf16 => "candle 0.11 in bf16".into(),
+        }
     }
 
     fn load(&mut self, on_progress: &mut dyn FnMut(Progress)) -> Result<(&Loaded, Engine<'_>)> {
@@ -75,7 +78,7 @@ impl CandleBackend {
 
 impl Backend for CandleBackend {
     fn name(&self) -> String {
-        Self::version()
+        Self::version(&self.config)
     }
 
     fn complete(&mut self, questions: &[Question<'_>], on_progress: &mut dyn FnMut(Progress)) -> Result<Vec<Answered>> {

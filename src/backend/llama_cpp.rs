@@ -8,7 +8,7 @@ use super::isolated::Isolated;
 use super::{Answered, Backend, DriftText, Measured, Progress, Question, prompts};
 use crate::adapter::{Adapter, is_gguf};
 use crate::compare::DriftSample;
-use crate::config::ModelConfig;
+use crate::config::{Dtype, ModelConfig};
 use crate::engine::{Compared, Continuation, Generated, Generation};
 use crate::error::{Error, Result};
 use crate::export::{Export, Format};
@@ -67,6 +67,13 @@ impl LlamaCppBackend {
         kept: Kept,
         batch: usize,
     ) -> Result<Self> {
+        if config.dtype == Dtype::Bf16 {
+            return Err(Error::model(
+                &files.root,
+                "[model] dtype is bf16, and llama.cpp computes in the precision of the file; remove it, say \"auto\", or use \
+                 --backend candle",
+            ));
+        }
         let gguf = match &files.kind {
             ModelKind::Gguf(path) => path.clone(),
             ModelKind::HuggingFace(_) => {

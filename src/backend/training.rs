@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 
 use super::isolated::{End, Worker};
 use crate::adapter::Adapter;
-use crate::config::Recipe;
+use crate::config::{Bf16, Recipe};
 use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 use crate::export::gguf;
@@ -86,6 +86,9 @@ impl<'a> LlamaCppObjective<'a> {
         }
         if recipe.gradient_checkpointing {
             return Err(refuse("gradient_checkpointing is true, and llama.cpp's graph keeps what it computed".into()));
+        }
+        if recipe.bf16 == Bf16::Yes {
+            return Err(refuse("bf16 is true, and llama.cpp trains on the file's weights in its own precision".into()));
         }
         let per_step = recipe.micro_batch_size * recipe.gradient_accumulation_steps;
         let window = window_of(examples, per_step);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::Adapter;
 use crate::backend::{ArmAdapter, CandleBackend};
-use crate::config::{ModelConfig, Recipe};
+use crate::config::{Bf16, ModelConfig, Recipe};
 use crate::data::encode::Encoded;
 use crate::engine::{Continuation, Ends, Generation};
 use crate::error::{Error, Result};
@@ -43,16 +43,16 @@ pub struct Repetition {
     pub weight_bytes: u64,
 }
 
-/// Does `work` with a GGUF file or a Hugging Face directory as often as `next` says, which is told of every repetition.
+/// Does `work` with a GGUF file or a Hugging Face directory, in bf16 or f32, as often as `next` says, which is told of every repetition.
 ///
 /// # Errors
 /// The model cannot be loaded, or the work does not fit it.
-pub fn serve(model: &str, work: &Work, next: &mut dyn FnMut(Option<Repetition>) -> bool) -> Result<()> {
-    let config = ModelConfig { source: model.to_owned(), sha256: None, chat_template: None, context: None };
+pub fn serve(model: &str, work: &Work, bf16: Bf16, next: &mut dyn FnMut(Option<Repetition>) -> bool) -> Result<()> {
+    let config = ModelConfig { source: model.to_owned(), dtype: bf16.dtype(), ..ModelConfig::default() };
     match work {
-        Work::Train(steps) => train(&config, &Recipe::default(), steps, next),
+        Work::Train(steps) => train(&config, &Recipe { bf16, ..Recipe::default() }, steps, next),
         Work::TrainCheckpointing(steps) => {
-            train(&config, &Recipe { gradient_checkpointing: true, ..Recipe::default() }, steps, next)
+            train(&config, &Recipe { bf16, gradient_checkpointing: true, ..Recipe::default() }, steps, next)
         }
         Work::Score(sequences) => {
             let split = |s: &Vec<u32>| match s.split_first() {

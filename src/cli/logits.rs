@@ -47,7 +47,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
         let out = args.out.display();
         return Err(Error::Usage(format!("{out} is there already; give another --out, or --force to write over it")));
     }
-    let config = ModelConfig { source: args.model.clone(), sha256: None, chat_template: None, context: None };
+    let config = ModelConfig { source: args.model.clone(), ..ModelConfig::default() };
     let mut display = Display::new(global.quiet);
     let files = source::resolve(&config, &mut |event| display.show(Event::Source(event)));
     display.finish();

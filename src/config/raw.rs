@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::backend::{BackendName, RawBackend};
 use super::read::{Layers, Places, adapter_path, directory_name, normalise, relative, under};
-use super::{AdapterConfig, Config, DataConfig, DataFormat, ModelConfig, OnError, Policy, Recipe, RunConfig};
+use super::{AdapterConfig, Config, DataConfig, DataFormat, Dtype, ModelConfig, OnError, Policy, Recipe, RunConfig};
 use crate::error::{Error, Result};
 
 /// A manifest as it is written. Nothing is required here, because a manifest may leave everything to the one it extends.
@@ -43,6 +43,8 @@ pub(super) struct RawModel {
     sha256: Option<String>,
     chat_template: Option<PathBuf>,
     context: Option<usize>,
+    #[serde(default)]
+    dtype: Dtype,
 }
 
 #[derive(Default, Deserialize)]
@@ -162,6 +164,7 @@ impl RawModel {
             sha256: self.sha256.map(|hash| hash.to_ascii_lowercase()),
             chat_template: self.chat_template.map(|p| under(root, p)),
             context: self.context,
+            dtype: self.dtype,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::dtype::Bf16;
 use super::read::Places;
 use crate::error::Error;
 
@@ -116,6 +117,10 @@ pub struct Recipe {
     // A hash of recipes that do not ask for it is what it was before there was the key.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub gradient_checkpointing: bool,
+    /// Compute products with the base's weights in bf16, summed in f32: `false` (default), `true`, or `"auto"`, which is `true` on a
+    /// processor that has instructions for it.
+    #[serde(skip_serializing_if = "Bf16::is_no")]
+    pub bf16: Bf16,
     /// Passes over the data; default 1.
     pub num_epochs: usize,
     /// Stop after this many optimizer steps, whatever `num_epochs` says.
@@ -168,6 +173,7 @@ impl Default for Recipe {
             micro_batch_size: 4,
             gradient_accumulation_steps: 1,
             gradient_checkpointing: false,
+            bf16: Bf16::default(),
             num_epochs: 1,
             max_steps: None,
             learning_rate: 2e-4,
@@ -328,7 +334,7 @@ mod tests {
 
     #[test]
     fn every_alias_names_a_key_that_exists() {
-        let all = Recipe { gradient_checkpointing: true, ..Recipe::default() };
+        let all = Recipe { gradient_checkpointing: true, bf16: Bf16::Auto, ..Recipe::default() };
         let keys = serde_json::to_value(all).expect("a recipe is plain data");
         for (alias, name) in ALIASES.iter().chain(&INVERSES) {
             assert!(keys.get(name).is_some(), "{name}");
@@ -342,10 +348,11 @@ mod tests {
     #[test]
     fn a_recipe_survives_json() {
         for modules in [None, Some(vec!["q_proj".to_owned()])] {
-            for gradient_checkpointing in [false, true] {
+            for (gradient_checkpointing, bf16) in [(false, Bf16::No), (true, Bf16::Yes), (true, Bf16::Auto)] {
                 let lora_target_modules = modules.clone();
+                let max_steps = Some(3);
                 let recipe =
-                    Recipe { lora_target_modules, gradient_checkpointing, max_steps: Some(3), ..Recipe::default() };
+                    Recipe { lora_target_modules, gradient_checkpointing, bf16, max_steps, ..Recipe::default() };
                 let text = serde_json::to_string(&recipe).expect("a recipe is plain data");
                 assert_eq!(serde_json::from_str::<Recipe>(&text).expect("its own form"), recipe);
             }

@@ -70,7 +70,7 @@ impl Export<'_> {
         drop(tensors);
 
         let files = ModelFiles { root: out.to_path_buf(), kind: ModelKind::Gguf(out.to_path_buf()) };
-        let config = ModelConfig { source: String::new(), sha256: None, chat_template: None, context: None };
+        let config = ModelConfig::default();
         let read_back = load_decoder(&files, &config)?;
         let expected = logits(self.decoder, self.probe, Some(tuned))?;
         let difference = compare(&expected, &logits(&read_back, self.probe, None)?)?;

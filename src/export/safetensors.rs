@@ -92,8 +92,7 @@ impl Export<'_> {
             ModelKind::HuggingFace(base) => self.merge_hugging_face(base, out, encoding, tuned)?,
             ModelKind::Gguf(base) => self.merge_gguf(base, out, encoding, tuned, SHARD)?,
         };
-        let config =
-            ModelConfig { source: out.display().to_string(), sha256: None, chat_template: None, context: None };
+        let config = ModelConfig { source: out.display().to_string(), ..ModelConfig::default() };
         let read_back = load_decoder(&source::resolve(&config, &mut |_| {})?, &config)?;
         let expected = logits(self.decoder, self.probe, Some(tuned))?;
         let difference = compare(&expected, &logits(&read_back, self.probe, None)?)?;

@@ -10,7 +10,7 @@ use crate::record::{Message, Prompt};
 /// Base and adapter of the fixtures, given to `write`.
 fn with_export<T>(base: &str, adapter: &str, write: impl FnOnce(&Export<'_>) -> Result<T>) -> Result<T> {
     let source = fixture(base).display().to_string();
-    let config = ModelConfig { source, sha256: None, chat_template: None, context: None };
+    let config = ModelConfig { source, ..ModelConfig::default() };
     let files = source::resolve(&config, &mut |_| {})?;
     let decoder = load_decoder(&files, &config)?;
     let directory = fixture(adapter);
@@ -157,7 +157,7 @@ fn a_gguf_base_is_exported_in_shards_with_its_tokenizer() {
     let shards = files.expect("written").iter().filter(|f| f.extension().is_some_and(|e| e == "safetensors")).count();
     assert_eq!(shards, 7, "608 kB in files of at most 100 kB");
     let source = out.display().to_string();
-    let config = ModelConfig { source, sha256: None, chat_template: None, context: None };
+    let config = ModelConfig { source, ..ModelConfig::default() };
     let read = source::resolve(&config, &mut |_| {}).expect("a model");
     load_decoder(&read, &config).expect("all shards together");
 

@@ -167,7 +167,6 @@ impl Attention {
         found
     }
 
-    #[cfg(test)]
     pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let mut found = match &mut self.layers {
             Layers::Separate(layers) => layers.iter_mut().collect(),

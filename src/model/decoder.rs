@@ -9,6 +9,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::Arithmetic;
 use super::attention::{Attention, Qkv};
 use super::cache::Cache;
 use super::feed_forward::FeedForward;
@@ -80,6 +81,10 @@ impl Block {
         let mut found = self.attention.linears();
         found.extend(self.feed_forward.linears());
         found
+    }
+
+    fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.attention.linears_mut().into_iter().chain(self.feed_forward.linears_mut())
     }
 
     fn norms(&self) -> impl Iterator<Item = &Norm> {
@@ -230,11 +235,16 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// Takes the decoder's tensors out of `weights`; `rows`: how the file orders them.
+    /// Takes the decoder's tensors out of `weights`; `rows`: how the file orders them. Routers stay in f32, whatever the precision.
     ///
     /// # Errors
     /// A tensor that is missing, has another shape, or is not the decoder's.
-    pub(crate) fn load(mut spec: DecoderSpec, weights: &Weights, rows: GgufRows) -> crate::Result<Self> {
+    pub(crate) fn load(
+        mut spec: DecoderSpec,
+        weights: &Weights,
+        rows: GgufRows,
+        arithmetic: Arithmetic,
+    ) -> crate::Result<Self> {
         if let Positions::Rotary { global: Rotary { dim, scaling: RopeScaling::Factors(factors), .. }, .. } =
             &mut spec.positions
         {
@@ -254,13 +264,18 @@ impl Decoder {
             Positions::Learned => Some(loader.matrix(names.positions, spec.context, hidden)?),
             _ => None,
         };
-        let block = |layer| Block::load(&loader, layer, &shared).map(Arc::new);
+        let block = |layer| {
+            let mut block = Block::load(&loader, layer, &shared)?;
+            block.linears_mut().for_each(|linear| linear.frozen.weight.arithmetic = arithmetic);
+            Ok(Arc::new(block))
+        };
         let blocks = (0..spec.layers).map(block).collect::<crate::Result<Vec<_>>>()?;
         let norm = loader.norm(names.final_norm, hidden)?;
-        let head = match spec.tied_head {
+        let mut head = match spec.tied_head {
             true => embedding.clone(),
             false => loader.matrix(names.head, vocabulary, hidden)?,
         };
+        head.arithmetic = arithmetic;
         loader.check_all_used()?;
         Ok(Self { embedding, embedding_norm, positions, blocks, norm, head: Frozen { weight: head, bias: None }, spec })
     }
@@ -346,8 +361,7 @@ impl Decoder {
         self.head.weight = if self.spec.tied_head { self.embedding.clone() } else { self.head.weight.widened() };
         for block in &mut self.blocks {
             let block = Arc::get_mut(block).expect("no tape holds it");
-            let linears = block.attention.linears_mut().into_iter().chain(block.feed_forward.linears_mut());
-            for linear in linears {
+            for linear in block.linears_mut() {
                 linear.frozen.weight = linear.frozen.weight.widened();
             }
         }

@@ -52,7 +52,6 @@ impl Dense {
         self.gate.iter().chain([&self.up, &self.down])
     }
 
-    #[cfg(test)]
     fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
         self.gate.iter_mut().chain([&mut self.up, &mut self.down])
     }
@@ -89,7 +88,6 @@ impl FeedForward {
         }
     }
 
-    #[cfg(test)]
     pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match self {
             Self::Dense(dense) => dense.linears_mut().collect(),

@@ -15,7 +15,7 @@ use super::weights::Matrix;
 pub(crate) struct Pair {
     /// (r, in)
     pub(crate) a: Tensor,
-    /// (out, r)
+    /// (out, r); by columns where the adapter is attached for inference
     pub(crate) b: Tensor,
     /// What the product is multiplied by: alpha/r, times the arm's own factor.
     pub(crate) scale: f64,

@@ -37,7 +37,17 @@ use crate::error::{Error, Result};
 use crate::record::{Message, Prompt};
 use decoder::Decoder;
 use names::GgufRows;
+pub(crate) use ops::bf16::has_units as has_bf16_units;
 use weights::{Weights, map_file};
+
+/// What products with the base's weights are computed in. All else is in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Arithmetic {
+    #[default]
+    F32,
+    /// Both sides are rounded to bf16, the sums are in f32.
+    Bf16,
+}
 
 /// A model's tokenizer and template: what turns prompts into tokens and tokens into text.
 pub(crate) struct Voice {
@@ -130,7 +140,7 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
         }
         spec.context = context;
     }
-    Decoder::load(spec, &weights, rows)
+    Decoder::load(spec, &weights, rows, config.dtype.arithmetic())
 }
 
 /// The description of a GGUF file's model.

@@ -25,6 +25,7 @@ pub(crate) use format::Format;
 #[cfg(test)]
 pub(super) use format::fp8;
 
+use super::Arithmetic;
 use crate::error::{Error, Result};
 
 /// Elements that are widened to f32 at once.
@@ -63,6 +64,8 @@ pub(crate) struct Matrix {
     bytes: Bytes,
     /// What blocks of values are multiplied by.
     scales: Option<Arc<Scales>>,
+    /// What products with it are computed in.
+    pub(crate) arithmetic: Arithmetic,
 }
 
 thread_local! {
@@ -159,14 +162,16 @@ impl Matrix {
     /// A matrix of f32 values.
     pub(crate) fn from_values(name: &str, values: Vec<f32>, rows: usize, cols: usize) -> Self {
         assert_eq!(values.len(), rows * cols);
-        Self { name: name.into(), rows, cols, format: Format::F32, bytes: Bytes::Wide(Arc::new(values)), scales: None }
+        let (format, bytes, arithmetic) = (Format::F32, Bytes::Wide(Arc::new(values)), Arithmetic::F32);
+        Self { name: name.into(), rows, cols, format, bytes, scales: None, arithmetic }
     }
 
     /// A matrix of a GGUF quantisation's blocks.
     pub(crate) fn quantised(name: &str, dtype: GgmlDType, bytes: Vec<u8>, rows: usize, cols: usize) -> Self {
         let format = Format::Quantised(dtype);
         assert_eq!(format.bytes(cols).map(|row| row * rows), Some(bytes.len()));
-        Self { name: name.into(), rows, cols, format, bytes: Bytes::Owned(Arc::new(bytes)), scales: None }
+        let (bytes, arithmetic) = (Bytes::Owned(Arc::new(bytes)), Arithmetic::F32);
+        Self { name: name.into(), rows, cols, format, bytes, scales: None, arithmetic }
     }
 
     /// The same matrix with row `order[i]` as its row i.
@@ -186,15 +191,7 @@ impl Matrix {
                 from.iter().enumerate().for_each(|(col, value)| values[col * self.rows + row] = *value);
             }
         });
-        let (rows, cols) = (self.cols, self.rows);
-        Self {
-            name: self.name.clone(),
-            rows,
-            cols,
-            format: Format::F32,
-            bytes: Bytes::Wide(Arc::new(values)),
-            scales: None,
-        }
+        Self { rows: self.cols, cols: self.rows, bytes: Bytes::Wide(Arc::new(values)), ..wide }
     }
 }
 
@@ -357,7 +354,7 @@ impl Weights {
             ));
         }
         let scales = if entry.format == Format::Fp8 { Some(self.scales(name, rows, cols)?) } else { None };
-        Ok(Matrix { name: name.into(), rows, cols, format: entry.format, bytes, scales })
+        Ok(Matrix { name: name.into(), rows, cols, format: entry.format, bytes, scales, arithmetic: Arithmetic::F32 })
     }
 
     fn scales(&self, name: &str, rows: usize, cols: usize) -> Result<Arc<Scales>> {
@@ -385,7 +382,8 @@ impl Weights {
         let range = start..start + rows.len() * row;
         let bytes = Bytes::Mapped { map: Arc::clone(&entry.map), range };
         let name = format!("{name}[{index}]").into();
-        Ok(Matrix { name, rows: rows.len(), cols, format: entry.format, bytes, scales: None })
+        let (rows, format, arithmetic) = (rows.len(), entry.format, Arithmetic::F32);
+        Ok(Matrix { name, rows, cols, format, bytes, scales: None, arithmetic })
     }
 
     /// Is there a tensor of this name?

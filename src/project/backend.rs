@@ -15,7 +15,7 @@ use super::adapter::Ready;
 /// Name and version of a project's backend, as they decide an answer.
 pub(super) fn version(config: &Config) -> String {
     match config.backend {
-        BackendName::Candle => CandleBackend::version(),
+        BackendName::Candle => CandleBackend::version(&config.model),
         #[cfg(feature = "llama-cpp")]
         name => LlamaCppBackend::version(name == BackendName::LlamaCppF32),
         #[cfg(not(feature = "llama-cpp"))]

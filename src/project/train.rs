@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::adapter::write_stamp;
 use super::{Base, Event, Events};
 use crate::adapter::{self, Adapter};
-use crate::config::{BackendName, Config, DataConfig, OnError, Recipe};
+use crate::config::{BackendName, Config, DataConfig, ModelConfig, OnError, Recipe};
 use crate::data::encode::{Encoded, encode_chat, encode_completion, encode_text};
 use crate::data::{self, Example, Turns};
 use crate::error::{Error, Result};
@@ -91,7 +91,8 @@ pub(super) fn train(
     let directory = place.ok_or_else(|| Error::input(&config.manifest, None, "there is no place for the adapter"))?;
     let voice = Voice::load(&base.files, &config.model)?;
     let (train, validation) = examples(config, recipe, &voice, on_event)?;
-    let decoder = load_decoder(&base.files, &config.model)?;
+    let model = ModelConfig { dtype: recipe.bf16.dtype(), ..config.model.clone() };
+    let decoder = load_decoder(&base.files, &model)?;
     voice.check_fits(decoder.spec.vocab_size)?;
     // A training goes on with the gradients that it began with.
     let fingerprint = match config.backend {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::adapter::{self, Adapter};
-use crate::config::Recipe;
+use crate::config::{Dtype, Recipe};
 use crate::data::encode::Encoded;
 use crate::model::decoder::Decoder;
-use crate::model::parity::{FAMILIES, decoder, fixture, reference};
+use crate::model::parity::{FAMILIES, decoder, decoder_in, fixture, reference};
 use crate::train::state::TrainerState;
 use crate::train::{InProcess, Trainer, Training};
 
@@ -275,6 +275,34 @@ fn gradient_checkpointing_changes_no_bit() {
             let (tensors, experts) = (2 * start.modules.len(), start.modules.keys().any(|m| m.contains(".experts.")));
             assert!(micro.len() > 1 || (got.1.len() < tensors) == experts, "{family}: {} of {tensors}", got.1.len());
         }
+    }
+}
+
+/// In bf16 losses are those that PEFT recorded in f32 to 1 %, and the gradients point where they did.
+#[test]
+fn in_bf16_losses_and_gradients_are_near_those_of_peft() {
+    for family in ["llama", "qwen2", "qwen3"] {
+        let recorded = Recorded::of(family);
+        let tensors = reference(&format!("{}.safetensors", recorded.reference));
+        let text = std::fs::read_to_string(fixture(&format!("{}.json", recorded.reference))).expect("a reference");
+        let json: serde_json::Value = serde_json::from_str(&text).expect("json");
+        let (decoder, recipe, examples) = (decoder_in(family, Dtype::Bf16), recipe(), examples_of(&recorded));
+        let start = adapter::load(&fixture(&recorded.adapter)).expect("an adapter");
+        let objective = Box::new(InProcess::new(&decoder, &recipe));
+        let mut trainer = Trainer::new(objective, &recipe, start, TrainerState::default());
+        let (loss, gradients) = trainer.gradients(&[examples.iter().collect()]).expect("gradients");
+        let want = json["losses"][0].as_f64().expect("a loss");
+        assert!((loss - want).abs() < 0.01 * want && loss != want, "{family}: {loss}, in f32 {want}");
+        let (mut dot, mut own, mut theirs) = (0.0, 0.0, 0.0);
+        for (name, gradient) in &gradients {
+            let want = tensors[&format!("grad.base_model.model.{name}.weight")].flatten_all().expect("a tensor");
+            for (got, want) in gradient.iter().zip(want.to_vec1::<f32>().expect("f32 values")) {
+                let (got, want) = (f64::from(*got), f64::from(want));
+                (dot, own, theirs) = (dot + got * want, own + got * got, theirs + want * want);
+            }
+        }
+        let cosine = dot / (own * theirs).sqrt();
+        assert!(cosine > 0.999, "{family}: cosine {cosine}");
     }
 }
 

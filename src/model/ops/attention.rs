@@ -11,6 +11,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::exp::{exp_in_place, max};
+use super::few_rows::{self, Strided};
 use super::gemm::{Into, Mat, MatMut, matmul_single};
 use super::{dot, slice, view};
 use crate::model::tape::{Tape, apply3};
@@ -91,6 +92,16 @@ impl Keys<'_> {
         Mat::strided(&self.k[rows.start * stride + kv * heads.dim..], rows.len(), heads.dim, stride)
     }
 
+    fn k_rows(&self, heads: &Heads, kv: usize) -> Strided<'_> {
+        let (stride, width) = (heads.kv_heads * heads.dim, heads.dim);
+        Strided { data: &self.k[kv * width..], stride, rows: self.len, width }
+    }
+
+    fn v_rows(&self, heads: &Heads, kv: usize) -> Strided<'_> {
+        let (stride, width) = (heads.kv_heads * heads.value_dim, heads.value_dim);
+        Strided { data: &self.v[kv * width..], stride, rows: self.len, width }
+    }
+
     fn v(&self, heads: &Heads, kv: usize, rows: Range<usize>) -> Mat<'_> {
         let stride = heads.kv_heads * heads.value_dim;
         Mat::strided(&self.v[rows.start * stride + kv * heads.value_dim..], rows.len(), heads.value_dim, stride)
@@ -139,27 +150,17 @@ pub(crate) fn attend(q: &[f32], queries: usize, keys: &Keys<'_>, heads: &Heads, 
     let mut out = vec![0f32; queries * width];
     let mut scores = Vec::new();
     if queries == 1 {
-        // Decoding: the group's queries are rows of one product.
         scores.resize(group * keys.len, 0.0);
-        let q = Mat::new(&q[kv * group * heads.dim..], group, heads.dim);
-        matmul_single(
-            MatMut::new(&mut scores, group, keys.len),
-            Into::Overwrite,
+        few_rows::scores(
+            keys.k_rows(heads, kv),
             heads.scale,
-            q,
-            keys.k(heads, kv, 0..keys.len).t(),
+            &q[kv * group * heads.dim..][..group * heads.dim],
+            &mut scores,
         );
         for (g, scores) in scores.chunks_mut(keys.len).enumerate() {
             causal_softmax(scores, keys.len, past, heads.mask(kv * group + g));
         }
-        let out_rows = MatMut::new(&mut out, group, heads.value_dim);
-        matmul_single(
-            out_rows,
-            Into::Overwrite,
-            1.0,
-            Mat::new(&scores, group, keys.len),
-            keys.v(heads, kv, 0..keys.len),
-        );
+        few_rows::add_combination(keys.v_rows(heads, kv), 1.0, &scores, &mut out);
         return out;
     }
     for start in (0..queries).step_by(BLOCK) {

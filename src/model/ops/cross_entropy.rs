@@ -7,8 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::exp::{exp_in_place, max};
-use super::gemm::{Into, Mat, MatMut, matmul};
-use super::{rows_of, slice};
+use super::{frozen, rows_of, slice};
 use crate::model::tape::{Tape, apply1};
 use crate::model::weights::Matrix;
 
@@ -46,12 +45,9 @@ pub(crate) fn head_cross_entropy(
 impl HeadCrossEntropy {
     /// Loss of some positions, summed in f64; adds to `gradient` (positions, width) unless it is empty.
     fn positions(&self, hidden: &[f32], targets: &[u32], gradient: &mut [f32]) -> f64 {
-        let (n, width, vocab) = (targets.len(), self.head.cols, self.head.rows);
-        let mut logits = vec![0f32; n * vocab];
-        self.head.for_blocks(|block, h| {
-            let part = MatMut::strided(&mut logits[block.start..], n, block.len(), vocab);
-            matmul(part, Into::Overwrite, 1.0, Mat::new(hidden, n, width), Mat::new(h, block.len(), width).t());
-        });
+        let vocab = self.head.rows;
+        let mut logits = vec![0f32; targets.len() * vocab];
+        frozen::product(&self.head, hidden, &mut logits);
         let losses: Vec<f64> = logits
             .par_chunks_mut(vocab)
             .zip(targets)
@@ -70,10 +66,7 @@ impl HeadCrossEntropy {
             })
             .collect();
         if self.with_gradient {
-            self.head.for_blocks(|block, h| {
-                let part = Mat::strided(&logits[block.start..], n, block.len(), vocab);
-                matmul(MatMut::new(gradient, n, width), Into::Add, 1.0, part, Mat::new(h, block.len(), width));
-            });
+            frozen::back(&self.head, &logits, gradient);
         }
         losses.iter().sum()
     }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::bf16;
 use crate::model::weights::Matrix;
 
 /// Rows that count as few: with more, `gemm` is as fast, which packs the weights for many.
@@ -23,10 +24,125 @@ pub(crate) fn product(weight: &Matrix, x: &[f32], y: &mut [f32]) {
     run(weight, [weight.rows, weight.cols], x, y, |_, value| value);
 }
 
+/// As [`product`] of weights rounded to bf16.
+pub(super) fn product_rounded(weight: &Matrix, x: &[f32], y: &mut [f32]) {
+    run(&Rounded(weight), [weight.rows, weight.cols], x, y, |_, value| value);
+}
+
 /// y (rows, out) += scale · x (rows, in) Wᵀ, for W (out, in) in f32.
 pub(crate) fn add_product(w: &[f32], inside: usize, scale: f32, x: &[f32], y: &mut [f32]) {
     let outside = w.len().checked_div(inside).unwrap_or(0);
     run(&Wide { w, inside }, [outside, inside], x, y, |y, value| y + scale * value);
+}
+
+/// Rows that begin `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Strided<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) stride: usize,
+    pub(crate) rows: usize,
+    pub(crate) width: usize,
+}
+
+impl<'a> Strided<'a> {
+    /// Dense rows.
+    pub(crate) fn dense(data: &'a [f32], rows: usize, width: usize) -> Self {
+        Self { data, stride: width, rows, width }
+    }
+
+    #[inline(always)]
+    fn row(&self, row: usize) -> &'a [f32] {
+        &self.data[row * self.stride..][..self.width]
+    }
+}
+
+/// y (m, n) = scale · x (m, width) Wᵀ for W (n, width), on the calling thread: one token's queries with the keys before it.
+pub(crate) fn scores(w: Strided<'_>, scale: f32, x: &[f32], y: &mut [f32]) {
+    let rows = x.len().checked_div(w.width).unwrap_or(0);
+    assert!(x.len() == rows * w.width && y.len() == rows * w.rows, "x, W and y do not fit");
+    eight_lanes().dispatch(Scores { w, scale, x, y });
+}
+
+/// y (m, width) += scale · h (m, n) W for W (n, width), on the calling thread: values weighed by one token's attention, and low-rank
+/// products by B's columns, which are made many at a time and not one by one.
+pub(crate) fn add_combination(w: Strided<'_>, scale: f32, h: &[f32], y: &mut [f32]) {
+    let rows = h.len().checked_div(w.rows).unwrap_or(0);
+    assert!(h.len() == rows * w.rows && y.len() == rows * w.width, "h, W and y do not fit");
+    for (h, y) in h.chunks(w.rows.max(1)).zip(y.chunks_mut(w.width.max(1))) {
+        eight_lanes().dispatch(Combination { w, scale, h, y });
+    }
+}
+
+struct Scores<'a> {
+    w: Strided<'a>,
+    scale: f32,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Scores<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { w, scale, x, y } = self;
+        for (x, y) in x.chunks(w.width).zip(y.chunks_mut(w.rows)) {
+            for (i, y) in y.chunks_mut(4).enumerate() {
+                // What is missing is multiplied too, and not looked at.
+                let last = 4 * i + y.len() - 1;
+                let at = 4 * i;
+                let four = [w.row(at), w.row((at + 1).min(last)), w.row((at + 2).min(last)), w.row((at + 3).min(last))];
+                let [products] = one_by_four(simd, four, x, w.width);
+                for o in 0..y.len() {
+                    y[o] = scale * products[o];
+                }
+            }
+        }
+    }
+}
+
+/// Rows that are added at a time.
+const TOGETHER: usize = 4;
+
+/// y += scale · Σ h[r] · w[r].
+struct Combination<'a> {
+    w: Strided<'a>,
+    scale: f32,
+    h: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Combination<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { w, scale, h, y } = self;
+        for (i, h) in h.chunks(TOGETHER).enumerate() {
+            let mut factors = [0f32; TOGETHER];
+            // What is missing is multiplied by 0, and is one that is there.
+            let mut rows = [w.row(i * TOGETHER); TOGETHER];
+            for r in 0..h.len() {
+                factors[r] = scale * h[r];
+                rows[r] = w.row(i * TOGETHER + r);
+            }
+            let ((a, a_tail), (b, b_tail)) = (S::as_simd_f32s(rows[0]), S::as_simd_f32s(rows[1]));
+            let ((c, c_tail), (d, d_tail)) = (S::as_simd_f32s(rows[2]), S::as_simd_f32s(rows[3]));
+            let (fa, fb) = (simd.splat_f32s(factors[0]), simd.splat_f32s(factors[1]));
+            let (fc, fd) = (simd.splat_f32s(factors[2]), simd.splat_f32s(factors[3]));
+            let (head, tail) = S::as_mut_simd_f32s(y);
+            for ((((y, a), b), c), d) in head.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                let sum = simd.mul_add_f32s(fb, *b, simd.mul_add_f32s(fa, *a, *y));
+                *y = simd.mul_add_f32s(fd, *d, simd.mul_add_f32s(fc, *c, sum));
+            }
+            let tails = [a_tail, b_tail, c_tail, d_tail];
+            for (i, y) in tail.iter_mut().enumerate() {
+                for r in 0..TOGETHER {
+                    *y += factors[r] * tails[r][i];
+                }
+            }
+        }
+    }
 }
 
 /// Where weight rows come from.
@@ -55,10 +171,34 @@ impl Rows for Matrix {
     }
 }
 
+/// Weights that become bf16.
+struct Rounded<'a>(&'a Matrix);
+
+impl Rows for Rounded<'_> {
+    fn products(&self, _: Range<usize>, _: &[f32], _: &mut [f32]) -> bool {
+        false
+    }
+
+    fn values(&self, _: Range<usize>) -> Option<&[f32]> {
+        None
+    }
+
+    fn widen(&self, rows: Range<usize>, out: &mut [f32]) {
+        self.0.widen_serially(rows, out);
+        bf16::round(out);
+    }
+}
+
 /// Weights (out, `inside`) in f32.
 struct Wide<'a> {
     w: &'a [f32],
     inside: usize,
+}
+
+impl Wide<'_> {
+    fn of(&self, rows: Range<usize>) -> &[f32] {
+        &self.w[rows.start * self.inside..rows.end * self.inside]
+    }
 }
 
 impl Rows for Wide<'_> {
@@ -67,19 +207,29 @@ impl Rows for Wide<'_> {
     }
 
     fn values(&self, rows: Range<usize>) -> Option<&[f32]> {
-        Some(&self.w[rows.start * self.inside..rows.end * self.inside])
+        Some(self.of(rows))
     }
 
     fn widen(&self, rows: Range<usize>, out: &mut [f32]) {
-        out.copy_from_slice(&self.w[rows.start * self.inside..rows.end * self.inside]);
+        out.copy_from_slice(self.of(rows));
     }
+}
+
+/// Vectors of eight where there are some, also on processors that have longer ones: a product is then the same on all of them bit for
+/// bit, and with few rows it is the unpacking of weights that takes the time.
+fn eight_lanes() -> Arch {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(v3) = pulp::x86::V3::try_new() {
+        return Arch::V3(v3);
+    }
+    Arch::new()
 }
 
 /// y[i, o] = `combine(y[i, o], x[i] · w[o])`.
 fn run(w: &impl Rows, [outside, inside]: [usize; 2], x: &[f32], y: &mut [f32], combine: impl Fn(f32, f32) -> f32) {
     let rows = x.len() / inside.max(1);
     assert!(x.len() == rows * inside && y.len() == rows * outside, "x, W and y do not fit");
-    let arch = Arch::new();
+    let arch = eight_lanes();
     let part = |range: Range<usize>| {
         let mut products = vec![0f32; rows * range.len()];
         if w.products(range.clone(), x, &mut products) {
@@ -132,7 +282,9 @@ impl WithSimd for Products<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { weights, x, inside, products, stride, at, count } = self;
         let rows = x.len().checked_div(inside).unwrap_or(0);
-        let (first, second) = weights.split_at(WIDENED / 2 * inside);
+        let weights = Strided::dense(weights, WIDENED, inside);
+        let first = [weights.row(0), weights.row(1), weights.row(2), weights.row(3)];
+        let second = [weights.row(4), weights.row(5), weights.row(6), weights.row(7)];
         let mut i = 0;
         while i < rows {
             let together = (rows - i).min(3);
@@ -141,7 +293,11 @@ impl WithSimd for Products<'_> {
             match together {
                 3 => beside(three_by_four(simd, first, x, inside), three_by_four(simd, second, x, inside), &mut sums),
                 2 => beside(two_by_four(simd, first, x, inside), two_by_four(simd, second, x, inside), &mut sums),
-                _ => [sums[0]] = one_by_eight(simd, weights, x, inside),
+                _ => {
+                    let [a, b, c, d] = first;
+                    let [e, f, g, h] = second;
+                    [sums[0]] = one_by_eight(simd, [a, b, c, d, e, f, g, h], x, inside);
+                }
             }
             for sums in &sums[..together] {
                 products[i * stride + at..][..count].copy_from_slice(&sums[..count]);
@@ -167,8 +323,8 @@ fn beside<const M: usize>(low: [[f32; 4]; M], high: [[f32; 4]; M], sums: &mut [[
 macro_rules! tile {
     ($name:ident, $rows:literal, $outs:literal: $($o:literal $w:ident $tail:ident),*) => {
         #[inline(always)]
-        fn $name<S: Simd>(simd: S, w: &[f32], x: &[f32], inside: usize) -> [[f32; $outs]; $rows] {
-            $(let ($w, $tail) = S::as_simd_f32s(&w[$o * inside..($o + 1) * inside]);)*
+        fn $name<S: Simd>(simd: S, w: [&[f32]; $outs], x: &[f32], inside: usize) -> [[f32; $outs]; $rows] {
+            $(let ($w, $tail) = S::as_simd_f32s(&w[$o][..inside]);)*
             let (mut xs, mut tails): ([&[S::f32s]; $rows], [&[f32]; $rows]) = ([&[]; $rows], [&[]; $rows]);
             for m in 0..$rows {
                 (xs[m], tails[m]) = S::as_simd_f32s(&x[m * inside..(m + 1) * inside]);
@@ -205,6 +361,7 @@ macro_rules! tile {
     };
 }
 
+tile!(one_by_four, 1, 4: 0 w0 t0, 1 w1 t1, 2 w2 t2, 3 w3 t3);
 tile!(three_by_four, 3, 4: 0 w0 t0, 1 w1 t1, 2 w2 t2, 3 w3 t3);
 tile!(two_by_four, 2, 4: 0 w0 t0, 1 w1 t1, 2 w2 t2, 3 w3 t3);
 tile!(one_by_eight, 1, 8: 0 w0 t0, 1 w1 t1, 2 w2 t2, 3 w3 t3, 4 w4 t4, 5 w5 t5, 6 w6 t6, 7 w7 t7);
@@ -230,6 +387,12 @@ mod tests {
                 product(&weight, &x, &mut y);
                 let mut sum = vec![1f32; rows * outside];
                 add_product(&w, inside, 0.5, &x, &mut sum);
+                let columns: Vec<f32> = (0..outside * inside).map(|i| w[i % outside * inside + i / outside]).collect();
+                let mut combined = vec![1f32; rows * outside];
+                add_combination(Strided::dense(&columns, inside, outside), 0.5, &x, &mut combined);
+                for (sum, combined) in sum.iter().zip(&combined) {
+                    assert!((sum - combined).abs() < 1e-4, "({outside}, {inside}), {rows} rows: {combined} and {sum}");
+                }
                 for ((y, sum), expected) in y.iter().zip(&sum).zip(&expected) {
                     assert!((y - expected).abs() < 1e-4, "({outside}, {inside}), {rows} rows: {y} and {expected}");
                     assert!((sum - 1.0 - 0.5 * expected).abs() < 1e-4, "({outside}, {inside}), {rows} rows");

@@ -4,13 +4,14 @@
 //! file's precision a block at a time, in the forward and again in the backward.
 
 use std::ops::Range;
+use std::sync::Mutex;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::few_rows::{self, FEW};
+use super::few_rows::{self, FEW, Strided};
 use super::gemm::{Into, Mat, MatMut, matmul};
-use super::{for_each_row, rows_of, slice, view};
+use super::{for_each_row, frozen, rows_of, slice, view};
 use crate::model::linear::Pair;
 use crate::model::tape::{Tape, apply1, apply3};
 use crate::model::weights::Matrix;
@@ -25,16 +26,9 @@ pub(crate) struct Frozen {
 impl Frozen {
     /// y (rows, out) = x (rows, in) Wᵀ + b.
     fn forward(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {
-        let (inside, outside) = (self.weight.cols, self.weight.rows);
+        let outside = self.weight.rows;
         let mut y = vec![0f32; rows * outside];
-        if rows <= FEW {
-            few_rows::product(&self.weight, x, &mut y);
-        } else {
-            self.weight.for_blocks(|block, w| {
-                let part = MatMut::strided(&mut y[block.start..], rows, block.len(), outside);
-                matmul(part, Into::Overwrite, 1.0, Mat::new(x, rows, inside), Mat::new(w, block.len(), inside).t());
-            });
-        }
+        frozen::product(&self.weight, x, &mut y);
         if let Some(bias) = &self.bias {
             let view = view(bias);
             let bias = view.slice()?;
@@ -45,12 +39,8 @@ impl Frozen {
 
     /// dx (rows, in) = dy (rows, out) W.
     fn backward(&self, dy: &[f32], rows: usize) -> Vec<f32> {
-        let (inside, outside) = (self.weight.cols, self.weight.rows);
-        let mut dx = vec![0f32; rows * inside];
-        self.weight.for_blocks(|block, w| {
-            let dy = Mat::strided(&dy[block.start..], rows, block.len(), outside);
-            matmul(MatMut::new(&mut dx, rows, inside), Into::Add, 1.0, dy, Mat::new(w, block.len(), inside));
-        });
+        let mut dx = vec![0f32; rows * self.weight.cols];
+        frozen::back(&self.weight, dy, &mut dx);
         dx
     }
 
@@ -85,18 +75,20 @@ impl Slot {
         let pair = &self.pair;
         let (rank, inside) = pair.a.dims2()?;
         let (outside, rows) = (pair.b.dim(0)?, self.rows.len());
-        let (a, b) = (view(&pair.a), view(&pair.b));
+        // In place where B lies by columns, as that of an attached adapter does.
+        let columns = pair.b.t()?.contiguous()?;
+        let (a, b) = (view(&pair.a), view(&columns));
         let (a, b, scale) = (a.slice()?, b.slice()?, pair.scale as f32);
         let x = &x[self.rows.start * inside..self.rows.end * inside];
         let (mut h, mut y) = (vec![0f32; rows * rank], vec![0f32; rows * outside]);
         if rows <= FEW {
             few_rows::add_product(a, inside, 1.0, x, &mut h);
-            few_rows::add_product(b, rank, scale, &h, &mut y);
+            few_rows::add_combination(Strided::dense(b, rank, outside), scale, &h, &mut y);
         } else {
             let (x, a) = (Mat::new(x, rows, inside), Mat::new(a, rank, inside));
             matmul(MatMut::new(&mut h, rows, rank), Into::Overwrite, 1.0, x, a.t());
-            let (h, b) = (Mat::new(&h, rows, rank), Mat::new(b, outside, rank));
-            matmul(MatMut::new(&mut y, rows, outside), Into::Overwrite, scale, h, b.t());
+            let (h, b) = (Mat::new(&h, rows, rank), Mat::new(b, rank, outside));
+            matmul(MatMut::new(&mut y, rows, outside), Into::Overwrite, scale, h, b);
         }
         Ok(y)
     }
@@ -211,6 +203,8 @@ struct Lora {
     frozen: Frozen,
     scale: f32,
     dropout: Option<Dropout>,
+    /// x Aᵀ, which the forward leaves for the backward.
+    low: Mutex<Vec<f32>>,
 }
 
 /// y = x Wᵀ + b + s · (dropout(x) Aᵀ) Bᵀ with gradients for x, A (r, in) and B (out, r), on all rows.
@@ -222,7 +216,7 @@ pub(crate) fn lora(
     scale: f64,
     dropout: Option<Dropout>,
 ) -> Result<Tensor> {
-    let op = Lora { frozen: frozen.clone(), scale: scale as f32, dropout };
+    let op = Lora { frozen: frozen.clone(), scale: scale as f32, dropout, low: Mutex::default() };
     apply3(tape, [x, a, b], op)
 }
 
@@ -271,8 +265,11 @@ impl CustomOp3 for Lora {
             Mat::new(&dropped, rows, inside),
             Mat::new(a, rank, inside).t(),
         );
-        let (h, b) = (Mat::new(&h, rows, rank), Mat::new(b, outside, rank));
-        matmul(MatMut::new(&mut y, rows, outside), Into::Add, self.scale, h, b.t());
+        let b = Mat::new(b, outside, rank);
+        matmul(MatMut::new(&mut y, rows, outside), Into::Add, self.scale, Mat::new(&h, rows, rank), b.t());
+        if let Ok(mut low) = self.low.lock() {
+            *low = h;
+        }
         Ok((CpuStorage::F32(y), shape))
     }
 
@@ -295,8 +292,11 @@ impl CustomOp3 for Lora {
         let dropped = self.dropped(xs);
         let (x_mat, dy_mat) = (Mat::new(&dropped, rows, inside), Mat::new(dy_values, rows, outside));
         let (a_mat, b_mat) = (Mat::new(a_values, rank, inside), Mat::new(b_view.slice()?, outside, rank));
-        let (mut h, mut g) = (vec![0f32; rows * rank], vec![0f32; rows * rank]);
-        matmul(MatMut::new(&mut h, rows, rank), Into::Overwrite, 1.0, x_mat, a_mat.t());
+        let h = self.low.lock().map(|mut low| std::mem::take(&mut *low)).unwrap_or_default();
+        if h.len() != rows * rank {
+            bail!("`{}`: the backward of a forward that was not run, or that had one already", self.frozen.weight.name);
+        }
+        let mut g = vec![0f32; rows * rank];
         matmul(MatMut::new(&mut g, rows, rank), Into::Overwrite, 1.0, dy_mat, b_mat);
         let (h, g) = (Mat::new(&h, rows, rank), Mat::new(&g, rows, rank));
         let (mut da, mut db) = (vec![0f32; rank * inside], vec![0f32; outside * rank]);

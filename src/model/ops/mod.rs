@@ -6,11 +6,13 @@
 
 pub(crate) mod activation;
 pub(crate) mod attention;
+pub(crate) mod bf16;
 pub(crate) mod columns;
 pub(crate) mod cross_entropy;
 pub(crate) mod exp;
 pub(crate) mod experts;
 pub(crate) mod few_rows;
+pub(crate) mod frozen;
 pub(crate) mod gemm;
 pub(crate) mod layer_norm;
 pub(crate) mod lora;
@@ -21,6 +23,7 @@ pub(crate) mod rope;
 mod tests;
 
 use std::ops::Deref;
+use std::sync::Mutex;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
@@ -74,8 +77,26 @@ pub(crate) fn for_each_row(out: &mut [f32], width: usize, f: impl Fn(usize, &mut
 }
 
 /// Runs `f` on a thread of the pool. From there a parallel operation costs little; from outside, each one wakes a thread and waits.
+///
+/// It is always the same thread: memory that is freed on one is not there for another to allocate, and a second step of a training on
+/// another thread would hold twice as much.
 pub(crate) fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
-    rayon::scope(|_| f())
+    if rayon::current_thread_index().is_some() {
+        return f();
+    }
+    let (mut result, f) = (None, Mutex::new(Some(f)));
+    {
+        let slot = Mutex::new(&mut result);
+        rayon::broadcast(|context| {
+            if context.index() == 0
+                && let Some(f) = f.lock().ok().and_then(|mut f| f.take())
+                && let Ok(mut slot) = slot.lock()
+            {
+                **slot = Some(f());
+            }
+        });
+    }
+    result.unwrap_or_else(|| unreachable!("a pool has a first thread"))
 }
 
 /// Σ aᵢ·bᵢ, in an order that vectorises and never changes.

@@ -19,7 +19,7 @@ pub(super) trait Sink<S: Vectors> {
 
 /// Two scales that lie side by side: f16, little-endian.
 #[inline(always)]
-fn two_halves<S: Vectors>(s: S, block: &[u8], at: usize) -> (S::Scale, S::Scale) {
+fn two_halves<S: Vectors>(s: S, block: &[u8], at: usize) -> [S::Scale; 2] {
     s.halves(u32::from_le_bytes(part(block, at)))
 }
 
@@ -43,14 +43,37 @@ fn bytes<S: Vectors>(s: S, block: &[u8], at: usize) -> S::Bytes {
     s.load(part(block, at))
 }
 
+/// 32 codes of 4 bits, the lower half of each byte first, and with them higher bits where there are some.
+#[inline(always)]
+fn nibbles<S: Vectors>(
+    s: S,
+    q: S::Bytes,
+    higher: Option<[S::Bytes; 2]>,
+    [d, m]: [S::Scale; 2],
+    sink: &mut impl Sink<S>,
+) {
+    let [mut low, mut high] = [s.bits(q, 0, 15), s.bits(q, 4, 15)];
+    if let Some(higher) = higher {
+        [low, high] = [s.or(low, higher[0]), s.or(high, higher[1])];
+    }
+    sink.put(s, 0, s.scaled(low, d, m));
+    sink.put(s, 1, s.scaled(high, d, m));
+}
+
+/// The fifth bits of 32 codes, in their place.
+#[inline(always)]
+fn fifth_bits<S: Vectors>(s: S, block: &[u8], at: usize) -> Option<[S::Bytes; 2]> {
+    let bits = |at| s.spread(u16::from_le_bytes(part(block, at)), 16);
+    Some([bits(at), bits(at + 2)])
+}
+
 pub(super) struct Q4_0;
 
 impl Form<18, 32> for Q4_0 {
     #[inline(always)]
     fn unpack<S: Vectors>(s: S, block: &[u8; 18], sink: &mut impl Sink<S>) {
-        let (d, q) = (half(s, block, 0), bytes(s, block, 2));
-        sink.put(s, 0, s.scaled(s.bits(q, 0, 15), d, s.times(d, -8.0)));
-        sink.put(s, 1, s.scaled(s.bits(q, 4, 15), d, s.times(d, -8.0)));
+        let d = half(s, block, 0);
+        nibbles(s, bytes(s, block, 2), None, [d, s.times(d, -8.0)], sink);
     }
 }
 
@@ -59,16 +82,8 @@ pub(super) struct Q4_1;
 impl Form<20, 32> for Q4_1 {
     #[inline(always)]
     fn unpack<S: Vectors>(s: S, block: &[u8; 20], sink: &mut impl Sink<S>) {
-        let ((d, m), q) = (two_halves(s, block, 0), bytes(s, block, 4));
-        sink.put(s, 0, s.scaled(s.bits(q, 0, 15), d, m));
-        sink.put(s, 1, s.scaled(s.bits(q, 4, 15), d, m));
+        nibbles(s, bytes(s, block, 4), None, two_halves(s, block, 0), sink);
     }
-}
-
-/// The fifth bits of 32 codes, in their place.
-#[inline(always)]
-fn fifth_bits<S: Vectors>(s: S, block: &[u8], at: usize) -> [S::Bytes; 2] {
-    [s.spread(u16::from_le_bytes(part(block, at)), 16), s.spread(u16::from_le_bytes(part(block, at + 2)), 16)]
 }
 
 pub(super) struct Q5_0;
@@ -76,9 +91,8 @@ pub(super) struct Q5_0;
 impl Form<22, 32> for Q5_0 {
     #[inline(always)]
     fn unpack<S: Vectors>(s: S, block: &[u8; 22], sink: &mut impl Sink<S>) {
-        let (d, [low, high], q) = (half(s, block, 0), fifth_bits(s, block, 2), bytes(s, block, 6));
-        sink.put(s, 0, s.scaled(s.or(s.bits(q, 0, 15), low), d, s.times(d, -16.0)));
-        sink.put(s, 1, s.scaled(s.or(s.bits(q, 4, 15), high), d, s.times(d, -16.0)));
+        let d = half(s, block, 0);
+        nibbles(s, bytes(s, block, 6), fifth_bits(s, block, 2), [d, s.times(d, -16.0)], sink);
     }
 }
 
@@ -87,9 +101,7 @@ pub(super) struct Q5_1;
 impl Form<24, 32> for Q5_1 {
     #[inline(always)]
     fn unpack<S: Vectors>(s: S, block: &[u8; 24], sink: &mut impl Sink<S>) {
-        let ((d, m), [low, high], q) = (two_halves(s, block, 0), fifth_bits(s, block, 4), bytes(s, block, 8));
-        sink.put(s, 0, s.scaled(s.or(s.bits(q, 0, 15), low), d, m));
-        sink.put(s, 1, s.scaled(s.or(s.bits(q, 4, 15), high), d, m));
+        nibbles(s, bytes(s, block, 8), fifth_bits(s, block, 4), two_halves(s, block, 0), sink);
     }
 }
 
@@ -110,7 +122,7 @@ pub(super) struct Q2K;
 impl Form<84, 256> for Q2K {
     #[inline(always)]
     fn unpack<S: Vectors>(s: S, block: &[u8; 84], sink: &mut impl Sink<S>) {
-        let (d, min) = two_halves(s, block, 80);
+        let [d, min] = two_halves(s, block, 80);
         for i in 0..16 {
             // 128 values, the two bits of each byte that are theirs, and the half of 32 bytes.
             let (run, shift, side) = (i / 8, 2 * (i as i32 % 8 / 2), i % 2);
@@ -157,7 +169,7 @@ pub(super) struct Q4K;
 impl Form<144, 256> for Q4K {
     #[inline(always)]
     fn unpack<S: Vectors>(s: S, block: &[u8; 144], sink: &mut impl Sink<S>) {
-        let (d, min) = two_halves(s, block, 0);
+        let [d, min] = two_halves(s, block, 0);
         for i in 0..8 {
             let (scale, minimum) = scale_and_min(block, i);
             let (d, m) = (s.times(d, scale), s.times(min, -minimum));
@@ -175,7 +187,7 @@ pub(super) struct Q5K;
 impl Form<176, 256> for Q5K {
     #[inline(always)]
     fn unpack<S: Vectors>(s: S, block: &[u8; 176], sink: &mut impl Sink<S>) {
-        let (d, min) = two_halves(s, block, 0);
+        let [d, min] = two_halves(s, block, 0);
         for i in 0..8 {
             let (scale, minimum) = scale_and_min(block, i);
             let (d, m) = (s.times(d, scale), s.times(min, -minimum));

@@ -6,28 +6,22 @@ use candle_core::quantized::GgmlDType;
 use pulp::{NullaryFnOnce, f32x8};
 
 use super::blocks::{Form, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Sink};
-#[cfg(target_arch = "x86_64")]
-use super::vectors::Avx2;
-use super::vectors::{GROUP, Portable, Vectors};
-
-/// Most rows of x whose products are made while blocks are unpacked: with more, it is no faster than from the values in memory.
-#[cfg(test)]
-const FEWEST: usize = 2;
+use super::vectors::{Fastest, GROUP, Portable, Vectors};
 
 /// Calls a function with a form as its type. False: this type of tensor has no form here.
 macro_rules! with_form {
     ($dtype:expr, $call:ident $args:tt) => {
         match $dtype {
-            GgmlDType::Q4_0 => $call::<Q4_0, 18, 32> $args,
-            GgmlDType::Q4_1 => $call::<Q4_1, 20, 32> $args,
-            GgmlDType::Q5_0 => $call::<Q5_0, 22, 32> $args,
-            GgmlDType::Q5_1 => $call::<Q5_1, 24, 32> $args,
-            GgmlDType::Q8_0 => $call::<Q8_0, 34, 32> $args,
-            GgmlDType::Q2K => $call::<Q2K, 84, 256> $args,
-            GgmlDType::Q3K => $call::<Q3K, 110, 256> $args,
-            GgmlDType::Q4K => $call::<Q4K, 144, 256> $args,
-            GgmlDType::Q5K => $call::<Q5K, 176, 256> $args,
-            GgmlDType::Q6K => $call::<Q6K, 210, 256> $args,
+            GgmlDType::Q4_0 => $call::<Q4_0, _, _> $args,
+            GgmlDType::Q4_1 => $call::<Q4_1, _, _> $args,
+            GgmlDType::Q5_0 => $call::<Q5_0, _, _> $args,
+            GgmlDType::Q5_1 => $call::<Q5_1, _, _> $args,
+            GgmlDType::Q8_0 => $call::<Q8_0, _, _> $args,
+            GgmlDType::Q2K => $call::<Q2K, _, _> $args,
+            GgmlDType::Q3K => $call::<Q3K, _, _> $args,
+            GgmlDType::Q4K => $call::<Q4K, _, _> $args,
+            GgmlDType::Q5K => $call::<Q5K, _, _> $args,
+            GgmlDType::Q6K => $call::<Q6K, _, _> $args,
             _ => false,
         }
     };
@@ -47,12 +41,10 @@ pub(super) fn products(dtype: GgmlDType, bytes: &[u8], inside: usize, x: &[f32],
 }
 
 fn widen_form<F: Form<BYTES, VALUES>, const BYTES: usize, const VALUES: usize>(bytes: &[u8], out: &mut [f32]) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(avx2) = Avx2::try_new() {
-        avx2.vectorize(Widen::<_, F, BYTES, VALUES> { s: avx2, bytes, out, form: PhantomData });
-        return true;
+    match Fastest::try_new() {
+        Some(s) => s.vectorize(Widen::<_, F, BYTES, VALUES> { s, bytes, out, form: PhantomData }),
+        None => Widen::<_, F, BYTES, VALUES> { s: Portable, bytes, out, form: PhantomData }.call(),
     }
-    Widen::<_, F, BYTES, VALUES> { s: Portable, bytes, out, form: PhantomData }.call();
     true
 }
 
@@ -92,36 +84,18 @@ fn products_of_form<F: Form<BYTES, VALUES>, const BYTES: usize, const VALUES: us
     x: &[f32],
     products: &mut [f32],
 ) -> bool {
+    let Some(s) = Fastest::try_new() else { return false };
     let rows = x.len().checked_div(inside).unwrap_or(0);
     let (x, bytes) = (x.as_chunks().0, bytes.as_chunks().0);
-    let blocks = inside / VALUES;
-    macro_rules! with_rows {
-        ($rows:literal beside $outs:literal) => {{
-            if blocks == 0 || bytes.len() % ($outs * blocks) != 0 {
-                return false;
-            }
-            #[cfg(target_arch = "x86_64")]
-            if !matches!(pulp::Arch::new(), pulp::Arch::V4(_))
-                && let Some(s) = Avx2::try_new()
-            {
-                s.vectorize(Products::<_, F, BYTES, VALUES, $rows, $outs> {
-                    s,
-                    blocks,
-                    bytes,
-                    x,
-                    products,
-                    form: PhantomData,
-                });
-                return true;
-            }
-            false
-        }};
-    }
+    let (blocks, form) = (inside / VALUES, PhantomData);
+    let fits = |outs| blocks > 0 && bytes.len().is_multiple_of(outs * blocks);
     match rows {
-        1 => with_rows!(1 beside 4),
-        2 => with_rows!(2 beside 2),
-        _ => false,
+        1 if fits(4) => s.vectorize(Products::<_, F, BYTES, VALUES, 1, 4> { s, blocks, bytes, x, products, form }),
+        2 if fits(2) => s.vectorize(Products::<_, F, BYTES, VALUES, 2, 2> { s, blocks, bytes, x, products, form }),
+        // With more rows it is no faster than from the values in memory.
+        _ => return false,
     }
+    true
 }
 
 /// Products of `ROWS` rows of x with all rows of w.
@@ -277,11 +251,11 @@ mod tests {
             let (inside, bytes) = (blocks * dtype.block_size(), tame(outside * blocks * dtype.type_size()));
             let mut w = vec![0f32; outside * inside];
             assert!(widen(dtype, &bytes, &mut w));
-            for rows in 1..=FEWEST {
+            for rows in 1..=2 {
                 let x: Vec<f32> = (0..rows * inside).map(|i| (i as f32 * 0.71).sin()).collect();
                 let mut fast = vec![0f32; rows * outside];
                 if !products(dtype, &bytes, inside, &x, &mut fast) {
-                    // A processor without AVX2, or with vectors of sixteen: everything goes by the values.
+                    // A processor without AVX2: everything goes by the values.
                     return;
                 }
                 for (row, (x, fast)) in x.chunks(inside).zip(fast.chunks(outside)).enumerate() {

@@ -35,7 +35,7 @@ pub(super) trait Vectors: Copy {
     fn half(self, bits: u16) -> Self::Scale;
 
     /// Two f16, the first in the lower bits.
-    fn halves(self, bits: u32) -> (Self::Scale, Self::Scale);
+    fn halves(self, bits: u32) -> [Self::Scale; 2];
 
     fn times(self, scale: Self::Scale, factor: f32) -> Self::Scale;
 
@@ -103,8 +103,8 @@ impl Vectors for Portable {
     }
 
     #[inline(always)]
-    fn halves(self, bits: u32) -> (f32, f32) {
-        (f16::from_bits(bits as u16).to_f32(), f16::from_bits((bits >> 16) as u16).to_f32())
+    fn halves(self, bits: u32) -> [f32; 2] {
+        [self.half(bits as u16), self.half((bits >> 16) as u16)]
     }
 
     #[inline(always)]
@@ -134,6 +134,23 @@ impl Vectors for Portable {
             four[i] = s[i] + s[i + 4];
         }
         (four[0] + four[2]) + (four[1] + four[3])
+    }
+}
+
+/// The fastest vectors for this architecture, which sum by eight; a processor may lack them.
+#[cfg(target_arch = "x86_64")]
+pub(super) type Fastest = Avx2;
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) type Fastest = Portable;
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Portable {
+    pub(super) fn try_new() -> Option<Self> {
+        None
+    }
+
+    pub(super) fn vectorize<F: pulp::NullaryFnOnce>(self, f: F) -> F::Output {
+        f.call()
     }
 }
 
@@ -240,11 +257,11 @@ mod avx2 {
 
         #[inline(always)]
         #[expect(unsafe_code, reason = "pulp has no name for this instruction")]
-        fn halves(self, bits: u32) -> (__m256, __m256) {
+        fn halves(self, bits: u32) -> [__m256; 2] {
             // SAFETY: as above.
             let found: __m128 = unsafe { _mm_cvtph_ps(self.sse2._mm_cvtsi32_si128(bits as i32)) };
             let found: [f32; 4] = pulp::cast(found);
-            (self.avx._mm256_set1_ps(found[0]), self.avx._mm256_set1_ps(found[1]))
+            [self.avx._mm256_set1_ps(found[0]), self.avx._mm256_set1_ps(found[1])]
         }
 
         #[inline(always)]
@@ -286,9 +303,9 @@ mod tests {
         for bits in 0..=u16::MAX {
             let both = u32::from(bits) | u32::from(!bits) << 16;
             let first = |scale: std::arch::x86_64::__m256| pulp::cast::<_, [f32; 8]>(scale)[0];
-            let (low, high) = avx2.halves(both);
+            let [low, high] = avx2.halves(both);
             let expected = Portable.halves(both);
-            for (got, expected) in [(low, expected.0), (high, expected.1), (avx2.half(bits), expected.0)] {
+            for (got, expected) in [(low, expected[0]), (high, expected[1]), (avx2.half(bits), expected[0])] {
                 let got = first(got);
                 assert!(got == expected || got.is_nan() && expected.is_nan(), "{bits:#06x}: {got} and {expected}");
             }
