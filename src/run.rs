@@ -126,10 +126,11 @@ fn answer(
     on_progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Answered>> {
     let key = |Question { arm, request, .. }: &Question<'_>| {
-        store::key("answer", &AnswerKey { arm: &inputs.arms[*arm].fingerprint, request })
+        let arm = inputs.arms[*arm].fingerprint.as_str();
+        Ok((store::key("answer", &AnswerKey { arm, request })?, arm))
     };
     let keys = requests.par_iter().map(key).collect::<Result<Vec<_>>>()?;
-    let mut answers: Vec<Option<Answered>> = keys.par_iter().map(|k| store.read(k).map(Ok)).collect();
+    let mut answers: Vec<Option<Answered>> = store.read_all(&keys).into_iter().map(|found| found.map(Ok)).collect();
     let missing: Vec<usize> = (0..answers.len()).filter(|i| answers[*i].is_none()).collect();
     // All cases of the first arm, then of the next.
     let cases = requests.len() / inputs.arms.len();
@@ -147,11 +148,9 @@ fn answer(
             return Err(Error::failed(format!("{} gave {got} answers to {expected} questions", backend.name())));
         }
         // What failed is asked again the next time.
-        let stored = missing.par_iter().zip(&computed).map(|(i, answered)| match answered {
-            Ok(completion) => store.write(&keys[*i], completion),
-            Err(_) => Ok(()),
-        });
-        stored.collect::<Result<()>>()?;
+        let asked: Vec<_> = missing.iter().map(|i| keys[*i].clone()).collect();
+        let good: Vec<_> = computed.iter().map(|answered| answered.as_ref().ok()).collect();
+        store.write_all(&asked, &good)?;
         for (i, answered) in missing.into_iter().zip(computed) {
             if let Ok(completion) = &answered {
                 cost.prompt_tokens += completion.prompt_tokens;

@@ -171,6 +171,7 @@ fn bf16_is_another_recipe_and_dtype_another_backend() {
     assert_ne!((bytes(), loss()), (in_f32, loss_in_f32));
     assert!(project.run(&["train"]).expect(0).stdout.contains("nothing to train"));
 
+    project.append("finetest.toml", GATE);
     let first = project.run(&[]).expect(0);
     assert!(first.stdout.contains("candle 0.11\n"), "{}", first.stdout);
     let manifest = project.read("finetest.toml");

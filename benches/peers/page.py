@@ -5,20 +5,27 @@ from statistics import median
 from turns import QUIET
 
 BEST = "best"
-# What is compared, with the peer's part of its sides' names ("best": the fastest of them), and how many times as fast finetest is to be.
+OURS = "finetest"
+# In the same figures, by the processor's instructions for it.
+OURS_BF16 = "finetest bf16"
+HAS_BF16 = "bf16"
+# What is compared: finetest's side and the peer's ("best": the fastest of a program's), and how many times as fast finetest is to be.
 ROWS = (
-    ("train-short", "training, short examples", "PEFT f32", 2.0),
-    ("train-short", "training, short examples", "PEFT " + BEST, 1.5),
-    ("train-full", "training, 4 × 256 tokens", "PEFT " + BEST, 1.2),
-    ("score", "scoring, 8 × 256 tokens", "transformers f32", 1.5),
-    ("score", "scoring, 8 × 256 tokens", "transformers bf16", 1.0),
-    ("gen1", "decoding, one answer", "transformers " + BEST, 1.0),
-    ("gen1", "decoding, one answer", "llama.cpp", 1.0),
-    ("gen16", "decoding, 16 answers", "transformers " + BEST, 1.0),
-    ("gen16", "decoding, 16 answers", "llama.cpp", 1.0),
-    ("choices", "100 four-choice questions, base and tuned", "lm-evaluation-harness", 5.0),
-    ("project", "the example project, base and tuned", "transformers + PEFT", 4.0),
-    ("project-llama.cpp", "the example project, base and tuned", "llama.cpp's API", 1.5),
+    ("train-short", "training, short examples", OURS, "PEFT f32", None),
+    ("train-short", "training, short examples", BEST, "PEFT f32", 2.0),
+    ("train-short", "training, short examples", BEST, "PEFT " + BEST, 1.5),
+    ("train-full", "training, 4 × 256 tokens", OURS, "PEFT f32", None),
+    ("train-full", "training, 4 × 256 tokens", BEST, "PEFT " + BEST, 1.2),
+    ("score", "scoring, 8 × 256 tokens", OURS, "transformers f32", None),
+    ("score", "scoring, 8 × 256 tokens", BEST, "transformers f32", 1.5),
+    ("score", "scoring, 8 × 256 tokens", BEST, "transformers bf16", 1.0),
+    ("gen1", "decoding, one answer", OURS, "transformers " + BEST, 1.0),
+    ("gen1", "decoding, one answer", OURS, "llama.cpp", 1.0),
+    ("gen16", "decoding, 16 answers", OURS, "transformers " + BEST, 1.0),
+    ("gen16", "decoding, 16 answers", OURS, "llama.cpp", 1.0),
+    ("choices", "100 four-choice questions, base and tuned", OURS, "lm-evaluation-harness", 5.0),
+    ("project", "the example project, base and tuned", OURS, "transformers + PEFT", 4.0),
+    ("project-llama.cpp", "the example project, base and tuned", OURS, "llama.cpp's API", 1.5),
 )
 # At most this share of PEFT's peak memory.
 MEMORY = {"train-short": 1 / 3, "train-full": 1 / 3}
@@ -30,7 +37,6 @@ OWN = (
     ("threads-decode", "decoding, 16 answers", "2 threads", "1 thread", None),
     ("threads-score", "scoring, 8 × 256 tokens", "2 threads", "1 thread", None),
 )
-OURS = "finetest"
 
 TEXT = """# Performance
 
@@ -45,7 +51,8 @@ Medians, and least to most in brackets. A repetition of finetest is followed by 
 its median and spread. n counts pairs during which other processes used less than {quiet:.0f} % of the machine.{disturbed}
 
 - Model: {model}, {parameters:.1f} M weights; the peers have the weights of the same GGUF file, widened to f32 by transformers.
-- Training: LoRA of rank 16 on all linear layers, f32 (PEFT's bf16 is autocast), AdamW. Short examples are 8 a step with 75–105 tokens of
+- Training: LoRA of rank 16 on all linear layers, AdamW, in f32 or bf16: finetest's is of products with the base's weights alone (`[train]
+  bf16`, `[model] dtype`), PEFT's is autocast. Short examples are 8 a step with 75–105 tokens of
   prompt and 20–40 of completion, which PEFT pads; tokens are those of the examples, padding is none.
 - Scoring: log-likelihoods of all tokens. Decoding: 128 greedy tokens after a prompt of 40.
 - The four-choice questions and the example project are timed as whole processes, from an empty answer store; the harness and the script
@@ -53,8 +60,8 @@ its median and spread. n counts pairs during which other processes used less tha
   drift; finetest's time has its report and proof besides. llama.cpp's API is `benches/llama_project.rs`: one process, which loads the
   model once, has a context for each arm and takes one prompt after another, each evaluated in one batch, on all cores and otherwise with
   llama.cpp's defaults; it computes answers and choices alone.
-- Of the machine's limit: for training and scoring the matrix products that the result needs, over the fastest f32 product measured
-  ({gemm}). A training of LoRA is counted exactly: forward 2 operations a weight, of the head where a loss is, and as many backward, for the
+- Of the machine's limit: for training and scoring the matrix products that the result needs, over the fastest product of the same
+  precision measured (f32 {gemm}{gemm_bf16}). A training of LoRA is counted exactly: forward 2 operations a weight, of the head where a loss is, and as many backward, for the
   inputs alone because the weights are frozen; adapter and attention count threefold. (Thrice the forward pass, as is usual for full
   training, would make {usual} of the {exact} on full batches.) For decoding one answer: the bytes of all weights as they lie in memory,
   read once a token, over the memory's read bandwidth ({read}).
@@ -109,8 +116,12 @@ def peer_of(measure, wanted):
     program, _, which = wanted.rpartition(" ")
     if which != BEST:
         return wanted if wanted in measure["sides"] else None
-    there = [n for n, side in measure["sides"].items() if n.startswith(program) and side["rounds"]]
+    there = [n for n, side in measure["sides"].items() if n.startswith(program) and side["rounds"] and (program or is_ours(n))]
     return max(there, key=lambda n: middle(measure["sides"][n]), default=None)
+
+
+def is_ours(name):
+    return name in (OURS, OURS_BF16)
 
 
 def limits(results):
@@ -121,14 +132,16 @@ def limits(results):
     return {name: [r["rates"][name] for r, in rounds] for name in rounds[0][0]["rates"]}
 
 
-def peak_product(found):
-    products = {name: median(rates) for name, rates in found.items() if name.startswith("product")}
+def peak_product(found, kind="product"):
+    """The fastest of the products that were measured; `kind`: "product" or "bf16 product"."""
+    products = {name: median(rates) for name, rates in found.items() if name.startswith(kind)}
     return max(products.items(), key=lambda p: p[1], default=(None, None))
 
 
-def share_of_limit(name, measure, found, rate):
-    if measure.get("operations") and peak_product(found)[1]:
-        return measure["operations"] * rate / 1e9 / peak_product(found)[1]
+def share_of_limit(name, measure, found, side, rate):
+    peak = peak_product(found, "bf16 product" if side == OURS_BF16 else "product")[1]
+    if measure.get("operations"):
+        return measure["operations"] * rate / 1e9 / peak if peak else None
     if name == "gen1" and measure.get("weight_bytes") and "memory read" in found:
         return measure["weight_bytes"] * rate / 1e9 / median(found["memory read"])
     return None
@@ -138,30 +151,35 @@ def mark(holds):
     return "✓" if holds else "✗"
 
 
-def row(results, found, name, what, wanted, aim):
+def row(results, found, name, what, own, wanted, aim):
     measure = results["measures"].get(name)
+    asked = "" if aim is None else f"≥ {aim:g}×"
     if measure is None:
-        return [what, "not measured", wanted, "", f"≥ {aim:g}×", "", ""], True
-    ours, peer = measure["sides"].get(OURS, {"rounds": []}), peer_of(measure, wanted)
+        return [what, "not measured", wanted, "", asked, "", ""], True
+    own, peer = peer_of(measure, own) or OURS, peer_of(measure, wanted)
+    ours = measure["sides"].get(own, {"rounds": []})
+    of = "" if own == OURS else own.removeprefix(OURS + " ") + ": "
     theirs = measure["sides"].get(peer, {"rounds": []})
     if not (ours["rounds"] and theirs["rounds"]):
         why = ours.get("missing") or theirs.get("missing") or "not measured"
         mine = middle(ours) if ours["rounds"] and not measure["whole"] else None
         ratio = mine / theirs["tried"] if mine and "tried" in theirs else None
-        aim = f"≥ {aim:g}×" + (f" {mark(ratio >= aim)}" if ratio else "")
-        return [what, number(mine) if mine else "", f"{wanted}: {why}", f"{number(ratio)}×" if ratio else "", aim, "", ""], True
+        asked += f" {mark(ratio >= aim)}" if ratio and aim else ""
+        return [what, of + number(mine) if mine else "", f"{wanted}: {why}", f"{number(ratio)}×" if ratio else "", asked, "", ""], True
     pairs, calm = quiet_rounds(ours, theirs)
     ratios = [a["rate"] / b["rate"] for a, b in pairs]
     shown = (lambda r: 1 / r["rate"]) if measure["whole"] else (lambda r: r["rate"])
     unit = " s" if measure["whole"] else ""
-    share = share_of_limit(name, measure, found, median(a["rate"] for a, _ in pairs))
+    share = share_of_limit(name, measure, found, own, median(a["rate"] for a, _ in pairs))
     limit = "" if share is None else f"{100 * share:.0f} %"
     # What a disturbed machine says decides nothing.
     judged = lambda holds: " " + mark(holds) if calm else ""
     if name in GEMM_AIM and share is not None:
         limit += f" (aim {100 * GEMM_AIM[name]:.0f} %){judged(share >= GEMM_AIM[name])}"
-    return [what, spread([shown(a) for a, _ in pairs], unit), f"{peer}: {spread([shown(b) for _, b in pairs], unit)}",
-            spread(ratios, "×"), f"≥ {aim:g}×{judged(median(ratios) >= aim)}", limit, f"{len(pairs)}{'' if calm else ' *'}"], calm
+    if aim:
+        asked += judged(median(ratios) >= aim)
+    return [what, of + spread([shown(a) for a, _ in pairs], unit), f"{peer}: {spread([shown(b) for _, b in pairs], unit)}",
+            spread(ratios, "×"), asked, limit, f"{len(pairs)}{'' if calm else ' *'}"], calm
 
 
 def own_rows(results):
@@ -191,12 +209,13 @@ def memory_rows(results):
         peaks = {n: max(r["peak_mb"] for r in s["rounds"]) for n, s in (measure or {"sides": {}})["sides"].items() if s["rounds"]}
         if OURS not in peaks:
             continue
-        others = {n: mb for n, mb in peaks.items() if n != OURS}
-        least = min(others.values(), default=None)
-        share = "" if least is None else f"{peaks[OURS] / least:.2f}"
+        others = {n: mb for n, mb in peaks.items() if not is_ours(n)}
+        least, most = min(others.values(), default=None), max(mb for n, mb in peaks.items() if is_ours(n))
+        share = "" if least is None else f"{most / least:.2f}"
         if name in MEMORY and least is not None:
-            share += f" (aim ≤ {MEMORY[name]:.2f}) {mark(peaks[OURS] / least <= MEMORY[name])}"
-        rows.append([what, f"{peaks[OURS]:.0f} MB", "; ".join(f"{n}: {mb:.0f} MB" for n, mb in others.items()), share])
+            share += f" (aim ≤ {MEMORY[name]:.2f}) {mark(most / least <= MEMORY[name])}"
+        own = f"{peaks[OURS]:.0f} MB" + (f"; bf16: {peaks[OURS_BF16]:.0f} MB" if OURS_BF16 in peaks else "")
+        rows.append([what, own, "; ".join(f"{n}: {mb:.0f} MB" for n, mb in others.items()), share])
     return rows
 
 
@@ -236,8 +255,11 @@ def apart(results):
 
 def render(results, raw):
     found = limits(results)
-    made = [row(results, found, *r) for r in ROWS]
-    product, rate = peak_product(found)
+    has_bf16 = lambda name: results["measures"].get(name, {}).get("sides", {}).get(OURS_BF16, {"rounds": []})["rounds"]
+    # Without bf16 the fastest is the one in f32, which needs no second row.
+    made = [row(results, found, *r) for r in ROWS if r[4] is not None or has_bf16(r[0])]
+    product, _ = peak_product(found)
+    product_bf16, _ = peak_product(found, "bf16 product")
     same = [f"- {what}: {text}" for name, what in {r[0]: r[1] for r in ROWS}.items()
             for text in results["measures"].get(name, {}).get("agreement", [])]
     dropped = [f"- {what}, {side}: {s['missing']}" for name, what in {r[0]: r[1] for r in ROWS}.items()
@@ -250,6 +272,7 @@ def render(results, raw):
         model=results["facts"]["name"], parameters=results["facts"]["parameters"] / 1e6, usual=usual, exact=exact,
         table=table(["", "finetest", "peer", "ratio", "aim", "of the machine's limit", "n"], [cells for cells, _ in made]),
         gemm=f"{spread(found[product])} GFLOP/s, {product.removeprefix('product ')}" if product else "not measured",
+        gemm_bf16=f"; bf16 {spread(found[product_bf16])}, {product_bf16.removeprefix('bf16 product ')}" if product_bf16 else "",
         read=f"{spread(found['memory read'])} GB/s; copying {spread(found['memory copy'])} GB/s" if found else "not measured",
         own=table(["", "", "time", "aim", "n"], own_rows(results)),
         memory=table(["", "finetest", "peers", "of the least"], memory_rows(results)),

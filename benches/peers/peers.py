@@ -55,8 +55,11 @@ def timed(work):
 
 
 def limits():
-    """The best of two libraries: one alone may have no good kernel for this processor."""
+    """The best of two libraries: one alone may have no good kernel for this processor. In bf16 where the processor has units for it."""
     import numpy as np
+
+    with open("/proc/cpuinfo") as f:
+        bf16 = any(unit in ("avx512_bf16", "amx_bf16") for unit in f.read().split())
 
     def product(shape, library):
         n, k, m = shape
@@ -68,6 +71,13 @@ def limits():
         seconds, _ = timed(lambda: [multiply(a, b) for _ in range(times)])
         return times * 2 * n * k * m / seconds / 1e9
 
+    def product_bf16(shape):
+        n, k, m = shape
+        a, b = torch.randn(n, k).bfloat16(), torch.randn(k, m).bfloat16()
+        times = max(1, round(4e10 / (2 * n * k * m)))
+        seconds, _ = timed(lambda: [torch.mm(a, b) for _ in range(times)])
+        return times * 2 * n * k * m / seconds / 1e9
+
     x = torch.ones(1 << 28)
     y = torch.empty_like(x)
 
@@ -76,6 +86,8 @@ def limits():
         for shape in ((1024, 1024, 1024), (1024, 576, 1536), (1024, 1536, 576), (1024, 576, 49152)):
             for library in ("torch", "numpy"):
                 rates[f"product {'×'.join(map(str, shape))}, {library}"] = product(shape, library)
+            if bf16:
+                rates[f"bf16 product {'×'.join(map(str, shape))}, torch"] = product_bf16(shape)
         rates["memory read"] = max(x.numel() * 4 / timed(x.sum)[0] / 1e9 for _ in range(3))
         rates["memory copy"] = max(2 * x.numel() * 4 / timed(lambda: y.copy_(x))[0] / 1e9 for _ in range(3))
         return rates

@@ -158,6 +158,8 @@ class Measuring:
         peer = lambda *more: lambda: Turns([self.python, HERE / "peers.py", "work", self.hf, path, *more], LOG)
         sides = {"finetest": lambda: Turns([self.speed, self.model, path], LOG),
                  f"{program} f32": peer(), f"{program} bf16": peer("bf16")}
+        if page.HAS_BF16 in machine()["vector"] and not name.startswith("gen"):
+            sides[page.OURS_BF16] = lambda: Turns([self.speed, self.model, path, "bf16"], LOG)
         if name.startswith("gen") and self.args.llama_cpp:
             prompts, tokens = self.work[name]["generate"]
             sides["llama.cpp"] = lambda: LlamaCpp(self.finetest, self.model, prompts, tokens, LOG)
@@ -258,16 +260,16 @@ class Measuring:
 
 def agreement(name, firsts):
     """In words, whether the sides did the same."""
-    ours = firsts.get("finetest", {}).get("result")
+    ours = firsts.get(page.OURS, {}).get("result")
     if ours is None:
         return []
     said = []
     for side, first in firsts.items():
         theirs = first.get("result")
-        if side == "finetest" or theirs is None:
+        if side == page.OURS or theirs is None:
             continue
         if name.startswith("train"):
-            said.append(f"{side}: the first step's loss is {theirs[0]:.5f}, finetest's {ours[0]:.5f}")
+            said.append(f"{side}: the first step's loss is {theirs[0]:.5f}, finetest's in f32 {ours[0]:.5f}")
         elif name == "score":
             said.append(f"{side}: mean log-likelihoods differ by at most {max(abs(a - b) for a, b in zip(ours, theirs)):.1e} nats/token")
         elif name.startswith("gen"):
@@ -302,7 +304,7 @@ def machine():
     info = Path("/proc/cpuinfo").read_text()
     field = lambda name: next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith(name)), "")
     flags = field("flags").split()
-    vector = [shown for flag, shown in (("avx2", "AVX2"), ("avx512f", "AVX-512"), ("avx512_bf16", "bf16"), ("amx_bf16", "AMX")) if flag in flags]
+    vector = [shown for flag, shown in (("avx2", "AVX2"), ("avx512f", "AVX-512"), ("avx512_bf16", page.HAS_BF16), ("amx_bf16", "AMX")) if flag in flags]
     memory = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]

@@ -1,10 +1,16 @@
 //! Computed results by the hash of everything that decides them: `<directory>/<kind>/<2 digits>/<hash>.json`.
 //!
-//! A stale result cannot be read, because it has another name. A file that is damaged counts as absent.
+//! Answers are many and small, and making a file takes longer than reading one: those of an arm lie together, in
+//! `<directory>/<kind>/<arm>/<2 digits>.jsonl`, a line `<hash> <json>` each, of which the last of a hash counts.
+//!
+//! A stale result cannot be read, because it has another name. A file or a line that is damaged counts as absent.
 
-use std::io::ErrorKind;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -25,6 +31,9 @@ pub(crate) struct Key {
     kind: &'static str,
     hash: String,
 }
+
+/// Digits of an arm's hash that its answers' directory is named by.
+const GROUP_DIGITS: usize = 32;
 
 /// The name of the result that `of` decides.
 pub(crate) fn key(kind: &'static str, of: &impl Serialize) -> Result<Key> {
@@ -73,6 +82,76 @@ impl Store {
         };
         written.map_err(Error::io(&path, "write"))
     }
+
+    /// The file of an arm's results whose hashes begin alike.
+    fn shard(&self, key: &Key, arm: &str) -> PathBuf {
+        let arm = &blake3::hash(arm.as_bytes()).to_hex()[..GROUP_DIGITS];
+        self.directory.join(key.kind).join(arm).join(format!("{}.jsonl", &key.hash[..2]))
+    }
+
+    /// Places of the keys by the file that they are in; a key has the arm beside it.
+    fn shards(&self, keys: &[(Key, &str)]) -> Vec<(PathBuf, Vec<usize>)> {
+        let mut shards: BTreeMap<(&str, &str, &str), Vec<usize>> = BTreeMap::new();
+        for (i, (key, arm)) in keys.iter().enumerate() {
+            shards.entry((key.kind, arm, &key.hash[..2])).or_default().push(i);
+        }
+        shards.into_values().map(|of| (self.shard(&keys[of[0]].0, keys[of[0]].1), of)).collect()
+    }
+
+    /// Stored results of arms, where there are some that can be read.
+    pub(crate) fn read_all<T: DeserializeOwned + Send>(&self, keys: &[(Key, &str)]) -> Vec<Option<T>> {
+        let read = |(path, of): &(PathBuf, Vec<usize>)| {
+            let bytes = std::fs::read(path).unwrap_or_default();
+            let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| line.split_at_checked(64));
+            let found: HashMap<&[u8], &[u8]> = lines.collect();
+            let value = |i: &usize| serde_json::from_slice(found.get(keys[*i].0.hash.as_bytes())?).ok();
+            of.iter().map(|i| (*i, value(i))).collect::<Vec<(usize, Option<T>)>>()
+        };
+        let mut all: Vec<Option<T>> = (0..keys.len()).map(|_| None).collect();
+        for (i, value) in self.shards(keys).par_iter().flat_map_iter(read).collect::<Vec<_>>() {
+            all[i] = value;
+        }
+        all
+    }
+
+    /// Stores results of arms, as [`Self::write`] does: those that are there.
+    ///
+    /// # Errors
+    /// A directory cannot be written.
+    pub(crate) fn write_all<T: Serialize + Sync>(&self, keys: &[(Key, &str)], values: &[Option<&T>]) -> Result<()> {
+        self.shards(keys).par_iter().try_for_each(|(path, of)| {
+            let mut lines = Vec::new();
+            for (i, value) in of.iter().filter_map(|i| Some((i, values.get(*i).copied().flatten()?))) {
+                lines.extend_from_slice(keys[*i].0.hash.as_bytes());
+                lines.push(b' ');
+                serde_json::to_writer(&mut lines, value).map_err(|e| Error::failed(e.to_string()))?;
+                lines.push(b'\n');
+            }
+            if lines.is_empty() { Ok(()) } else { append(path, lines).map_err(Error::io(path, "write")) }
+        })
+    }
+}
+
+/// Puts lines behind those of a file, also behind one that a crash cut short. One write, so that another process's lines are not
+/// among them.
+fn append(path: &Path, mut lines: Vec<u8>) -> std::io::Result<()> {
+    let open = || File::options().create(true).read(true).append(true).open(path);
+    let mut file = match open() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+            open()?
+        }
+        opened => opened?,
+    };
+    let mut last = [b'\n'];
+    if file.metadata()?.len() > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    if last != [b'\n'] {
+        lines.insert(0, b'\n');
+    }
+    file.write_all(&lines)
 }
 
 #[cfg(test)]
@@ -83,7 +162,7 @@ mod tests {
     fn a_result_is_found_by_what_decides_it_and_by_nothing_else() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::new(directory.path());
-        let (one, other) = (key("answer", &("a", 1)).expect("a key"), key("answer", &("a", 2)).expect("a key"));
+        let (one, other) = (key("proof", &("a", 1)).expect("a key"), key("proof", &("a", 2)).expect("a key"));
         store.write(&one, &"yes").expect("written");
         assert_eq!(store.read::<String>(&one).as_deref(), Some("yes"));
         assert_eq!(store.read::<String>(&other), None);
@@ -94,11 +173,52 @@ mod tests {
     fn a_damaged_file_counts_as_absent() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::new(directory.path());
-        let key = key("answer", &1).expect("a key");
+        let key = key("proof", &1).expect("a key");
         store.write(&key, &"yes").expect("written");
         std::fs::write(store.path(&key), "\"ye").expect("damaged");
         assert_eq!(store.read::<String>(&key), None);
         store.write(&key, &"yes").expect("written again");
         assert_eq!(store.read::<String>(&key).as_deref(), Some("yes"));
+    }
+
+    fn keys(arm: &str) -> Vec<(Key, &str)> {
+        (0..1000).map(|i| (key("answer", &i).expect("a key"), arm)).collect()
+    }
+
+    #[test]
+    fn answers_of_an_arm_are_found_where_they_were_written_and_by_no_other_arm() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::new(directory.path());
+        let (base, tuned) = (keys("base"), keys("../tuned"));
+        let texts: Vec<String> = (0..1000).map(|i| format!("line\n{i}")).collect();
+        // Every third failed.
+        let values: Vec<Option<&String>> = texts.iter().enumerate().map(|(i, t)| (i % 3 != 0).then_some(t)).collect();
+        store.write_all(&base, &values).expect("written");
+        let read = store.read_all::<String>(&base);
+        assert!(read.iter().map(Option::as_ref).eq(values.iter().copied()));
+        assert!(store.read_all::<String>(&tuned).iter().all(Option::is_none));
+        // What failed is asked again, and what is written again counts.
+        let again: Vec<Option<&String>> = texts.iter().rev().map(Some).collect();
+        store.write_all(&base, &again).expect("written");
+        assert!(store.read_all::<String>(&base).iter().map(Option::as_ref).eq(again));
+        store.write_all(&tuned, &values).expect("written");
+        let outside = std::fs::read_dir(directory.path()).expect("a directory").count();
+        assert_eq!(outside, 1, "an arm's name is no path");
+    }
+
+    #[test]
+    fn a_line_that_was_cut_short_is_absent_and_spoils_no_other() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::new(directory.path());
+        let keys = &keys("base")[..1];
+        let path = store.shard(&keys[0].0, "base");
+        store.write_all(keys, &[Some(&"whole")]).expect("written");
+        let whole = std::fs::read(&path).expect("a file");
+        for cut in 0..whole.len() - 1 {
+            std::fs::write(&path, &whole[..cut]).expect("cut");
+            assert_eq!(store.read_all::<String>(keys), [None], "{cut} bytes");
+            store.write_all(keys, &[Some(&"again")]).expect("written");
+            assert_eq!(store.read_all::<String>(keys), [Some("again".to_owned())], "{cut} bytes");
+        }
     }
 }
