@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 
 use crate::model::ops::activation::{activate, gated};
 use crate::model::ops::attention::{Heads, Sequence, attention};
+use crate::model::ops::bf16;
 use crate::model::ops::columns::{Piece, columns};
 use crate::model::ops::cross_entropy::head_cross_entropy;
 use crate::model::ops::exp;
@@ -145,7 +146,8 @@ pub fn pairs() -> Result<Vec<Pair>> {
     pairs.extend(feed_forward()?);
     pairs.extend([fused()?, adapted()?]);
     pairs.extend(mixture()?);
-    pairs.extend([head()?, product()?, decoded("decode-1-row", 1)?, decoded("decode-8-rows", 8)?, exponentials()?]);
+    pairs.extend([head()?, product()?, in_bf16()?, decoded("decode-1-row", 1)?, decoded("decode-8-rows", 8)?]);
+    pairs.extend([exponentials()?]);
     Ok(pairs)
 }
 
@@ -347,6 +349,26 @@ fn decoded(name: &'static str, rows: usize) -> Result<Pair> {
             Tensor::from_vec(y, (rows, INTERMEDIATE), &Device::Cpu)
         },
         move |x| x[0].matmul(&slow.t()?),
+    );
+    Ok(Pair { differentiable: false, ..pair })
+}
+
+/// The up projection in bf16, weights as they lie in a Q4_1 file, against the rounded values in f32 by candle.
+fn in_bf16() -> Result<Pair> {
+    let round = |x: &Tensor| x.to_dtype(DType::BF16)?.to_dtype(DType::F32);
+    let quantised = QTensor::quantize(&tensor(4, &[INTERMEDIATE, HIDDEN])?, GgmlDType::Q4_1)?;
+    let slow = round(&quantised.dequantize(&Device::Cpu)?)?;
+    let bytes = quantised.data()?.into_owned();
+    let matrix = Matrix::quantised("w", GgmlDType::Q4_1, bytes, INTERMEDIATE, HIDDEN);
+    let pair = Pair::new(
+        "gemm-bf16",
+        vec![var(1, &[ROWS, HIDDEN])?],
+        move |_, x| {
+            let mut y = vec![0f32; ROWS * INTERMEDIATE];
+            bf16::product(&matrix, view(&x[0]).slice()?, &mut y);
+            Tensor::from_vec(y, (ROWS, INTERMEDIATE), &Device::Cpu)
+        },
+        move |x| round(&x[0])?.matmul(&slow.t()?),
     );
     Ok(Pair { differentiable: false, ..pair })
 }

@@ -473,10 +473,15 @@ mod tests {
             ("hot.toml", "extends = \"finetest.toml\"\n[train]\nepochs = 9"),
             ("named.toml", "extends = \"finetest.toml\"\n[project]\nname = \"named\"\n[train]\nepochs = 9"),
             ("strict.toml", "extends = \"finetest.toml\"\n[gate]\nmin_retention = 1.0"),
+            ("bf16.toml", "extends = \"finetest.toml\"\n[model]\ndtype = \"bf16\""),
+            ("other.toml", "extends = \"finetest.toml\"\n[model]\ndtype = \"bf16\"\nsource = \"other.gguf\""),
         ];
         let project = Project::new(&files);
-        let message = project.load("hot.toml").expect_err("the same adapter").to_string();
-        assert!(message.contains("give it its own [adapter] path"), "{message}");
+        for other in ["hot.toml", "other.toml"] {
+            let message = project.load(other).expect_err("the same adapter").to_string();
+            assert!(message.contains("give it its own [adapter] path"), "{message}");
+        }
+        project.load("bf16.toml").expect("the same adapter in another precision");
         project.load("named.toml").expect("another directory");
         project.load("strict.toml").expect("the same adapter under another gate");
     }

@@ -148,7 +148,10 @@ fn override_with(into: &mut toml::Table, from: toml::Table) {
 
 /// The path of the adapter below, when the manifest above describes another adapter: it has another model, data or recipe.
 fn foreign_adapter(own: &toml::Table, below: &Layers) -> Option<PathBuf> {
-    if !["model", "data", "train"].iter().any(|section| own.contains_key(*section)) {
+    // The precision that a model is asked in is none of what an adapter comes from.
+    let another_model = |model: &toml::Value| model.as_table().is_none_or(|keys| keys.keys().any(|key| key != "dtype"));
+    let another = ["data", "train"].iter().any(|section| own.contains_key(*section));
+    if !another && !own.get("model").is_some_and(another_model) {
         return below.foreign_adapter.clone();
     }
     let path = match below.table.get("adapter") {

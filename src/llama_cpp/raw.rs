@@ -504,10 +504,19 @@ impl Hook {
         let (rows, columns) = (node.ne[1] as usize, node.ne[0] as usize);
         let out = values_mut(node)?;
         // The head's rows without a label have no use forwards, and are zero backwards: most of them in a prompt.
-        let is_head = HEADS.contains(&name(w).as_str()) && rows == self.window.weights.len();
+        if rows != self.window.weights.len() {
+            matmul(MatMut::new(out, rows, columns), Into::Overwrite, 1.0, left, weights);
+            return Some(());
+        }
+        let is_head = HEADS.contains(&name(w).as_str());
         let wanted: Vec<usize> = (0..rows).filter(|i| self.window.weights[*i] != 0.0).collect();
         if !is_head || wanted.len() * 10 > rows * 9 {
-            matmul(MatMut::new(out, rows, columns), Into::Overwrite, 1.0, left, weights);
+            // Nothing that is learnt sees a token behind the last one that is: what fills the window up stays 0, and so do its
+            // gradients.
+            let used = wanted.last().map_or(0, |last| last + 1);
+            let (out, rest) = out.split_at_mut(used * columns);
+            matmul(MatMut::new(out, used, columns), Into::Overwrite, 1.0, left.first_rows(used), weights);
+            rest.fill(0.0);
             return Some(());
         }
         let width = if forwards { inside } else { outside };

@@ -30,6 +30,12 @@ impl<'a> Mat<'a> {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
+    /// Its first rows, at most so many.
+    #[cfg(feature = "llama-cpp")]
+    pub(crate) fn first_rows(self, rows: usize) -> Self {
+        Self { rows: rows.min(self.rows), ..self }
+    }
+
     fn check(&self) {
         assert!(self.last() < self.data.len() || self.rows == 0 || self.cols == 0, "matrix reaches outside its slice");
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{dot, for_each_row, rows_of, slice, view};
+use super::{dot, for_each_row, rows_of, slice, sum, view};
 use crate::model::tape::{Tape, apply1};
 
 struct LayerNorm {
@@ -24,7 +24,7 @@ pub(crate) fn layer_norm(
 
 /// A row less its mean, and 1/√(var + ε).
 fn centred(row: &[f32], eps: f32, out: &mut [f32]) -> f32 {
-    let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / row.len() as f64;
+    let mean = sum(row) / row.len() as f64;
     out.iter_mut().zip(row).for_each(|(out, x)| *out = x - mean as f32);
     1.0 / (dot(out, out) / row.len() as f32 + eps).sqrt()
 }
@@ -63,7 +63,7 @@ impl CustomOp1 for LayerNorm {
             let at = i * width..(i + 1) * width;
             let r = centred(&xs[at.clone()], self.eps, dx);
             let g: Vec<f32> = dys[at].iter().zip(weight).map(|(dy, w)| dy * w).collect();
-            let mean = g.iter().sum::<f32>() / width as f32;
+            let mean = sum(&g) as f32 / width as f32;
             let along = dot(dx, &g) / width as f32 * r * r * r;
             dx.iter_mut().zip(&g).for_each(|(c, g)| *c = r * (g - mean) - *c * along);
         });

@@ -111,3 +111,14 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
     lanes.iter().sum::<f32>() + tail
 }
+
+/// Σ aᵢ in f64, in an order that vectorises and never changes.
+pub(crate) fn sum(a: &[f32]) -> f64 {
+    let mut lanes = [0f64; 8];
+    let eights = a.chunks_exact(8);
+    let tail: f64 = eights.remainder().iter().map(|x| f64::from(*x)).sum();
+    for x in eights {
+        lanes.iter_mut().zip(x).for_each(|(lane, x)| *lane += f64::from(*x));
+    }
+    lanes.iter().sum::<f64>() + tail
+}
