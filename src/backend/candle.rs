@@ -36,7 +36,7 @@ impl CandleBackend {
     /// Name and version, and the precision of products with the model's weights, as they decide an answer.
     #[must_use]
     pub fn version(config: &ModelConfig) -> String {
-        match config.dtype.arithmetic() {
+        match Arithmetic::of(config.dtype) {
             Arithmetic::F32 => "candle 0.11".into(),
             Arithmetic::Bf16 => "candle 0.11 in bf16".into(),
         }

@@ -3,8 +3,6 @@
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::model::{Arithmetic, has_bf16_units};
-
 /// `[model] dtype`, as other tools name a model's precision: of products with the base's weights when it is asked. All else is in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -18,16 +16,6 @@ pub enum Dtype {
     Bf16,
     /// `bf16` where the processor has instructions for it, else `f32`.
     Auto,
-}
-
-impl Dtype {
-    pub(crate) fn arithmetic(self) -> Arithmetic {
-        match self {
-            Self::Auto if !has_bf16_units() => Arithmetic::F32,
-            Self::Auto | Self::Bf16 => Arithmetic::Bf16,
-            Self::F32 => Arithmetic::F32,
-        }
-    }
 }
 
 /// `[train] bf16`: `false`, `true` or `"auto"`. Adapters, gradients and the optimizer are in f32 all the same.

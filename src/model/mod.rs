@@ -32,12 +32,12 @@ pub use spec::{DecoderSpec, Family};
 pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
 
-use crate::config::ModelConfig;
+use crate::config::{Dtype, ModelConfig};
 use crate::error::{Error, Result};
 use crate::record::{Message, Prompt};
 use decoder::Decoder;
 use names::GgufRows;
-pub(crate) use ops::bf16::has_units as has_bf16_units;
+use ops::bf16::has_units;
 use weights::{Weights, map_file};
 
 /// What products with the base's weights are computed in. All else is in f32.
@@ -47,6 +47,17 @@ pub(crate) enum Arithmetic {
     F32,
     /// Both sides are rounded to bf16, the sums are in f32.
     Bf16,
+}
+
+impl Arithmetic {
+    /// What a configuration asks for, on this processor.
+    pub(crate) fn of(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Auto if !has_units() => Self::F32,
+            Dtype::Auto | Dtype::Bf16 => Self::Bf16,
+            Dtype::F32 => Self::F32,
+        }
+    }
 }
 
 /// A model's tokenizer and template: what turns prompts into tokens and tokens into text.
@@ -140,7 +151,7 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
         }
         spec.context = context;
     }
-    Decoder::load(spec, &weights, rows, config.dtype.arithmetic())
+    Decoder::load(spec, &weights, rows, Arithmetic::of(config.dtype))
 }
 
 /// The description of a GGUF file's model.

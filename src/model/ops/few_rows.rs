@@ -93,8 +93,8 @@ impl WithSimd for Scores<'_> {
                 let at = 4 * i;
                 let four = [w.row(at), w.row((at + 1).min(last)), w.row((at + 2).min(last)), w.row((at + 3).min(last))];
                 let [products] = one_by_four(simd, four, x, w.width);
-                for o in 0..y.len() {
-                    y[o] = scale * products[o];
+                for (y, product) in y.iter_mut().zip(products) {
+                    *y = scale * product;
                 }
             }
         }
@@ -122,8 +122,8 @@ impl WithSimd for Combination<'_> {
             let mut factors = [0f32; TOGETHER];
             // What is missing is multiplied by 0, and is one that is there.
             let mut rows = [w.row(i * TOGETHER); TOGETHER];
-            for r in 0..h.len() {
-                factors[r] = scale * h[r];
+            for (r, h) in h.iter().enumerate() {
+                factors[r] = scale * h;
                 rows[r] = w.row(i * TOGETHER + r);
             }
             let ((a, a_tail), (b, b_tail)) = (S::as_simd_f32s(rows[0]), S::as_simd_f32s(rows[1]));
@@ -137,8 +137,8 @@ impl WithSimd for Combination<'_> {
             }
             let tails = [a_tail, b_tail, c_tail, d_tail];
             for (i, y) in tail.iter_mut().enumerate() {
-                for r in 0..TOGETHER {
-                    *y += factors[r] * tails[r][i];
+                for (factor, tail) in factors.iter().zip(tails) {
+                    *y += factor * tail[i];
                 }
             }
         }

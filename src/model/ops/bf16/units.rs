@@ -66,8 +66,8 @@ impl Units {
                 let rows = block.start + i * COLUMNS..(block.start + (i + 1) * COLUMNS).min(block.end);
                 self.pack_rows(weight, rows, panel);
             });
-            let right = Right { columns: block.len(), segment: pairs, data: &data };
-            self.multiply(&left, 0, &right, y, outside, block.start, false);
+            let right = Right { columns: block.len(), first: 0, segment: pairs, data: &data };
+            self.multiply(&left, &right, y, Place { stride: outside, at: block.start, add: false });
         }
         PANELS.set(data);
     }
@@ -88,8 +88,8 @@ impl Units {
                 let first = block.start + i * 2 * SEGMENT;
                 self.pack_columns(weight, first..(first + 2 * SEGMENT).min(block.end), segment);
             });
-            let right = Right { columns: inside, segment: SEGMENT, data: &data };
-            self.multiply(&left, start / 2, &right, dx, inside, 0, true);
+            let right = Right { columns: inside, first: start / 2, segment: SEGMENT, data: &data };
+            self.multiply(&left, &right, dx, Place { stride: inside, at: 0, add: true });
         }
         PANELS.set(data);
     }
@@ -128,17 +128,8 @@ impl Units {
     }
 
     /// dst[i, at + j] = [dst +] Σ left[i, first + p] · right[p, j].
-    #[expect(clippy::too_many_arguments, reason = "two matrices and a place in a third")]
-    fn multiply(
-        self,
-        left: &Left,
-        first: usize,
-        right: &Right<'_>,
-        dst: &mut [f32],
-        stride: usize,
-        at: usize,
-        add: bool,
-    ) {
+    fn multiply(self, left: &Left, right: &Right<'_>, dst: &mut [f32], to: Place) {
+        let Place { stride, at, add } = to;
         let panels = right.columns.div_ceil(COLUMNS);
         if left.rows >= MANY {
             let threads = rayon::current_num_threads();
@@ -146,17 +137,17 @@ impl Units {
             dst.par_chunks_mut(rows * stride).enumerate().for_each(|(i, dst)| {
                 let groups = i * rows / ROWS..(i * rows + dst.len() / stride).div_ceil(ROWS);
                 for panel in 0..panels {
-                    let to = Place { stride, at: at + panel * COLUMNS, columns: right.width(panel), add };
-                    self.vectorize(Panel { s: self, left, groups: groups.clone(), first, right, panel, dst, to });
+                    let to = Place { at: at + panel * COLUMNS, ..to };
+                    self.vectorize(Panel { s: self, left, groups: groups.clone(), right, panel, dst, to });
                 }
             });
             return;
         }
         let part = |panel: usize| {
-            let (mut part, columns) = (vec![0f32; left.rows * COLUMNS], right.width(panel));
-            let to = Place { stride: COLUMNS, at: 0, columns, add: false };
+            let mut part = vec![0f32; left.rows * COLUMNS];
+            let to = Place { stride: COLUMNS, at: 0, add: false };
             let groups = 0..left.rows.div_ceil(ROWS);
-            self.vectorize(Panel { s: self, left, groups, first, right, panel, dst: &mut part, to });
+            self.vectorize(Panel { s: self, left, groups, right, panel, dst: &mut part, to });
             part
         };
         let parts: Vec<Vec<f32>> = (0..panels).into_par_iter().map(part).collect();
@@ -212,6 +203,8 @@ impl Left {
 /// Panels of the right matrix: segments of so many pairs, each with its part of every panel.
 struct Right<'a> {
     columns: usize,
+    /// The left matrix's pair that meets the first of these.
+    first: usize,
     segment: usize,
     data: &'a [Columns],
 }
@@ -226,8 +219,8 @@ impl Right<'_> {
 #[derive(Clone, Copy)]
 struct Place {
     stride: usize,
+    /// Their first column.
     at: usize,
-    columns: usize,
     add: bool,
 }
 
@@ -301,12 +294,12 @@ impl NullaryFnOnce for PackRows<'_> {
         for (i, panel) in panel.chunks_mut(LANES).enumerate() {
             let columns = i * 2 * LANES..((i + 1) * 2 * LANES).min(width);
             let mut square = [pulp::cast::<[u32; LANES], __m512i>([0; LANES]); LANES];
-            for row in 0..LANES {
-                square[row] = pairs_of(s, &values[row * width + columns.start..row * width + columns.end]);
+            for (row, pairs) in square.iter_mut().enumerate() {
+                *pairs = pairs_of(s, &values[row * width + columns.start..row * width + columns.end]);
             }
-            for step in 0..4 {
+            for (step, [low, high]) in SWAPS.into_iter().enumerate() {
                 let distance = 1 << step;
-                let [low, high]: [__m512i; 2] = [pulp::cast(SWAPS[step][0]), pulp::cast(SWAPS[step][1])];
+                let (low, high): (__m512i, __m512i) = (pulp::cast(low), pulp::cast(high));
                 for at in 0..LANES {
                     if at & distance == 0 {
                         let (a, b) = (square[at], square[at + distance]);
@@ -368,7 +361,6 @@ struct Panel<'a> {
     s: Units,
     left: &'a Left,
     groups: Range<usize>,
-    first: usize,
     right: &'a Right<'a>,
     panel: usize,
     /// Rows of the first group on.
@@ -381,11 +373,12 @@ impl NullaryFnOnce for Panel<'_> {
 
     #[inline(always)]
     fn call(self) {
-        let Self { s, left, groups, first, right, panel, dst, to } = self;
+        let Self { s, left, groups, right, panel, dst, to } = self;
+        let columns = right.width(panel);
         let parts = right.data.len() / right.segment.max(1);
         let panels = right.columns.div_ceil(COLUMNS);
         for (i, group) in groups.enumerate() {
-            let (pairs, rows) = left.group(group, first);
+            let (pairs, rows) = left.group(group, right.first);
             let dst = &mut dst[i * ROWS * to.stride..];
             macro_rules! of_rows {
                 ($($rows:literal)*) => {
@@ -397,7 +390,7 @@ impl NullaryFnOnce for Panel<'_> {
                                 let left = &pairs.as_chunks::<$rows>().0[part / panels * right.len()..];
                                 sums = tile(s, left, right, sums);
                             }
-                            put(sums, dst, to);
+                            put(sums, dst, to, columns);
                         })*
                         _ => {}
                     }
@@ -408,6 +401,7 @@ impl NullaryFnOnce for Panel<'_> {
     }
 }
 
+#[allow(clippy::needless_range_loop, reason = "by their numbers sums stay in registers")]
 #[inline(always)]
 fn tile<const N: usize>(
     s: Units,
@@ -430,10 +424,11 @@ fn tile<const N: usize>(
     sums
 }
 
+#[allow(clippy::needless_range_loop, reason = "by their numbers sums stay in registers")]
 #[inline(always)]
-fn put<const N: usize>(sums: [[__m512; VECTORS]; N], dst: &mut [f32], to: Place) {
+fn put<const N: usize>(sums: [[__m512; VECTORS]; N], dst: &mut [f32], to: Place, columns: usize) {
     for row in 0..N {
-        let dst = &mut dst[row * to.stride + to.at..][..to.columns];
+        let dst = &mut dst[row * to.stride + to.at..][..columns];
         let sums: [f32; COLUMNS] = pulp::cast(sums[row]);
         match <&mut [f32; COLUMNS]>::try_from(&mut *dst) {
             Ok(dst) if to.add => (0..COLUMNS).for_each(|i| dst[i] += sums[i]),
