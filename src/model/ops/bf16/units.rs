@@ -3,7 +3,7 @@
 //! The left matrix lies in groups of rows, and the right one in panels of columns, both in pairs along the inner dimension. Each
 //! sum is made pair by pair in order, so that a row's result depends on no other row and on no thread.
 
-use std::arch::x86_64::{__m512, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps};
+use std::arch::x86_64::{__m512, __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps};
 use std::cell::RefCell;
 use std::mem::transmute;
 use std::ops::Range;
@@ -164,7 +164,7 @@ impl Units {
     #[expect(unsafe_code, reason = "pulp has no name for this instruction")]
     fn bf16(self, low: __m512, high: __m512) -> __m512i {
         // SAFETY: `self` is a proof that the processor has avx512bf16; both types are 64 bytes of which any are values.
-        unsafe { transmute(_mm512_cvtne2ps_pbh(high, low)) }
+        unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
     }
 
     /// sum + the products of two pairs in each lane.
@@ -172,7 +172,7 @@ impl Units {
     #[expect(unsafe_code, reason = "pulp has no name for this instruction")]
     fn add_products(self, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
         // SAFETY: as above.
-        unsafe { _mm512_dpbf16_ps(sum, transmute(a), transmute(b)) }
+        unsafe { _mm512_dpbf16_ps(sum, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)) }
     }
 }
 
