@@ -27,8 +27,8 @@ ROWS = (
     ("project", "the example project, base and tuned", OURS, "transformers + PEFT", 4.0),
     ("project-llama.cpp", "the example project, base and tuned", OURS, "llama.cpp's API", 1.5),
 )
-# At most this share of PEFT's peak memory.
-MEMORY = {"train-short": 1 / 3, "train-full": 1 / 3}
+# At most this share of the peak memory of PEFT in f32.
+MEMORY = {"train-short": ("PEFT f32", 1 / 3), "train-full": ("PEFT f32", 1 / 3)}
 GEMM_AIM = {"train-full": 0.60}
 # finetest against itself: measure, what is done, the side, the side it is compared with, and how many times its time it may take at most.
 OWN = (
@@ -212,8 +212,9 @@ def memory_rows(results):
         others = {n: mb for n, mb in peaks.items() if not is_ours(n)}
         least, most = min(others.values(), default=None), max(mb for n, mb in peaks.items() if is_ours(n))
         share = "" if least is None else f"{most / least:.2f}"
-        if name in MEMORY and least is not None:
-            share += f" (aim ≤ {MEMORY[name]:.2f}) {mark(most / least <= MEMORY[name])}"
+        than, aim = MEMORY.get(name, (None, None))
+        if than in others:
+            share += f"; of {than}'s {most / others[than]:.2f} (aim ≤ {aim:.2f}) {mark(most / others[than] <= aim)}"
         own = f"{peaks[OURS]:.0f} MB" + (f"; bf16: {peaks[OURS_BF16]:.0f} MB" if OURS_BF16 in peaks else "")
         rows.append([what, own, "; ".join(f"{n}: {mb:.0f} MB" for n, mb in others.items()), share])
     return rows
