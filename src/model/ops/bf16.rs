@@ -7,8 +7,7 @@ mod units;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::few_rows;
-use super::gemm::{Into, Mat, MatMut, matmul};
+use super::{few_rows, frozen};
 use crate::model::weights::Matrix;
 
 /// Rows with which unpacking the weights is most of the work: they are multiplied where they are unpacked, in f32, which holds the
@@ -71,23 +70,11 @@ fn rounded(values: &[f32]) -> Vec<f32> {
 }
 
 fn portable_product(weight: &Matrix, x: &[f32], y: &mut [f32]) {
-    let (inside, outside) = (weight.cols, weight.rows);
-    let (x, rows) = (rounded(x), x.len() / inside.max(1));
-    weight.for_blocks(|block, w| {
-        let part = MatMut::strided(&mut y[block.start..], rows, block.len(), outside);
-        let w = rounded(w);
-        matmul(part, Into::Overwrite, 1.0, Mat::new(&x, rows, inside), Mat::new(&w, block.len(), inside).t());
-    });
+    frozen::product_of(weight, |w| rounded(w).into(), &rounded(x), y);
 }
 
 fn portable_back(weight: &Matrix, dy: &[f32], dx: &mut [f32]) {
-    let (inside, outside) = (weight.cols, weight.rows);
-    let (dy, rows) = (rounded(dy), dy.len() / outside.max(1));
-    weight.for_blocks(|block, w| {
-        let dy = Mat::strided(&dy[block.start..], rows, block.len(), outside);
-        let w = rounded(w);
-        matmul(MatMut::new(dx, rows, inside), Into::Add, 1.0, dy, Mat::new(&w, block.len(), inside));
-    });
+    frozen::back_of(weight, |w| rounded(w).into(), &rounded(dy), dx);
 }
 
 #[cfg(test)]
