@@ -12,7 +12,7 @@ use crate::config::{Dtype, ModelConfig};
 use crate::engine::{Compared, Continuation, Generated, Generation};
 use crate::error::{Error, Result};
 use crate::export::{Export, Format};
-use crate::llama_cpp::protocol::{Job, Opening, Reply};
+use crate::llama_cpp::protocol::{Job, Opening, Reply, floats};
 use crate::llama_cpp::{VERSION, VERSION_F32};
 use crate::model::{ModelFiles, ModelKind, Voice, load_decoder};
 use crate::record::{ChoiceScore, Prompt, Proof};
@@ -171,26 +171,37 @@ impl LlamaCppBackend {
         Ok(&self.load(&mut |_| {})?.voice)
     }
 
-    /// Logits of every position that predicts one of an answer's tokens; (arm, prompt, answer) each.
-    pub(crate) fn logits(&mut self, answers: &[(usize, &Prompt, &[u32])]) -> Result<Vec<Vec<Vec<f32>>>> {
+    /// Logits of every position that predicts one of an answer's tokens, or why there are none; (arm, prompt, answer) each.
+    ///
+    /// # Errors
+    /// A prompt that cannot be rendered, logits that are not finite, a file that cannot be read.
+    pub(crate) fn logits(&mut self, answers: &[(usize, &Prompt, &[u32])]) -> Result<Vec<Measured<Vec<Vec<f32>>>>> {
         let Loaded { voice, worker, vocabulary, .. } = self.load(&mut |_| {})?;
         let directory = tempfile::tempdir().map_err(Error::io(Path::new("a temporary directory"), "create"))?;
         let items = prompts::answers(voice, answers)?;
-        let job = Job::Logits { items, directory: directory.path().to_path_buf() };
-        worker.whole(&job, "computing logits", &mut |_| {})?;
-        let read = |(i, (_, _, tokens)): (usize, &(usize, &Prompt, &[u32]))| {
-            let path = directory.path().join(i.to_string());
-            let bytes = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
-            if bytes.len() != tokens.len() * *vocabulary * 4 {
-                let (got, expected) = (bytes.len(), tokens.len() * *vocabulary * 4);
+        let job =
+            |some: &[usize]| Job::Logits { items: picked(&items, some), directory: directory.path().to_path_buf() };
+        // A later job begins to number its items anew, so a file is read when it is told of.
+        let take = |reply| match reply {
+            Reply::Written(i) => {
+                let path = directory.path().join(i.to_string());
+                Some((i, std::fs::read(&path).map_err(Error::io(&path, "read"))))
+            }
+            _ => None,
+        };
+        let written = worker.each(items.len(), &job, &take, &mut |_| {})?;
+        let rows = |(bytes, (_, _, tokens)): (Measured<Result<Vec<u8>>>, &(usize, &Prompt, &[u32]))| {
+            let bytes = match bytes {
+                Ok(bytes) => bytes?,
+                Err(why) => return Ok(Err(why)),
+            };
+            let (got, expected) = (bytes.len(), tokens.len() * *vocabulary * 4);
+            if got != expected {
                 return Err(Error::failed(format!("llama.cpp wrote {got} bytes of logits, expected {expected}")));
             }
-            let row = |row: &[u8]| {
-                row.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect::<Vec<f32>>()
-            };
-            Ok(bytes.chunks(*vocabulary * 4).map(row).collect())
+            Ok(Ok(bytes.chunks(*vocabulary * 4).map(floats).collect()))
         };
-        answers.iter().enumerate().map(read).collect()
+        written.into_iter().zip(answers).map(rows).collect()
     }
 }
 

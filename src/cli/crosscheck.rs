@@ -27,6 +27,9 @@ pub(super) struct Args {
     /// Most cases of an arm whose verdict differs between the backends
     #[arg(long, value_name = "N", default_value_t = 0)]
     max_flips: usize,
+    /// Most of the texts that are hard to tokenise which the backends may cut into other tokens
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    max_texts: usize,
 }
 
 #[cfg(feature = "llama-cpp")]
@@ -37,18 +40,23 @@ pub(super) fn crosscheck(global: &Global, args: &Args) -> Result<u8> {
     let config = config(global)?;
     let mut display = Display::new(global.quiet);
     let other = if args.exact { BackendName::LlamaCppF32 } else { BackendName::LlamaCpp };
-    let limits = Limits { min_same_top1: args.min_same_top1, max_flips: args.max_flips };
+    let Args { min_same_top1, max_flips, max_texts, .. } = *args;
+    let limits = Limits { min_same_top1, max_flips, max_texts };
     let check = project::crosscheck(&config, other, TrainPolicy::from_env()?, limits, &mut |event| display.show(event));
     display.finish();
     let check = check?;
     print(&if global.json { json(&check)? } else { report::crosscheck(&check, style()) })?;
-    Ok(if check.passed { exit::PASS } else { exit::GATE_FAILED })
+    Ok(match &check {
+        check if !check.errors.is_empty() => exit::ERROR,
+        check if check.passed => exit::PASS,
+        _ => exit::GATE_FAILED,
+    })
 }
 
 /// There is nothing to compare candle with.
 #[cfg(not(feature = "llama-cpp"))]
 pub(super) fn crosscheck(_: &Global, args: &Args) -> Result<u8> {
-    let _ = (args.exact, args.min_same_top1, args.max_flips);
+    let _ = (args.exact, args.min_same_top1, args.max_flips, args.max_texts);
     let why = crate::config::BackendName::parse("llama-cpp").err().unwrap_or_default();
     Err(Error::Usage(format!("the other backend is {why}")))
 }

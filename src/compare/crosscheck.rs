@@ -1,9 +1,11 @@
 //! Two backends on the same base, adapter and scenarios: what differs is the serving, not the fine-tune.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::drift::DriftSample;
-use crate::record::{RunRecord, Verdict};
+use crate::record::{CaseRecord, RunRecord, Verdict};
 
 /// Two tokens of which neither is likelier than the other by more, in nats, are a near-tie: arithmetic in another order or with
 /// 8-bit activations, as llama.cpp's, decides between them.
@@ -18,11 +20,13 @@ pub struct Limits {
     pub min_same_top1: f64,
     /// Most cases of an arm whose verdict differs.
     pub max_flips: usize,
+    /// Most hard texts that are cut into other tokens; of the prompts that are asked, none may be.
+    pub max_texts: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { min_same_top1: 0.99, max_flips: 0 }
+        Self { min_same_top1: 0.99, max_flips: 0, max_texts: 0 }
     }
 }
 
@@ -31,6 +35,8 @@ impl Default for Limits {
 pub struct CrossCheck {
     /// Both, with their versions; the first is the reference.
     pub backends: [String; 2],
+    /// The other one ran on the weights in f32, so that it rounds no activations.
+    pub exact: bool,
     /// What they must have in common.
     pub limits: Limits,
     /// The tokenisers, on texts that are hard to tokenise.
@@ -41,7 +47,9 @@ pub struct CrossCheck {
     pub arms: Vec<ArmCheck>,
     /// Cases whose verdict differs.
     pub flips: Vec<VerdictFlip>,
-    /// Nothing is beyond its limit.
+    /// What one of them could not compute, and why: it is compared nowhere, and the rest is.
+    pub errors: BTreeMap<String, String>,
+    /// Nothing is beyond its limit, and nothing is missing.
     pub passed: bool,
 }
 
@@ -155,23 +163,31 @@ pub struct Measured {
     pub divergences: Vec<Divergence>,
     /// Answers that both generated.
     pub answers: usize,
+    /// Cases whose distributions one of them could not compute, and why.
+    pub errors: BTreeMap<String, String>,
 }
 
 impl CrossCheck {
-    /// Puts together what was measured; `arms`: an arm's name each.
+    /// Puts together what was measured; `exact`: whether the second ran on the weights in f32; `arms`: an arm's name each.
     #[must_use]
     pub fn of(
         runs: [&RunRecord; 2],
+        exact: bool,
         texts: TokenCheck,
         prompts: TokenCheck,
         arms: Vec<(String, Measured)>,
         limits: Limits,
     ) -> Self {
+        let backends = runs.map(|run| run.backend.clone());
+        let mut errors = errors(runs);
+        for (arm, measured) in &arms {
+            let of_arm = measured.errors.iter();
+            errors.extend(of_arm.map(|(case, why)| (format!("logits of {arm} at {case}"), why.clone())));
+        }
         let arms: Vec<ArmCheck> = arms.into_iter().map(|(arm, measured)| measured.check(arm)).collect();
         let flips = flips(runs);
-        let mut check =
-            Self { backends: runs.map(|run| run.backend.clone()), limits, texts, prompts, arms, flips, passed: false };
-        check.passed = check.problems().is_empty();
+        let mut check = Self { backends, exact, limits, texts, prompts, arms, flips, errors, passed: false };
+        check.passed = check.problems().is_empty() && check.errors.is_empty();
         check
     }
 
@@ -179,11 +195,22 @@ impl CrossCheck {
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        for (what, tokens) in [("hard texts", &self.texts), ("prompts", &self.prompts)] {
-            if tokens.different > 0 {
-                problems.push(format!("{} of {} {what} are cut into other tokens", tokens.different, tokens.texts));
+        for (what, tokens, most) in [("hard texts", &self.texts, self.limits.max_texts), ("prompts", &self.prompts, 0)]
+        {
+            if tokens.different > most {
+                let (different, texts) = (tokens.different, tokens.texts);
+                problems
+                    .push(format!("{different} of {texts} {what} are cut into other tokens, expected at most {most}"));
             }
         }
+        problems.extend(self.problems_of_arms());
+        problems
+    }
+
+    /// What is beyond its limit in distributions and verdicts, in words.
+    #[must_use]
+    pub fn problems_of_arms(&self) -> Vec<String> {
+        let mut problems = Vec::new();
         for arm in &self.arms {
             // Written so that NaN is a problem: nothing was compared.
             if arm.same_top1.is_nan() || arm.same_top1 < self.limits.min_same_top1 {
@@ -229,12 +256,29 @@ impl Measured {
     }
 }
 
+/// What either run has no answer to, drift and proof included.
+fn errors(runs: [&RunRecord; 2]) -> BTreeMap<String, String> {
+    let of_run = |run: &RunRecord| {
+        let backend = &run.backend;
+        let cases = run.cases().flat_map(|(scenario, case)| {
+            let name = scenario.test_name(case);
+            case.errors()
+                .map(|(arm, why)| (format!("{arm} at {name} on {backend}"), why.to_owned()))
+                .collect::<Vec<_>>()
+        });
+        let whole = run.errors.iter().map(|(what, why)| (format!("{what} on {backend}"), why.clone()));
+        cases.chain(whole).collect::<Vec<_>>()
+    };
+    runs.into_iter().flat_map(of_run).collect()
+}
+
 fn flips([one, other]: [&RunRecord; 2]) -> Vec<VerdictFlip> {
     let mut flips = Vec::new();
     for ((scenario, case), (_, same)) in one.cases().zip(other.cases()) {
         for arm in case.answers.keys() {
             let verdicts = [case.verdict(arm), same.verdict(arm)];
-            if verdicts[0] != verdicts[1] {
+            let lost = |case: &CaseRecord| case.errors().any(|(lost, _)| lost == arm);
+            if verdicts[0] != verdicts[1] && !lost(case) && !lost(same) {
                 flips.push(VerdictFlip { case: scenario.test_name(case), arm: arm.clone(), verdicts });
             }
         }
@@ -255,11 +299,12 @@ mod tests {
 
     fn check(verdicts: [(Verdict, Verdict); 2], same: &[bool], texts: TokenCheck) -> CrossCheck {
         let run = |v| fixture::run(vec![fixture::scenario("facts", Role::Control, &[v])]);
-        let measured = |divergences| Measured { samples: vec![sample(same)], divergences, answers: 1 };
+        let measured =
+            |divergences| Measured { samples: vec![sample(same)], divergences, answers: 1, errors: BTreeMap::new() };
         let parted = Divergence { case: "c".into(), at: 2, tokens: [Some(4), Some(5)], margin: Some(0.1) };
         let arms = vec![(BASE.to_owned(), measured(Vec::new())), (TUNED.to_owned(), measured(vec![parted]))];
         let runs = verdicts.map(run);
-        CrossCheck::of([&runs[0], &runs[1]], texts, TokenCheck::default(), arms, Limits::default())
+        CrossCheck::of([&runs[0], &runs[1]], false, texts, TokenCheck::default(), arms, Limits::default())
     }
 
     #[test]
@@ -287,6 +332,40 @@ mod tests {
         assert_eq!(
             check.flips,
             [VerdictFlip { case: "control::facts::case_1".into(), arm: TUNED.into(), verdicts: [P, F] }]
+        );
+    }
+
+    #[test]
+    fn hard_texts_that_are_known_to_differ_can_be_let_through_and_prompts_cannot() {
+        let tokens = || TokenCheck::of([("</s>", &[1, 2][..], &[9][..])]);
+        let mut check = check([(P, P), (P, P)], &[true; 200], tokens());
+        assert_eq!(check.problems(), ["1 of 1 hard texts are cut into other tokens, expected at most 0"]);
+        check.limits.max_texts = 1;
+        assert!(check.problems().is_empty());
+        check.prompts = tokens();
+        assert_eq!(check.problems(), ["1 of 1 prompts are cut into other tokens, expected at most 0"]);
+    }
+
+    #[test]
+    fn what_could_not_be_computed_is_an_error_and_no_flip() {
+        let whole = fixture::run(vec![fixture::scenario("facts", Role::Control, &[(P, P), (P, P)])]);
+        let mut lost = whole.clone();
+        let answer = lost.scenarios[0].cases[1].answers.get_mut(TUNED).expect("an answer");
+        *answer = fixture::answer(fixture::N, "", &["llama.cpp died of it: GGML_ASSERT"]);
+        let errors = BTreeMap::from([("control::facts::case_1".to_owned(), "died".to_owned())]);
+        let of = |errors| Measured { samples: vec![sample(&[true; 200])], divergences: Vec::new(), answers: 1, errors };
+        let arms = vec![(BASE.to_owned(), of(errors)), (TUNED.to_owned(), of(BTreeMap::new()))];
+        let (texts, prompts) = (TokenCheck::default(), TokenCheck::default());
+        let check = CrossCheck::of([&whole, &lost], true, texts, prompts, arms, Limits::default());
+        assert_eq!(check.problems(), [""; 0]);
+        assert!(!check.passed && check.flips.is_empty());
+        let found: Vec<(&str, &str)> = check.errors.iter().map(|(what, why)| (what.as_str(), why.as_str())).collect();
+        assert_eq!(
+            found,
+            [
+                ("logits of base at control::facts::case_1", "died"),
+                ("tuned at control::facts::case_2 on candle 0.11.1", "llama.cpp died of it: GGML_ASSERT"),
+            ]
         );
     }
 

@@ -121,6 +121,8 @@ pub(crate) enum Reply {
     Generated(usize, Generated),
     Scored(usize, f64),
     Compared(usize, Compared),
+    /// The item's file is written.
+    Written(usize),
     Proved {
         effect: f64,
         base: f64,

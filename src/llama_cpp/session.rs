@@ -114,10 +114,10 @@ impl Session {
     ///
     /// # Errors
     /// As [`Self::generate`]; a file cannot be written.
-    pub(super) fn logits(&mut self, items: &[Continuation], directory: &Path) -> Result<()> {
+    pub(super) fn logits(&mut self, items: &[Continuation], directory: &Path, tell: Tell<'_>) -> Result<()> {
         for arm in 0..self.arms.len() {
             let sequences = items.iter().enumerate().filter(|(_, c)| c.arm == arm).map(|(i, c)| forced(i, c));
-            self.run(&[arm], sequences.collect(), &mut Rows { directory, files: HashMap::new() })?;
+            self.run(&[arm], sequences.collect(), &mut Rows { directory, files: HashMap::new(), tell })?;
         }
         Ok(())
     }
@@ -268,23 +268,24 @@ impl Reader for Last {
 }
 
 /// Writes logits down.
-struct Rows<'a> {
+struct Rows<'a, 't> {
     directory: &'a Path,
     files: HashMap<usize, BufWriter<File>>,
+    tell: Tell<'t>,
 }
 
-impl Rows<'_> {
+impl Rows<'_, '_> {
     fn path(&self, item: usize) -> PathBuf {
         self.directory.join(item.to_string())
     }
 }
 
-impl Reader for Rows<'_> {
+impl Reader for Rows<'_, '_> {
     fn started(&mut self, item: usize) -> Result<()> {
         let path = self.path(item);
         let file = File::create(&path).map_err(Error::io(&path, "create"))?;
         self.files.insert(item, BufWriter::new(file));
-        Ok(())
+        (self.tell)(Reply::Started(item))
     }
 
     fn logits(&mut self, item: usize, _: usize, rows: &[&[f32]]) -> Result<Option<u32>> {
@@ -302,6 +303,7 @@ impl Reader for Rows<'_> {
 
     fn finished(&mut self, item: usize) -> Result<()> {
         let path = self.path(item);
-        self.files.remove(&item).map_or(Ok(()), |mut file| file.flush()).map_err(Error::io(&path, "write"))
+        self.files.remove(&item).map_or(Ok(()), |mut file| file.flush()).map_err(Error::io(&path, "write"))?;
+        (self.tell)(Reply::Written(item))
     }
 }

@@ -54,7 +54,7 @@ fn converted(family: &str, directory: &Path) -> PathBuf {
 fn logits(session: &mut Session, arm: usize, prompt: &[u32]) -> Tensor {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let item = Continuation { arm, prompt: prompt[..1].to_vec(), tokens: [&prompt[1..], &[0]].concat() };
-    session.logits(&[item], directory.path()).expect("logits");
+    session.logits(&[item], directory.path(), &mut |_| Ok(())).expect("logits");
     let bytes = std::fs::read(directory.path().join("0")).expect("a file");
     let values: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     let rows = prompt.len();

@@ -100,7 +100,7 @@ fn work(session: &mut Session, job: Job, parent: &Parent) -> Result<()> {
             let (effect, base) = session.prove(&prompts, arms)?;
             tell(Reply::Proved { effect, base })
         }
-        Job::Logits { items, directory } => session.logits(&items, &directory),
+        Job::Logits { items, directory } => session.logits(&items, &directory, &mut tell),
         Job::Tokenize { texts } => {
             let tokens = texts.iter().map(|text| session.tokenize(text)).collect();
             tell(Reply::Tokenized(tokens))

@@ -22,17 +22,30 @@ pub fn crosscheck(check: &CrossCheck, style: Style) -> String {
         let text = format!("{} of {}: {one} and {other}", flip.arm, flip.case);
         row(&mut page, "verdict", Ink::Bad, &text);
     }
+    for (what, why) in &check.errors {
+        row(&mut page, "error", Ink::Bad, &format!("{what}: {}", clip(why, 600)));
+    }
     page.blank();
     let problems = check.problems();
     for problem in &problems {
         page.wrapped(4, &[piece(Ink::Bad, "  ✗ "), piece(Ink::Plain, problem.as_str())]);
     }
-    let (ink, word) = if check.passed { (Ink::Good, "EQUAL") } else { (Ink::Bad, "DIFFERENT") };
+    let (ink, word) = match (check.passed, problems.is_empty()) {
+        (true, _) => (Ink::Good, "EQUAL"),
+        (false, true) => (Ink::Bad, "INCOMPLETE"),
+        (false, false) => (Ink::Bad, "DIFFERENT"),
+    };
     let rest = if check.passed {
         "  the backends agree: what a run shows is the fine-tune".to_owned()
+    } else if problems.is_empty() {
+        "  the backends agree, but for what one of them could not compute".to_owned()
     } else {
         format!("  {} found: what a run shows may be the serving, not the fine-tune", count(problems.len()))
     };
+    if !check.exact && !check.problems_of_arms().is_empty() {
+        let hint = "crosscheck --exact runs llama.cpp on the same weights in f32: what is left there is not its rounding of activations";
+        page.wrapped(4, &[piece(Ink::Dim, format!("  · {hint}"))]);
+    }
     page.line(&[piece(ink, word), piece(Ink::Plain, rest)]);
     page.finish()
 }
@@ -83,6 +96,8 @@ fn shown(token: Option<u32>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::compare::crosscheck::{Divergence, Limits, TokenDifference, VerdictFlip};
     use crate::record::Verdict;
@@ -115,11 +130,13 @@ mod tests {
         let verdicts = [Verdict::Passed, Verdict::Failed];
         CrossCheck {
             backends: ["candle 0.11".into(), "llama-cpp 0.1.160".into()],
+            exact: false,
             limits: Limits::default(),
             texts,
             prompts: TokenCheck { texts: 85, ..TokenCheck::default() },
             arms: vec![arm(same_top1)],
             flips: vec![VerdictFlip { case: "control::facts::france".into(), arm: "tuned".into(), verdicts }],
+            errors: BTreeMap::new(),
             passed: false,
         }
     }
@@ -135,8 +152,23 @@ mod tests {
             "at token 7: 11 and the end",
             "passed and failed",
             "DIFFERENT  3 differences",
+            "crosscheck --exact",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+        let errors =
+            BTreeMap::from([("tuned at facts::france on llama-cpp".to_owned(), "GGML_ASSERT\u{1b}".to_owned())]);
+        let texts = TokenCheck::default();
+        let incomplete = CrossCheck { errors, texts, flips: Vec::new(), ..check(1.0) };
+        let told = crosscheck(&incomplete, Style { color: false, width: 100 });
+        assert!(told.contains("error") && told.contains("france on llama-cpp: GGML_ASSERT"), "{told}");
+        assert!(told.contains("INCOMPLETE") && !told.contains('\u{1b}'), "{told}");
+        // Nothing is left to be exact about, or it is not the rounding.
+        let exact = CrossCheck { exact: true, ..check(0.98) };
+        let texts = CrossCheck { flips: Vec::new(), ..check(1.0) };
+        for check in [exact, texts] {
+            let text = crosscheck(&check, Style { color: false, width: 100 });
+            assert!(text.contains("DIFFERENT") && !text.contains("--exact"), "{text}");
         }
         assert!(!text.contains('\u{1b}'));
     }
