@@ -190,18 +190,19 @@ impl LlamaCppBackend {
             _ => None,
         };
         let written = worker.each(items.len(), &job, &take, &mut |_| {})?;
-        let rows = |(bytes, (_, _, tokens)): (Measured<Result<Vec<u8>>>, &(usize, &Prompt, &[u32]))| {
-            let bytes = match bytes {
-                Ok(bytes) => bytes?,
-                Err(why) => return Ok(Err(why)),
-            };
-            let (got, expected) = (bytes.len(), tokens.len() * *vocabulary * 4);
+        let vocabulary = *vocabulary;
+        let rows = |bytes: Vec<u8>, tokens: usize| {
+            let (got, expected) = (bytes.len(), tokens * vocabulary * 4);
             if got != expected {
                 return Err(Error::failed(format!("llama.cpp wrote {got} bytes of logits, expected {expected}")));
             }
-            Ok(Ok(bytes.chunks(*vocabulary * 4).map(floats).collect()))
+            Ok(bytes.chunks(vocabulary * 4).map(floats).collect())
         };
-        written.into_iter().zip(answers).map(rows).collect()
+        let found = written.into_iter().zip(answers).map(|(bytes, (_, _, tokens))| match bytes {
+            Ok(bytes) => Ok(Ok(rows(bytes?, tokens.len())?)),
+            Err(why) => Ok(Err(why)),
+        });
+        found.collect()
     }
 }
 
