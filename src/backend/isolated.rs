@@ -273,7 +273,7 @@ fn describe(status: ExitStatus) -> String {
             9 => (" SIGKILL", "; was there too little memory?"),
             11 => (
                 " SIGSEGV",
-                "; was it built with -C target-cpu=native? ggml then crashes on processors with AMX: build without",
+                "; was it built with -C target-cpu=native? ggml has crashed so on processors with AMX: build without",
             ),
             _ => ("", ""),
         };

@@ -69,7 +69,7 @@ enum Command {
     Run,
     /// Train the adapter, if there is none that fits recipe, data and base
     Train {
-        /// Train even when there is one
+        /// Train even when there is one; a training that was cut goes on, one that is over begins again
         #[arg(long)]
         force: bool,
     },

@@ -287,13 +287,6 @@ unsafe extern "C" fn no_step(_: *mut c_void) -> sys::ggml_opt_optimizer_params {
     params
 }
 
-/// Whether ggml is compiled with products by AMX, as `-C target-cpu=native` does on a processor that has it.
-#[expect(unsafe_code, reason = "llama.cpp's C interface")]
-pub(super) fn built_with_amx() -> bool {
-    // SAFETY: it takes nothing and looks at nothing but how it was compiled.
-    unsafe { sys::ggml_cpu_has_amx_int8() != 0 }
-}
-
 /// Called before a node is computed (`ask`), and after those that it said yes to.
 #[expect(unsafe_code, reason = "called by llama.cpp")]
 unsafe extern "C" fn on_node(tensor: *mut ggml_tensor, ask: bool, user_data: *mut c_void) -> bool {

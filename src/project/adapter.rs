@@ -63,7 +63,7 @@ pub(super) fn ready(config: &Config, base: &Base, policy: TrainPolicy, on_event:
     if let Some(recipe) = &config.recipe {
         let wanted = train::wanted(config, recipe, base)?;
         let reason = match policy {
-            TrainPolicy::Always => Some("FINETEST_TRAIN=always".to_owned()),
+            TrainPolicy::Always => Some("once more, as --force or FINETEST_TRAIN=always asks".to_owned()),
             _ => mismatch(directory, &wanted)?,
         };
         if let Some(reason) = reason {
@@ -75,7 +75,7 @@ pub(super) fn ready(config: &Config, base: &Base, policy: TrainPolicy, on_event:
             }
             on_event(Event::Note(format!("training {} ({reason})", config.relative(directory))));
             keep_old(config, directory, on_event)?;
-            summary.state = Some(train::train(config, recipe, base, &wanted, on_event)?);
+            summary.state = Some(train::train(config, recipe, base, &wanted, policy, on_event)?);
             summary.trained = true;
         }
     }

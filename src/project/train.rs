@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::adapter::write_stamp;
-use super::{Base, Event, Events};
+use super::{Base, Event, Events, TrainPolicy};
 use crate::adapter::{self, Adapter};
 use crate::config::{BackendName, Config, DataConfig, ModelConfig, OnError, Recipe};
 use crate::data::encode::{Encoded, encode_chat, encode_completion, encode_text};
@@ -82,6 +82,7 @@ pub(super) fn train(
     recipe: &Recipe,
     base: &Base,
     wanted: &Wanted,
+    policy: TrainPolicy,
     on_event: Events<'_>,
 ) -> Result<TrainerState> {
     for warning in recipe.warnings() {
@@ -106,6 +107,7 @@ pub(super) fn train(
         train: &train,
         validation: &validation,
         checkpoints: &checkpoints,
+        again: policy == TrainPolicy::Always,
         fingerprint: &fingerprint,
         base: &config.relative(Path::new(&config.model.source)),
     };

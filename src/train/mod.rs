@@ -75,6 +75,8 @@ pub(crate) struct Training<'a> {
     pub(crate) validation: &'a [Encoded],
     /// Directory of the checkpoints.
     pub(crate) checkpoints: &'a Path,
+    /// A training that is over is made once more; one that was cut goes on all the same.
+    pub(crate) again: bool,
     /// Hash of the recipe, the data and the base.
     pub(crate) fingerprint: &'a str,
     /// Name of the base, for `adapter_config.json`.
@@ -105,6 +107,16 @@ impl Training<'_> {
         for error in errors {
             on_event(TrainEvent::Note(format!("a checkpoint cannot be used: {error}")));
         }
+        let over = found.as_ref().is_some_and(|c| c.state.global_step >= plan.steps.len());
+        let found = if self.again && over {
+            on_event(TrainEvent::Note(
+                "this training is over already; it begins again, and its checkpoints go".to_owned(),
+            ));
+            std::fs::remove_dir_all(self.checkpoints).map_err(Error::io(self.checkpoints, "remove"))?;
+            None
+        } else {
+            found
+        };
         let resumed_at = found.as_ref().map_or(0, |c| c.state.global_step);
         let mut trainer = match found {
             Some(checkpoint) => Trainer::resumed(self, objective, checkpoint),

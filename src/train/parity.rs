@@ -330,6 +330,8 @@ fn a_resumed_training_ends_with_the_same_bytes() {
             train: &examples,
             validation: &examples[..1],
             checkpoints: &checkpoints,
+            // Even so: it was cut, and is not over.
+            again: true,
             fingerprint: "same",
             base: "base",
         };
@@ -357,19 +359,20 @@ fn a_resumed_training_ends_with_the_same_bytes() {
 }
 
 #[test]
-fn a_checkpoint_of_another_recipe_is_not_resumed() {
+fn a_checkpoint_is_resumed_by_the_same_training_that_does_not_begin_again() {
     let decoder = decoder("llama");
     let examples = examples();
     let recipe = Recipe { lora_r: 2, micro_batch_size: 2, ..Recipe::default() };
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut resumed = Vec::new();
-    for fingerprint in ["one", "other", "other"] {
+    for (fingerprint, again) in [("one", false), ("other", false), ("other", false), ("other", true)] {
         let training = Training {
             decoder: &decoder,
             recipe: &recipe,
             train: &examples,
             validation: &[],
             checkpoints: directory.path(),
+            again,
             fingerprint,
             base: "base",
         };
@@ -381,5 +384,5 @@ fn a_checkpoint_of_another_recipe_is_not_resumed() {
             })
             .expect("a training");
     }
-    assert_eq!(resumed, [0, 0, 1]);
+    assert_eq!(resumed, [0, 0, 1, 0]);
 }
