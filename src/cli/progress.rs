@@ -126,14 +126,16 @@ impl Display {
 
     fn advance(&mut self, units: usize) {
         self.phase.done += units;
-        let rate = self.rate();
+        // Not every phase tells of tokens.
+        let rate = if self.phase.tokens > 0 { format!("{:.0} tokens/s", self.rate()) } else { String::new() };
         match &self.bar {
             Some(bar) => {
                 bar.set_position(self.phase.done.min(self.phase.total) as u64);
-                bar.set_message(format!("{rate:.0} tokens/s"));
+                bar.set_message(rate);
             }
             None => {
-                let line = format!("{}: {}/{}, {rate:.0} tokens/s", self.phase.what, self.phase.done, self.phase.total);
+                let comma = if rate.is_empty() { "" } else { ", " };
+                let line = format!("{}: {}/{}{comma}{rate}", self.phase.what, self.phase.done, self.phase.total);
                 self.line(&line, false);
             }
         }

@@ -72,18 +72,31 @@ pub struct TokenDifference {
     /// The first token that differs, counted from 0.
     pub at: usize,
     /// What each has there; nothing where its tokens end.
-    pub tokens: [Option<u32>; 2],
+    pub tokens: [Option<Token>; 2],
+}
+
+/// A token, and what it spells alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Token {
+    /// Its number in the vocabulary.
+    pub id: u32,
+    /// Its text; as the vocabulary has it, where it is a part of a character.
+    pub text: String,
 }
 
 impl TokenCheck {
-    /// Compares tokens of texts: (text, tokens of the first, tokens of the second).
-    pub fn of<'a>(texts: impl IntoIterator<Item = (&'a str, &'a [u32], &'a [u32])>) -> Self {
+    /// Compares tokens of texts: (text, tokens of the first, tokens of the second); `spell` tells what a token spells.
+    pub fn of<'a>(
+        texts: impl IntoIterator<Item = (&'a str, &'a [u32], &'a [u32])>,
+        spell: impl Fn(u32) -> String,
+    ) -> Self {
         let mut check = Self::default();
         for (text, one, other) in texts {
             check.texts += 1;
             let Some((at, tokens)) = divergence(one, other) else { continue };
             check.different += 1;
             if check.examples.len() < LISTED {
+                let tokens = spelt(tokens, &spell);
                 check.examples.push(TokenDifference { text: text.to_owned(), at, tokens });
             }
         }
@@ -122,7 +135,7 @@ pub struct Divergence {
     /// The token, counted from 0.
     pub at: usize,
     /// What each said there; nothing where it ended.
-    pub tokens: [Option<u32>; 2],
+    pub tokens: [Option<Token>; 2],
     /// By how much the reference finds its own token likelier than the other's, in nats; unknown where one ended.
     pub margin: Option<f64>,
 }
@@ -152,6 +165,11 @@ pub fn divergence(one: &[u32], other: &[u32]) -> Option<(usize, [Option<u32>; 2]
     let at = one.iter().zip(other).take_while(|(a, b)| a == b).count();
     let tokens = [one.get(at).copied(), other.get(at).copied()];
     (tokens != [None, None]).then_some((at, tokens))
+}
+
+/// Tokens with their texts.
+pub fn spelt(tokens: [Option<u32>; 2], spell: impl Fn(u32) -> String) -> [Option<Token>; 2] {
+    tokens.map(|token| token.map(|id| Token { id, text: spell(id) }))
 }
 
 /// One arm's samples and where its answers part.
@@ -225,8 +243,10 @@ impl CrossCheck {
             let flipped = self.flips.iter().filter(|flip| flip.arm == arm.arm).count();
             if flipped > self.limits.max_flips {
                 problems.push(format!(
-                    "{}: {flipped} verdicts differ, expected at most {}",
-                    arm.arm, self.limits.max_flips
+                    "{}: {flipped} verdict {}, expected at most {}",
+                    arm.arm,
+                    if flipped == 1 { "flip" } else { "flips" },
+                    self.limits.max_flips
                 ));
             }
         }
@@ -289,6 +309,10 @@ fn flips([one, other]: [&RunRecord; 2]) -> Vec<VerdictFlip> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn spell(id: u32) -> String {
+        format!("t{id}")
+    }
     use crate::record::fixture::{self, F, P};
     use crate::record::{BASE, Role, TUNED};
 
@@ -301,7 +325,8 @@ mod tests {
         let run = |v| fixture::run(vec![fixture::scenario("facts", Role::Control, &[v])]);
         let measured =
             |divergences| Measured { samples: vec![sample(same)], divergences, answers: 1, errors: BTreeMap::new() };
-        let parted = Divergence { case: "c".into(), at: 2, tokens: [Some(4), Some(5)], margin: Some(0.1) };
+        let parted =
+            Divergence { case: "c".into(), at: 2, tokens: spelt([Some(4), Some(5)], spell), margin: Some(0.1) };
         let arms = vec![(BASE.to_owned(), measured(Vec::new())), (TUNED.to_owned(), measured(vec![parted]))];
         let runs = verdicts.map(run);
         CrossCheck::of([&runs[0], &runs[1]], false, texts, TokenCheck::default(), arms, Limits::default())
@@ -309,7 +334,7 @@ mod tests {
 
     #[test]
     fn equal_backends_pass_and_a_near_tie_is_no_fault() {
-        let check = check([(P, P), (P, P)], &[true; 200], TokenCheck::of([("a", &[1, 2][..], &[1, 2][..])]));
+        let check = check([(P, P), (P, P)], &[true; 200], TokenCheck::of([("a", &[1, 2][..], &[1, 2][..])], spell));
         assert!(check.passed, "{:?}", check.problems());
         assert_eq!((check.texts.texts, check.texts.different), (1, 0));
         assert_eq!((check.arms[0].same_answers, check.arms[1].same_answers), (1, 0));
@@ -320,13 +345,15 @@ mod tests {
     fn each_difference_is_named() {
         let mut same = [true; 100];
         same[..2].fill(false);
-        let tokens = TokenCheck::of([("1234", &[1, 2, 3][..], &[1, 9][..]), ("b", &[1][..], &[1, 2][..])]);
-        assert_eq!(tokens.examples[0], TokenDifference { text: "1234".into(), at: 1, tokens: [Some(2), Some(9)] });
-        assert_eq!(tokens.examples[1].tokens, [None, Some(2)]);
+        let tokens = TokenCheck::of([("1234", &[1, 2, 3][..], &[1, 9][..]), ("b", &[1][..], &[1, 2][..])], spell);
+        let two = || Some(Token { id: 2, text: "t2".into() });
+        let nine = Some(Token { id: 9, text: "t9".into() });
+        assert_eq!(tokens.examples[0], TokenDifference { text: "1234".into(), at: 1, tokens: [two(), nine] });
+        assert_eq!(tokens.examples[1].tokens, [None, two()]);
         let check = check([(P, P), (P, F)], &same, tokens);
         let problems = check.problems().join("\n");
         assert!(!check.passed);
-        for part in ["2 of 2 hard texts", "base: the same first choice at 98.00 % of 100", "tuned: 1 verdicts differ"] {
+        for part in ["2 of 2 hard texts", "base: the same first choice at 98.00 % of 100", "tuned: 1 verdict flip,"] {
             assert!(problems.contains(part), "{part} is not in {problems}");
         }
         assert_eq!(
@@ -337,7 +364,7 @@ mod tests {
 
     #[test]
     fn hard_texts_that_are_known_to_differ_can_be_let_through_and_prompts_cannot() {
-        let tokens = || TokenCheck::of([("</s>", &[1, 2][..], &[9][..])]);
+        let tokens = || TokenCheck::of([("</s>", &[1, 2][..], &[9][..])], spell);
         let mut check = check([(P, P), (P, P)], &[true; 200], tokens());
         assert_eq!(check.problems(), ["1 of 1 hard texts are cut into other tokens, expected at most 0"]);
         check.limits.max_texts = 1;

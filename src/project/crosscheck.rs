@@ -1,14 +1,13 @@
 //! A project on candle and on llama.cpp: the same base, adapter and scenarios, so that what differs is the serving.
 
-use std::collections::BTreeMap;
-
 use super::{Event, Events, TrainPolicy, adapter, ask, backend, base, lock, scenarios};
 use crate::backend::{CandleBackend, LlamaCppBackend, Progress};
 use crate::compare::DriftSample;
-use crate::compare::crosscheck::{CrossCheck, Divergence, Limits, Measured, TokenCheck, divergence};
+use crate::compare::crosscheck::{CrossCheck, Divergence, Limits, Measured, TokenCheck, divergence, spelt};
 use crate::config::{BackendName, Config};
 use crate::engine::Compared;
 use crate::error::Result;
+use crate::model::Tokenizer;
 use crate::record::{CaseRecord, Completion, Prompt, RunRecord, ScenarioRecord};
 
 /// Positions whose logits are held at once, of both backends: 256 rows of 150 000 values are 150 MB.
@@ -125,7 +124,9 @@ impl Pair {
         let ours = texts.iter().map(|text| voice.tokenizer.encode(text, true)).collect::<Result<Vec<_>>>()?;
         let theirs = self.other.tokenize(texts)?;
         let rows = texts.iter().zip(ours.iter().zip(&theirs));
-        Ok(TokenCheck::of(rows.map(|(text, (ours, theirs))| (text.as_str(), ours.as_slice(), theirs.as_slice()))))
+        let rows = rows.map(|(text, (ours, theirs))| (text.as_str(), ours.as_slice(), theirs.as_slice()));
+        let voice = self.other.voice()?;
+        Ok(TokenCheck::of(rows, |id| spelling(&voice.tokenizer, id)))
     }
 
     /// One arm's distributions over the reference's answers, and where the answers part.
@@ -133,7 +134,7 @@ impl Pair {
         let both: Vec<Both<'_>> =
             runs[0].cases().zip(runs[1].cases()).filter_map(|pair| generated(pair, arm)).collect();
         let mut measured = Measured { answers: both.len(), ..Measured::default() };
-        let mut parted = BTreeMap::new();
+        let mut parted = Vec::new();
         let mut rest = both.as_slice();
         while !rest.is_empty() {
             let (group, left) = rest.split_at(fitting(rest));
@@ -143,6 +144,11 @@ impl Pair {
             let (ours, theirs) = (self.reference.logits(&asked)?, self.other.logits(&asked)?);
             for (both, (ours, theirs)) in group.iter().zip(ours.iter().zip(theirs)) {
                 on_event(Event::Progress(Progress::Done(1)));
+                let found = divergence(&both.answers[0].tokens, &both.answers[1].tokens);
+                if let Some((at, tokens)) = found {
+                    let margin = margin(ours.get(at), tokens);
+                    parted.push((both.name.clone(), at, tokens, margin));
+                }
                 let theirs = match theirs {
                     Ok(theirs) => theirs,
                     Err(why) => {
@@ -151,16 +157,22 @@ impl Pair {
                     }
                 };
                 measured.samples.push(sample(&both.answers[0].tokens, ours, &theirs));
-                let found = divergence(&both.answers[0].tokens, &both.answers[1].tokens);
-                if let Some((at, tokens)) = found {
-                    let margin = margin(ours.get(at), tokens);
-                    parted.insert(both.name.clone(), Divergence { case: both.name.clone(), at, tokens, margin });
-                }
             }
         }
-        measured.divergences = parted.into_values().collect();
+        parted.sort_by(|a, b| a.0.cmp(&b.0));
+        let tokenizer = &self.other.voice()?.tokenizer;
+        let spelt = |tokens| spelt(tokens, |id| spelling(tokenizer, id));
+        let parted = parted.into_iter();
+        measured.divergences =
+            parted.map(|(case, at, tokens, margin)| Divergence { case, at, tokens: spelt(tokens), margin }).collect();
         Ok(measured)
     }
+}
+
+/// What a token spells alone, or its name where it is a part of a character.
+fn spelling(tokenizer: &Tokenizer, id: u32) -> String {
+    let text = tokenizer.decode(&[id], false).ok().filter(|text| !text.is_empty() && !text.contains('\u{fffd}'));
+    text.or_else(|| tokenizer.token(id)).unwrap_or_default()
 }
 
 /// A case that both backends generated an answer to; only the reference's must not be empty, for there are its positions.

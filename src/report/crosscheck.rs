@@ -1,6 +1,6 @@
 //! Two backends compared, for a terminal.
 
-use crate::compare::crosscheck::{ArmCheck, CrossCheck, TokenCheck};
+use crate::compare::crosscheck::{ArmCheck, CrossCheck, Token, TokenCheck};
 use crate::report::paint::{Ink, Page, Piece, Style, clip, left, piece};
 
 /// Width of the column of labels.
@@ -63,7 +63,7 @@ fn tokens(page: &mut Page, name: &str, what: &str, check: &TokenCheck) {
     let ink = if check.different == 0 { Ink::Dim } else { Ink::Bad };
     row(page, name, ink, &format!("{} of {} {what} alike", check.texts - check.different, check.texts));
     for example in &check.examples {
-        let [one, other] = example.tokens.map(shown);
+        let [one, other] = example.tokens.each_ref().map(shown);
         let text = format!("{:?} parts at token {}: {one} and {other}", clip(&example.text, 60), example.at);
         row(page, "", Ink::Plain, &text);
     }
@@ -84,14 +84,15 @@ fn one(page: &mut Page, check: &CrossCheck, arm: &ArmCheck) {
     let ink = if arm.same_top1 >= check.limits.min_same_top1 { Ink::Dim } else { Ink::Bad };
     row(page, &arm.arm, ink, &text);
     for parted in arm.divergences.iter().filter(|parted| !parted.is_near_tie()) {
-        let [one, other] = parted.tokens.map(shown);
+        let [one, other] = parted.tokens.each_ref().map(shown);
         let how = parted.margin.map_or_else(|| "one of them ended".to_owned(), |nats| format!("{nats:.3} nats apart"));
         row(page, "", Ink::Plain, &format!("{} parts at token {}: {one} and {other}, {how}", parted.case, parted.at));
     }
 }
 
-fn shown(token: Option<u32>) -> String {
-    token.map_or_else(|| "the end".to_owned(), |token| token.to_string())
+fn shown(token: &Option<Token>) -> String {
+    let text = |token: &Token| format!("{:?} ({})", clip(&token.text, 30), token.id);
+    token.as_ref().map_or_else(|| "the end".to_owned(), text)
 }
 
 #[cfg(test)]
@@ -101,6 +102,10 @@ mod tests {
     use super::*;
     use crate::compare::crosscheck::{Divergence, Limits, TokenDifference, VerdictFlip};
     use crate::record::Verdict;
+
+    fn token(id: u32, text: &str) -> Token {
+        Token { id, text: text.to_owned() }
+    }
 
     fn arm(same_top1: f64) -> ArmCheck {
         ArmCheck {
@@ -114,7 +119,7 @@ mod tests {
             divergences: vec![Divergence {
                 case: "control::facts::france".into(),
                 at: 7,
-                tokens: [Some(11), None],
+                tokens: [Some(token(11, " yes")), None],
                 margin: None,
             }],
             clear_divergences: 1,
@@ -122,10 +127,11 @@ mod tests {
     }
 
     fn check(same_top1: f64) -> CrossCheck {
+        let tokens = [Some(token(3, "\u{1b}[")), Some(token(4, "["))];
         let texts = TokenCheck {
             texts: 40,
             different: 1,
-            examples: vec![TokenDifference { text: "a\u{1b}[2J".into(), at: 1, tokens: [Some(3), Some(4)] }],
+            examples: vec![TokenDifference { text: "a\u{1b}[2J".into(), at: 1, tokens }],
         };
         let verdicts = [Verdict::Passed, Verdict::Failed];
         CrossCheck {
@@ -149,7 +155,7 @@ mod tests {
             "39 of 40 texts",
             "85 of 85 prompts",
             "98.00 % of 400",
-            "at token 7: 11 and the end",
+            "at token 7: \" yes\" (11) and the end",
             "passed and failed",
             "DIFFERENT  3 differences",
             "crosscheck --exact",
