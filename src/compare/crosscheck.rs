@@ -157,6 +157,8 @@ pub struct VerdictFlip {
     pub arm: String,
     /// On each backend.
     pub verdicts: [Verdict; 2],
+    /// The answers part at a near-tie, which rounding decides.
+    pub near_tie: bool,
 }
 
 /// Where two rows of tokens first differ, and what each has there.
@@ -202,8 +204,12 @@ impl CrossCheck {
             let of_arm = measured.errors.iter();
             errors.extend(of_arm.map(|(case, why)| (format!("logits of {arm} at {case}"), why.clone())));
         }
+        let mut flips = flips(runs);
+        for flip in &mut flips {
+            let own = arms.iter().filter(|(arm, _)| *arm == flip.arm).flat_map(|(_, measured)| &measured.divergences);
+            flip.near_tie = own.into_iter().any(|parted| parted.case == flip.case && parted.is_near_tie());
+        }
         let arms: Vec<ArmCheck> = arms.into_iter().map(|(arm, measured)| measured.check(arm)).collect();
-        let flips = flips(runs);
         let mut check = Self { backends, exact, limits, texts, prompts, arms, flips, errors, passed: false };
         check.passed = check.problems().is_empty() && check.errors.is_empty();
         check
@@ -299,7 +305,8 @@ fn flips([one, other]: [&RunRecord; 2]) -> Vec<VerdictFlip> {
             let verdicts = [case.verdict(arm), same.verdict(arm)];
             let lost = |case: &CaseRecord| case.errors().any(|(lost, _)| lost == arm);
             if verdicts[0] != verdicts[1] && !lost(case) && !lost(same) {
-                flips.push(VerdictFlip { case: scenario.test_name(case), arm: arm.clone(), verdicts });
+                let case = scenario.test_name(case);
+                flips.push(VerdictFlip { case, arm: arm.clone(), verdicts, near_tie: false });
             }
         }
     }
@@ -325,8 +332,12 @@ mod tests {
         let run = |v| fixture::run(vec![fixture::scenario("facts", Role::Control, &[v])]);
         let measured =
             |divergences| Measured { samples: vec![sample(same)], divergences, answers: 1, errors: BTreeMap::new() };
-        let parted =
-            Divergence { case: "c".into(), at: 2, tokens: spelt([Some(4), Some(5)], spell), margin: Some(0.1) };
+        let parted = Divergence {
+            case: "control::facts::case_1".into(),
+            at: 2,
+            tokens: spelt([Some(4), Some(5)], spell),
+            margin: Some(0.1),
+        };
         let arms = vec![(BASE.to_owned(), measured(Vec::new())), (TUNED.to_owned(), measured(vec![parted]))];
         let runs = verdicts.map(run);
         CrossCheck::of([&runs[0], &runs[1]], false, texts, TokenCheck::default(), arms, Limits::default())
@@ -358,7 +369,12 @@ mod tests {
         }
         assert_eq!(
             check.flips,
-            [VerdictFlip { case: "control::facts::case_1".into(), arm: TUNED.into(), verdicts: [P, F] }]
+            [VerdictFlip {
+                case: "control::facts::case_1".into(),
+                arm: TUNED.into(),
+                verdicts: [P, F],
+                near_tie: true
+            }]
         );
     }
 

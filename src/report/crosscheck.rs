@@ -19,7 +19,8 @@ pub fn crosscheck(check: &CrossCheck, style: Style) -> String {
     }
     for flip in &check.flips {
         let [one, other] = flip.verdicts.map(|v| format!("{v:?}").to_lowercase());
-        let text = format!("{} of {}: {one} and {other}", flip.arm, flip.case);
+        let near = if flip.near_tie { ", the answers part at a near-tie" } else { "" };
+        let text = format!("{} of {}: {one} and {other}{near}", flip.arm, flip.case);
         row(&mut page, "verdict", Ink::Bad, &text);
     }
     for (what, why) in &check.errors {
@@ -141,7 +142,12 @@ mod tests {
             texts,
             prompts: TokenCheck { texts: 85, ..TokenCheck::default() },
             arms: vec![arm(same_top1)],
-            flips: vec![VerdictFlip { case: "control::facts::france".into(), arm: "tuned".into(), verdicts }],
+            flips: vec![VerdictFlip {
+                case: "control::facts::france".into(),
+                arm: "tuned".into(),
+                verdicts,
+                near_tie: true,
+            }],
             errors: BTreeMap::new(),
             passed: false,
         }
@@ -156,7 +162,7 @@ mod tests {
             "85 of 85 prompts",
             "98.00 % of 400",
             "at token 7: \" yes\" (11) and the end",
-            "passed and failed",
+            "passed and failed, the answers part at a near-tie",
             "DIFFERENT  3 differences",
             "crosscheck --exact",
         ] {
