@@ -16,6 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::ptr::{NonNull, null_mut};
 
@@ -44,7 +45,7 @@ enum Phase {
     Evaluate,
 }
 
-/// What the callback works on. Its address is llama.cpp's `user_data`, so it stays in its box.
+/// What the callback works on.
 struct Hook {
     phase: Phase,
     parameters: BTreeMap<String, NonNull<ggml_tensor>>,
@@ -61,12 +62,76 @@ struct Hook {
     error: Option<String>,
 }
 
+/// The hook in memory of its own, whose address is llama.cpp's `user_data`: a pointer and no box, which would claim to be the only
+/// way there.
+struct Hooked(NonNull<Hook>);
+
+impl Hooked {
+    fn new() -> Self {
+        Self(NonNull::from(Box::leak(Box::new(Hook::new()))))
+    }
+
+    fn user_data(&self) -> *mut c_void {
+        self.0.as_ptr().cast()
+    }
+}
+
+impl Deref for Hooked {
+    type Target = Hook;
+
+    #[expect(unsafe_code, reason = "shared with a callback")]
+    fn deref(&self) -> &Hook {
+        // SAFETY: it is made in `new` and freed in `drop`. The callback borrows it only while a call of llama.cpp runs, and no borrow
+        // of this side's lasts over such a call.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl DerefMut for Hooked {
+    #[expect(unsafe_code, reason = "shared with a callback")]
+    fn deref_mut(&mut self) -> &mut Hook {
+        // SAFETY: as in `deref`.
+        unsafe { self.0.as_mut() }
+    }
+}
+
+impl Drop for Hooked {
+    #[expect(unsafe_code, reason = "shared with a callback")]
+    fn drop(&mut self) {
+        // SAFETY: it came out of a box in `new`; the context that has its address is freed before, or was never made.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
+/// A model that is freed, its adapters with it, when it goes.
+struct Model(NonNull<sys::llama_model>);
+
+impl Drop for Model {
+    #[expect(unsafe_code, reason = "llama.cpp's C interface")]
+    fn drop(&mut self) {
+        // SAFETY: it was loaded once and is freed once, after its context.
+        unsafe { sys::llama_model_free(self.0.as_ptr()) };
+    }
+}
+
+/// A context, which goes before its model and its hook.
+struct Context(NonNull<sys::llama_context>);
+
+impl Drop for Context {
+    #[expect(unsafe_code, reason = "llama.cpp's C interface")]
+    fn drop(&mut self) {
+        // SAFETY: it was made once and is freed once.
+        unsafe { sys::llama_free(self.0.as_ptr()) };
+    }
+}
+
 /// A model and an adapter with gradients. One window size a process: llama.cpp keeps it in the model.
 pub(super) struct Differentiator {
-    model: NonNull<sys::llama_model>,
-    context: NonNull<sys::llama_context>,
     dataset: sys::ggml_opt_dataset_t,
-    hook: Box<Hook>,
+    // In the order in which they are dropped.
+    context: Context,
+    model: Model,
+    hook: Hooked,
     window: usize,
 }
 
@@ -79,21 +144,19 @@ impl Differentiator {
     pub(super) fn open(model: &Path, adapter: &Path, window: usize, threads: usize) -> Result<Self> {
         let size = u32::try_from(window).map_err(|e| Error::failed(e.to_string()))?;
         let threads = i32::try_from(threads.max(1)).unwrap_or(1);
-        let mut hook = Box::new(Hook::new());
-        let user_data = std::ptr::from_mut::<Hook>(&mut hook).cast::<c_void>();
+        let hook = Hooked::new();
         // SAFETY: every pointer that is handed over is valid for the call, paths are C strings; what comes back is checked for null
-        // before it is used. `user_data` points into the box that `Self` owns, which lives as long as the context. The order of the
-        // calls is the one that llama.cpp needs: adapter before context, adapter set before the optimizer, and never again.
+        // before it is used. The hook lives as long as the context. The order of the calls is the one that llama.cpp needs: adapter
+        // before context, adapter set before the optimizer, and never again.
         unsafe {
             let mut params = sys::llama_model_default_params();
             // Repacked weights have no backward: "GGML_ASSERT(*cur_backend_id != -1)".
             params.use_extra_bufts = false;
             params.n_gpu_layers = 0;
             let loaded = NonNull::new(sys::llama_model_load_from_file(c_path(model)?.as_ptr(), params));
-            let loaded = loaded.ok_or_else(|| refused(model, "llama.cpp cannot load it"))?;
-            let low_rank = sys::llama_adapter_lora_init(loaded.as_ptr(), c_path(adapter)?.as_ptr());
+            let loaded = Model(loaded.ok_or_else(|| refused(model, "llama.cpp cannot load it"))?);
+            let low_rank = sys::llama_adapter_lora_init(loaded.0.as_ptr(), c_path(adapter)?.as_ptr());
             if low_rank.is_null() {
-                sys::llama_model_free(loaded.as_ptr());
                 return Err(refused(adapter, "llama.cpp cannot put this adapter on the model"));
             }
             let mut params = sys::llama_context_default_params();
@@ -102,15 +165,14 @@ impl Differentiator {
             (params.n_threads, params.n_threads_batch) = (threads, threads);
             params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
             params.cb_eval = Some(on_node);
-            params.cb_eval_user_data = user_data;
+            params.cb_eval_user_data = hook.user_data();
             params.no_perf = true;
-            let context = NonNull::new(sys::llama_init_from_model(loaded.as_ptr(), params));
-            let Some(context) = context.filter(|c| sys::llama_n_ctx(c.as_ptr()) == size) else {
-                sys::llama_model_free(loaded.as_ptr());
+            let context = NonNull::new(sys::llama_init_from_model(loaded.0.as_ptr(), params)).map(Context);
+            let Some(context) = context.filter(|c| sys::llama_n_ctx(c.0.as_ptr()) == size) else {
                 return Err(refused(model, &format!("llama.cpp makes no context of {window} tokens to train in")));
             };
             let (mut adapters, mut scales) = ([low_rank], [1f32]);
-            sys::llama_set_adapters_lora(context.as_ptr(), adapters.as_mut_ptr(), 1, scales.as_mut_ptr());
+            sys::llama_set_adapters_lora(context.0.as_ptr(), adapters.as_mut_ptr(), 1, scales.as_mut_ptr());
             let params = sys::llama_opt_params {
                 n_ctx_train: 0,
                 param_filter: Some(nothing_of_the_base),
@@ -119,10 +181,10 @@ impl Differentiator {
                 get_opt_pars_ud: null_mut(),
                 optimizer_type: sys::GGML_OPT_OPTIMIZER_TYPE_SGD,
             };
-            sys::llama_opt_init(context.as_ptr(), loaded.as_ptr(), params);
+            sys::llama_opt_init(context.0.as_ptr(), loaded.0.as_ptr(), params);
             let type_ = sys::GGML_TYPE_I32;
             let dataset = sys::ggml_opt_dataset_init(type_, type_, window as i64, window as i64, 1, 1);
-            let mut made = Self { model: loaded, context, dataset, hook, window };
+            let mut made = Self { dataset, context, model: loaded, hook, window };
             made.discover()?;
             if made.hook.parameters.is_empty() {
                 return Err(refused(adapter, "llama.cpp uses none of its tensors"));
@@ -149,7 +211,7 @@ impl Differentiator {
                 **batch.seq_id.add(i) = 0;
                 *batch.logits.add(i) = i8::from(i + 1 == self.window);
             }
-            let status = sys::llama_decode(self.context.as_ptr(), batch);
+            let status = sys::llama_decode(self.context.0.as_ptr(), batch);
             sys::llama_batch_free(batch);
             status
         };
@@ -213,7 +275,7 @@ impl Differentiator {
                 sys::ggml_backend_tensor_set(tensor, ids.as_ptr().cast(), 0, size_of_val(ids.as_slice()));
             }
             let split = i64::from(gradients);
-            sys::llama_opt_epoch(self.context.as_ptr(), self.dataset, null_mut(), null_mut(), split, None, None);
+            sys::llama_opt_epoch(self.context.0.as_ptr(), self.dataset, null_mut(), null_mut(), split, None, None);
         }
         let hook = &mut *self.hook;
         hook.phase = Phase::Off;
@@ -233,7 +295,7 @@ impl Differentiator {
     #[expect(unsafe_code, reason = "llama.cpp's C interface")]
     fn check_tokens(&self, window: &Window) -> Result<()> {
         // SAFETY: the model is loaded.
-        let vocabulary = unsafe { sys::llama_vocab_n_tokens(sys::llama_model_get_vocab(self.model.as_ptr())) };
+        let vocabulary = unsafe { sys::llama_vocab_n_tokens(sys::llama_model_get_vocab(self.model.0.as_ptr())) };
         let outside = window.tokens.iter().chain(&window.labels).find(|id| **id < 0 || **id >= vocabulary);
         match outside {
             Some(id) => Err(Error::failed(format!("token {id} is outside the vocabulary of {vocabulary}"))),
@@ -254,12 +316,8 @@ impl Differentiator {
 impl Drop for Differentiator {
     #[expect(unsafe_code, reason = "llama.cpp's C interface")]
     fn drop(&mut self) {
-        // SAFETY: each was made once and is freed once, the context before the model, which frees its adapters.
-        unsafe {
-            sys::ggml_opt_dataset_free(self.dataset);
-            sys::llama_free(self.context.as_ptr());
-            sys::llama_model_free(self.model.as_ptr());
-        }
+        // SAFETY: it was made once and is freed once; context, model and hook are dropped after it.
+        unsafe { sys::ggml_opt_dataset_free(self.dataset) };
     }
 }
 
@@ -345,7 +403,8 @@ impl Hook {
         let Some(tensor) = source(node, 0) else { return };
         let name = name(tensor);
         if (name.ends_with(".lora_a") || name.ends_with(".lora_b")) && tensor.type_ == sys::GGML_TYPE_F32 {
-            self.parameters.insert(name, NonNull::from(tensor));
+            // As ggml has it, and not by way of `tensor`, through which nothing could be written.
+            self.parameters.extend(NonNull::new(node.src[0]).map(|tensor| (name, tensor)));
         }
     }
 
