@@ -173,6 +173,32 @@ fn an_assert_of_ggml_is_one_cases_error() {
     assert_eq!((healed.cost.computed, healed.cost.stored), (2, 6));
 }
 
+/// However many prompts it dies of, and although they are spread over the batches: every other one is answered.
+#[test]
+fn many_asserts_of_ggml_are_as_many_cases_errors() {
+    let project = llama();
+    let mut scenario = String::from("role = \"control\"\ndescription = \"many\"\nmax_tokens = 4\n");
+    for i in 0..24 {
+        let said = if i % 3 == 0 { "are ~ you" } else { "are you" };
+        let case = format!("\n[[cases]]\nname = \"c{i}\"\nprompt = \"hello {i}, how {said}?\"\n");
+        scenario += &(case + "checks = [{ max-length = 1000 }]\n");
+    }
+    project.write("scenarios/anything.toml", &scenario);
+    let gguf = fixture("llama/model.gguf");
+    let tokenizer = Tokenizer::from_gguf(&gguf, &gguf_metadata(&gguf).expect("metadata")).expect("a tokenizer");
+    let token = tokenizer.encode("~", false).expect("a token")[0].to_string();
+    let mut command = project.command(&["--json"]);
+    let run =
+        record(&Ran::of(command.env("FINETEST_TEST_ABORT_AT_TOKEN", &token).output().expect("it runs")).expect(1));
+    for (_, case) in run.cases() {
+        let number: usize = case.name[1..].parse().expect("a number");
+        let errors: Vec<(&str, &str)> = case.errors().collect();
+        let expected = if number % 3 == 0 { 2 } else { 0 };
+        assert_eq!(errors.len(), expected, "{}: {errors:?}", case.name);
+        assert!(errors.iter().all(|(_, why)| why.contains("died of it") && why.contains("GGML_ASSERT")), "{errors:?}");
+    }
+}
+
 /// What llama.cpp dies of is left out of the comparison and told; the rest is compared.
 #[test]
 fn a_death_in_the_cross_check_is_one_cases_error() {

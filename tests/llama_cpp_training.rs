@@ -141,3 +141,39 @@ fn what_llama_cpp_cannot_differentiate_is_refused_by_name() {
     let project = Project::new();
     project.run(&["train", "--backend", "llama-cpp"]).fails(1, &["is safetensors", "GGUF"]);
 }
+
+/// A loss that is no number crosses from the worker too, and is told as on candle.
+#[test]
+fn a_training_that_diverges_is_told_as_candle_tells_it() {
+    for backend in ["candle", "llama-cpp"] {
+        let project = project("llama", "max_steps = 8\nnum_epochs = 4\n");
+        let manifest = project.read("finetest.toml").replace("learning_rate = 1e-2", "learning_rate = 1e30");
+        project.write("finetest.toml", &manifest);
+        let ran = project.run(&["train", "--backend", backend]);
+        ran.fails(1, &["is not finite", "the training diverged; lower learning_rate"]);
+    }
+}
+
+/// Rotary positions past the context have been seen by no training of the base: candle refuses them, and llama.cpp would not.
+#[test]
+fn an_example_longer_than_the_context_is_refused() {
+    let project = project("llama", "max_steps = 1\n");
+    let long = "hello there ".repeat(55);
+    project.append("data/train.jsonl", &format!("{{\"prompt\": \"{long}\", \"completion\": \"so\"}}\n"));
+    let ran = project.run(&["train", "--backend", "llama-cpp"]);
+    ran.fails(1, &["has a context of 256 tokens", "lower sequence_len", "--backend candle"]);
+}
+
+/// llama.cpp's form of the adapter that was there is not left beside the one that takes its place.
+#[test]
+fn an_adapter_that_is_replaced_leaves_nothing_beside_the_new_one() {
+    let project = project("llama", "max_steps = 1\n");
+    project.run(&["train", "--backend", "llama-cpp"]).expect(0);
+    let old = std::fs::read(project.path("adapters/tiny/adapter.gguf")).expect("bytes");
+    let manifest = project.read("finetest.toml").replace("learning_rate = 1e-2", "learning_rate = 2e-2");
+    project.write("finetest.toml", &manifest);
+    project.run(&["train", "--backend", "candle"]).expect(0);
+    assert!(!project.path("adapters/tiny/adapter.gguf").exists());
+    let kept = std::fs::read_dir(project.path(".finetest/replaced")).expect("kept").flatten().next().expect("one");
+    assert_eq!(std::fs::read(kept.path().join("adapter.gguf")).expect("bytes"), old);
+}

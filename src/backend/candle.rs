@@ -100,7 +100,7 @@ impl Backend for CandleBackend {
         for (i, output) in generated.into_iter().zip(outputs) {
             prompts::answered(voice, questions[i].request, output, &mut answers[i])?;
         }
-        let (owners, continuations) = prompts::choices(voice, questions, &prompts)?;
+        let (owners, continuations) = prompts::choices(context, voice, questions, &prompts)?;
         let scores = engine.log_likelihoods(&continuations)?;
         for ((i, choice, tokens), log_likelihood) in owners.into_iter().zip(scores) {
             answers[i].choices.push(ChoiceScore { text: choice.clone(), log_likelihood, tokens });
@@ -115,7 +115,7 @@ impl Backend for CandleBackend {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Option<Vec<Measured<DriftSample>>>> {
         let (loaded, engine) = self.load(on_progress)?;
-        let continuations = prompts::texts(&loaded.voice, texts)?;
+        let continuations = prompts::texts(engine.decoder.spec.context, &loaded.voice, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: continuations.len() });
         let compared = engine.compare(&continuations, arms.0, arms.1, &mut |event| on_progress(progress(event)))?;
         Ok(Some(compared.into_iter().map(|found| Ok(sample(found))).collect()))

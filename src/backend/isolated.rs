@@ -24,7 +24,8 @@ const SPIN: (&str, &str) = ("GOMP_SPINCOUNT", "5000");
 const NO_BACKTRACE: (&str, &str) = ("GGML_NO_BACKTRACE", "1");
 /// Last lines of the worker's stderr that explain its death.
 const LINES: usize = 6;
-/// Deaths in one run, after which what is left is not tried any more: something else than single items is wrong.
+/// Deaths without an item answered between them, after which what is left is not tried any more: something else than single items is
+/// wrong.
 const DEATHS: usize = 24;
 
 /// An item's result, or why it has none.
@@ -34,6 +35,7 @@ type Outcome<T> = std::result::Result<T, String>;
 pub(super) struct Isolated {
     opening: Opening,
     worker: Option<(Worker, Opened)>,
+    /// Since an item was last answered.
     deaths: usize,
 }
 
@@ -83,7 +85,7 @@ impl Isolated {
     }
 
     /// Does a job of `count` items. When the process dies, the items that it had begun are tried again in halves, until those that
-    /// it dies of are alone: each is an outcome of its own, and every other item is answered.
+    /// it dies of are alone: each is an outcome of its own, and every other item is answered. What it had not begun is tried first.
     pub(super) fn each<T>(
         &mut self,
         count: usize,
@@ -94,7 +96,7 @@ impl Isolated {
         let mut outcomes: Vec<Option<Outcome<T>>> = (0..count).map(|_| None).collect();
         let mut groups = vec![(0..count).collect::<Vec<usize>>()];
         while let Some(group) = groups.pop().filter(|group| !group.is_empty()) {
-            let mut begun = vec![false; group.len()];
+            let (mut begun, mut answered) = (vec![false; group.len()], false);
             let end = self.run(&job(&group), &mut |reply| match reply {
                 Reply::Started(i) => begun.iter_mut().skip(i).take(1).for_each(|b| *b = true),
                 Reply::Tokens(n) => on_progress(Progress::Tokens(n)),
@@ -103,12 +105,16 @@ impl Isolated {
                         && let Some(item) = group.get(i)
                     {
                         outcomes[*item] = Some(Ok(value));
+                        answered = true;
                         on_progress(Progress::Done(1));
                     }
                 }
             })?;
             let open = |i: &usize| outcomes[group[*i]].is_none();
             let left: Vec<usize> = (0..group.len()).filter(open).collect();
+            if answered {
+                self.deaths = 0;
+            }
             let End::Died(why) = end else {
                 if !left.is_empty() {
                     return Err(Error::failed(format!("llama.cpp left {} of {} items out", left.len(), group.len())));
@@ -122,13 +128,15 @@ impl Isolated {
             }
             let items = |some: &[usize]| some.iter().map(|i| group[*i]).collect::<Vec<usize>>();
             let (suspects, rest) = (items(&suspects), items(&rest));
+            self.deaths += 1;
             if self.deaths >= DEATHS {
                 for item in groups.drain(..).flatten().chain(suspects).chain(rest) {
-                    outcomes[item] = Some(Err(format!("not tried any more after {DEATHS} deaths of llama.cpp: {why}")));
+                    outcomes[item] = Some(Err(format!(
+                        "not tried any more: llama.cpp died {DEATHS} times and answered nothing between: {why}"
+                    )));
                 }
                 break;
             }
-            groups.push(rest);
             match suspects.as_slice() {
                 [] => {}
                 [item] => outcomes[*item] = Some(Err(format!("llama.cpp died of it: {why}"))),
@@ -137,6 +145,7 @@ impl Isolated {
                     groups.extend([other.to_vec(), one.to_vec()]);
                 }
             }
+            groups.push(rest);
             groups.retain(|group| !group.is_empty());
         }
         Ok(outcomes.into_iter().flatten().collect())
@@ -148,9 +157,6 @@ impl Isolated {
         let end = worker.run(job, on_reply);
         if !matches!(end, Ok(End::Done)) {
             self.worker = None;
-        }
-        if matches!(end, Ok(End::Died(_))) {
-            self.deaths += 1;
         }
         end
     }

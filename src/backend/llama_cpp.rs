@@ -227,7 +227,7 @@ impl Backend for LlamaCppBackend {
                 (output, answer) => *answer = Err(output.err().unwrap_or_default()),
             }
         }
-        let (owners, continuations) = prompts::choices(voice, questions, &prompts)?;
+        let (owners, continuations) = prompts::choices(*context, voice, questions, &prompts)?;
         let scores = score(worker, &continuations, &mut |event| {
             // Choices are no answers of their own.
             if matches!(event, Progress::Tokens(_)) {
@@ -252,8 +252,8 @@ impl Backend for LlamaCppBackend {
         arms: (usize, usize),
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Option<Vec<Measured<DriftSample>>>> {
-        let Loaded { voice, worker, .. } = self.load(on_progress)?;
-        let all = prompts::texts(voice, texts)?;
+        let Loaded { voice, worker, context, .. } = self.load(on_progress)?;
+        let all = prompts::texts(*context, voice, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: all.len() });
         let job = |some: &[usize]| Job::Compare { items: picked(&all, some), arms };
         let take = |reply| match reply {

@@ -72,6 +72,7 @@ pub(super) type Owner<'q> = (usize, &'q String, usize);
 
 /// The choices of all questions as continuations of their prompts, in order; and whose each is.
 pub(super) fn choices<'q>(
+    context: usize,
     voice: &Voice,
     questions: &[Question<'q>],
     prompts: &[Vec<u32>],
@@ -83,7 +84,13 @@ pub(super) fn choices<'q>(
             if tokens.is_empty() {
                 return Err(Error::failed(format!("the choice {choice:?} is no token")));
             }
-            owners.push((i, choice, tokens.len()));
+            let (length, own) = (prompt.len(), tokens.len());
+            if length + own > context {
+                return Err(Error::failed(format!(
+                    "the choice {choice:?} has {own} tokens and its prompt {length}, but the model's context is {context}; shorten them"
+                )));
+            }
+            owners.push((i, choice, own));
             continuations.push(Continuation { arm: question.arm, prompt: prompt.clone(), tokens });
         }
     }
@@ -100,7 +107,7 @@ pub(super) fn answers(voice: &Voice, answers: &[(usize, &crate::record::Prompt, 
 }
 
 /// What drift is measured on.
-pub(super) fn texts(voice: &Voice, texts: &[DriftText<'_>]) -> Result<Vec<Continuation>> {
+pub(super) fn texts(context: usize, voice: &Voice, texts: &[DriftText<'_>]) -> Result<Vec<Continuation>> {
     let mut continuations = Vec::new();
     for text in texts {
         match text {
@@ -109,7 +116,9 @@ pub(super) fn texts(voice: &Voice, texts: &[DriftText<'_>]) -> Result<Vec<Contin
                 continuations.push(Continuation { arm: 0, prompt, tokens: tokens.to_vec() });
             }
             DriftText::Plain(text) => {
-                for window in voice.tokenizer.encode_raw(text)?.chunks(WINDOW).filter(|w| w.len() > 1) {
+                for window in
+                    voice.tokenizer.encode_raw(text)?.chunks(WINDOW.min(context).max(2)).filter(|w| w.len() > 1)
+                {
                     let (prompt, tokens) = (window[..1].to_vec(), window[1..].to_vec());
                     continuations.push(Continuation { arm: 0, prompt, tokens });
                 }

@@ -69,8 +69,9 @@ impl<'a> LlamaCppObjective<'a> {
             return Err(refuse("is safetensors, and llama.cpp trains on a GGUF file".into()));
         };
         let why = match decoder.spec.family {
-            Family::Llama | Family::Qwen2 | Family::Qwen3 if decoder.spec.attention.window.is_none() => None,
-            Family::Llama | Family::Qwen2 | Family::Qwen3 => Some("its sliding windows"),
+            // A file of Llama's architecture may have experts, as Mixtral's do.
+            Family::Llama | Family::Qwen2 | Family::Qwen3 if decoder.spec.feed_forward.experts.is_none() => None,
+            Family::Llama | Family::Qwen2 | Family::Qwen3 => Some("the choice of experts"),
             Family::Gemma3 => Some("GEGLU"),
             Family::Qwen2Moe | Family::Qwen3Moe => Some("the choice of experts"),
             Family::DeepseekV2 | Family::DeepseekV3 => Some("its latent attention and experts"),
@@ -89,6 +90,12 @@ impl<'a> LlamaCppObjective<'a> {
         }
         if recipe.bf16 == Bf16::Yes {
             return Err(refuse("bf16 is true, and llama.cpp trains on the file's weights in its own precision".into()));
+        }
+        let (longest, context) = (longest(examples), decoder.spec.context);
+        if longest > context {
+            return Err(refuse(format!(
+                "has a context of {context} tokens, and an example has {longest}: lower sequence_len, or shorten it"
+            )));
         }
         let per_step = recipe.micro_batch_size * recipe.gradient_accumulation_steps;
         let window = window_of(examples, per_step);
@@ -170,7 +177,7 @@ impl<'a> LlamaCppObjective<'a> {
         let mut loss = f64::NAN;
         let end = opened.worker.run(&job, &mut |reply| {
             if let Reply::Loss(found) = reply {
-                loss = found;
+                loss = found.unwrap_or(f64::NAN);
             }
         })?;
         if let End::Died(why) = end {
@@ -217,13 +224,17 @@ impl Place {
     }
 }
 
+/// Positions of the longest example; its last token predicts nothing and has none.
+fn longest(examples: &[&[Encoded]]) -> usize {
+    let own = |e: &Encoded| e.ids.len().saturating_sub(1).max(1);
+    examples.iter().flat_map(|e| e.iter()).map(own).max().unwrap_or(1)
+}
+
 /// Tokens of the windows that cost least: a window is computed whole, however little of it is filled.
 ///
 /// A step's examples are only guessed here, since their order is the recipe's; any window holds the longest example.
 fn window_of(examples: &[&[Encoded]], per_step: usize) -> usize {
-    let own = |e: &Encoded| e.ids.len().saturating_sub(1).max(1);
-    let longest = examples.iter().flat_map(|e| e.iter()).map(own).max().unwrap_or(1);
-    let shortest = longest.div_ceil(STEP) * STEP;
+    let shortest = longest(examples).div_ceil(STEP) * STEP;
     let cost = |window: usize| {
         let steps = examples.first().into_iter().flat_map(|train| train.chunks(per_step.max(1)));
         steps.map(|step| windows(&step.iter().collect::<Vec<_>>(), window, 0.0).len() * window).sum::<usize>()
@@ -270,7 +281,7 @@ impl Objective for LlamaCppObjective<'_> {
     fn gradients(&mut self, adapter: &Adapter, micro: &[Vec<&Encoded>], _step: usize) -> Result<(f64, Gradients)> {
         let examples: Vec<&Encoded> = micro.iter().flatten().copied().collect();
         let labelled: usize = examples.iter().map(|e| targets(e).count()).sum();
-        let windows = windows(&examples, self.window, (1.0 / labelled as f64) as f32);
+        let windows = windows(&examples, self.window, (1.0 / labelled.max(1) as f64) as f32);
         self.descend(adapter, windows, true)
     }
 

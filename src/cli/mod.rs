@@ -49,7 +49,7 @@ struct Global {
     /// The project's manifest; default: finetest.toml here or in the nearest directory above
     #[arg(long, global = true, value_name = "FILE")]
     manifest: Option<PathBuf>,
-    /// What answers: candle or llama-cpp; default: the manifest's [backend] name, else candle
+    /// What answers: candle, llama-cpp, or llama-cpp-f32 (its weights in f32, for a small model); default: the manifest's [backend] name, else candle
     #[arg(long, global = true, value_name = "NAME")]
     backend: Option<String>,
     /// Threads to compute with; default: all cores

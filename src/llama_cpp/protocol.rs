@@ -130,8 +130,8 @@ pub(crate) enum Reply {
     Tokenized(Vec<Vec<u32>>),
     /// The adapter's tensors by llama.cpp's names, and their numbers of values.
     Tensors(Vec<(String, usize)>),
-    /// Σ weight · NLL over all windows.
-    Loss(f64),
+    /// Σ weight · NLL over all windows; nothing where it is not finite, which JSON cannot say.
+    Loss(Option<f64>),
     Done,
     Failed(String),
 }

@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::{NonNull, null_mut};
 
@@ -147,7 +148,8 @@ impl Differentiator {
         let hook = Hooked::new();
         // SAFETY: every pointer that is handed over is valid for the call, paths are C strings; what comes back is checked for null
         // before it is used. The hook lives as long as the context. The order of the calls is the one that llama.cpp needs: adapter
-        // before context, adapter set before the optimizer, and never again.
+        // before context; adapter set before the optimizer, and never again, since that frees the scheduler to which the optimizer
+        // points; the optimizer once for a context, which asserts that it has none yet.
         unsafe {
             let mut params = sys::llama_model_default_params();
             // Repacked weights have no backward: "GGML_ASSERT(*cur_backend_id != -1)".
@@ -288,6 +290,13 @@ impl Differentiator {
                 "llama.cpp's graph is not what finetest knows: positions met: {positions}, mask: {mask}, loss: {loss}"
             )));
         }
+        // Those of earlier windows of the same step are among them, and every window has all.
+        let (got, expected) = (hook.gradients.len(), hook.parameters.len());
+        if gradients && got != expected {
+            return Err(Error::failed(format!(
+                "llama.cpp's graph is not what finetest knows: it gave gradients of {got} of the adapter's {expected} tensors"
+            )));
+        }
         Ok(hook.loss)
     }
 
@@ -351,31 +360,43 @@ unsafe extern "C" fn on_node(tensor: *mut ggml_tensor, ask: bool, user_data: *mu
     // SAFETY: llama.cpp calls with a node of its graph, from the thread that called into it, and with the hook's address, which
     // nobody else borrows meanwhile.
     let (hook, node) = unsafe { (&mut *user_data.cast::<Hook>(), &mut *tensor) };
-    match hook.phase {
-        Phase::Off => false,
-        Phase::Discover => {
-            if ask {
-                hook.find(node);
-            }
-            false
-        }
-        Phase::Train | Phase::Evaluate if ask => {
-            hook.set_inputs(node);
-            hook.replace(node) || hook.wants(node.op)
-        }
-        Phase::Train | Phase::Evaluate => {
-            if let Some(op) = hook.replaced.take() {
-                node.op = op;
-                hook.multiply(node);
-            }
-            hook.read(node);
-            // After an error the rest of the graph is still computed: it is stopped by no one, and its result is dropped.
-            true
-        }
-    }
+    // A panic must not pass through llama.cpp's frames, and an abort would not say what is wrong.
+    let done = catch_unwind(AssertUnwindSafe(|| hook.on_node(node, ask)));
+    done.unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().cloned();
+        let said = said.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        hook.fail(said.unwrap_or_else(|| "a panic".to_owned()));
+        true
+    })
 }
 
 impl Hook {
+    fn on_node(&mut self, node: &mut ggml_tensor, ask: bool) -> bool {
+        let hook = self;
+        match hook.phase {
+            Phase::Off => false,
+            Phase::Discover => {
+                if ask {
+                    hook.find(node);
+                }
+                false
+            }
+            Phase::Train | Phase::Evaluate if ask => {
+                hook.set_inputs(node);
+                hook.replace(node) || hook.wants(node.op)
+            }
+            Phase::Train | Phase::Evaluate => {
+                if let Some(op) = hook.replaced.take() {
+                    node.op = op;
+                    hook.multiply(node);
+                }
+                hook.read(node);
+                // After an error the rest of the graph is still computed: it is stopped by no one, and its result is dropped.
+                true
+            }
+        }
+    }
+
     fn new() -> Self {
         Self {
             phase: Phase::Off,

@@ -67,6 +67,8 @@ fn serve() -> Result<()> {
             Job::OpenTraining(opening) => {
                 open_log(&opening.log);
                 let OpeningToTrain { model, adapter, window, threads, .. } = &opening;
+                // Products are computed by this pool, in ggml's place. It fails where there is one already, as after an error.
+                let _ = rayon::ThreadPoolBuilder::new().num_threads((*threads).max(1)).build_global();
                 let opened = super::prepare().and_then(|_| Differentiator::open(model, adapter, *window, *threads));
                 opened.and_then(|opened| {
                     let tensors = opened.tensors();
@@ -76,7 +78,7 @@ fn serve() -> Result<()> {
             }
             Job::Descend { parameters, gradients, windows } => match &mut trainer {
                 Some(trainer) => descend(trainer, &parameters, gradients.as_deref(), &windows)
-                    .and_then(|loss| parent.tell(&Reply::Loss(loss))),
+                    .and_then(|loss| parent.tell(&Reply::Loss(Some(loss).filter(|loss| loss.is_finite())))),
                 None => Err(Error::failed("no adapter is open")),
             },
             job => match &mut session {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::train::{self, Summary};
+use super::train::{self, GGUF_ADAPTER, Summary};
 use super::{Base, Event, Events, TrainPolicy};
 use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::config::Config;
@@ -150,7 +150,7 @@ fn keep_old(config: &Config, directory: &Path, on_event: Events<'_>) -> Result<(
     let old = hash_file(&directory.join(ADAPTER_WEIGHTS))?;
     let kept = config.store().join("replaced").join(format!("{name}-{}", &old[..12]));
     std::fs::create_dir_all(&kept).map_err(Error::io(&kept, "create"))?;
-    for file in [ADAPTER_WEIGHTS, ADAPTER_CONFIG, STAMP] {
+    for file in [ADAPTER_WEIGHTS, ADAPTER_CONFIG, GGUF_ADAPTER, STAMP] {
         let from = directory.join(file);
         if from.is_file() {
             std::fs::copy(&from, kept.join(file)).map_err(Error::io(&from, "copy"))?;

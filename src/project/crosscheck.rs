@@ -8,7 +8,7 @@ use crate::config::{BackendName, Config};
 use crate::engine::Compared;
 use crate::error::Result;
 use crate::model::Tokenizer;
-use crate::record::{CaseRecord, Completion, Prompt, RunRecord, ScenarioRecord};
+use crate::record::{CaseRecord, Completion, Finish, Prompt, RunRecord, ScenarioRecord};
 
 /// Positions whose logits are held at once, of both backends: 256 rows of 150 000 values are 150 MB.
 const POSITIONS: usize = 256;
@@ -73,9 +73,15 @@ pub fn crosscheck(
     let on = |name| Config { backend: name, ..config.clone() };
     let exact = other == BackendName::LlamaCppF32;
     let (reference, other) = (on(BackendName::Candle), on(other));
+    let base = || base(config, &mut |_| {});
+    // What llama.cpp refuses is told before minutes are spent on the reference.
+    {
+        let base = base()?;
+        let tuned = adapter::ready(&reference, &base, policy, on_event)?;
+        backend::llama_cpp(&other, base, tuned)?.voice()?;
+    }
     let one = ask(&reference, &scenarios, policy, on_event)?;
     let two = ask(&other, &scenarios, TrainPolicy::Never, on_event)?;
-    let base = || base(config, &mut |_| {});
     let ready = |base: &super::Base| adapter::ready(config, base, TrainPolicy::Never, &mut |_| {});
     let (first, second) = (base()?, base()?);
     let (tuned, tuned_too) = (ready(&first)?, ready(&second)?);
@@ -135,6 +141,12 @@ impl Pair {
             runs[0].cases().zip(runs[1].cases()).filter_map(|pair| generated(pair, arm)).collect();
         let mut measured = Measured { answers: both.len(), ..Measured::default() };
         let mut parted = Vec::new();
+        // An empty answer of the reference has no positions to compare.
+        let (empty, both): (Vec<_>, Vec<_>) = both.into_iter().partition(|both| both.answers[0].tokens.is_empty());
+        for both in empty {
+            let found = divergence(&both.answers[0].tokens, &both.answers[1].tokens);
+            parted.extend(found.map(|(at, tokens)| (both.name, at, tokens, None)));
+        }
         let mut rest = both.as_slice();
         while !rest.is_empty() {
             let (group, left) = rest.split_at(fitting(rest));
@@ -175,14 +187,14 @@ fn spelling(tokenizer: &Tokenizer, id: u32) -> String {
     text.or_else(|| tokenizer.token(id)).unwrap_or_default()
 }
 
-/// A case that both backends generated an answer to; only the reference's must not be empty, for there are its positions.
+/// A case that both backends generated an answer to, and did not only score choices.
 fn generated<'a>(
     ((scenario, case), (_, same)): ((&'a ScenarioRecord, &'a CaseRecord), (&'a ScenarioRecord, &'a CaseRecord)),
     arm: &str,
 ) -> Option<Both<'a>> {
     let answer = |case: &'a CaseRecord| case.answers.get(arm)?.completion.as_ref();
     let answers = [answer(case)?, answer(same)?];
-    (!answers[0].tokens.is_empty()).then(|| Both { name: scenario.test_name(case), case, answers })
+    (answers[0].finish != Finish::Scored).then(|| Both { name: scenario.test_name(case), case, answers })
 }
 
 /// How many of the next answers have their logits in memory together.

@@ -20,7 +20,7 @@ use crate::train::{TRAINER_STATE, TrainerState, Training, loss_plot};
 /// The plot of a training, beside its adapter.
 pub(super) const LOSS_PLOT: &str = "loss.svg";
 /// An adapter that llama.cpp trained, in its own form.
-const GGUF_ADAPTER: &str = "adapter.gguf";
+pub(super) const GGUF_ADAPTER: &str = "adapter.gguf";
 /// Tokens that it is read back and compared on.
 const PROBE: usize = 64;
 /// Raised when the same recipe would train other bytes.
@@ -113,13 +113,20 @@ pub(super) fn train(
     };
     let objective = super::backend::objective(config, base, &decoder, recipe, [&train, &validation])?;
     let trained = training.run(objective, &mut |event| on_event(Event::Train(event)))?;
+    // Of the adapter that was there: it is kept with that one's other files, and would be taken for the new one's.
+    let gguf = directory.join(GGUF_ADAPTER);
+    if gguf.is_file() {
+        std::fs::remove_file(&gguf).map_err(Error::io(&gguf, "remove"))?;
+    }
     adapter::save(&trained.adapter, directory, recipe.adapter_dtype)?;
+    // Next, since weights without a stamp are taken for somebody else's.
+    write_stamp(directory, wanted, decoder.spec.family.name(), decoder.parameters())?;
     if config.backend != BackendName::Candle {
-        write_for_llama_cpp(&trained.adapter, directory, base, &decoder, &train)?;
+        // As it was rounded, so that both forms are the same adapter.
+        write_for_llama_cpp(&adapter::load(directory)?, directory, base, &decoder, &train)?;
     }
     trained.state.save(&directory.join(TRAINER_STATE))?;
     write_atomically(&directory.join(LOSS_PLOT), loss_plot(&trained.state).as_bytes())?;
-    write_stamp(directory, wanted, decoder.spec.family.name(), decoder.parameters())?;
     Ok(trained.state)
 }
 

@@ -326,7 +326,8 @@ fn experts(keys: &Keys<'_>, family: Family, layers: usize, count: usize) -> Resu
             groups: (groups > 1).then_some(Groups { count: groups, keep, best: if v3 { 2 } else { 1 } }),
             normalize: match keys.flag("expert_weights_norm")? {
                 Some(normalize) => normalize,
-                None => family == Family::Qwen3Moe,
+                // Llama's files with experts are Mixtral's, which has no key for what it always does.
+                None => matches!(family, Family::Qwen3Moe | Family::Llama),
             },
             scale: keys.number_if("expert_weights_scale")?.filter(|scale| *scale != 0.0).unwrap_or(1.0),
         },
