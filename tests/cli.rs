@@ -356,6 +356,19 @@ fn damaged_ggufs_are_errors() {
     project.run(&["train"]).fails(1, &["m.gguf"]);
 }
 
+/// A tensor's type lies behind its name, its number of dimensions and these: 23 is ggml's IQ4_XS.
+#[test]
+fn a_gguf_of_a_type_that_is_not_read_is_no_damaged_one() {
+    let project = Project::new();
+    let mut bytes = std::fs::read(support::fixture("llama/model.gguf")).expect("a GGUF");
+    let name = b"token_embd.weight";
+    let at = bytes.windows(name.len()).position(|window| window == name).expect("it is there") + name.len() + 4 + 16;
+    bytes[at..at + 4].copy_from_slice(&23u32.to_le_bytes());
+    std::fs::write(project.path("m.gguf"), bytes).expect("written");
+    project.write("finetest.toml", &support::MANIFEST.replace("source = \"model\"", "source = \"m.gguf\""));
+    project.run(&["train"]).fails(1, &["m.gguf", "in a type that is not read", "Q4_0", "llama-quantize"]);
+}
+
 #[test]
 fn nan_in_the_weights_is_found_and_named() {
     let project = Project::new();

@@ -193,7 +193,7 @@ fn many_asserts_of_ggml_are_as_many_cases_errors() {
     for (_, case) in run.cases() {
         let number: usize = case.name[1..].parse().expect("a number");
         let errors: Vec<(&str, &str)> = case.errors().collect();
-        let expected = if number % 3 == 0 { 2 } else { 0 };
+        let expected = if number.is_multiple_of(3) { 2 } else { 0 };
         assert_eq!(errors.len(), expected, "{}: {errors:?}", case.name);
         assert!(errors.iter().all(|(_, why)| why.contains("died of it") && why.contains("GGML_ASSERT")), "{errors:?}");
     }

@@ -5,11 +5,12 @@ use std::io::Cursor;
 use std::path::Path;
 
 use candle_core::Device;
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor};
 
 use crate::error::{Error, Result};
 use crate::export::gguf::write;
+use crate::model::read_gguf;
 use crate::model::weights::map_file;
 
 /// Largest model, in weights: 4 GB of memory while it is written, and of disk.
@@ -21,7 +22,7 @@ const WIDEN_UP_TO: usize = 1_000_000_000;
 /// A base that is too large, or that cannot be read.
 pub(super) fn widen(base: &Path, out: &Path) -> Result<()> {
     let map = map_file(base)?;
-    let content = Content::read(&mut Cursor::new(&map[..]))?;
+    let content = read_gguf(base, &map)?;
     let weights: usize = content.tensor_infos.values().map(|info| info.shape.elem_count()).sum();
     if weights > WIDEN_UP_TO {
         let message = format!(

@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use candle_core::quantized::gguf_file::{self, Content, Value};
+use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor, ggml_file};
 use candle_core::{Device, Tensor};
 
@@ -16,13 +16,13 @@ use crate::model::loader::file_order;
 use crate::model::names::gguf_rows;
 use crate::model::spec::{DecoderSpec, Latent, Projection};
 use crate::model::weights::map_file;
-use crate::model::{ModelFiles, ModelKind, load_decoder};
+use crate::model::{ModelFiles, ModelKind, load_decoder, read_gguf};
 
 impl Export<'_> {
     pub(super) fn merged_gguf(&self, out: &Path, precision: Precision, tuned: &LowRank) -> Result<Exported> {
         let base = self.gguf_base()?;
         let map = map_file(base)?;
-        let content = Content::read(&mut std::io::Cursor::new(&map[..]))?;
+        let content = read_gguf(base, &map)?;
         let dtype = match precision {
             Precision::F32 => GgmlDType::F32,
             Precision::F16 | Precision::Bf16 => GgmlDType::F16,
@@ -152,7 +152,7 @@ impl Export<'_> {
 
 /// Does a GGUF file hold a tensor whose name ends so?
 pub(super) fn has_tensor(path: &Path, suffix: &str) -> Result<bool> {
-    let content = Content::read(&mut std::io::Cursor::new(&map_file(path)?[..]))?;
+    let content = read_gguf(path, &map_file(path)?)?;
     Ok(content.tensor_infos.keys().any(|name| name.ends_with(suffix)))
 }
 

@@ -172,6 +172,11 @@ pub(crate) fn read_gguf(path: &Path, bytes: &[u8]) -> Result<Content> {
     let read = std::panic::catch_unwind(|| Content::read(&mut Cursor::new(bytes)));
     match read {
         Ok(Ok(content)) => Ok(content),
+        Ok(Err(error)) if error.to_string().contains("unknown dtype for tensor") => Err(Error::model(
+            path,
+            "holds tensors in a type that is not read (IQ, TQ and MXFP4 are not), or is corrupt; read are F32, F16, BF16, Q4_0, Q4_1, \
+             Q5_0, Q5_1, Q8_0 and Q2_K to Q8_K: quantise it to one of those, as with llama-quantize",
+        )),
         Ok(Err(error)) => {
             Err(Error::model(path, format!("not a GGUF file, truncated or corrupt: {error}; download it again")))
         }

@@ -377,11 +377,8 @@ impl Tokenizer {
 /// A file that cannot be read or is not GGUF.
 pub fn gguf_metadata(path: impl AsRef<Path>) -> Result<GgufMetadata> {
     let path = path.as_ref();
-    let file = std::fs::File::open(path).map_err(Error::io(path, "read"))?;
-    let mut reader = std::io::BufReader::new(file);
-    let content = candle_core::quantized::gguf_file::Content::read(&mut reader)
-        .map_err(|e| Error::model(path, format!("is not a readable GGUF file: {e}")))?;
-    Ok(content.metadata)
+    let map = super::weights::map_file(path)?;
+    Ok(super::read_gguf(path, &map)?.metadata)
 }
 
 /// A tokenizer out of a GGUF file, and what decides its ids.

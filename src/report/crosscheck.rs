@@ -13,7 +13,7 @@ pub fn crosscheck(check: &CrossCheck, style: Style) -> String {
     page.line(&[piece(Ink::Bold, "crosscheck"), piece(Ink::Plain, format!("  {}", check.backends.join(" and ")))]);
     page.blank();
     tokens(&mut page, "tokenizer", "texts that are hard to cut", &check.texts);
-    tokens(&mut page, "template", "prompts as the chat template renders them", &check.prompts);
+    tokens(&mut page, "prompts", "prompts, rendered by the chat template, cut", &check.prompts);
     for arm in &check.arms {
         one(&mut page, check, arm);
     }
