@@ -28,6 +28,9 @@ const SHORT: usize = 8;
 /// As the worker's.
 const BATCH: usize = 256;
 const CELLS: u32 = 1024;
+/// How long idle threads look for work, on both sides as in finetest's own worker. libgomp reads it when it is loaded, so this program
+/// starts itself once more with it.
+const SPIN: (&str, &str) = ("GOMP_SPINCOUNT", "5000");
 
 fn ids(n: usize) -> Vec<u32> {
     (0..n as u32).map(|i| 100 + (i * 37) % 2000).collect()
@@ -44,7 +47,6 @@ impl Worker {
     fn start(model: &str, threads: usize) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_finetest"))
             .env("FINETEST_WORKER", "llama-cpp")
-            .env("GOMP_SPINCOUNT", "5000")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -138,6 +140,12 @@ fn main() {
         println!("give a GGUF file: cargo bench --features llama-cpp --bench llama_cpp -- MODEL.gguf");
         return;
     };
+    if std::env::var_os(SPIN.0).is_none() {
+        let this = std::env::current_exe().expect("this program");
+        let status = Command::new(this).args(std::env::args_os().skip(1)).env(SPIN.0, SPIN.1).status();
+        assert!(status.expect("it starts").success());
+        return;
+    }
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let mut backend = LlamaBackend::init().expect("llama.cpp");
     backend.void_logs();
