@@ -111,6 +111,11 @@ pub mod exit {
     pub const GATE_FAILED: u8 = 100;
 }
 
+/// What a caught panic says, when it says something.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> Option<&str> {
+    panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied())
+}
+
 fn place(path: &Path, line: Option<usize>) -> String {
     match line {
         Some(line) => format!("{}:{line}", path.display()),

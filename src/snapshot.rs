@@ -17,7 +17,7 @@ use serde::Serialize;
 pub use approved::approved;
 
 use crate::compare::{Change, DiffLine, Span, line_diff, word_diff};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panic_message};
 use crate::record::{Answer, CaseRecord, Completion, RunRecord, Sampling, ScenarioRecord, Verdict, visible};
 
 /// Changed lines that a message shows.
@@ -299,8 +299,7 @@ fn quietly(assertion: impl FnOnce()) -> Result<(), String> {
     let caught = panic::catch_unwind(AssertUnwindSafe(assertion));
     QUIET.with(|quiet| quiet.set(false));
     caught.map_err(|payload: Box<dyn Any + Send>| {
-        let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
-        text.unwrap_or("insta panicked without a message").to_owned()
+        panic_message(payload.as_ref()).unwrap_or("insta panicked without a message").to_owned()
     })
 }
 

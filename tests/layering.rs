@@ -134,8 +134,9 @@ fn unsafe_is_where_it_is_known_to_be() {
     assert_eq!(
         found,
         [
-            "llama_cpp/raw.rs",
-            "llama_cpp/tensor.rs",
+            "llama_cpp/raw/hook.rs",
+            "llama_cpp/raw/mod.rs",
+            "llama_cpp/raw/tensor.rs",
             "model/ops/bf16/units.rs",
             "model/ops/gemm.rs",
             "model/weights.rs",

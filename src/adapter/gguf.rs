@@ -4,18 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
 use super::{Adapter, Module};
 use crate::error::{Error, Result};
-use crate::model::decoder::Decoder;
+use crate::model::gguf::Header;
 use crate::model::linear::{LowRank, Pair};
-use crate::model::loader::file_order;
-use crate::model::names::{Names, gguf_rows};
-use crate::model::read_gguf;
-use crate::model::spec::DecoderSpec;
+use crate::model::outline::Outline;
 use crate::model::weights::{Weights, map_file};
 
 /// What llama.cpp divides by the rank when we wrote the file; B holds the rest of a layer's scale.
@@ -33,10 +30,10 @@ pub(crate) fn is_gguf(path: &Path) -> bool {
 }
 
 /// What llama.cpp wants to know of an adapter.
-pub(crate) fn metadata(spec: &DecoderSpec, alpha: f32) -> [(&'static str, Value); 4] {
+pub(crate) fn metadata(outline: &Outline, alpha: f32) -> [(&'static str, Value); 4] {
     let text = |value: &str| Value::String(value.to_owned());
     [
-        (ARCHITECTURE, text(spec.family.architecture())),
+        (ARCHITECTURE, text(&outline.architecture)),
         (KIND, text("adapter")),
         (METHOD, text("lora")),
         (LORA_ALPHA, Value::F32(alpha)),
@@ -54,11 +51,10 @@ pub(crate) fn cannot_hold(directory: &Path, what: &str) -> Error {
 ///
 /// # Errors
 /// A layer that has no name in GGUF; experts of one layer with unequal ranks.
-pub(crate) fn tensors(tuned: &LowRank, base: &Decoder, directory: &Path) -> Result<Vec<(String, QTensor)>> {
-    let (spec, names) = (&base.spec, base.names());
+pub(crate) fn tensors(tuned: &LowRank, outline: &Outline, directory: &Path) -> Result<Vec<(String, QTensor)>> {
     let named = |path: &str| {
         let unnamed = || Error::model(directory, format!("`{path}` has no name in GGUF"));
-        names.gguf(path).map(|name| format!("{name}.weight")).ok_or_else(unnamed)
+        outline.gguf(path).map(|name| format!("{name}.weight")).ok_or_else(unnamed)
     };
     let f32s = |tensor: &Tensor| QTensor::quantize(&tensor.contiguous()?, GgmlDType::F32);
     let scaled = |pair: &Pair| -> Result<Tensor> {
@@ -68,13 +64,13 @@ pub(crate) fn tensors(tuned: &LowRank, base: &Decoder, directory: &Path) -> Resu
     let mut tensors = Vec::new();
     let mut experts: BTreeMap<String, BTreeMap<usize, &Pair>> = BTreeMap::new();
     for (path, pair) in &tuned.pairs {
-        if let Some((stack, expert)) = names.expert(path) {
-            experts.entry(stack).or_default().insert(expert, pair);
+        let name = named(path)?;
+        if let Some(expert) = outline.expert(path) {
+            experts.entry(name).or_default().insert(expert, pair);
             continue;
         }
-        let name = named(path)?;
         let b = scaled(pair)?;
-        let b = match file_order(spec, &names, gguf_rows(spec.family), path, b.dim(0)?) {
+        let b = match outline.order(path, b.dim(0)?) {
             None => b,
             Some(order) => {
                 let mut back = vec![0u32; order.len()];
@@ -85,9 +81,8 @@ pub(crate) fn tensors(tuned: &LowRank, base: &Decoder, directory: &Path) -> Resu
         tensors.push((format!("{name}.lora_a"), f32s(&pair.a)?));
         tensors.push((format!("{name}.lora_b"), f32s(&b)?));
     }
-    for (stack, pairs) in experts {
-        let count = spec.feed_forward.experts.as_ref().map_or(0, |e| e.count);
-        let name = named(&stack)?;
+    for (name, pairs) in experts {
+        let count = outline.experts;
         let Some(first) = pairs.values().next() else { continue };
         if pairs.values().any(|pair| pair.a.shape() != first.a.shape()) {
             return Err(cannot_hold(directory, "experts of unequal rank"));
@@ -106,18 +101,18 @@ pub(crate) fn tensors(tuned: &LowRank, base: &Decoder, directory: &Path) -> Resu
 /// # Errors
 /// A file that is truncated or corrupt, is no LoRA adapter, was made for another architecture, lacks half of a pair, or holds a
 /// tensor that fits no layer of the base or is not finite.
-pub(super) fn load(path: &Path, base: &Decoder) -> Result<Adapter> {
+pub(super) fn load(path: &Path, base: &Outline) -> Result<Adapter> {
     let map = map_file(path)?;
     if !map.starts_with(b"GGUF") {
         let message = "is neither a GGUF file nor a directory as PEFT writes it; give one of them";
         return Err(Error::model(path, message));
     }
-    let content = read_gguf(path, &map)?;
-    let alpha = described(path, &content, base)?;
-    let weights = Weights::gguf(path, &map, &content, str::to_owned)?;
-    let reader = Reader { path, content: &content, weights, base, names: base.names(), layers: layers(base) };
+    let header = Header::read(path, &map)?;
+    let alpha = described(path, &header, base)?;
+    let weights = Weights::gguf(path, &map, &header, str::to_owned)?;
+    let reader = Reader { path, header: &header, weights, base };
     let mut modules = BTreeMap::new();
-    let mut tensors: Vec<&String> = content.tensor_infos.keys().collect();
+    let mut tensors: Vec<&String> = header.tensors.keys().collect();
     tensors.sort_unstable();
     for stem in tensors.into_iter().map(|name| reader.stem(name)).collect::<Result<Vec<_>>>()?.into_iter().flatten() {
         reader.pair(stem, alpha, &mut modules)?;
@@ -131,8 +126,8 @@ pub(super) fn load(path: &Path, base: &Decoder) -> Result<Adapter> {
 }
 
 /// Checks what the file says of itself; gives its alpha, where 0 leaves B·A as it is, as in llama.cpp.
-fn described(path: &Path, content: &Content, base: &Decoder) -> Result<f64> {
-    let text = |key: &str| match content.metadata.get(key) {
+fn described(path: &Path, header: &Header, base: &Outline) -> Result<f64> {
+    let text = |key: &str| match header.metadata.get(key) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.as_str())),
         Some(other) => {
@@ -159,16 +154,16 @@ fn described(path: &Path, content: &Content, base: &Decoder) -> Result<f64> {
     if method != Some("lora") {
         return refuse(METHOD, method, "lora", "only LoRA adapters are supported; merge it into the base");
     }
-    if content.metadata.contains_key(INVOCATION) {
+    if header.metadata.contains_key(INVOCATION) {
         let message = format!("metadata `{INVOCATION}` is there: an adapter that tokens switch on is not supported");
         return Err(Error::model(path, message));
     }
-    let expected = base.spec.family.architecture();
+    let expected = base.architecture.as_str();
     if architecture != Some(expected) {
         let what = "it was made for another base; give [model] the base that it was trained on";
         return refuse(ARCHITECTURE, architecture, expected, what);
     }
-    match content.metadata.get(LORA_ALPHA) {
+    match header.metadata.get(LORA_ALPHA) {
         None => Ok(0.0),
         Some(Value::F32(alpha)) if alpha.is_finite() => Ok(f64::from(*alpha)),
         Some(Value::F32(alpha)) => {
@@ -181,18 +176,11 @@ fn described(path: &Path, content: &Content, base: &Decoder) -> Result<f64> {
     }
 }
 
-/// (out, in) of every layer that an adapter may change, by its path.
-fn layers(base: &Decoder) -> BTreeMap<&str, [usize; 2]> {
-    base.linears().map(|l| (l.path.as_str(), [l.frozen.weight.rows, l.frozen.weight.cols])).collect()
-}
-
 struct Reader<'a> {
     path: &'a Path,
-    content: &'a Content,
+    header: &'a Header,
     weights: Weights,
-    base: &'a Decoder,
-    names: Names,
-    layers: BTreeMap<&'a str, [usize; 2]>,
+    base: &'a Outline,
 }
 
 impl Reader<'_> {
@@ -219,24 +207,16 @@ impl Reader<'_> {
 
     /// Puts a pair, or those of all experts, among the modules.
     fn pair(&self, stem: &str, alpha: f64, modules: &mut BTreeMap<String, Module>) -> Result<()> {
-        let name = self.names.hugging_face(stem);
-        let path = name.strip_suffix(".weight").unwrap_or("");
-        let (embedding, head) = self.base.vocabulary_paths();
-        if path == embedding || path == head {
+        let tensor = stem.strip_suffix(".weight").unwrap_or("");
+        let (count, paths) = (self.base.stacked(tensor), self.base.paths(tensor));
+        if paths.iter().any(|path| self.base.vocabulary_paths().contains(&path.as_str())) {
             let message = format!(
                 "tensor `{stem}.lora_a` changes the embedding or the head, which is not supported in an adapter; \
                  merge it into the base, or train without `embed_tokens` and `lm_head`"
             );
             return Err(Error::model(self.path, message));
         }
-        let experts = self.names.stack(path).zip(self.base.spec.feed_forward.experts.as_ref());
-        let (count, paths): (Option<usize>, Vec<String>) = match experts {
-            Some(((all, part), experts)) => {
-                (Some(experts.count), (0..experts.count).map(|e| format!("{all}.{e}.{part}")).collect())
-            }
-            None => (None, vec![path.to_owned()]),
-        };
-        let Some([outside, inside]) = paths.first().and_then(|path| self.layers.get(path.as_str()).copied()) else {
+        let Some([outside, inside]) = paths.first().and_then(|path| self.base.layers.get(path).copied()) else {
             return Err(self.unknown(stem));
         };
         let [a, b] = ["lora_a", "lora_b"].map(|kind| format!("{stem}.{kind}"));
@@ -253,11 +233,10 @@ impl Reader<'_> {
             return Err(Error::model(self.path, message));
         }
         let scale = if alpha == 0.0 { 1.0 } else { alpha / rank as f64 };
-        let spec = &self.base.spec;
         for (expert, path) in paths.into_iter().enumerate() {
             let expert = count.map(|count| (count, expert));
             let (a, mut b) = (self.values(&a, expert, [rank, inside])?, self.values(&b, expert, [outside, rank])?);
-            if let Some(order) = file_order(spec, &self.names, gguf_rows(spec.family), &path, outside) {
+            if let Some(order) = self.base.order(&path, outside) {
                 b = order.into_iter().flat_map(|at| &b[at * rank..(at + 1) * rank]).copied().collect();
             }
             let module = Module { a, b, rank, inside, outside, scale, magnitude: None, bias: None };
@@ -281,14 +260,11 @@ impl Reader<'_> {
     }
 
     fn unknown(&self, stem: &str) -> Error {
-        let whole = |path: &&str| {
-            let stack = self.names.expert(path);
-            Some(format!("{}.weight", self.names.gguf(stack.as_ref().map_or(path, |(stack, _)| stack))?))
-        };
-        let known: Vec<String> = self.layers.keys().filter_map(whole).collect();
+        let whole = |path: &String| Some(format!("{}.weight", self.base.gguf(path)?));
+        let known: Vec<String> = self.base.layers.keys().filter_map(whole).collect();
         let nearest = self.weights.nearest_of(stem, known.iter().map(String::as_str));
         let nearest = nearest.map_or_else(String::new, |name| format!(", expected one as `{name}.lora_a`"));
-        let architecture = self.content.metadata.get(ARCHITECTURE).and_then(|v| v.to_string().ok());
+        let architecture = self.header.metadata.get(ARCHITECTURE).and_then(|v| v.to_string().ok());
         let message = format!(
             "tensor `{stem}.lora_a` changes no layer of this {} that an adapter can change{nearest}; it was made for another \
              base, or has to be merged into it",

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::linear::{Linear, LowRank, Pair};
 use crate::model::ops::lora::mix;
+use crate::model::outline::Outline;
 use crate::model::weights::Matrix;
 
 pub(crate) use gguf::is_gguf;
@@ -65,7 +66,7 @@ pub(crate) struct Module {
 ///
 /// # Errors
 /// As [`load`], and for a GGUF file whatever does not fit the base.
-pub(crate) fn open(path: &Path, base: &Decoder) -> Result<Adapter> {
+pub(crate) fn open(path: &Path, base: &Outline) -> Result<Adapter> {
     if is_gguf(path) { gguf::load(path, base) } else { load(path) }
 }
 
@@ -75,17 +76,12 @@ impl Adapter {
     ///
     /// # Errors
     /// A target that names no linear layer of the model.
-    pub(crate) fn initialised<'l>(
-        recipe: &Recipe,
-        linears: impl Iterator<Item = &'l Linear>,
-        base: &str,
-    ) -> Result<Self> {
+    pub(crate) fn initialised(recipe: &Recipe, outline: &Outline, base: &str) -> Result<Self> {
         let targets = recipe.targets();
         let mut modules = BTreeMap::new();
         let mut names: Vec<&str> = Vec::new();
-        let linears: Vec<&Linear> = linears.collect();
-        for linear in &linears {
-            let name = linear.path.rsplit('.').next().unwrap_or_default();
+        for (path, shape) in &outline.layers {
+            let name = path.rsplit('.').next().unwrap_or_default();
             if !names.contains(&name) {
                 names.push(name);
             }
@@ -94,7 +90,7 @@ impl Adapter {
                 TargetModules::Named(wanted) => wanted.iter().any(|w| w == name),
             };
             if chosen {
-                modules.insert(linear.path.clone(), Module::initialised(recipe, linear));
+                modules.insert(path.clone(), Module::initialised(recipe, path, *shape));
             }
         }
         if let TargetModules::Named(wanted) = &targets
@@ -149,7 +145,7 @@ impl Adapter {
     /// # Errors
     /// As [`Self::check_fits`].
     pub(crate) fn attached(&self, decoder: &Decoder, factor: f64) -> Result<LowRank> {
-        self.check_fits(Path::new(&self.base), decoder.linears())?;
+        self.check_fits(Path::new(&self.base), &Outline::of(decoder))?;
         let mut low_rank = self.low_rank(factor)?;
         for linear in decoder.linears() {
             let (Some(module), Some(pair)) = (self.modules.get(&linear.path), low_rank.pairs.get_mut(&linear.path))
@@ -192,17 +188,16 @@ impl Adapter {
     ///
     /// # Errors
     /// The first that does not: the adapter was made for another base.
-    pub(crate) fn check_fits<'l>(&self, path: &Path, linears: impl Iterator<Item = &'l Linear>) -> Result<()> {
-        let shapes: BTreeMap<&str, (usize, usize)> =
-            linears.map(|l| (l.path.as_str(), (l.frozen.weight.rows, l.frozen.weight.cols))).collect();
+    pub(crate) fn check_fits(&self, path: &Path, outline: &Outline) -> Result<()> {
         for (name, module) in &self.modules {
-            match shapes.get(name.as_str()) {
+            match outline.layers.get(name) {
+                None if !outline.has_names() => return Err(outline.no_names(path)),
                 None => {
                     let message =
                         format!("the adapter has `{name}`, which the base model has not: it was made for another base");
                     return Err(Error::model(path, message));
                 }
-                Some((outside, inside)) if (*outside, *inside) != (module.outside, module.inside) => {
+                Some([outside, inside]) if (*outside, *inside) != (module.outside, module.inside) => {
                     let got = format!("[{}, {}] · [{}, {}]", module.outside, module.rank, module.rank, module.inside);
                     let message = format!(
                         "the adapter's `{name}` is {got}, expected an {outside} × {inside} layer: it was made for another base"
@@ -232,9 +227,9 @@ impl Module {
         lengths
     }
 
-    fn initialised(recipe: &Recipe, linear: &Linear) -> Self {
-        let (outside, inside, rank) = (linear.frozen.weight.rows, linear.frozen.weight.cols, recipe.lora_r);
-        let name = linear.path.bytes().fold(recipe.seed, |hash, byte| mix(hash ^ u64::from(byte)));
+    fn initialised(recipe: &Recipe, path: &str, [outside, inside]: [usize; 2]) -> Self {
+        let rank = recipe.lora_r;
+        let name = path.bytes().fold(recipe.seed, |hash, byte| mix(hash ^ u64::from(byte)));
         let bound = 1.0 / (inside as f64).sqrt();
         let uniform = |i: usize| (mix(name ^ mix(i as u64)) >> 11) as f64 / (1u64 << 53) as f64;
         let a = (0..rank * inside).map(|i| ((2.0 * uniform(i) - 1.0) * bound) as f32).collect();

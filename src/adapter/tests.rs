@@ -9,14 +9,14 @@ use candle_core::{Device, Tensor};
 use super::*;
 use crate::config::ModelConfig;
 use crate::model::parity::fixture;
-use crate::model::{load_decoder, source};
+use crate::model::{outline, source};
 
 const Q: &str = "blk.0.attn_q.weight";
 
-fn decoder(family: &str) -> Decoder {
+fn base(family: &str) -> Outline {
     let source = fixture(family).display().to_string();
     let config = ModelConfig { source, ..ModelConfig::default() };
-    load_decoder(&source::resolve(&config, &mut |_| {}).expect("files"), &config).expect("a decoder")
+    outline(&source::resolve(&config, &mut |_| {}).expect("files"), &config).expect("an outline")
 }
 
 /// An adapter's file before it is written: what is right for the tiny llama, to be made wrong.
@@ -29,7 +29,7 @@ struct File {
 
 impl File {
     fn new(stem: &str, a: &[usize], b: &[usize]) -> Self {
-        let keys = gguf::metadata(&decoder("llama").spec, 8.0).to_vec();
+        let keys = gguf::metadata(&base("llama"), 8.0).to_vec();
         let tensors = vec![(format!("{stem}.lora_a"), a.to_vec()), (format!("{stem}.lora_b"), b.to_vec())];
         Self { keys, tensors, dtype: GgmlDType::F32, fill: |i| i as f32 / 64.0 }
     }
@@ -56,7 +56,7 @@ impl File {
         gguf_file::write(&mut std::fs::File::create(path).expect("a file"), &keys, &named).expect("a GGUF file");
     }
 
-    fn opened(&self, base: &Decoder) -> Result<Adapter> {
+    fn opened(&self, base: &Outline) -> Result<Adapter> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.gguf");
         self.write(&path);
@@ -70,7 +70,7 @@ fn text(value: &str) -> Option<Value> {
 
 #[test]
 fn each_thing_that_a_gguf_adapter_must_not_be_is_refused_by_name() {
-    let llama = decoder("llama");
+    let llama = base("llama");
     let renamed = |name: &str| File::new(name, &[4, 64], &[64, 4]);
     let mut half = File::good();
     half.tensors.remove(1);
@@ -119,13 +119,13 @@ fn each_thing_that_a_gguf_adapter_must_not_be_is_refused_by_name() {
     }
     let experts = File::new("blk.0.ffn_up_exps.weight", &[3, 4, 64], &[3, 24, 4]);
     let experts = experts.with("general.architecture", text("qwen3moe"));
-    let message = experts.opened(&decoder("qwen3_moe")).expect_err("must be refused").to_string();
+    let message = experts.opened(&base("qwen3_moe")).expect_err("must be refused").to_string();
     assert!(message.contains("shapes [3, 4, 64]") && message.contains("expected [8, rank, 64]"), "{message}");
 }
 
 #[test]
 fn a_file_that_is_cut_or_is_no_gguf_is_refused() {
-    let llama = decoder("llama");
+    let llama = base("llama");
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.gguf");
     let refused = || open(&path, &llama).expect_err("must be refused").to_string();
@@ -145,7 +145,7 @@ fn a_file_that_is_cut_or_is_no_gguf_is_refused() {
 
 #[test]
 fn any_bytes_changed_in_the_header_give_an_adapter_or_an_error() {
-    let llama = decoder("llama");
+    let llama = base("llama");
     let folder = tempfile::tempdir().expect("a folder");
     let path: PathBuf = folder.path().join("a.gguf");
     File::good().write(&path);
@@ -164,7 +164,7 @@ fn any_bytes_changed_in_the_header_give_an_adapter_or_an_error() {
 /// llama.cpp's rule: B·A is multiplied by alpha over the rank, and by nothing where alpha is 0 or is not said.
 #[test]
 fn without_an_alpha_the_product_is_taken_as_it_is() {
-    let llama = decoder("llama");
+    let llama = base("llama");
     let scale = |file: File| {
         let adapter = file.opened(&llama).expect("an adapter");
         (adapter.modules["model.layers.0.self_attn.q_proj"].scale, adapter.r, adapter.alpha)
@@ -176,7 +176,7 @@ fn without_an_alpha_the_product_is_taken_as_it_is() {
 
 #[test]
 fn tensors_of_half_the_bits_are_read_and_rows_are_put_in_order() {
-    let llama = decoder("llama");
+    let llama = base("llama");
     let of = |dtype| {
         let file = File { dtype, ..File::good() };
         file.opened(&llama).expect("an adapter").modules["model.layers.0.self_attn.q_proj"].clone()

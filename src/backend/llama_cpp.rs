@@ -11,10 +11,10 @@ use crate::compare::DriftSample;
 use crate::config::{Dtype, ModelConfig};
 use crate::engine::{Compared, Continuation, Generated, Generation};
 use crate::error::{Error, Result};
-use crate::export::{Export, Format};
+use crate::export;
 use crate::llama_cpp::protocol::{Job, Opening, Reply, floats};
 use crate::llama_cpp::{VERSION, VERSION_F32};
-use crate::model::{ModelFiles, ModelKind, Voice, load_decoder};
+use crate::model::{self, ModelFiles, ModelKind, Voice};
 use crate::record::{ChoiceScore, Prompt, Proof};
 
 /// Raised when the same adapter would be converted to another file.
@@ -97,7 +97,7 @@ impl LlamaCppBackend {
         if self.loaded.is_none() {
             on_progress(Progress::Started { what: "loading the model", units: 0 });
             let voice = Voice::load(&self.files, &self.config)?;
-            let arms = self.arms.iter().map(|arm| arm.as_ref().map(|a| self.convert(a, &voice)).transpose());
+            let arms = self.arms.iter().map(|arm| arm.as_ref().map(|a| self.convert(a)).transpose());
             let opening = Opening {
                 model: self.model()?,
                 arms: arms.collect::<Result<Vec<_>>>()?,
@@ -108,11 +108,7 @@ impl LlamaCppBackend {
             let mut worker = Isolated::new(opening);
             let opened = worker.opened()?;
             voice.check_fits(opened.vocabulary)?;
-            let context = self.config.context.unwrap_or(opened.context);
-            if context > opened.context {
-                let message = format!("[model] context is {context}, but the model has {} positions", opened.context);
-                return Err(Error::model(&self.files.root, message));
-            }
+            let context = model::context(&self.files, &self.config, opened.context)?;
             self.loaded = Some(Loaded { voice, worker, context, vocabulary: opened.vocabulary });
         }
         self.loaded.as_mut().ok_or_else(|| Error::failed("the model is not loaded"))
@@ -129,27 +125,17 @@ impl LlamaCppBackend {
     }
 
     /// The adapter as llama.cpp reads it: a GGUF file as it is, else our own export, kept by the hash of what decides it.
-    fn convert(&self, arm: &LlamaAdapter, voice: &Voice) -> Result<PathBuf> {
+    fn convert(&self, arm: &LlamaAdapter) -> Result<PathBuf> {
         if is_gguf(&arm.directory) && arm.scale == 1.0 {
             return Ok(arm.directory.clone());
         }
         let of = format!("{CONVERSION} {} {}", arm.hash, arm.scale);
         let path = self.kept.directory.join(format!("{}.gguf", &blake3::hash(of.as_bytes()).to_hex()[..32]));
         if !path.is_file() {
-            let decoder = load_decoder(&self.files, &self.config)?;
-            let mut probe = voice.tokenizer.encode_raw("The capital of France is Paris.")?;
-            probe.truncate(decoder.spec.context);
-            let export = Export {
-                files: &self.files,
-                decoder: &decoder,
-                adapter: &arm.adapter,
-                directory: &arm.directory,
-                scale: arm.scale,
-                probe: &probe,
-            };
+            let outline = model::outline(&self.files, &self.config)?;
             let directory = &self.kept.directory;
             std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
-            export.write(Format::GgufAdapter, None, &path)?;
+            export::convert(&arm.adapter, &outline, &self.files, &arm.directory, arm.scale, &path)?;
         }
         Ok(path)
     }

@@ -9,16 +9,13 @@ use candle_core::{Device, Tensor};
 
 use super::isolated::{End, Worker};
 use crate::adapter::Adapter;
-use crate::config::{Bf16, Recipe};
+use crate::config::{Bf16, ModelConfig, Recipe};
 use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 use crate::export::gguf;
 use crate::llama_cpp::protocol::{Job, OpeningToTrain, Reply, Window, floats};
-use crate::model::decoder::Decoder;
-use crate::model::loader::file_order;
-use crate::model::names::gguf_rows;
-use crate::model::spec::Family;
-use crate::model::{ModelFiles, ModelKind};
+use crate::model::outline::Outline;
+use crate::model::{ModelFiles, ModelKind, load_decoder};
 use crate::train::{Gradients, Objective, targets};
 
 /// llama.cpp's windows are multiples of this, since attention in training reads no cache.
@@ -26,10 +23,27 @@ const STEP: usize = 256;
 /// Longest window that is chosen to be filled better: memory grows with it (1.6 GB for a model of 135 million weights at 512, 2.4 GB at 768).
 const MOST_TOKENS: usize = 512;
 
+/// Families, by GGUF's names, whose graph llama.cpp can differentiate.
+const TRAINED: [&str; 6] = ["llama", "qwen2", "qwen3", "granite", "olmo2", "smollm3"];
+
+/// What a family's graph has of which llama.cpp has no backward, by GGUF's name.
+fn without_backward(architecture: &str) -> Option<&'static str> {
+    Some(match architecture {
+        "gemma3" => "GEGLU",
+        "qwen2moe" | "qwen3moe" => "the choice of experts",
+        "deepseek2" => "its latent attention and experts",
+        "bloom" | "mpt" | "falcon" | "gpt2" => "LayerNorm and GELU",
+        "phi3" => "SwiGLU of a layer that is gate and up together",
+        _ => return None,
+    })
+}
+
 /// llama.cpp as what a training descends.
 pub(crate) struct LlamaCppObjective<'a> {
+    base: ModelFiles,
+    config: ModelConfig,
     model: PathBuf,
-    decoder: &'a Decoder,
+    outline: &'a Outline,
     /// Tokens of a window: what the longest example needs.
     window: usize,
     files: tempfile::TempDir,
@@ -59,7 +73,8 @@ impl<'a> LlamaCppObjective<'a> {
     /// A base that is not GGUF, a family or a recipe that cannot be trained so, examples longer than the context.
     pub(crate) fn new(
         files: &ModelFiles,
-        decoder: &'a Decoder,
+        config: &ModelConfig,
+        outline: &'a Outline,
         recipe: &Recipe,
         examples: &[&[Encoded]],
         directory: &Path,
@@ -68,18 +83,26 @@ impl<'a> LlamaCppObjective<'a> {
         let ModelKind::Gguf(model) = &files.kind else {
             return Err(refuse("is safetensors, and llama.cpp trains on a GGUF file".into()));
         };
-        let why = match decoder.spec.family {
+        let family = &outline.family;
+        match (TRAINED.contains(&outline.architecture.as_str()), without_backward(&outline.architecture)) {
             // A file of Llama's architecture may have experts, as Mixtral's do.
-            Family::Llama | Family::Qwen2 | Family::Qwen3 if decoder.spec.feed_forward.experts.is_none() => None,
-            Family::Llama | Family::Qwen2 | Family::Qwen3 => Some("the choice of experts"),
-            Family::Gemma3 => Some("GEGLU"),
-            Family::Qwen2Moe | Family::Qwen3Moe => Some("the choice of experts"),
-            Family::DeepseekV2 | Family::DeepseekV3 => Some("its latent attention and experts"),
-            Family::Bloom | Family::Mpt | Family::Falcon | Family::Gpt2 => Some("LayerNorm and GELU"),
-        };
-        if let Some(why) = why {
-            let family = decoder.spec.family.name();
-            return Err(refuse(format!("is of the family {family}: llama.cpp has no backward for {why}")));
+            (true, _) if outline.experts == 0 => {}
+            (true, _) => {
+                let why = without_backward("qwen2moe").unwrap_or_default();
+                return Err(refuse(format!("is of the family {family}: llama.cpp has no backward for {why}")));
+            }
+            (false, Some(why)) => {
+                return Err(refuse(format!("is of the family {family}: llama.cpp has no backward for {why}")));
+            }
+            (false, None) => {
+                let trained = TRAINED.join(", ");
+                return Err(Error::model(
+                    &files.root,
+                    format!(
+                        "is of the family {family}, of which it is not known whether llama.cpp can differentiate it; it trains {trained}"
+                    ),
+                ));
+            }
         }
         if recipe.lora_dropout > 0.0 {
             let dropout = recipe.lora_dropout;
@@ -91,7 +114,7 @@ impl<'a> LlamaCppObjective<'a> {
         if recipe.bf16 == Bf16::Yes {
             return Err(refuse("bf16 is true, and llama.cpp trains on the file's weights in its own precision".into()));
         }
-        let (longest, context) = (longest(examples), decoder.spec.context);
+        let (longest, context) = (longest(examples), outline.context);
         if longest > context {
             return Err(refuse(format!(
                 "has a context of {context} tokens, and an example has {longest}: lower sequence_len, or shorten it"
@@ -100,9 +123,10 @@ impl<'a> LlamaCppObjective<'a> {
         let per_step = recipe.micro_batch_size * recipe.gradient_accumulation_steps;
         let window = window_of(examples, per_step);
         std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
-        let files = tempfile::Builder::new().prefix("llama-cpp-training-").tempdir_in(directory);
-        let files = files.map_err(Error::io(directory, "create a directory in"))?;
-        Ok(Self { model: model.clone(), decoder, window, files, opened: None })
+        let kept = tempfile::Builder::new().prefix("llama-cpp-training-").tempdir_in(directory);
+        let kept = kept.map_err(Error::io(directory, "create a directory in"))?;
+        let (base, config, model) = (files.clone(), config.clone(), model.clone());
+        Ok(Self { base, config, model, outline, window, files: kept, opened: None })
     }
 
     /// The worker with this adapter's shapes; started at the first call.
@@ -142,23 +166,21 @@ impl<'a> LlamaCppObjective<'a> {
 
     /// Writes an adapter of this one's shapes and scale, all zero, and says which of its tensors is which, by llama.cpp's names.
     fn write_shapes(&self, adapter: &Adapter, path: &Path) -> Result<Vec<(String, Place)>> {
-        let (names, spec) = (self.decoder.names(), &self.decoder.spec);
         let (mut tensors, mut places) = (Vec::new(), Vec::new());
         for (module, m) in &adapter.modules {
             let unnamed = || Error::failed(format!("`{module}` has no name in GGUF"));
-            let name = names.gguf(module).ok_or_else(unnamed)?;
+            let name = self.outline.gguf(module).ok_or_else(unnamed)?;
             for (is_b, kind, shape) in [(false, "lora_a", (m.rank, m.inside)), (true, "lora_b", (m.outside, m.rank))] {
                 let name = format!("{name}.weight.{kind}");
                 let zeros = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu)?;
                 tensors.push((name.clone(), QTensor::quantize(&zeros, GgmlDType::F32)?));
-                let order =
-                    if is_b { file_order(spec, &names, gguf_rows(spec.family), module, m.outside) } else { None };
+                let order = if is_b { self.outline.order(module, m.outside) } else { None };
                 places.push((name, Place { path: module.clone(), is_b, len: shape.0 * shape.1, order }));
             }
         }
         places.sort_by(|a, b| a.0.cmp(&b.0));
         // llama.cpp divides alpha by the rank, as PEFT does.
-        let metadata = crate::adapter::gguf::metadata(spec, adapter.alpha as f32);
+        let metadata = crate::adapter::gguf::metadata(self.outline, adapter.alpha as f32);
         let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
         let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         gguf::write(path, &metadata, &tensors)?;
@@ -195,8 +217,7 @@ impl<'a> LlamaCppObjective<'a> {
             for place in &opened.places {
                 let (own, after) = rest.split_at(place.len);
                 rest = after;
-                let kind = if place.is_b { "lora_B" } else { "lora_A" };
-                found.insert(format!("{}.{kind}", place.path), place.in_hugging_face_order(own));
+                found.insert(place.name(), place.in_hugging_face_order(own));
             }
         }
         Ok((loss, found))
@@ -204,6 +225,11 @@ impl<'a> LlamaCppObjective<'a> {
 }
 
 impl Place {
+    /// As gradients call it.
+    fn name(&self) -> String {
+        format!("{}.{}", self.path, if self.is_b { "lora_B" } else { "lora_A" })
+    }
+
     /// The adapter's values as llama.cpp orders them.
     fn values(&self, adapter: &Adapter) -> Vec<f32> {
         let Some(module) = adapter.modules.get(&self.path) else { return Vec::new() };
@@ -292,10 +318,13 @@ impl Objective for LlamaCppObjective<'_> {
         Ok(self.descend(adapter, windows, false)?.0)
     }
 
-    fn first_non_finite(&self) -> Option<String> {
-        self.decoder.first_non_finite()
+    fn first_non_finite(&self) -> Result<Option<String>> {
+        Ok(load_decoder(&self.base, &self.config)?.first_non_finite())
     }
 }
+
+#[cfg(test)]
+mod parity;
 
 #[cfg(test)]
 mod tests {

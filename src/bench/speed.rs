@@ -11,6 +11,7 @@ use crate::config::{Bf16, ModelConfig, Recipe};
 use crate::data::encode::Encoded;
 use crate::engine::{Continuation, Ends, Generation};
 use crate::error::{Error, Result};
+use crate::model::outline::Outline;
 use crate::model::{load_decoder, source};
 use crate::train::{InProcess, Trainer, TrainerState};
 
@@ -77,7 +78,8 @@ pub fn serve(model: &str, work: &Work, bf16: Bf16, next: &mut dyn FnMut(Option<R
         }
         Work::Arms(prompt, max_tokens, arms) => {
             let decoder = load_decoder(&source::resolve(&config, &mut |_| {})?, &config)?;
-            let adapter = || Adapter::initialised(&Recipe::default(), decoder.linears(), model);
+            let outline = Outline::of(&decoder);
+            let adapter = || Adapter::initialised(&Recipe::default(), &outline, model);
             let adapters: Vec<ArmAdapter> = std::iter::once(Ok(None))
                 .chain((1..*arms).map(|_| adapter().map(|adapter| Some((adapter, 1.0)))))
                 .collect::<Result<_>>()?;
@@ -118,7 +120,7 @@ fn train(
         labels: (0..ids.len()).map(|i| i > 0 && i >= *prompt).collect(),
     };
     let steps: Vec<Vec<Encoded>> = steps.iter().map(|examples| examples.iter().map(encode).collect()).collect();
-    let adapter = Adapter::initialised(recipe, decoder.linears(), &config.source)?;
+    let adapter = Adapter::initialised(recipe, &Outline::of(&decoder), &config.source)?;
     let mut trainer =
         Trainer::new(Box::new(InProcess::new(&decoder, recipe)), recipe, adapter, TrainerState::default());
     let mut said = None;

@@ -8,6 +8,7 @@ use crate::adapter;
 use crate::error::{Error, Result, exit};
 use crate::export::gguf::modelfile_of;
 use crate::export::{Export, Format, Precision};
+use crate::model::outline::Outline;
 use crate::model::tokenizer::gguf_metadata;
 use crate::model::{ModelFiles, ModelKind, Voice, load_decoder, source};
 use crate::project::Event;
@@ -75,7 +76,7 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     display.finish();
     let files = files?;
     let decoder = load_decoder(&files, &config.model)?;
-    let adapter = adapter::open(&directory, &decoder)?;
+    let adapter = adapter::open(&directory, &Outline::of(&decoder))?;
     let vocabulary = decoder.spec.vocab_size as u32;
     // A model without a tokenizer is compared on any tokens.
     let mut probe = if has_tokenizer(&files)? {

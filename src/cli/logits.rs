@@ -13,6 +13,7 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result, exit};
 use crate::model::decoder::Batch;
 use crate::model::linear::Adapters;
+use crate::model::outline::Outline;
 use crate::model::{Voice, load_decoder, source};
 use crate::project::Event;
 
@@ -71,8 +72,8 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     }
     let adapter = match &args.adapter {
         Some(directory) => {
-            let adapter = adapter::open(directory, &decoder)?;
-            adapter.check_fits(directory, decoder.linears())?;
+            let adapter = adapter::open(directory, &Outline::of(&decoder))?;
+            adapter.check_fits(directory, &Outline::of(&decoder))?;
             Some(adapter.attached(&decoder, 1.0)?)
         }
         None => None,

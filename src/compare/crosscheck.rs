@@ -317,11 +317,12 @@ fn flips([one, other]: [&RunRecord; 2]) -> Vec<VerdictFlip> {
 mod tests {
     use super::*;
 
+    use crate::record::fixture::{self, F, P};
+    use crate::record::{BASE, Role, TUNED};
+
     fn spell(id: u32) -> String {
         format!("t{id}")
     }
-    use crate::record::fixture::{self, F, P};
-    use crate::record::{BASE, Role, TUNED};
 
     fn sample(same: &[bool]) -> DriftSample {
         let n = same.len();

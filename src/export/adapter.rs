@@ -7,11 +7,13 @@ use candle_core::quantized::gguf_file::Value;
 
 use super::check::{compare, logits};
 use super::{Export, Exported};
-use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::config::AdapterDtype;
+use crate::engine::largest_difference;
 use crate::error::{Error, Result};
-use crate::model::ModelKind;
-use crate::model::linear::LowRank;
+use crate::model::linear::{LowRank, Pair};
+use crate::model::outline::Outline;
+use crate::model::{ModelFiles, ModelKind};
 
 impl Export<'_> {
     pub(super) fn peft(&self, out: &Path, tuned: &LowRank) -> Result<Exported> {
@@ -37,34 +39,81 @@ impl Export<'_> {
     }
 
     pub(super) fn gguf_adapter(&self, out: &Path, tuned: &LowRank) -> Result<Exported> {
-        if tuned.embedding.is_some() || tuned.head.is_some() {
-            return Err(self.no_gguf("modules_to_save"));
-        }
-        if tuned.pairs.values().any(|pair| pair.rows.is_some()) {
-            return Err(self.no_gguf("DoRA"));
-        }
-        if tuned.pairs.values().any(|pair| pair.bias.is_some()) {
-            return Err(self.no_gguf("biases"));
-        }
-        let names = self.decoder.names();
-        if let ModelKind::Gguf(base) = &self.files.kind
-            && tuned.pairs.keys().any(|path| path.ends_with(&format!(".{}", names.kv_b)))
-            && super::gguf::has_tensor(base, "attn_k_b.weight")?
-        {
-            return Err(self.no_gguf("changes of kv_b, which this base holds as attn_k_b and attn_v_b and"));
-        }
-        let tensors = adapter::gguf::tensors(tuned, self.decoder, self.directory)?;
-        let metadata = adapter::gguf::metadata(&self.decoder.spec, adapter::gguf::ALPHA);
-        let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
-        let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        super::gguf::write(out, &metadata, &tensors)?;
-        let read_back = adapter::open(out, self.decoder)?.attached(self.decoder, 1.0)?;
+        let outline = Outline::of(self.decoder);
+        check_gguf_holds(self.adapter, &outline, self.files, self.directory)?;
+        write_gguf(tuned, &outline, self.directory, out)?;
+        let read_back = adapter::open(out, &outline)?.attached(self.decoder, 1.0)?;
         let expected = logits(self.decoder, self.probe, Some(tuned))?;
         let difference = compare(&expected, &logits(self.decoder, self.probe, Some(&read_back))?)?;
         Ok(Exported { files: vec![out.to_path_buf()], difference })
     }
+}
 
-    fn no_gguf(&self, what: &str) -> Error {
-        adapter::gguf::cannot_hold(self.directory, what)
+/// Most that a value of B may differ from what was written, as a share of the largest: its scale is put into it.
+const MOST_ROUNDING: f64 = 1e-5;
+
+/// Writes llama.cpp's form of an adapter for a base that need not be loaded, reads it back and compares value by value. `directory` is
+/// the adapter's, `scale` the manifest's.
+///
+/// # Errors
+/// An adapter that does not fit the base or that the form cannot hold; `out` cannot be written or does not hold what was written.
+pub(crate) fn convert(
+    adapter: &Adapter,
+    outline: &Outline,
+    files: &ModelFiles,
+    directory: &Path,
+    scale: f64,
+    out: &Path,
+) -> Result<()> {
+    adapter.check_fits(directory, outline)?;
+    check_gguf_holds(adapter, outline, files, directory)?;
+    let tuned = adapter.low_rank(scale)?;
+    write_gguf(&tuned, outline, directory, out)?;
+    let mut read_back = adapter::open(out, outline)?.low_rank(1.0)?;
+    let product = |pair: &Pair| -> Result<Vec<f32>> { Ok((&pair.b * pair.scale)?.flatten_all()?.to_vec1()?) };
+    let mut same = true;
+    for (path, pair) in &tuned.pairs {
+        let Some(again) = read_back.pairs.remove(path) else {
+            same = false;
+            break;
+        };
+        let (b, b_again) = (product(pair)?, product(&again)?);
+        let most = b.iter().fold(0f32, |most, b| most.max(b.abs()));
+        same &= pair.a.flatten_all()?.to_vec1::<f32>()? == again.a.flatten_all()?.to_vec1::<f32>()?
+            && largest_difference(&b, &b_again) <= MOST_ROUNDING * f64::from(most);
     }
+    // Experts without an adapter of their own are zeros there.
+    for pair in read_back.pairs.values() {
+        same &= product(pair)?.iter().all(|b| *b == 0.0);
+    }
+    if same { Ok(()) } else { Err(Error::model(out, "does not hold the adapter that was written: is the disk whole?")) }
+}
+
+/// Says no to what llama.cpp's form has no place for.
+fn check_gguf_holds(adapter: &Adapter, outline: &Outline, files: &ModelFiles, directory: &Path) -> Result<()> {
+    let refuse = |what: &str| Err(adapter::gguf::cannot_hold(directory, what));
+    if !adapter.saved.is_empty() {
+        return refuse("modules_to_save");
+    }
+    if adapter.modules.values().any(|module| module.magnitude.is_some()) {
+        return refuse("DoRA");
+    }
+    if adapter.modules.values().any(|module| module.bias.is_some()) {
+        return refuse("biases");
+    }
+    if let ModelKind::Gguf(base) = &files.kind
+        && adapter.modules.keys().any(|path| outline.is_kv_b(path))
+        && super::gguf::has_tensor(base, "attn_k_b.weight")?
+    {
+        return refuse("changes of kv_b, which this base holds as attn_k_b and attn_v_b and");
+    }
+    Ok(())
+}
+
+fn write_gguf(tuned: &LowRank, outline: &Outline, directory: &Path, out: &Path) -> Result<()> {
+    let tensors = adapter::gguf::tensors(tuned, outline, directory)?;
+    let metadata = adapter::gguf::metadata(outline, adapter::gguf::ALPHA);
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    super::gguf::write(out, &metadata, &tensors)
 }

@@ -4,7 +4,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::{self, Value};
-use candle_core::quantized::{GgmlDType, QTensor, ggml_file};
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
 use super::check::{compare, logits};
@@ -12,34 +12,28 @@ use super::{Export, Exported, Precision, merged, merged_bias, transpose};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::linear::{Linear, LowRank};
-use crate::model::loader::file_order;
-use crate::model::names::gguf_rows;
+use crate::model::outline::Outline;
 use crate::model::spec::{DecoderSpec, Latent, Projection};
 use crate::model::weights::map_file;
-use crate::model::{ModelFiles, ModelKind, load_decoder, read_gguf};
+use crate::model::{ModelFiles, ModelKind, gguf::Header, load_decoder};
 
 impl Export<'_> {
     pub(super) fn merged_gguf(&self, out: &Path, precision: Precision, tuned: &LowRank) -> Result<Exported> {
         let base = self.gguf_base()?;
         let map = map_file(base)?;
-        let content = read_gguf(base, &map)?;
+        let header = Header::read(base, &map)?;
         let dtype = match precision {
             Precision::F32 => GgmlDType::F32,
             Precision::F16 | Precision::Bf16 => GgmlDType::F16,
             Precision::Q8_0 => GgmlDType::Q8_0,
         };
-        let names = self.decoder.names();
-        let mut order: Vec<(&String, &gguf_file::TensorInfo)> = content.tensor_infos.iter().collect();
-        order.sort_by_key(|(_, info)| info.offset);
-        let mut tensors: Vec<(&str, QTensor)> = Vec::with_capacity(order.len());
-        for (name, info) in order {
-            let dims = info.shape.dims().to_vec();
-            let elements = info.shape.elem_count();
-            let start = (content.tensor_data_offset + info.offset) as usize;
-            let size = elements / info.ggml_dtype.block_size() * info.ggml_dtype.type_size();
-            let tensor = match self.replaced(&names.hugging_face(name), tuned)? {
+        let (names, outline) = (self.decoder.names(), Outline::of(self.decoder));
+        let mut tensors: Vec<(&str, QTensor)> = Vec::with_capacity(header.tensors.len());
+        for (name, info) in header.in_order() {
+            let tensor = match self.replaced(&outline, &names.hugging_face(name), tuned)? {
                 Some((values, vector)) => {
                     // Rows that do not fill blocks of 32 stay in 16 bits; vectors are never rounded.
+                    let dims = info.shape.clone();
                     let fits = dims.last().is_some_and(|d| d.is_multiple_of(dtype.block_size()));
                     let dtype = if vector {
                         GgmlDType::F32
@@ -50,11 +44,11 @@ impl Export<'_> {
                     };
                     QTensor::quantize(&Tensor::from_vec(values, dims, &Device::Cpu)?, dtype)?
                 }
-                None => ggml_file::qtensor_from_ggml(info.ggml_dtype, &map[start..start + size], dims, &Device::Cpu)?,
+                None => header.tensor(base, &map, name, info)?,
             };
             tensors.push((name.as_str(), tensor));
         }
-        let mut metadata: Vec<(&str, Value)> = content.metadata.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
+        let mut metadata: Vec<(&str, Value)> = header.metadata.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
         metadata.retain(|(key, _)| !["general.file_type", "general.alignment"].contains(key));
         // llama.cpp's numbers for "mostly f32, f16, q8_0".
         let kind = match dtype {
@@ -87,7 +81,7 @@ impl Export<'_> {
 
     /// New values of a tensor with this Hugging Face name, in the file's order of rows, and whether it is a vector; `None` when
     /// it stays as it is.
-    fn replaced(&self, name: &str, tuned: &LowRank) -> Result<Option<(Vec<f32>, bool)>> {
+    fn replaced(&self, outline: &Outline, name: &str, tuned: &LowRank) -> Result<Option<(Vec<f32>, bool)>> {
         let spec = &self.decoder.spec;
         let names = self.decoder.names();
         let (embedding, head) = self.decoder.vocabulary_paths();
@@ -104,7 +98,7 @@ impl Export<'_> {
         }
         let reordered = |linear: &Linear, values: Vec<f32>, width: usize| {
             let rows = linear.frozen.weight.rows;
-            match file_order(spec, &names, gguf_rows(spec.family), &linear.path, rows) {
+            match outline.order(&linear.path, rows) {
                 None => values,
                 Some(order) => {
                     let mut back = vec![0f32; values.len()];
@@ -152,8 +146,8 @@ impl Export<'_> {
 
 /// Does a GGUF file hold a tensor whose name ends so?
 pub(super) fn has_tensor(path: &Path, suffix: &str) -> Result<bool> {
-    let content = read_gguf(path, &map_file(path)?)?;
-    Ok(content.tensor_infos.keys().any(|name| name.ends_with(suffix)))
+    let header = Header::read(path, &map_file(path)?)?;
+    Ok(header.tensors.keys().any(|name| name.ends_with(suffix)))
 }
 
 /// The keys' or the values' half of a latent attention's `kv_b`, as GGUF holds them: the keys' part of each head transposed.

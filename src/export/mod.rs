@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::linear::{Linear, LowRank};
 use crate::model::{ModelFiles, ModelKind};
+pub(crate) use adapter::convert;
 pub use check::Difference;
 
 /// A form to export to.

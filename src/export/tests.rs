@@ -3,6 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::adapter;
 use crate::config::ModelConfig;
+use crate::model::outline::Outline;
 use crate::model::parity::fixture;
 use crate::model::{ModelKind, Voice, load_decoder, source};
 use crate::record::{Message, Prompt};
@@ -119,7 +120,7 @@ fn an_adapter_of_every_family_survives_gguf_and_the_way_back() {
             ["gguf", "peft"].map(|form| folder.path().join(format!("{}.{form}", base.replace('/', "-"))));
         with_export(base, adapter, |peft| {
             peft.write(Format::GgufAdapter, None, &file)?;
-            let read = adapter::open(&file, peft.decoder)?;
+            let read = adapter::open(&file, &Outline::of(peft.decoder))?;
             for (path, module) in &peft.adapter.modules {
                 let other = &read.modules[path];
                 assert_eq!((&module.a, module.rank), (&other.a, other.rank), "{base} {path}");

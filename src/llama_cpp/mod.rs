@@ -12,7 +12,6 @@ mod logs;
 pub(crate) mod protocol;
 mod raw;
 mod session;
-mod tensor;
 #[cfg(test)]
 mod tests;
 pub(crate) mod worker;
@@ -31,6 +30,8 @@ use crate::error::{Error, Result};
 use feed::{BATCH, Shape};
 pub(crate) use logs::pass_on;
 use protocol::{Opened, Opening};
+#[cfg(test)]
+pub(crate) use raw::Differentiator;
 
 /// Name and version, as they decide an answer; the version is the one that `Cargo.toml` pins.
 pub(crate) const VERSION: &str = "llama-cpp 0.1.160";

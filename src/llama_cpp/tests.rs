@@ -7,14 +7,25 @@ use candle_core::{Device, Tensor};
 use super::Session;
 use super::protocol::{Opening, Reply};
 use crate::adapter;
+use crate::config::ModelConfig;
 use crate::engine::{Compared, Continuation, Ends, Engine, Generated, Generation};
-use crate::export::{Export, Format};
+use crate::export;
 use crate::model::parity::{decoder, fixture, reference, relative};
-use crate::model::{ModelFiles, ModelKind};
+use crate::model::{ModelFiles, ModelKind, outline};
 use crate::record::{Finish, Sampling};
 
 /// A draw, so that the same luck on both sides gives the same tokens.
 const LUCK: Sampling = Sampling { temperature: 1.0, top_k: 50, top_p: 0.95, seed: 11 };
+
+/// Two that candle has too, and those that it has not.
+const FAMILIES: [&str; 6] = [
+    "llama",
+    "qwen2",
+    "llama_cpp_only/granite",
+    "llama_cpp_only/olmo2",
+    "llama_cpp_only/phi3",
+    "llama_cpp_only/smollm3",
+];
 
 fn ids(tensor: &Tensor) -> Vec<u32> {
     tensor.to_vec1::<i64>().expect("ids").into_iter().map(|id| id as u32).collect()
@@ -33,20 +44,12 @@ fn session(family: &str, arms: Vec<Option<PathBuf>>, batch: usize) -> Session {
 
 /// A family's PEFT adapter, as our own export writes it for llama.cpp.
 fn converted(family: &str, directory: &Path) -> PathBuf {
-    let model = fixture(&format!("{family}/model.gguf"));
-    let (decoder, peft) = (decoder(&format!("{family}/model.gguf")), fixture(&format!("{family}/adapter")));
+    let (model, peft) = (fixture(&format!("{family}/model.gguf")), fixture(&format!("{family}/adapter")));
     let adapter = adapter::load(&peft).expect("an adapter");
     let files = ModelFiles { root: model.clone(), kind: ModelKind::Gguf(model) };
-    let export = Export {
-        files: &files,
-        decoder: &decoder,
-        adapter: &adapter,
-        directory: &peft,
-        scale: 1.0,
-        probe: &[1, 2, 3, 4, 5],
-    };
-    let out = directory.join(format!("{family}.gguf"));
-    export.write(Format::GgufAdapter, None, &out).expect("an adapter for llama.cpp");
+    let outline = outline(&files, &ModelConfig::default()).expect("an outline");
+    let out = directory.join(format!("{}.gguf", family.replace('/', "-")));
+    export::convert(&adapter, &outline, &files, &peft, 1.0, &out).expect("an adapter for llama.cpp");
     out
 }
 
@@ -92,7 +95,7 @@ fn score(session: &mut Session, items: &[Continuation]) -> Vec<f64> {
 /// The cache is in f32 and flash attention off, so f32 weights give f32's logits.
 #[test]
 fn logits_of_every_position_agree_with_transformers() {
-    for family in ["llama", "qwen2"] {
+    for family in FAMILIES {
         let mut session = session(family, vec![None], 4);
         let expected = reference(&format!("{family}/reference.safetensors"));
         for (i, prompt) in prompts(family).iter().enumerate() {
@@ -105,7 +108,7 @@ fn logits_of_every_position_agree_with_transformers() {
 #[test]
 fn an_adapter_of_our_export_agrees_with_peft_and_leaves_base_alone() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    for family in ["llama", "qwen2"] {
+    for family in FAMILIES {
         let adapter = converted(family, directory.path());
         let mut session = session(family, vec![None, Some(adapter)], 4);
         let expected = ["reference", "reference_lora"].map(|kind| reference(&format!("{family}/{kind}.safetensors")));
@@ -117,6 +120,27 @@ fn an_adapter_of_our_export_agrees_with_peft_and_leaves_base_alone() {
         }
         let (effect, base) = session.prove(&prompts(family), (0, 1)).expect("a proof");
         assert!(effect > 0.1 && base < 1e-6, "{family}: {effect} {base}");
+    }
+}
+
+/// What llama.cpp's own converter made of the same adapters is read as PEFT's directory is, and is what our export writes.
+#[test]
+fn an_adapter_that_llama_cpp_s_converter_wrote_is_read_as_peft_s() {
+    let families = FAMILIES.iter().filter(|family| family.starts_with("llama_cpp_only"));
+    let theirs = families.map(|family| (*family, format!("{family}/adapter.gguf")));
+    for (family, theirs) in theirs.chain([("llama", "llama_cpp_only/llama_adapter.gguf".to_owned())]) {
+        let model = fixture(&format!("{family}/model.gguf"));
+        let files = ModelFiles { root: model.clone(), kind: ModelKind::Gguf(model) };
+        let outline = outline(&files, &ModelConfig::default()).expect("an outline");
+        let read = adapter::open(&fixture(&theirs), &outline).expect("an adapter");
+        let peft = adapter::load(&fixture(&format!("{family}/adapter"))).expect("an adapter");
+        assert_eq!(read.modules, peft.modules, "{family}");
+        let mut session = session(family, vec![None, Some(fixture(&theirs))], 4);
+        let expected = reference(&format!("{family}/reference_lora.safetensors"));
+        for (i, prompt) in prompts(family).iter().enumerate() {
+            let off = relative(&logits(&mut session, 1, prompt), &expected[&format!("logits_{i}")]);
+            assert!(off < 1e-3, "{family}: {off}");
+        }
     }
 }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 
 use super::linear::{Adapters, Linear};
-use super::loader::{Loader, Part};
+use super::loader::Loader;
 use super::norm::Norm;
 use super::ops::columns::{Piece, columns};
 use super::ops::rope::{RopeTable, rope};
+use super::rows::Part;
 use super::spec::{AttentionSpec, FusedOrder, Latent, Projection};
 use super::tape::reshape;
 

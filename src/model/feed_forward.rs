@@ -5,10 +5,11 @@ use std::ops::Range;
 use candle_core::{Result, Tensor};
 
 use super::linear::{Adapters, Linear, LowRank};
-use super::loader::{Loader, Part};
+use super::loader::Loader;
 use super::ops::activation::{activate, gated};
 use super::ops::experts::{Share, combine, route};
 use super::ops::lora::linear;
+use super::rows::Part;
 use super::spec::{Activation, Experts, Router, Score};
 use super::tape::{add, select_rows};
 

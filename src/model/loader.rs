@@ -6,82 +6,27 @@ use std::collections::BTreeSet;
 use candle_core::Tensor;
 
 use super::linear::Linear;
-use super::names::{GgufRows, Names};
+use super::names::Names;
 use super::norm::Norm;
 use super::ops::lora::Frozen;
+use super::rows::{GgufRows, Part, RowOrder};
 use super::spec::{DecoderSpec, Latent, NormKind};
 use super::weights::{Matrix, Weights};
 use crate::error::{Error, Result};
-
-/// Order of rows that a GGUF file has in one matrix.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// Queries or keys.
-    Turned,
-    /// Queries, keys and values together.
-    Fused,
-    /// Anything else.
-    Other,
-}
-
-/// Where row i of Hugging Face's order lies in the file; `None` when it is row i there too.
-fn order(spec: &DecoderSpec, file: GgufRows, part: Part, rows: usize) -> Option<Vec<usize>> {
-    let a = &spec.attention;
-    match (file, part) {
-        (GgufRows::Interleaved, Part::Turned) => {
-            let (dim, half) = (a.head_dim, a.head_dim / 2);
-            Some((0..rows).map(|i| i / dim * dim + 2 * (i % dim % half) + i % dim / half).collect())
-        }
-        (GgufRows::Blocks, Part::Fused) => {
-            let (dim, group) = (a.head_dim, a.heads / a.kv_heads);
-            let of = |i: usize| {
-                let (place, element) = (i / dim, i % dim);
-                let (kv, slot) = (place / (group + 2), place % (group + 2));
-                let head = match slot.checked_sub(group) {
-                    None => kv * group + slot,
-                    Some(0) => a.heads + kv,
-                    Some(_) => a.heads + a.kv_heads + kv,
-                };
-                head * dim + element
-            };
-            Some((0..rows).map(of).collect())
-        }
-        _ => None,
-    }
-}
-
-/// As [`Loader`] reads them: where row i of the layer at `path` lies in a file that orders rows so.
-pub(crate) fn file_order(
-    spec: &DecoderSpec,
-    names: &Names,
-    file: GgufRows,
-    path: &str,
-    rows: usize,
-) -> Option<Vec<usize>> {
-    let is = |name: &str| path.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
-    let part = if is(names.q) || is(names.k) {
-        Part::Turned
-    } else if is(names.qkv) {
-        Part::Fused
-    } else {
-        Part::Other
-    };
-    order(spec, file, part, rows)
-}
 
 pub(crate) struct Loader<'w> {
     pub(crate) weights: &'w Weights,
     pub(crate) spec: &'w DecoderSpec,
     pub(crate) names: Names,
     /// How the file orders rows; `Same` for safetensors.
-    pub(crate) rows: GgufRows,
+    rows: RowOrder,
     used: RefCell<BTreeSet<String>>,
     index: RefCell<u64>,
 }
 
 impl<'w> Loader<'w> {
     pub(crate) fn new(weights: &'w Weights, spec: &'w DecoderSpec, names: Names, rows: GgufRows) -> Self {
-        Self { weights, spec, names, rows, used: RefCell::default(), index: RefCell::new(0) }
+        Self { weights, spec, names, rows: RowOrder::new(spec, rows), used: RefCell::default(), index: RefCell::new(0) }
     }
 
     fn name(&self, name: String) -> String {
@@ -112,7 +57,7 @@ impl<'w> Loader<'w> {
         // The file's own shape bounds what is made of the configuration's numbers.
         let fits =
             self.weights.shape(&format!("{path}.weight")).is_some_and(|s| s == [rows, cols] || s == [cols, rows]);
-        let order = if fits { order(self.spec, self.rows, part, rows) } else { None };
+        let order = if fits { self.rows.of(part, rows) } else { None };
         // Only Hugging Face's files store them transposed; llama.cpp's converter turns them round.
         let transposed = self.names.transposed && self.weights.is_safetensors();
         let weight = match (transposed, &order) {

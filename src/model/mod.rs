@@ -4,14 +4,17 @@ mod attention;
 pub(crate) mod cache;
 pub(crate) mod decoder;
 mod feed_forward;
+pub(crate) mod gguf;
 pub(crate) mod linear;
 pub(crate) mod loader;
 pub(crate) mod names;
 mod norm;
 pub(crate) mod ops;
+pub(crate) mod outline;
 #[cfg(test)]
 pub(crate) mod parity;
 mod pretokenizer;
+mod rows;
 mod sentencepiece;
 mod sizes;
 pub mod source;
@@ -21,10 +24,7 @@ pub mod template;
 pub mod tokenizer;
 pub(crate) mod weights;
 
-use std::io::Cursor;
 use std::path::Path;
-
-use candle_core::quantized::gguf_file::Content;
 
 pub use sizes::Sizes;
 pub use source::{ModelFiles, ModelKind, SourceEvent};
@@ -36,8 +36,10 @@ use crate::config::{Dtype, ModelConfig};
 use crate::error::{Error, Result};
 use crate::record::{Message, Prompt};
 use decoder::Decoder;
-use names::GgufRows;
+use gguf::Header;
 use ops::bf16::has_units;
+use outline::Outline;
+use rows::{GgufRows, gguf_rows};
 use weights::{Weights, map_file};
 
 /// What products with the base's weights are computed in. All else is in f32.
@@ -128,12 +130,12 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
     let (mut spec, weights, rows) = match &files.kind {
         ModelKind::Gguf(path) => {
             let map = map_file(path)?;
-            let content = read_gguf(path, &map)?;
-            let spec = DecoderSpec::from_gguf(path, &content)?;
+            let header = Header::read(path, &map)?;
+            let spec = DecoderSpec::from_gguf(path, &header)?;
             let own_norm = spec.residual == spec::Residual::Parallel { own_norm: true };
             let names = names::names(spec.family, own_norm);
-            let weights = Weights::gguf(path, &map, &content, |name| names.hugging_face(name))?;
-            let rows = names::gguf_rows(spec.family);
+            let weights = Weights::gguf(path, &map, &header, |name| names.hugging_face(name))?;
+            let rows = gguf_rows(spec.family);
             (spec, weights, rows)
         }
         ModelKind::HuggingFace(found) => {
@@ -141,17 +143,35 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
             (spec, Weights::safetensors(&files.root, &found.weights)?, GgufRows::Same)
         }
     };
-    if let Some(context) = config.context {
-        if context > spec.context {
-            let most = spec.context;
-            return Err(Error::model(
-                &files.root,
-                format!("[model] context is {context}, but the model has {most} positions"),
-            ));
-        }
-        spec.context = context;
-    }
+    spec.context = context(files, config, spec.context)?;
     Decoder::load(spec, &weights, rows, Arithmetic::of(config.dtype))
+}
+
+/// A model without its weights; of a GGUF file whatever its family and its types of tensors.
+///
+/// # Errors
+/// As [`load_decoder`] for safetensors; for GGUF a header that is corrupt or lacks something.
+pub(crate) fn outline(files: &ModelFiles, config: &ModelConfig) -> Result<Outline> {
+    let ModelKind::Gguf(path) = &files.kind else { return Ok(Outline::of(&load_decoder(files, config)?)) };
+    let map = map_file(path)?;
+    let mut outline = Outline::of_gguf(path, &Header::read(path, &map)?)?;
+    outline.context = context(files, config, outline.context)?;
+    Ok(outline)
+}
+
+/// The positions that are used of those that the model has.
+///
+/// # Errors
+/// The configuration asks for more.
+pub(crate) fn context(files: &ModelFiles, config: &ModelConfig, most: usize) -> Result<usize> {
+    match config.context {
+        Some(context) if context > most => {
+            let message = format!("[model] context is {context}, but the model has {most} positions");
+            Err(Error::model(&files.root, message))
+        }
+        Some(context) => Ok(context),
+        None => Ok(most),
+    }
 }
 
 /// The description of a GGUF file's model.
@@ -160,26 +180,5 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
 /// As [`DecoderSpec::from_config`], and a file that is not GGUF.
 pub fn gguf_spec(path: &Path) -> Result<DecoderSpec> {
     let map = map_file(path)?;
-    DecoderSpec::from_gguf(path, &read_gguf(path, &map)?)
-}
-
-/// The header of a GGUF file that was mapped.
-///
-/// # Errors
-/// It is truncated, corrupt or something else.
-pub(crate) fn read_gguf(path: &Path, bytes: &[u8]) -> Result<Content> {
-    // The reader divides by the file's own alignment; 0 there must not end the process.
-    let read = std::panic::catch_unwind(|| Content::read(&mut Cursor::new(bytes)));
-    match read {
-        Ok(Ok(content)) => Ok(content),
-        Ok(Err(error)) if error.to_string().contains("unknown dtype for tensor") => Err(Error::model(
-            path,
-            "holds tensors in a type that is not read (IQ, TQ and MXFP4 are not), or is corrupt; read are F32, F16, BF16, Q4_0, Q4_1, \
-             Q5_0, Q5_1, Q8_0 and Q2_K to Q8_K: quantise it to one of those, as with llama-quantize",
-        )),
-        Ok(Err(error)) => {
-            Err(Error::model(path, format!("not a GGUF file, truncated or corrupt: {error}; download it again")))
-        }
-        Err(_) => Err(Error::model(path, "not a usable GGUF file: its header is corrupt; download it again")),
-    }
+    DecoderSpec::from_gguf(path, &Header::read(path, &map)?)
 }

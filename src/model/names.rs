@@ -59,7 +59,7 @@ pub(crate) struct Names {
 }
 
 /// Llama's, which most families took over.
-const LLAMA: Names = Names {
+pub(crate) const LLAMA: Names = Names {
     embedding: "model.embed_tokens",
     embedding_norm: "model.embed_norm",
     positions: "model.embed_positions",
@@ -98,6 +98,9 @@ const LLAMA: Names = Names {
     shared_gate: "mlp.shared_expert_gate",
     transposed: false,
 };
+
+/// Phi-3's, whose gate and up are one layer.
+pub(crate) const PHI3: Names = Names { up: "mlp.gate_up_proj", ..LLAMA };
 
 const GEMMA3: Names = Names { ffn_norm: "pre_feedforward_layernorm", ..LLAMA };
 
@@ -263,25 +266,5 @@ impl Names {
             ("ffn_down_shexp", shared(self.expert_down)),
         ];
         plain.into_iter().map(|(gguf, name)| (gguf, name.to_owned())).chain(joined).collect()
-    }
-}
-
-/// How GGUF orders rows that Hugging Face orders otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GgufRows {
-    /// As Hugging Face.
-    Same,
-    /// q and k with the halves of a head interleaved.
-    Interleaved,
-    /// A fused layer in blocks of all queries, all keys, all values.
-    Blocks,
-}
-
-/// A family's order of rows in GGUF.
-pub(crate) fn gguf_rows(family: Family) -> GgufRows {
-    match family {
-        Family::Llama => GgufRows::Interleaved,
-        Family::Bloom | Family::Falcon => GgufRows::Blocks,
-        _ => GgufRows::Same,
     }
 }

@@ -378,7 +378,7 @@ impl Tokenizer {
 pub fn gguf_metadata(path: impl AsRef<Path>) -> Result<GgufMetadata> {
     let path = path.as_ref();
     let map = super::weights::map_file(path)?;
-    Ok(super::read_gguf(path, &map)?.metadata)
+    Ok(super::gguf::Header::read(path, &map)?.metadata)
 }
 
 /// A tokenizer out of a GGUF file, and what decides its ids.

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, gguf_file};
+use candle_core::quantized::GgmlDType;
 use candle_core::{Device, Tensor};
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -26,6 +26,7 @@ pub(crate) use format::Format;
 pub(super) use format::fp8;
 
 use super::Arithmetic;
+use super::gguf::{Header, not_read};
 use crate::error::{Error, Result};
 
 /// Elements that are widened to f32 at once.
@@ -274,27 +275,22 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Takes the tensors of a GGUF file whose `content` was read from `map`; `rename` gives the Hugging Face name of each.
+    /// Takes the tensors of a GGUF file whose `header` was read from `map`; `rename` gives the Hugging Face name of each.
     ///
     /// # Errors
     /// A tensor that reaches past the end of the file: it is truncated.
-    pub(crate) fn gguf(
-        path: &Path,
-        map: &Arc<Mmap>,
-        content: &gguf_file::Content,
-        rename: impl Fn(&str) -> String,
-    ) -> Result<Self> {
+    pub(crate) fn gguf(path: &Path, map: &Arc<Mmap>, header: &Header, rename: impl Fn(&str) -> String) -> Result<Self> {
         let mut entries = BTreeMap::new();
-        for (name, info) in &content.tensor_infos {
-            let format = match info.ggml_dtype {
+        for (name, info) in &header.tensors {
+            let format = match info.kind.candle().ok_or_else(|| not_read(path, name, info.kind))? {
                 GgmlDType::F32 => Format::F32,
                 GgmlDType::F16 => Format::F16,
                 GgmlDType::BF16 => Format::Bf16,
                 other => Format::Quantised(other),
             };
-            let shape = info.shape.dims().to_vec();
+            let shape = info.shape.clone();
             let size = element_count(&shape).and_then(|n| format.bytes(n));
-            let start = content.tensor_data_offset.checked_add(info.offset).and_then(|s| usize::try_from(s).ok());
+            let start = header.start(info);
             let end = start.zip(size).and_then(|(start, size)| start.checked_add(size));
             let (Some(start), Some(end)) = (start, end) else {
                 return Err(Error::model(
@@ -473,7 +469,7 @@ pub(crate) fn map_file(path: &Path) -> Result<Arc<Mmap>> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::quantized::QTensor;
+    use candle_core::quantized::{QTensor, gguf_file};
 
     use super::*;
 
@@ -506,8 +502,8 @@ mod tests {
             let mut file = File::create(&path).expect("a file");
             gguf_file::write(&mut file, &[], &[("token_embd.weight", &quantised)]).expect("a GGUF file");
             let map = map_file(&path).expect("a mapping");
-            let content = gguf_file::Content::read(&mut std::io::Cursor::new(&map[..])).expect("its header");
-            let weights = Weights::gguf(&path, &map, &content, str::to_owned).expect("weights");
+            let header = Header::read(&path, &map).expect("its header");
+            let weights = Weights::gguf(&path, &map, &header, str::to_owned).expect("weights");
             let matrix = weights.matrix("token_embd.weight", rows, cols).expect("a matrix");
             let mut got = vec![0f32; rows * cols];
             got.chunks_mut(cols).enumerate().for_each(|(row, out)| matrix.row(row, out));

@@ -10,7 +10,7 @@ use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::model::load_decoder;
+use crate::model;
 
 /// File beside an adapter that says what it was trained from.
 const STAMP: &str = "finetest.json";
@@ -90,9 +90,8 @@ pub(super) fn ready(config: &Config, base: &Base, policy: TrainPolicy, on_event:
         // Ours, so it is a PEFT directory and fits the base.
         Some(stamp) => (adapter::load(directory)?, stamp.family, stamp.parameters),
         None => {
-            let decoder = load_decoder(&base.files, &config.model)?;
-            let adapter = adapter::open(directory, &decoder)?;
-            (adapter, decoder.spec.family.name().to_owned(), decoder.parameters())
+            let outline = model::outline(&base.files, &config.model)?;
+            (adapter::open(directory, &outline)?, outline.family, outline.parameters)
         }
     };
     let hash = if adapter::is_gguf(directory) { hash_file(directory)? } else { hash_files(directory)? };
@@ -143,11 +142,11 @@ fn mismatch(directory: &Path, wanted: &train::Wanted) -> Result<Option<String>> 
 
 /// Moves an older adapter out of the way, where it can be found again.
 fn keep_old(config: &Config, directory: &Path, on_event: Events<'_>) -> Result<()> {
-    if !directory.join(ADAPTER_WEIGHTS).is_file() {
-        return Ok(());
-    }
+    // A GGUF adapter may lie there alone, and the new one's would be written over it.
+    let weights = [ADAPTER_WEIGHTS, GGUF_ADAPTER].map(|file| directory.join(file));
+    let Some(weights) = weights.iter().find(|file| file.is_file()) else { return Ok(()) };
     let name = directory.file_name().map_or_else(|| "adapter".into(), |n| n.to_string_lossy().into_owned());
-    let old = hash_file(&directory.join(ADAPTER_WEIGHTS))?;
+    let old = hash_file(weights)?;
     let kept = config.store().join("replaced").join(format!("{name}-{}", &old[..12]));
     std::fs::create_dir_all(&kept).map_err(Error::io(&kept, "create"))?;
     for file in [ADAPTER_WEIGHTS, ADAPTER_CONFIG, GGUF_ADAPTER, STAMP] {

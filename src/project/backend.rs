@@ -3,10 +3,11 @@
 use crate::backend::{Backend, CandleBackend};
 #[cfg(feature = "llama-cpp")]
 use crate::backend::{Kept, LlamaAdapter, LlamaCppBackend, LlamaCppObjective};
-use crate::config::{BackendName, Config, Recipe};
+use crate::config::{BackendName, Config, ModelConfig, Recipe};
 use crate::data::encode::Encoded;
 use crate::error::Result;
-use crate::model::decoder::Decoder;
+use crate::model::load_decoder;
+use crate::model::outline::Outline;
 use crate::train::{InProcess, Objective};
 
 use super::Base;
@@ -58,20 +59,24 @@ pub(super) fn llama_cpp(config: &Config, base: Base, tuned: Ready) -> Result<Lla
 pub(super) fn objective<'a>(
     config: &Config,
     base: &Base,
-    decoder: &'a Decoder,
+    outline: &'a Outline,
     recipe: &'a Recipe,
     examples: [&[Encoded]; 2],
 ) -> Result<Box<dyn Objective + 'a>> {
     match config.backend {
-        BackendName::Candle => Ok(Box::new(InProcess::new(decoder, recipe))),
+        BackendName::Candle => {
+            let model = ModelConfig { dtype: recipe.bf16.dtype(), ..config.model.clone() };
+            Ok(Box::new(InProcess::new(load_decoder(&base.files, &model)?, recipe)))
+        }
         #[cfg(feature = "llama-cpp")]
         _ => {
-            let objective = LlamaCppObjective::new(&base.files, decoder, recipe, &examples, config.store())?;
+            let objective =
+                LlamaCppObjective::new(&base.files, &config.model, outline, recipe, &examples, config.store())?;
             Ok(Box::new(objective))
         }
         #[cfg(not(feature = "llama-cpp"))]
         _ => {
-            let _ = (base, examples);
+            let _ = (outline, examples);
             Err(not_built(config))
         }
     }

@@ -6,23 +6,20 @@ use serde::Serialize;
 
 use super::adapter::write_stamp;
 use super::{Base, Event, Events, TrainPolicy};
-use crate::adapter::{self, Adapter};
-use crate::config::{BackendName, Config, DataConfig, ModelConfig, OnError, Recipe};
+use crate::adapter;
+use crate::config::{BackendName, Config, DataConfig, OnError, Recipe};
 use crate::data::encode::{Encoded, encode_chat, encode_completion, encode_text};
 use crate::data::{self, Example, Turns};
 use crate::error::{Error, Result};
-use crate::export::{Export, Format};
+use crate::export;
 use crate::files::write_atomically;
-use crate::model::decoder::Decoder;
-use crate::model::{Voice, load_decoder};
+use crate::model::{self, Voice};
 use crate::train::{TRAINER_STATE, TrainerState, Training, loss_plot};
 
 /// The plot of a training, beside its adapter.
 pub(super) const LOSS_PLOT: &str = "loss.svg";
 /// An adapter that llama.cpp trained, in its own form.
 pub(super) const GGUF_ADAPTER: &str = "adapter.gguf";
-/// Tokens that it is read back and compared on.
-const PROBE: usize = 64;
 /// Raised when the same recipe would train other bytes.
 const TRAINER: u32 = 1;
 
@@ -92,9 +89,8 @@ pub(super) fn train(
     let directory = place.ok_or_else(|| Error::input(&config.manifest, None, "there is no place for the adapter"))?;
     let voice = Voice::load(&base.files, &config.model)?;
     let (train, validation) = examples(config, recipe, &voice, on_event)?;
-    let model = ModelConfig { dtype: recipe.bf16.dtype(), ..config.model.clone() };
-    let decoder = load_decoder(&base.files, &model)?;
-    voice.check_fits(decoder.spec.vocab_size)?;
+    let outline = model::outline(&base.files, &config.model)?;
+    voice.check_fits(outline.vocabulary)?;
     // A training goes on with the gradients that it began with.
     let fingerprint = match config.backend {
         BackendName::Candle => wanted.fingerprint(),
@@ -102,7 +98,7 @@ pub(super) fn train(
     };
     let checkpoints = config.store().join("checkpoints").join(&fingerprint[..16]);
     let training = Training {
-        decoder: &decoder,
+        outline: &outline,
         recipe,
         train: &train,
         validation: &validation,
@@ -111,7 +107,7 @@ pub(super) fn train(
         fingerprint: &fingerprint,
         base: &config.relative(Path::new(&config.model.source)),
     };
-    let objective = super::backend::objective(config, base, &decoder, recipe, [&train, &validation])?;
+    let objective = super::backend::objective(config, base, &outline, recipe, [&train, &validation])?;
     let trained = training.run(objective, &mut |event| on_event(Event::Train(event)))?;
     // Of the adapter that was there: it is kept with that one's other files, and would be taken for the new one's.
     let gguf = directory.join(GGUF_ADAPTER);
@@ -120,27 +116,14 @@ pub(super) fn train(
     }
     adapter::save(&trained.adapter, directory, recipe.adapter_dtype)?;
     // Next, since weights without a stamp are taken for somebody else's.
-    write_stamp(directory, wanted, decoder.spec.family.name(), decoder.parameters())?;
+    write_stamp(directory, wanted, &outline.family, outline.parameters)?;
     if config.backend != BackendName::Candle {
         // As it was rounded, so that both forms are the same adapter.
-        write_for_llama_cpp(&adapter::load(directory)?, directory, base, &decoder, &train)?;
+        export::convert(&adapter::load(directory)?, &outline, &base.files, directory, 1.0, &gguf)?;
     }
     trained.state.save(&directory.join(TRAINER_STATE))?;
     write_atomically(&directory.join(LOSS_PLOT), loss_plot(&trained.state).as_bytes())?;
     Ok(trained.state)
-}
-
-/// Writes the adapter in llama.cpp's own form too, beside PEFT's.
-fn write_for_llama_cpp(
-    adapter: &Adapter,
-    directory: &Path,
-    base: &Base,
-    decoder: &Decoder,
-    examples: &[Encoded],
-) -> Result<()> {
-    let probe = examples.first().map_or(&[][..], |e| &e.ids[..e.ids.len().min(PROBE)]);
-    let export = Export { files: &base.files, decoder, adapter, directory, scale: 1.0, probe };
-    export.write(Format::GgufAdapter, None, &directory.join(GGUF_ADAPTER)).map(|_| ())
 }
 
 /// Training and validation examples in tokens.

@@ -7,7 +7,7 @@ mod checkpoint;
 mod objective;
 mod optimizer;
 #[cfg(test)]
-mod parity;
+pub(crate) mod parity;
 mod plan;
 mod plot;
 mod schedule;
@@ -25,7 +25,7 @@ use crate::adapter::Adapter;
 use crate::config::Recipe;
 use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
-use crate::model::decoder::Decoder;
+use crate::model::outline::Outline;
 use checkpoint::Checkpoint;
 use optimizer::{AdamWConfig, Moments, norm};
 use plan::Plan;
@@ -69,7 +69,7 @@ pub enum TrainEvent {
 
 /// A training's inputs.
 pub(crate) struct Training<'a> {
-    pub(crate) decoder: &'a Decoder,
+    pub(crate) outline: &'a Outline,
     pub(crate) recipe: &'a Recipe,
     pub(crate) train: &'a [Encoded],
     pub(crate) validation: &'a [Encoded],
@@ -164,7 +164,7 @@ pub(crate) struct Trainer<'a> {
 impl<'a> Trainer<'a> {
     /// A trainer at its start.
     fn begin(training: &Training<'a>, objective: Box<dyn Objective + 'a>, steps: usize) -> Result<Self> {
-        let adapter = Adapter::initialised(training.recipe, training.decoder.linears(), training.base)?;
+        let adapter = Adapter::initialised(training.recipe, training.outline, training.base)?;
         let state = TrainerState {
             max_steps: steps,
             num_train_epochs: training.recipe.num_epochs,
@@ -268,8 +268,11 @@ impl<'a> Trainer<'a> {
     fn not_finite(&self, what: &str) -> Error {
         let step = self.state.global_step + 1;
         let why = match self.objective.first_non_finite() {
-            Some(tensor) => format!("the base's tensor `{tensor}` holds NaN or infinite values"),
-            None => "the base's weights are finite, so the training diverged; lower learning_rate".to_owned(),
+            Ok(Some(tensor)) => format!("the base's tensor `{tensor}` holds NaN or infinite values"),
+            Ok(None) => "the base's weights are finite, so the training diverged; lower learning_rate".to_owned(),
+            Err(why) => format!(
+                "the training diverged, or the base's weights are not finite, which cannot be told here ({why}); lower learning_rate"
+            ),
         };
         Error::failed(format!("the {what} of step {step} is not finite: {why}"))
     }

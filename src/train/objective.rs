@@ -1,5 +1,6 @@
 //! What a training descends: the loss of an adapter on examples, and its gradients.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
@@ -36,16 +37,19 @@ pub(crate) trait Objective {
     fn loss(&mut self, adapter: &Adapter, examples: &[Encoded]) -> Result<f64>;
 
     /// The first frozen tensor that holds NaN or infinite values, when one does.
-    fn first_non_finite(&self) -> Option<String>;
+    ///
+    /// # Errors
+    /// The base's weights cannot be read here.
+    fn first_non_finite(&self) -> Result<Option<String>>;
 }
 
 /// The decoder of this crate, in this process.
-pub(crate) struct InProcess<'a> {
-    decoder: &'a Decoder,
+pub(crate) struct InProcess<'a, D> {
+    decoder: D,
     recipe: &'a Recipe,
 }
 
-impl Objective for InProcess<'_> {
+impl<D: Borrow<Decoder> + Sync> Objective for InProcess<'_, D> {
     fn gradients(&mut self, adapter: &Adapter, micro: &[Vec<&Encoded>], step: usize) -> Result<(f64, Gradients)> {
         let this = &*self;
         in_pool(|| this.gradients_of(adapter, micro, step))
@@ -56,13 +60,14 @@ impl Objective for InProcess<'_> {
         in_pool(|| this.loss_of(adapter, examples))
     }
 
-    fn first_non_finite(&self) -> Option<String> {
-        self.decoder.first_non_finite()
+    fn first_non_finite(&self) -> Result<Option<String>> {
+        Ok(self.decoder.borrow().first_non_finite())
     }
 }
 
-impl<'a> InProcess<'a> {
-    pub(crate) fn new(decoder: &'a Decoder, recipe: &'a Recipe) -> Self {
+impl<'a, D: Borrow<Decoder>> InProcess<'a, D> {
+    /// `decoder`: one's own, or a borrowed one.
+    pub(crate) fn new(decoder: D, recipe: &'a Recipe) -> Self {
         Self { decoder, recipe }
     }
 
@@ -147,9 +152,9 @@ impl<'a> InProcess<'a> {
             Some(first) if prefix > 0 => Batch::sharing(&first.ids[..prefix], own),
             _ => Batch::new(own),
         };
-        let hidden = self.decoder.hidden(&batch, adapters)?;
+        let hidden = self.decoder.borrow().hidden(&batch, adapters)?;
         let labelled = select_rows(adapters.tape(), &hidden, rows)?;
-        Ok(self.decoder.cross_entropy(adapters.tape(), &labelled, wanted, divisor)?)
+        Ok(self.decoder.borrow().cross_entropy(adapters.tape(), &labelled, wanted, divisor)?)
     }
 }
 

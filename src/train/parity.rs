@@ -6,12 +6,13 @@ use crate::adapter::{self, Adapter};
 use crate::config::{Dtype, Recipe};
 use crate::data::encode::Encoded;
 use crate::model::decoder::Decoder;
+use crate::model::outline::Outline;
 use crate::model::parity::{FAMILIES, decoder, decoder_in, fixture, reference};
 use crate::train::state::TrainerState;
-use crate::train::{InProcess, Trainer, Training};
+use crate::train::{InProcess, Objective, Trainer, Training};
 
 /// The recipe that the fixtures' references were made with.
-fn recipe() -> Recipe {
+pub(crate) fn recipe() -> Recipe {
     Recipe { weight_decay: 0.01, max_grad_norm: 0.0, learning_rate: 1e-3, ..Recipe::default() }
 }
 
@@ -23,7 +24,7 @@ const FORMS: [(&str, &str); 5] =
     [("conv1d", "gpt2"), ("bloom", "bloom"), ("falcon", "falcon"), ("mpt", "mpt"), ("gemma3", "gemma3_text")];
 
 /// A training that PEFT and torch recorded.
-struct Recorded {
+pub(crate) struct Recorded {
     /// The base's directory.
     family: &'static str,
     /// The adapter that it began with.
@@ -34,7 +35,7 @@ struct Recorded {
 
 impl Recorded {
     /// Of a family whose directory holds one.
-    fn of(family: &'static str) -> Self {
+    pub(crate) fn of(family: &'static str) -> Self {
         let (adapter, reference) = (format!("{family}/adapter"), format!("{family}/reference_lora"));
         Self { family, adapter, reference }
     }
@@ -50,7 +51,7 @@ fn examples() -> Vec<Encoded> {
     examples_of(&Recorded::of("llama"))
 }
 
-fn examples_of(recorded: &Recorded) -> Vec<Encoded> {
+pub(crate) fn examples_of(recorded: &Recorded) -> Vec<Encoded> {
     let tensors = reference(&format!("{}.safetensors", recorded.reference));
     let rows = |name: &str| tensors[name].to_vec2::<i64>().expect("a matrix of integers");
     let (ids, mask, labels) = (rows("train.input_ids"), rows("train.attention_mask"), rows("train.labels"));
@@ -72,6 +73,16 @@ fn difference(got: &[f32], want: &[f32]) -> f64 {
 }
 
 fn agrees_with_peft(recorded: &Recorded, widened: bool) {
+    let mut decoder = decoder(recorded.family);
+    if widened {
+        decoder.widen();
+    }
+    let recipe = recipe();
+    descends_as_peft(recorded, Box::new(InProcess::new(&decoder, &recipe)), &recipe);
+}
+
+/// Losses, gradients and three steps of a training are those that were recorded, whoever computes them.
+pub(crate) fn descends_as_peft(recorded: &Recorded, objective: Box<dyn Objective + '_>, recipe: &Recipe) {
     let family = recorded.family;
     let tensors = reference(&format!("{}.safetensors", recorded.reference));
     let want = |name: &str| {
@@ -82,14 +93,9 @@ fn agrees_with_peft(recorded: &Recorded, widened: bool) {
     let json: serde_json::Value = serde_json::from_str(&text).expect("json");
     let losses: Vec<f64> =
         json["losses"].as_array().expect("losses").iter().filter_map(serde_json::Value::as_f64).collect();
-    let mut decoder = decoder(family);
-    if widened {
-        decoder.widen();
-    }
-    let (recipe, examples) = (recipe(), examples_of(recorded));
+    let examples = examples_of(recorded);
     let start = adapter::load(&fixture(&recorded.adapter)).expect("an adapter");
-    let mut trainer =
-        Trainer::new(Box::new(InProcess::new(&decoder, &recipe)), &recipe, start, TrainerState::default());
+    let mut trainer = Trainer::new(objective, recipe, start, TrainerState::default());
     let together = vec![examples.iter().collect::<Vec<_>>()];
     let apart: Vec<Vec<&Encoded>> = examples.iter().map(|e| vec![e]).collect();
 
@@ -167,7 +173,7 @@ fn quantised(family: &str, path: &std::path::Path) -> usize {
 
 /// An adapter on all linear layers that changes what they give.
 fn begun(recipe: &Recipe, decoder: &Decoder) -> Adapter {
-    let mut adapter = Adapter::initialised(recipe, decoder.linears(), "base").expect("an adapter");
+    let mut adapter = Adapter::initialised(recipe, &Outline::of(decoder), "base").expect("an adapter");
     for (i, value) in adapter.modules.values_mut().flat_map(|m| &mut m.b).enumerate() {
         *value = 0.05 * (i as f32 * 0.7).sin();
     }
@@ -325,7 +331,7 @@ fn a_resumed_training_ends_with_the_same_bytes() {
     let train = |name: &str, stop_after: Option<usize>| {
         let checkpoints = directory.path().join(name);
         let training = Training {
-            decoder: &decoder,
+            outline: &Outline::of(&decoder),
             recipe: &recipe,
             train: &examples,
             validation: &examples[..1],
@@ -367,7 +373,7 @@ fn a_checkpoint_is_resumed_by_the_same_training_that_does_not_begin_again() {
     let mut resumed = Vec::new();
     for (fingerprint, again) in [("one", false), ("other", false), ("other", false), ("other", true)] {
         let training = Training {
-            decoder: &decoder,
+            outline: &Outline::of(&decoder),
             recipe: &recipe,
             train: &examples,
             validation: &[],

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::Value;
 
 use super::rotary::yarn_magnitude;
 use super::{
@@ -10,32 +10,43 @@ use super::{
     NormSpec, Positions, Projection, Residual, RopeScaling, Rotary, Router, Score, Window, Yarn,
 };
 use crate::error::{Error, Result};
+use crate::model::gguf::Header;
 
-pub(super) fn read(path: &Path, content: &Content) -> Result<DecoderSpec> {
-    let meta = Metadata { path, content };
+pub(super) fn read(path: &Path, header: &Header) -> Result<DecoderSpec> {
+    let meta = Metadata { path, header };
     let architecture = meta.required("general.architecture", |v| v.to_string().cloned())?;
     let family = Family::named(path, &architecture, Family::architecture)?;
     let meta = Keys { meta, architecture: &architecture };
-    let family = match family {
-        // Both are `deepseek2`; only V3 has the correction bias of the router, or sigmoid scores.
-        Family::DeepseekV2 | Family::DeepseekV3 => {
-            let sigmoid = meta.count_if("expert_gating_func")? == Some(2);
-            if sigmoid || meta.has_suffix("exp_probs_b.bias") { Family::DeepseekV3 } else { Family::DeepseekV2 }
-        }
-        other => other,
-    };
+    let family = of_two(&meta, family)?;
     spec(&meta, family)
+}
+
+/// The family of a file; `None` for one that is not known here.
+pub(super) fn family(path: &Path, header: &Header) -> Result<Option<Family>> {
+    let meta = Metadata { path, header };
+    let architecture = meta.required("general.architecture", |v| v.to_string().cloned())?;
+    let found = Family::ALL.into_iter().find(|family| family.architecture() == architecture);
+    found.map(|family| of_two(&Keys { meta, architecture: &architecture }, family)).transpose()
+}
+
+/// Two families are `deepseek2`; only V3 has the correction bias of the router, or sigmoid scores.
+fn of_two(keys: &Keys<'_>, family: Family) -> Result<Family> {
+    if !matches!(family, Family::DeepseekV2 | Family::DeepseekV3) {
+        return Ok(family);
+    }
+    let sigmoid = keys.count_if("expert_gating_func")? == Some(2);
+    Ok(if sigmoid || keys.has_suffix("exp_probs_b.bias") { Family::DeepseekV3 } else { Family::DeepseekV2 })
 }
 
 #[derive(Clone, Copy)]
 struct Metadata<'a> {
     path: &'a Path,
-    content: &'a Content,
+    header: &'a Header,
 }
 
 impl Metadata<'_> {
     fn optional<T>(&self, key: &str, read: impl Fn(&Value) -> candle_core::Result<T>) -> Result<Option<T>> {
-        let value = self.content.metadata.get(key).map(read).transpose();
+        let value = self.header.metadata.get(key).map(read).transpose();
         value.map_err(|e| Error::model(self.path, format!("metadata `{key}`: {e}")))
     }
 
@@ -81,11 +92,11 @@ impl Keys<'_> {
     }
 
     fn has(&self, tensor: &str) -> bool {
-        self.meta.content.tensor_infos.contains_key(tensor)
+        self.meta.header.tensors.contains_key(tensor)
     }
 
     fn has_suffix(&self, suffix: &str) -> bool {
-        self.meta.content.tensor_infos.keys().any(|name| name.ends_with(suffix))
+        self.meta.header.tensors.keys().any(|name| name.ends_with(suffix))
     }
 
     /// Which layers have a tensor of this name.
@@ -95,13 +106,13 @@ impl Keys<'_> {
 
     /// Rows of a tensor of the first layer that has it.
     fn rows(&self, suffix: &str) -> Option<usize> {
-        let found = self.meta.content.tensor_infos.iter().find(|(name, _)| name.ends_with(suffix));
-        found.and_then(|(_, info)| info.shape.dims().first().copied())
+        let found = self.meta.header.tensors.iter().find(|(name, _)| name.ends_with(suffix));
+        found.and_then(|(_, info)| info.shape.first().copied())
     }
 }
 
 /// Some writers store a list with one value a layer; equal ones are one value.
-fn whole(value: &Value) -> candle_core::Result<u64> {
+pub(in crate::model) fn whole(value: &Value) -> candle_core::Result<u64> {
     match value {
         Value::Array(items) => {
             let all = items.iter().map(Value::to_u64).collect::<candle_core::Result<Vec<_>>>()?;
@@ -119,7 +130,7 @@ fn whole(value: &Value) -> candle_core::Result<u64> {
 
 fn spec(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
     let path = keys.meta.path;
-    let vocab_size = match keys.meta.content.tensor_infos.get("token_embd.weight").map(|t| t.shape.dims()) {
+    let vocab_size = match keys.meta.header.tensors.get("token_embd.weight").map(|t| t.shape.as_slice()) {
         Some([vocab, _]) => *vocab,
         _ => return Err(Error::model(path, "tensor `token_embd.weight` is missing or not a matrix")),
     };

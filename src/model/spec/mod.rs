@@ -11,8 +11,10 @@ mod write;
 
 use std::path::Path;
 
+pub(in crate::model) use gguf::whole;
 pub use rotary::{RopeScaling, Rotary, Yarn};
 
+use super::gguf::Header;
 use crate::error::{Error, Result};
 
 /// A family of models that can be loaded.
@@ -90,6 +92,14 @@ impl Family {
             Self::Gemma3 => "gemma3",
             _ => self.name(),
         }
+    }
+
+    /// The family of a GGUF file; `None` for one that this crate's decoder is not.
+    ///
+    /// # Errors
+    /// Metadata that is missing or of another type.
+    pub(crate) fn of_gguf(path: &Path, header: &Header) -> Result<Option<Self>> {
+        gguf::family(path, header)
     }
 
     fn named(path: &Path, name: &str, of: impl Fn(Self) -> &'static str) -> Result<Self> {
@@ -388,8 +398,8 @@ impl DecoderSpec {
     ///
     /// # Errors
     /// As [`Self::from_config`].
-    pub(crate) fn from_gguf(path: &Path, content: &candle_core::quantized::gguf_file::Content) -> Result<Self> {
-        let spec = gguf::read(path, content)?;
+    pub(crate) fn from_gguf(path: &Path, header: &Header) -> Result<Self> {
+        let spec = gguf::read(path, header)?;
         spec.check(path)?;
         Ok(spec)
     }

@@ -1,0 +1,322 @@
+//! What a base's layers are called and how large they are, without its weights: all that an adapter and its files need to know.
+//!
+//! A GGUF file's outline is taken from its header, so that it is there for types of tensors and for families that this crate's decoder
+//! has not, and llama.cpp has.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::Value;
+
+use super::decoder::Decoder;
+use super::gguf::{Header, TensorInfo};
+use super::names::{LLAMA, Names, PHI3, names};
+use super::rows::{GgufRows, RowOrder, gguf_rows};
+use super::spec::Family;
+use crate::error::{Error, Result};
+
+/// Families that llama.cpp computes and this crate's decoder does not, by GGUF's name: what Hugging Face calls their layers, and how
+/// llama.cpp's converter orders their rows.
+const OTHERS: [(&str, Names, GgufRows); 4] = [
+    ("granite", LLAMA, GgufRows::Interleaved),
+    ("olmo2", LLAMA, GgufRows::Same),
+    ("phi3", PHI3, GgufRows::Same),
+    ("smollm3", LLAMA, GgufRows::Interleaved),
+];
+
+/// A base without its weights.
+#[derive(Clone, Debug)]
+pub(crate) struct Outline {
+    /// Its family as `model_type`, or as GGUF calls it where this crate has no decoder for it.
+    pub(crate) family: String,
+    /// GGUF's `general.architecture`.
+    pub(crate) architecture: String,
+    /// `None`: what Hugging Face calls its layers is not known, and they go by GGUF's names.
+    names: Option<Names>,
+    rows: RowOrder,
+    /// (out, in) of every linear layer of every block, but routers, by its path: those that `all-linear` adapts.
+    pub(crate) layers: BTreeMap<String, [usize; 2]>,
+    /// In each layer that has them; 0 for none.
+    pub(crate) experts: usize,
+    /// Rows of the embedding.
+    pub(crate) vocabulary: usize,
+    /// Longest sequence, in tokens.
+    pub(crate) context: usize,
+    /// Weights; a tied head counts once.
+    pub(crate) parameters: u64,
+}
+
+impl Outline {
+    /// That of a loaded decoder.
+    pub(crate) fn of(decoder: &Decoder) -> Self {
+        let spec = &decoder.spec;
+        Self {
+            family: spec.family.name().to_owned(),
+            architecture: spec.family.architecture().to_owned(),
+            names: Some(decoder.names()),
+            rows: RowOrder::new(spec, gguf_rows(spec.family)),
+            layers: decoder.linears().map(|l| (l.path.clone(), [l.frozen.weight.rows, l.frozen.weight.cols])).collect(),
+            experts: spec.feed_forward.experts.as_ref().map_or(0, |e| e.count),
+            vocabulary: spec.vocab_size,
+            context: spec.context,
+            parameters: decoder.parameters(),
+        }
+    }
+
+    /// That of a GGUF file.
+    ///
+    /// # Errors
+    /// Metadata that is missing or cannot be.
+    pub(crate) fn of_gguf(path: &Path, header: &Header) -> Result<Self> {
+        let keys = Keys { path, header, architecture: architecture(path, header)? };
+        let family = Family::of_gguf(path, header)?;
+        let other = OTHERS.iter().find(|(name, ..)| *name == keys.architecture);
+        let names = match (family, other) {
+            (Some(family), _) => Some(names(family, header.tensors.contains_key("blk.0.attn_norm_2.weight"))),
+            (None, Some((_, names, _))) => Some(*names),
+            (None, None) => None,
+        };
+        let file = match (family, other) {
+            (Some(family), _) => gguf_rows(family),
+            (None, Some((.., rows))) => *rows,
+            (None, None) => GgufRows::Same,
+        };
+        let rows = if file == GgufRows::Same { RowOrder::SAME } else { keys.row_order(file)? };
+        let Some([vocabulary, _]) = header.tensors.get("token_embd.weight").map(|info| info.shape.as_slice()) else {
+            return Err(Error::model(path, "tensor `token_embd.weight` is missing or not a matrix"));
+        };
+        let mut outline = Self {
+            family: family.map_or_else(|| keys.architecture.to_owned(), |family| family.name().to_owned()),
+            architecture: keys.architecture.to_owned(),
+            names,
+            rows,
+            layers: BTreeMap::new(),
+            experts: 0,
+            vocabulary: *vocabulary,
+            context: keys.count("context_length")?,
+            parameters: 0,
+        };
+        let blocks = keys.count("block_count")?;
+        for (name, info) in &header.tensors {
+            let block = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+            // DeepSeek's files hold blocks that predict further tokens, and Llama's factors of its angles.
+            if block.is_some_and(|block| block >= blocks) || name == "rope_freqs.weight" {
+                continue;
+            }
+            let elements = info.elements().and_then(|n| u64::try_from(n).ok());
+            let sum = elements.and_then(|n| outline.parameters.checked_add(n));
+            outline.parameters = sum.ok_or_else(|| impossible(path, name, info))?;
+            if block.is_some() {
+                outline.add(path, header, name, info)?;
+            }
+        }
+        Ok(outline)
+    }
+
+    /// Takes up a block's tensor when it is a layer's, or those of all experts'.
+    fn add(&mut self, path: &Path, header: &Header, name: &str, info: &TensorInfo) -> Result<()> {
+        let Some(stem) = name.strip_suffix(".weight") else { return Ok(()) };
+        // A router is no layer that an adapter changes; the values' half of a latent attention is told by the keys'.
+        let module = stem.rsplit('.').next().unwrap_or_default();
+        if ["ffn_gate_inp", "ffn_gate_inp_shexp", "attn_v_b"].contains(&module) {
+            return Ok(());
+        }
+        match (info.shape.as_slice(), module) {
+            ([heads, rank, nope], "attn_k_b") => {
+                let halves = format!("{}attn_v_b.weight", name.trim_end_matches("attn_k_b.weight"));
+                let values = match header.tensors.get(&halves).map(|info| info.shape.as_slice()) {
+                    Some([_, values, _]) => *values,
+                    _ => return Err(Error::model(path, format!("tensor `{halves}` is missing or of another shape"))),
+                };
+                let rows = nope.checked_add(values).and_then(|n| n.checked_mul(*heads));
+                let whole = self.names.map_or_else(|| stem.to_owned(), |names| kv_b(&names, stem));
+                self.layers.insert(whole, [rows.ok_or_else(|| impossible(path, name, info))?, *rank]);
+            }
+            ([count, outside, inside], _) if module.ends_with("_exps") => {
+                // Each expert becomes an entry: none is empty, so there are no more than the file has bytes.
+                if *count > MOST_EXPERTS || outside * inside == 0 {
+                    return Err(impossible(path, name, info));
+                }
+                self.experts = *count;
+                self.layers.extend(self.paths(stem).into_iter().map(|path| (path, [*outside, *inside])));
+            }
+            ([outside, inside], _) => {
+                let layer = self.paths(stem).remove(0);
+                let (order, fits) =
+                    (self.rows, self.names.is_none_or(|names| self.rows.fits(&names, &layer, *outside)));
+                if !fits {
+                    let RowOrder { heads, kv_heads, head_dim, .. } = order;
+                    let message = format!(
+                        "tensor `{name}` has {outside} rows, which are not those of {heads} and {kv_heads} heads of {head_dim}"
+                    );
+                    return Err(Error::model(path, message));
+                }
+                self.layers.insert(layer, [*outside, *inside]);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Are its layers called as Hugging Face calls them, so that PEFT's adapters can be put on them?
+    pub(crate) fn has_names(&self) -> bool {
+        self.names.is_some()
+    }
+
+    /// Says what to do without them; `path` is the adapter's.
+    pub(crate) fn no_names(&self, path: &Path) -> Error {
+        let known: Vec<&str> =
+            Family::ALL.iter().map(|f| f.architecture()).chain(OTHERS.iter().map(|(name, ..)| *name)).collect();
+        let (architecture, known) = (&self.architecture, known.join(", "));
+        let message = format!(
+            "cannot be put on a base of the family `{architecture}`, whose layers finetest knows by GGUF's names alone (by Hugging \
+             Face's: {known}); convert the adapter with llama.cpp's convert_lora_to_gguf.py, and give that file as [adapter] path"
+        );
+        Error::model(path, message)
+    }
+
+    /// The paths of a GGUF tensor's layers: one, or one for each expert. `stem` is before `.weight`: `blk.3.ffn_up_exps`.
+    pub(crate) fn paths(&self, stem: &str) -> Vec<String> {
+        let weight = format!("{stem}.weight");
+        let path = self.names.map_or_else(|| weight.clone(), |names| names.hugging_face(&weight));
+        let path = path.strip_suffix(".weight").unwrap_or(&path);
+        let (all, part) = match (&self.names, path.ends_with("_exps")) {
+            (Some(names), _) => match names.stack(path) {
+                Some((all, part)) => (all, format!(".{part}")),
+                None => return vec![path.to_owned()],
+            },
+            (None, true) => (path, String::new()),
+            (None, false) => return vec![path.to_owned()],
+        };
+        (0..self.experts).map(|expert| format!("{all}.{expert}{part}")).collect()
+    }
+
+    /// The number of experts whose layers a GGUF tensor holds together; `None` where it holds one layer.
+    pub(crate) fn stacked(&self, stem: &str) -> Option<usize> {
+        stem.ends_with("_exps").then_some(self.experts)
+    }
+
+    /// What GGUF calls the layer at this path: `blk.3.attn_q` for `model.layers.3.self_attn.q_proj`, and `blk.3.ffn_up_exps` for any
+    /// expert's.
+    pub(crate) fn gguf(&self, path: &str) -> Option<String> {
+        match &self.names {
+            Some(names) => names.gguf(names.expert(path).as_ref().map_or(path, |(stack, _)| stack)),
+            None => match path.rsplit_once('.') {
+                Some((stack, expert)) if stack.ends_with("_exps") && expert.parse::<usize>().is_ok() => {
+                    Some(stack.to_owned())
+                }
+                _ => Some(path.to_owned()),
+            },
+        }
+    }
+
+    /// An expert's number.
+    pub(crate) fn expert(&self, path: &str) -> Option<usize> {
+        match &self.names {
+            Some(names) => names.expert(path).map(|(_, expert)| expert),
+            None => path.rsplit_once('.').filter(|(stack, _)| stack.ends_with("_exps"))?.1.parse().ok(),
+        }
+    }
+
+    /// Where row i of Hugging Face's order lies in GGUF's, of the layer at `path`; `None`: at i.
+    pub(crate) fn order(&self, path: &str, rows: usize) -> Option<Vec<usize>> {
+        self.names.and_then(|names| self.rows.of_path(&names, path, rows))
+    }
+
+    /// Is it a latent attention's layer of keys and values, which newer files hold in two halves?
+    pub(crate) fn is_kv_b(&self, path: &str) -> bool {
+        self.names.is_some_and(|names| path.ends_with(&format!(".{}", names.kv_b)))
+    }
+
+    /// Paths of the embedding and the head.
+    pub(crate) fn vocabulary_paths(&self) -> [&'static str; 2] {
+        self.names.map_or(["token_embd", "output"], |names| [names.embedding, names.head])
+    }
+}
+
+/// Experts that a layer may have.
+const MOST_EXPERTS: usize = 1 << 12;
+
+/// The path of both halves together, of `blk.3.attn_k_b`.
+fn kv_b(names: &Names, stem: &str) -> String {
+    let whole = format!("{}attn_kv_b.weight", stem.trim_end_matches("attn_k_b"));
+    names.hugging_face(&whole).trim_end_matches(".weight").to_owned()
+}
+
+fn impossible(path: &Path, name: &str, info: &TensorInfo) -> Error {
+    Error::model(path, format!("tensor `{name}` has the impossible shape {:?}", info.shape))
+}
+
+/// GGUF's name of the model's family.
+fn architecture<'h>(path: &Path, header: &'h Header) -> Result<&'h str> {
+    match header.metadata.get("general.architecture") {
+        Some(Value::String(architecture)) => Ok(architecture),
+        Some(_) => Err(Error::model(path, "metadata `general.architecture` is not a text")),
+        None => Err(Error::model(path, "metadata `general.architecture` is missing")),
+    }
+}
+
+/// Keys that begin with the architecture's name.
+struct Keys<'a> {
+    path: &'a Path,
+    header: &'a Header,
+    architecture: &'a str,
+}
+
+impl Keys<'_> {
+    fn count_if(&self, name: &str) -> Result<Option<usize>> {
+        let key = format!("{}.{name}", self.architecture);
+        let value = self.header.metadata.get(&key).map(super::spec::whole).transpose();
+        let value = value.map_err(|e| Error::model(self.path, format!("metadata `{key}`: {e}")))?;
+        Ok(value.and_then(|n| usize::try_from(n).ok()))
+    }
+
+    fn count(&self, name: &str) -> Result<usize> {
+        let missing = || Error::model(self.path, format!("metadata `{}.{name}` is missing", self.architecture));
+        self.count_if(name)?.ok_or_else(missing)
+    }
+
+    fn row_order(&self, file: GgufRows) -> Result<RowOrder> {
+        let heads = self.count("attention.head_count")?;
+        let kv_heads = self.count_if("attention.head_count_kv")?.unwrap_or(heads);
+        let own = self.count_if("attention.key_length")?;
+        let head_dim = own.unwrap_or(self.count("embedding_length")? / heads.max(1));
+        if kv_heads == 0 || head_dim < 2 || head_dim % 2 != 0 || !heads.is_multiple_of(kv_heads) {
+            let message = format!("{heads} and {kv_heads} heads of {head_dim} cannot be");
+            return Err(Error::model(self.path, message));
+        }
+        Ok(RowOrder { file, heads, kv_heads, head_dim })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::parity::{decoder, fixture};
+    use crate::model::weights::map_file;
+
+    fn of_file(name: &str) -> Outline {
+        let path = fixture(name);
+        let map = map_file(&path).expect("a file");
+        Outline::of_gguf(&path, &Header::read(&path, &map).expect("a header")).expect("an outline")
+    }
+
+    /// What is told by a file's header alone is what its decoder has.
+    #[test]
+    fn the_outline_of_a_file_is_its_decoder_s() {
+        for family in Family::ALL {
+            let name = format!("{}/model.gguf", family.name());
+            let (file, decoder) = (of_file(&name), Outline::of(&decoder(&name)));
+            assert_eq!((&file.family, &file.architecture), (&decoder.family, &decoder.architecture));
+            assert_eq!(file.layers, decoder.layers, "{name}");
+            let counts = |o: &Outline| (o.experts, o.vocabulary, o.context, o.parameters);
+            assert_eq!(counts(&file), counts(&decoder), "{name}");
+            for (path, [rows, _]) in &file.layers {
+                assert_eq!(file.order(path, *rows), decoder.order(path, *rows), "{name}: {path}");
+                assert_eq!(file.gguf(path), decoder.gguf(path), "{path}");
+                assert_eq!(file.expert(path), decoder.expert(path), "{path}");
+            }
+            assert_eq!(file.vocabulary_paths(), decoder.vocabulary_paths());
+        }
+    }
+}
