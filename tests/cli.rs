@@ -358,7 +358,7 @@ fn damaged_ggufs_are_errors() {
 
 /// A tensor's type lies behind its name, its number of dimensions and these: 23 is ggml's IQ4_XS.
 #[test]
-fn a_gguf_of_a_type_that_is_not_read_is_no_damaged_one() {
+fn a_gguf_of_a_type_that_candle_has_not_is_told_and_where_it_can_be_used() {
     let project = Project::new();
     let mut bytes = std::fs::read(support::fixture("llama/model.gguf")).expect("a GGUF");
     let name = b"token_embd.weight";
@@ -366,7 +366,17 @@ fn a_gguf_of_a_type_that_is_not_read_is_no_damaged_one() {
     bytes[at..at + 4].copy_from_slice(&23u32.to_le_bytes());
     std::fs::write(project.path("m.gguf"), bytes).expect("written");
     project.write("finetest.toml", &support::MANIFEST.replace("source = \"model\"", "source = \"m.gguf\""));
-    project.run(&["train"]).fails(1, &["m.gguf", "in a type that is not read", "Q4_0", "llama-quantize"]);
+    let words = ["m.gguf", "tensor `token_embd.weight` is in IQ4_XS", "--backend llama-cpp", "Q4_0", "llama-quantize"];
+    project.run(&["train"]).fails(1, &words);
+}
+
+#[test]
+fn a_gguf_of_a_family_that_candle_has_not_is_told_and_where_it_can_be_used() {
+    let project = Project::new();
+    std::fs::copy(support::fixture("llama_cpp_only/granite/model.gguf"), project.path("m.gguf")).expect("a copy");
+    project.write("finetest.toml", &support::MANIFEST.replace("source = \"model\"", "source = \"m.gguf\""));
+    let words = ["m.gguf", "model family `granite` is not known; known are: llama, qwen2", "--backend llama-cpp"];
+    project.run(&["train"]).fails(1, &words);
 }
 
 #[test]

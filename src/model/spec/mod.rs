@@ -106,7 +106,14 @@ impl Family {
         Self::ALL.into_iter().find(|f| of(*f) == name).ok_or_else(|| {
             let mut known: Vec<&str> = Self::ALL.iter().map(|f| of(*f)).collect();
             known.dedup();
-            Error::model(path, format!("model family `{name}` is not known; known are: {}", known.join(", ")))
+            let known = known.join(", ");
+            // llama.cpp reads GGUF alone.
+            let other = if path.extension().is_some_and(|e| e == "json") {
+                ""
+            } else {
+                "; llama.cpp may know it: --backend llama-cpp"
+            };
+            Error::model(path, format!("model family `{name}` is not known; known are: {known}{other}"))
         })
     }
 }
