@@ -141,6 +141,32 @@ fn both_backends_pass_the_cross_check() {
     }
 }
 
+#[test]
+fn a_cross_check_that_finds_a_difference_ends_with_its_own_code() {
+    let project = llama();
+    // Sums in another order: some of the KL is there, however little.
+    let ran = project.run(&["crosscheck", "--max-kl", "0"]).expect(100);
+    assert!(ran.stdout.contains("base: a mean KL of "), "{}", ran.stdout);
+    assert!(ran.stdout.lines().last().is_some_and(|line| line.starts_with("DIFFERENT")), "{}", ran.stdout);
+    project.run(&["crosscheck", "--max-kl=-1"]).fails(2, &["--max-kl is -1, expected 0 or more"]);
+    project.run(&["crosscheck", "--min-same-top1", "99"]).fails(2, &["--min-same-top1 is 99, expected 0 to 1"]);
+}
+
+#[test]
+fn a_project_of_choices_alone_passes_the_cross_check() {
+    let project = llama();
+    let choice = SCENARIO.split("[[cases]]").next().expect("a head").to_owned()
+        + "[[cases]]\nprompt = \"hello there, what is it?\"\nchecks = [{ choice = { answer = \" a cat\", others = [\" a dog\"] } }]\n";
+    project.write("scenarios/anything.toml", &choice);
+    let check = compared(&project.run(&["crosscheck", "--json"]).expect(0));
+    for arm in check["arms"].as_array().expect("arms") {
+        assert_eq!((&arm["answers"], &arm["choices"], &arm["same_top1"]), (&json!(0), &json!(2), &Value::Null));
+        assert!(arm["choice_max"].as_f64().expect("a number") < 1e-4, "{arm}");
+    }
+    let text = project.run(&["crosscheck"]).expect(0).stdout;
+    assert!(text.contains("2 choices at most") && !text.contains("NaN"), "{text}");
+}
+
 /// ggml's own assert fails at one prompt: the worker is killed by it, the other cases are answered, and the case says why.
 #[test]
 fn an_assert_of_ggml_is_one_cases_error() {

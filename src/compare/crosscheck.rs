@@ -18,6 +18,8 @@ const LISTED: usize = 20;
 pub struct Limits {
     /// Least share of positions with the same most likely token, of each arm.
     pub min_same_top1: f64,
+    /// Most of the mean KL(reference ‖ other) of each arm, nats/token; none unless it is asked for.
+    pub max_kl: Option<f64>,
     /// Most cases of an arm whose verdict differs.
     pub max_flips: usize,
     /// Most hard texts that are cut into other tokens; of the prompts that are asked, none may be.
@@ -26,7 +28,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { min_same_top1: 0.99, max_flips: 0, max_texts: 0 }
+        Self { min_same_top1: 0.99, max_kl: None, max_flips: 0, max_texts: 0 }
     }
 }
 
@@ -115,12 +117,16 @@ pub struct ArmCheck {
     pub same_answers: usize,
     /// Tokens of the reference's answers, at which the distributions are compared.
     pub positions: usize,
-    /// Mean KL(reference ‖ other), nats/token.
-    pub kl_mean: f64,
+    /// Mean KL(reference ‖ other), nats/token; none without positions.
+    pub kl_mean: Option<f64>,
     /// Largest KL at a position.
     pub kl_max: f64,
-    /// Share of positions with the same most likely token.
-    pub same_top1: f64,
+    /// Share of positions with the same most likely token; none without positions.
+    pub same_top1: Option<f64>,
+    /// Choices that both scored.
+    pub choices: usize,
+    /// Largest difference of a choice's log-likelihood, nats/token.
+    pub choice_max: f64,
     /// Where answers part, what is no near-tie first; the first of them.
     pub divergences: Vec<Divergence>,
     /// How many part where the tokens are no near-tie.
@@ -209,7 +215,7 @@ impl CrossCheck {
             let own = arms.iter().filter(|(arm, _)| *arm == flip.arm).flat_map(|(_, measured)| &measured.divergences);
             flip.near_tie = own.into_iter().any(|parted| parted.case == flip.case && parted.is_near_tie());
         }
-        let arms: Vec<ArmCheck> = arms.into_iter().map(|(arm, measured)| measured.check(arm)).collect();
+        let arms: Vec<ArmCheck> = arms.into_iter().map(|(arm, measured)| measured.check(arm, runs)).collect();
         let mut check = Self { backends, exact, limits, texts, prompts, arms, flips, errors, passed: false };
         check.passed = check.problems().is_empty() && check.errors.is_empty();
         check
@@ -236,15 +242,23 @@ impl CrossCheck {
     pub fn problems_of_arms(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for arm in &self.arms {
-            // Written so that NaN is a problem: nothing was compared.
-            if arm.same_top1.is_nan() || arm.same_top1 < self.limits.min_same_top1 {
+            // A project of choices alone generates nothing.
+            if arm.positions == 0 && (arm.answers > 0 || arm.choices == 0) {
+                problems.push(format!("{}: there is nothing to compare", arm.arm));
+            }
+            if let Some(same) = arm.same_top1.filter(|same| same.is_nan() || *same < self.limits.min_same_top1) {
                 problems.push(format!(
                     "{}: the same first choice at {:.2} % of {} positions, expected at least {:.2} %",
                     arm.arm,
-                    100.0 * arm.same_top1,
+                    100.0 * same,
                     arm.positions,
                     100.0 * self.limits.min_same_top1
                 ));
+            }
+            if let (Some(kl), Some(most)) = (arm.kl_mean, self.limits.max_kl)
+                && (kl.is_nan() || kl > most)
+            {
+                problems.push(format!("{}: a mean KL of {kl:.2e} nats/token, expected at most {most:.2e}", arm.arm));
             }
             let flipped = self.flips.iter().filter(|flip| flip.arm == arm.arm).count();
             if flipped > self.limits.max_flips {
@@ -261,11 +275,13 @@ impl CrossCheck {
 }
 
 impl Measured {
-    fn check(self, arm: String) -> ArmCheck {
+    fn check(self, arm: String, runs: [&RunRecord; 2]) -> ArmCheck {
         let samples = &self.samples;
         let kl = || samples.iter().flat_map(|sample| &sample.kl).copied();
         let same = samples.iter().flat_map(|sample| &sample.same_top1).filter(|same| **same).count();
         let positions = kl().count();
+        let share = |sum: f64| (positions > 0).then(|| sum / positions as f64);
+        let choices = choices(runs, &arm);
         let (near, clear): (Vec<_>, Vec<_>) = self.divergences.into_iter().partition(Divergence::is_near_tie);
         let (clear_divergences, parted) = (clear.len(), clear.len() + near.len());
         ArmCheck {
@@ -273,13 +289,31 @@ impl Measured {
             answers: self.answers,
             same_answers: self.answers - parted,
             positions,
-            kl_mean: kl().sum::<f64>() / positions as f64,
+            kl_mean: share(kl().sum()),
             kl_max: kl().fold(0.0, f64::max),
-            same_top1: same as f64 / positions as f64,
+            same_top1: share(same as f64),
+            choices: choices.len(),
+            choice_max: choices.into_iter().fold(0.0, larger),
             divergences: clear.into_iter().chain(near).take(LISTED).collect(),
             clear_divergences,
         }
     }
+}
+
+/// By how much the log-likelihoods of each choice of an arm differ, nats/token.
+fn choices([one, other]: [&RunRecord; 2], arm: &str) -> Vec<f64> {
+    let scores = |case: &CaseRecord| -> Vec<(f64, usize)> {
+        let completion = case.answers.get(arm).and_then(|answer| answer.completion.as_ref());
+        completion.iter().flat_map(|c| &c.choices).map(|c| (c.log_likelihood, c.tokens)).collect()
+    };
+    let cases = one.cases().zip(other.cases()).map(|((_, case), (_, same))| (scores(case), scores(same)));
+    let pairs = cases.flat_map(|(ours, theirs)| ours.into_iter().zip(theirs));
+    pairs.map(|((ours, tokens), (theirs, _))| (ours - theirs).abs() / tokens.max(1) as f64).collect()
+}
+
+/// The larger of two; what is not finite is larger than anything.
+fn larger(a: f64, b: f64) -> f64 {
+    if b > a || b.is_nan() { b } else { a }
 }
 
 /// What either run has no answer to, drift and proof included.
@@ -318,7 +352,7 @@ mod tests {
     use super::*;
 
     use crate::record::fixture::{self, F, P};
-    use crate::record::{BASE, Role, TUNED};
+    use crate::record::{BASE, ChoiceScore, Role, TUNED};
 
     fn spell(id: u32) -> String {
         format!("t{id}")
@@ -415,6 +449,38 @@ mod tests {
 
     #[test]
     fn nothing_compared_is_no_pass() {
-        assert!(!check([(P, P), (P, P)], &[], TokenCheck::default()).passed);
+        let check = check([(P, P), (P, P)], &[], TokenCheck::default());
+        assert_eq!(check.problems(), ["base: there is nothing to compare", "tuned: there is nothing to compare"]);
+        assert!(!check.passed);
+    }
+
+    #[test]
+    fn a_project_of_choices_alone_is_compared_by_their_likelihoods() {
+        let run = |log_likelihood| {
+            let mut run = fixture::run(vec![fixture::scenario("facts", Role::Control, &[(P, P)])]);
+            for answer in run.scenarios[0].cases[0].answers.values_mut() {
+                let choice = ChoiceScore { text: "yes".into(), log_likelihood, tokens: 4 };
+                answer.completion.as_mut().expect("an answer").choices.push(choice);
+            }
+            run
+        };
+        let arms = || [BASE, TUNED].map(|arm| (arm.to_owned(), Measured::default())).to_vec();
+        let of = |runs: [&RunRecord; 2]| {
+            let texts = TokenCheck::default();
+            CrossCheck::of(runs, false, texts.clone(), texts, arms(), Limits::default())
+        };
+        let check = of([&run(-2.0), &run(-2.5)]);
+        assert!(check.passed, "{:?}", check.problems());
+        assert_eq!((check.arms[0].choices, check.arms[0].choice_max), (1, 0.125));
+        assert_eq!((check.arms[0].same_top1, check.arms[0].kl_mean), (None, None));
+    }
+
+    #[test]
+    fn a_limit_of_the_divergence_is_held_when_it_is_given() {
+        let mut check = check([(P, P), (P, P)], &[true; 10], TokenCheck::default());
+        check.limits.max_kl = Some(0.02);
+        assert!(check.problems().is_empty());
+        check.limits.max_kl = Some(0.005);
+        assert_eq!(check.problems()[0], "base: a mean KL of 1.00e-2 nats/token, expected at most 5.00e-3");
     }
 }

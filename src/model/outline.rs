@@ -44,6 +44,8 @@ pub(crate) struct Outline {
     pub(crate) context: usize,
     /// Weights; a tied head counts once.
     pub(crate) parameters: u64,
+    /// This crate's decoder knows its family and reads its types of tensors.
+    pub(crate) decodable: bool,
 }
 
 impl Outline {
@@ -60,6 +62,7 @@ impl Outline {
             vocabulary: spec.vocab_size,
             context: spec.context,
             parameters: decoder.parameters(),
+            decodable: true,
         }
     }
 
@@ -95,6 +98,7 @@ impl Outline {
             vocabulary: *vocabulary,
             context: keys.count("context_length")?,
             parameters: 0,
+            decodable: family.is_some() && header.tensors.values().all(|info| info.kind.candle().is_some()),
         };
         let blocks = keys.count("block_count")?;
         for (name, info) in &header.tensors {
@@ -309,7 +313,7 @@ mod tests {
             let (file, decoder) = (of_file(&name), Outline::of(&decoder(&name)));
             assert_eq!((&file.family, &file.architecture), (&decoder.family, &decoder.architecture));
             assert_eq!(file.layers, decoder.layers, "{name}");
-            let counts = |o: &Outline| (o.experts, o.vocabulary, o.context, o.parameters);
+            let counts = |o: &Outline| (o.experts, o.vocabulary, o.context, o.parameters, o.decodable);
             assert_eq!(counts(&file), counts(&decoder), "{name}");
             for (path, [rows, _]) in &file.layers {
                 assert_eq!(file.order(path, *rows), decoder.order(path, *rows), "{name}: {path}");

@@ -71,19 +71,27 @@ fn tokens(page: &mut Page, name: &str, what: &str, check: &TokenCheck) {
 }
 
 fn one(page: &mut Page, check: &CrossCheck, arm: &ArmCheck) {
-    let text = format!(
-        "same first choice {:.2} % of {} positions, KL {:.2e} nats/token (largest {:.2e}); {} of {} answers the same, {} part at a \
-         near-tie",
-        100.0 * arm.same_top1,
-        arm.positions,
-        arm.kl_mean,
-        arm.kl_max,
-        arm.same_answers,
-        arm.answers,
-        arm.answers - arm.same_answers - arm.clear_divergences
-    );
-    let ink = if arm.same_top1 >= check.limits.min_same_top1 { Ink::Dim } else { Ink::Bad };
-    row(page, &arm.arm, ink, &text);
+    let mut parts = Vec::new();
+    if let (Some(same), Some(kl)) = (arm.same_top1, arm.kl_mean) {
+        parts.push(format!(
+            "same first choice {:.2} % of {} positions, KL {kl:.2e} nats/token (largest {:.2e})",
+            100.0 * same,
+            arm.positions,
+            arm.kl_max
+        ));
+    }
+    if arm.answers > 0 {
+        let near = arm.answers - arm.same_answers - arm.clear_divergences;
+        parts.push(format!("{} of {} answers the same, {near} part at a near-tie", arm.same_answers, arm.answers));
+    }
+    if arm.choices > 0 {
+        parts.push(format!("{} choices at most {:.2e} nats/token apart", arm.choices, arm.choice_max));
+    }
+    if parts.is_empty() {
+        parts.push("nothing to compare".to_owned());
+    }
+    let ink = if arm.same_top1.is_none_or(|same| same >= check.limits.min_same_top1) { Ink::Dim } else { Ink::Bad };
+    row(page, &arm.arm, ink, &parts.join("; "));
     for parted in arm.divergences.iter().filter(|parted| !parted.is_near_tie()) {
         let [one, other] = parted.tokens.each_ref().map(shown);
         let how = parted.margin.map_or_else(|| "one of them ended".to_owned(), |nats| format!("{nats:.3} nats apart"));
@@ -114,9 +122,11 @@ mod tests {
             answers: 3,
             same_answers: 2,
             positions: 400,
-            kl_mean: 1.5e-4,
+            kl_mean: Some(1.5e-4),
             kl_max: 0.02,
-            same_top1,
+            same_top1: Some(same_top1),
+            choices: 8,
+            choice_max: 3e-4,
             divergences: vec![Divergence {
                 case: "control::facts::france".into(),
                 at: 7,
@@ -161,6 +171,7 @@ mod tests {
             "39 of 40 texts",
             "85 of 85 prompts",
             "98.00 % of 400",
+            "8 choices at most 3.00e-4",
             "at token 7: \" yes\" (11) and the end",
             "passed and failed, the answers part at a near-tie",
             "DIFFERENT  3 differences",
