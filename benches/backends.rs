@@ -5,7 +5,9 @@
 //! cargo bench --features llama-cpp --bench backends
 //! ```
 //!
-//! The suite is asked three ways on candle: snapshots verified, answers generated without a guess, and that one row at a time.
+//! The suite is asked three ways on candle: snapshots verified, answers generated without a guess, and that one row at a time. Training
+//! is done twice: the example's own, whose system message candle computes once a step, and its conversations without that message in
+//! packed windows of 256 tokens.
 #![expect(clippy::print_stdout, reason = "its result is printed")]
 
 use std::path::Path;
@@ -15,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// Optimizer steps of four examples each.
 const STEPS: usize = 12;
+/// Optimizer steps of one packed window each.
+const PACKED: usize = 40;
 
 fn main() {
     // `cargo bench -- FILTER` is for criterion's benches.
@@ -36,6 +40,12 @@ fn main() {
         "[adapter]\npath = \"trained\"\n[train]\nmax_steps = {STEPS}\nmicro_batch_size = 4\neval_steps = 1000\n"
     );
     own("train.toml", &train);
+    std::fs::write(root.join("data/packed.jsonl"), without_system(&root.join("data/train.jsonl"))).expect("data");
+    let packed = format!(
+        "[adapter]\npath = \"packed\"\n[data]\ntrain = \"data/packed.jsonl\"\n[train]\nmax_steps = {PACKED}\nsample_packing = true\n\
+         sequence_len = 256\neval_steps = 1000\n"
+    );
+    own("train-packed.toml", &packed);
     println!("{:>10}  {:<12} {:>9} {:>10} {:>9}", "backend", "work", "seconds", "tokens/s", "peak MB");
     for (backend, suites) in [("candle", vec!["verified", "generated", "one-by-one"]), ("llama-cpp", vec!["generated"])]
     {
@@ -43,9 +53,22 @@ fn main() {
             let _ = std::fs::remove_dir_all(root.join(".finetest/store"));
             measure(root, backend, suite, &["run"]);
         }
-        let _ = std::fs::remove_dir_all(root.join("trained"));
-        measure(root, backend, "train", &["train", "--force"]);
+        for (work, adapter) in [("train", "trained"), ("train-packed", "packed")] {
+            let _ = std::fs::remove_dir_all(root.join(adapter));
+            measure(root, backend, work, &["train", "--force"]);
+        }
     }
+}
+
+/// Lines of data without their system messages.
+fn without_system(path: &Path) -> String {
+    let line = |line: &str| {
+        let mut example: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let messages = example["messages"].as_array_mut().expect("messages");
+        messages.retain(|message| message["role"] != "system");
+        format!("{example}\n")
+    };
+    std::fs::read_to_string(path).expect("data").lines().map(line).collect()
 }
 
 /// Runs the command line on a manifest and prints a row.
@@ -80,7 +103,7 @@ fn measure(root: &Path, backend: &str, work: &str, command: &[&str]) {
     assert!(matches!(output.status.code(), Some(0 | 100)), "{backend} {work}: {said}");
     let rate =
         said.lines().rev().find_map(|line| line.split_once(" tokens/s")?.0.rsplit(' ').next()?.parse::<f64>().ok());
-    let rate = rate.filter(|_| work == "train").map_or_else(|| "–".to_owned(), |rate| format!("{rate:.0}"));
+    let rate = rate.filter(|_| work.starts_with("train")).map_or_else(|| "–".to_owned(), |rate| format!("{rate:.0}"));
     println!("{backend:>10}  {work:<12} {seconds:>9.1} {rate:>10} {peak:>9.0}");
 }
 

@@ -131,6 +131,7 @@ fn both_backends_pass_the_cross_check() {
         assert_eq!(check["passed"], json!(true));
         assert_eq!(check["texts"]["different"], json!(0), "{check:#}");
         assert_eq!(check["prompts"], json!({"texts": 4, "different": 0, "examples": []}));
+        assert_eq!(check["template"], json!({"conversations": 41, "unknown": 0, "different": 0, "first": null}));
         for arm in check["arms"].as_array().expect("arms") {
             assert_eq!((&arm["same_top1"], &arm["same_answers"]), (&json!(1.0), &json!(3)));
             assert!(arm["kl_mean"].as_f64().expect("a number") < 1e-6, "{arm}");
@@ -197,6 +198,37 @@ fn an_assert_of_ggml_is_one_cases_error() {
     }
     let healed = record(&project.run(&["--json"]).expect(100));
     assert_eq!((healed.cost.computed, healed.cost.stored), (2, 6));
+}
+
+/// A worker that answers one prompt, dies, and says nothing when it is started again.
+#[cfg(unix)]
+#[test]
+fn a_worker_that_cannot_be_started_again_loses_no_answer() {
+    use std::os::unix::fs::PermissionsExt;
+    let project = llama();
+    let died = project.path("died").display().to_string();
+    let script = format!(
+        "#!/bin/sh\nif [ -e '{died}' ]; then exit 3; fi\n\
+         say() {{ printf '%s\\n' \"$1\"; }}\n\
+         say '{{\"Hello\":\"finetest worker {version}\"}}'\n\
+         read job\nsay '{{\"Opened\":{{\"vocabulary\":320,\"context\":256}}}}'\nsay '\"Done\"'\n\
+         read job\ntouch '{died}'\nsay '{{\"Started\":0}}'\n\
+         say '{{\"Generated\":[0,{{\"tokens\":[70,71],\"finish\":\"length\",\"near_ties\":0}}]}}'\nexit 3\n",
+        version = env!("CARGO_PKG_VERSION")
+    );
+    project.write("worker", &script);
+    std::fs::set_permissions(project.path("worker"), std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let mut command = project.command(&["--json"]);
+    let ran = command.env("FINETEST_WORKER_PROGRAM", project.path("worker")).output().expect("it runs");
+    let run = record(&Ran::of(ran).expect(1));
+    let errors: Vec<String> =
+        run.cases().flat_map(|(_, case)| case.errors().map(|(_, why)| why.to_owned()).collect::<Vec<_>>()).collect();
+    let answers = run.cases().flat_map(|(_, case)| case.answers.values()).filter(|a| a.completion.is_some()).count();
+    assert_eq!((answers, errors.len()), (1, 7), "{errors:?}");
+    assert!(errors.iter().all(|why| why.contains("cannot be started again")), "{errors:?}");
+    // The real one computes what is missing, and not what was answered.
+    let healed = record(&project.run(&["--json"]).expect(100));
+    assert_eq!((healed.cost.computed, healed.cost.stored), (7, 1));
 }
 
 /// However many prompts it dies of, and although they are spread over the batches: every other one is answered.
@@ -425,6 +457,7 @@ fn on_a_real_model(project: &Project, arguments: &[&str]) -> Ran {
 fn assert_the_same(check: &Value) {
     assert_eq!(check["flips"], json!([]));
     assert_eq!(check["prompts"]["different"], json!(0), "{check:#}");
+    assert_eq!(check["template"], json!({"conversations": 41, "unknown": 0, "different": 0, "first": null}));
     let arms = check["arms"].as_array().expect("arms");
     assert_eq!(arms.len(), 2);
     for arm in arms {

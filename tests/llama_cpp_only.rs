@@ -56,12 +56,16 @@ fn log(project: &Project) -> Vec<f64> {
     entries.iter().flat_map(|entry| keys.iter().filter_map(|key| entry[key].as_f64())).collect()
 }
 
+#[expect(unsafe_code, reason = "called by llama.cpp")]
+unsafe extern "C" fn quiet(_: sys::ggml_log_level, _: *const std::ffi::c_char, _: *mut std::ffi::c_void) {}
+
 /// `from` in another type of tensors, by llama.cpp's own quantiser.
 #[expect(unsafe_code, reason = "llama-cpp-2 has no quantiser")]
 fn quantise(from: &Path, to: &Path, kind: sys::llama_ftype) {
     let [from, to] = [from, to].map(|path| CString::new(path.to_str().expect("UTF-8")).expect("no zero"));
-    // SAFETY: both are C strings, and the parameters are llama.cpp's own defaults but for three plain values.
+    // SAFETY: both are C strings, the parameters are llama.cpp's own defaults but for three plain values, and `quiet` reads nothing.
     let status = unsafe {
+        sys::llama_log_set(Some(quiet), std::ptr::null_mut());
         let mut params = sys::llama_model_quantize_default_params();
         (params.nthread, params.ftype, params.allow_requantize) = (1, kind, true);
         sys::llama_model_quantize(from.as_ptr(), to.as_ptr(), &raw const params)

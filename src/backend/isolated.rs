@@ -35,6 +35,8 @@ type Outcome<T> = std::result::Result<T, String>;
 pub(super) struct Isolated {
     opening: Opening,
     worker: Option<(Worker, Opened)>,
+    /// It was open, so that the model can be loaded.
+    was_open: bool,
     /// Since an item was last answered.
     deaths: usize,
 }
@@ -49,7 +51,7 @@ pub(super) enum End {
 impl Isolated {
     /// Nothing is started yet.
     pub(super) fn new(opening: Opening) -> Self {
-        Self { opening, worker: None, deaths: 0 }
+        Self { opening, worker: None, was_open: false, deaths: 0 }
     }
 
     /// What the model is; loads it when it is not.
@@ -67,6 +69,7 @@ impl Isolated {
         match (end, found) {
             (End::Done, Some(opened)) => {
                 self.worker = Some((worker, opened));
+                self.was_open = true;
                 Ok(opened)
             }
             (End::Done, None) => Err(Error::failed("llama.cpp's worker did not say what it loaded")),
@@ -96,6 +99,13 @@ impl Isolated {
         let mut outcomes: Vec<Option<Outcome<T>>> = (0..count).map(|_| None).collect();
         let mut groups = vec![(0..count).collect::<Vec<usize>>()];
         while let Some(group) = groups.pop().filter(|group| !group.is_empty()) {
+            // What was answered is not lost when it cannot be loaded again: the memory may be gone, or the file.
+            if let (true, Err(why)) = (self.was_open, self.opened()) {
+                for item in groups.drain(..).flatten().chain(group) {
+                    outcomes[item] = Some(Err(format!("llama.cpp died before, and cannot be started again: {why}")));
+                }
+                break;
+            }
             let (mut begun, mut answered) = (vec![false; group.len()], false);
             let end = self.run(&job(&group), &mut |reply| match reply {
                 Reply::Started(i) => begun.iter_mut().skip(i).take(1).for_each(|b| *b = true),

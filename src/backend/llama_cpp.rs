@@ -15,10 +15,15 @@ use crate::export;
 use crate::llama_cpp::protocol::{Job, Opening, Reply, floats};
 use crate::llama_cpp::{VERSION, VERSION_F32};
 use crate::model::{self, ModelFiles, ModelKind, Voice};
-use crate::record::{ChoiceScore, Prompt, Proof};
+use crate::record::{ChoiceScore, Message, Prompt, Proof};
 
 /// Raised when the same adapter would be converted to another file.
 const CONVERSION: u32 = 1;
+
+/// Converted adapters that are kept.
+const CONVERTED: usize = 8;
+/// What the name of a base in f32 ends with.
+const WIDENED: &str = "-f32.gguf";
 
 /// An arm's adapter.
 pub(crate) struct LlamaAdapter {
@@ -117,7 +122,7 @@ impl LlamaCppBackend {
     /// The base's file, or its widened copy.
     fn model(&self) -> Result<PathBuf> {
         let Some(hash) = &self.kept.f32_of else { return Ok(self.gguf.clone()) };
-        let path = self.kept.directory.join(format!("{}-f32.gguf", hash.get(..32).unwrap_or(hash)));
+        let path = self.kept.directory.join(format!("{}{WIDENED}", hash.get(..32).unwrap_or(hash)));
         if !path.is_file() {
             super::widened::widen(&self.gguf, &path)?;
         }
@@ -136,6 +141,7 @@ impl LlamaCppBackend {
             let directory = &self.kept.directory;
             std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
             export::convert(&arm.adapter, &outline, &self.files, &arm.directory, arm.scale, &path)?;
+            forget_old(directory)?;
         }
         Ok(path)
     }
@@ -150,6 +156,18 @@ impl LlamaCppBackend {
             }
         })?;
         Ok(tokens)
+    }
+
+    /// Texts of conversations by llama.cpp's own forms of templates; nothing where it has none.
+    pub(crate) fn render(&mut self, conversations: &[Vec<Message>]) -> Result<Vec<Option<String>>> {
+        let mut texts = Vec::new();
+        let job = Job::Render { conversations: conversations.to_vec() };
+        self.load(&mut |_| {})?.worker.whole(&job, "rendering", &mut |reply| {
+            if let Reply::Rendered(found) = reply {
+                texts = found;
+            }
+        })?;
+        Ok(texts)
     }
 
     /// The tokenizer and template that prompts are made with.
@@ -276,6 +294,23 @@ impl Backend for LlamaCppBackend {
     }
 }
 
+/// Removes all but the newest converted adapters: every training makes another one, and an old one is made again when it is wanted.
+fn forget_old(directory: &Path) -> Result<()> {
+    let mut adapters = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(Error::io(directory, "read"))? {
+        let path = entry.map_err(Error::io(directory, "read"))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // A base in f32 takes longer to make, and there is one.
+        if name.ends_with(".gguf") && !name.ends_with(WIDENED) {
+            let modified = path.metadata().and_then(|m| m.modified()).map_err(Error::io(&path, "look at"))?;
+            adapters.push((modified, path));
+        }
+    }
+    adapters.sort();
+    let old = adapters.len().saturating_sub(CONVERTED);
+    adapters.iter().take(old).try_for_each(|(_, path)| std::fs::remove_file(path).map_err(Error::io(path, "remove")))
+}
+
 fn picked<T: Clone>(all: &[T], some: &[usize]) -> Vec<T> {
     some.iter().map(|i| all[*i].clone()).collect()
 }
@@ -305,4 +340,25 @@ fn score(
         _ => None,
     };
     worker.each(all.len(), &job, &take, on_progress)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn old_conversions_go_and_a_widened_base_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        for (age, name) in (0..11u64).map(|i| (i, format!("{i}.gguf"))).chain([(99, format!("base{WIDENED}"))]) {
+            let file = std::fs::File::create(at(&name)).expect("a file");
+            file.set_modified(SystemTime::now() - Duration::from_secs(60 * age)).expect("a time");
+        }
+        forget_old(directory.path()).expect("removed");
+        let there: Vec<u64> = (0..11).filter(|i| at(&format!("{i}.gguf")).exists()).collect();
+        assert_eq!(there, (0..8).collect::<Vec<_>>());
+        assert!(at(&format!("base{WIDENED}")).exists());
+    }
 }

@@ -40,7 +40,7 @@ pub(super) fn crosscheck(global: &Global, args: &Args) -> Result<u8> {
     if !(0.0..=1.0).contains(&args.min_same_top1) {
         return Err(Error::Usage(format!("--min-same-top1 is {}, expected 0 to 1", args.min_same_top1)));
     }
-    if let Some(most) = args.max_kl.filter(|most| !(*most >= 0.0)) {
+    if let Some(most) = args.max_kl.filter(|most| most.is_nan() || *most < 0.0) {
         return Err(Error::Usage(format!("--max-kl is {most}, expected 0 or more")));
     }
     let config = config(global)?;

@@ -45,6 +45,9 @@ pub struct CrossCheck {
     pub texts: TokenCheck,
     /// The same, on every case's prompt as the chat template renders it.
     pub prompts: TokenCheck,
+    /// The chat template, by finetest's Jinja and by the form that the other has built in; none without a template. It is told and no
+    /// reason to fail: prompts are rendered by finetest, and servers render with Jinja too.
+    pub template: Option<TemplateCheck>,
     /// Each arm's answers and distributions.
     pub arms: Vec<ArmCheck>,
     /// Cases whose verdict differs.
@@ -53,6 +56,40 @@ pub struct CrossCheck {
     pub errors: BTreeMap<String, String>,
     /// Nothing is beyond its limit, and nothing is missing.
     pub passed: bool,
+}
+
+/// A chat template rendered twice.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct TemplateCheck {
+    /// How many conversations.
+    pub conversations: usize,
+    /// How many the other one has no form of its own for.
+    pub unknown: usize,
+    /// How many become other texts.
+    pub different: usize,
+    /// The first of those: the reference's text from where they part, and the other's.
+    pub first: Option<[String; 2]>,
+}
+
+impl TemplateCheck {
+    /// Compares texts of conversations: of the reference, and of the other where it has one.
+    #[must_use]
+    pub fn of(texts: &[(String, Option<String>)]) -> Self {
+        let mut check = Self { conversations: texts.len(), ..Self::default() };
+        for (ours, theirs) in texts {
+            let Some(theirs) = theirs else {
+                check.unknown += 1;
+                continue;
+            };
+            if ours != theirs {
+                check.different += 1;
+                let rest = |text: &str, at: usize| text.chars().skip(at).collect();
+                let at = ours.chars().zip(theirs.chars()).take_while(|(a, b)| a == b).count();
+                check.first.get_or_insert_with(|| [rest(ours, at), rest(theirs, at)]);
+            }
+        }
+        check
+    }
 }
 
 /// Two tokenisers on the same texts.
@@ -199,8 +236,8 @@ impl CrossCheck {
     pub fn of(
         runs: [&RunRecord; 2],
         exact: bool,
-        texts: TokenCheck,
-        prompts: TokenCheck,
+        [texts, prompts]: [TokenCheck; 2],
+        template: Option<TemplateCheck>,
         arms: Vec<(String, Measured)>,
         limits: Limits,
     ) -> Self {
@@ -216,7 +253,7 @@ impl CrossCheck {
             flip.near_tie = own.into_iter().any(|parted| parted.case == flip.case && parted.is_near_tie());
         }
         let arms: Vec<ArmCheck> = arms.into_iter().map(|(arm, measured)| measured.check(arm, runs)).collect();
-        let mut check = Self { backends, exact, limits, texts, prompts, arms, flips, errors, passed: false };
+        let mut check = Self { backends, exact, limits, texts, prompts, template, arms, flips, errors, passed: false };
         check.passed = check.problems().is_empty() && check.errors.is_empty();
         check
     }
@@ -375,7 +412,7 @@ mod tests {
         };
         let arms = vec![(BASE.to_owned(), measured(Vec::new())), (TUNED.to_owned(), measured(vec![parted]))];
         let runs = verdicts.map(run);
-        CrossCheck::of([&runs[0], &runs[1]], false, texts, TokenCheck::default(), arms, Limits::default())
+        CrossCheck::of([&runs[0], &runs[1]], false, [texts, TokenCheck::default()], None, arms, Limits::default())
     }
 
     #[test]
@@ -434,7 +471,7 @@ mod tests {
         let of = |errors| Measured { samples: vec![sample(&[true; 200])], divergences: Vec::new(), answers: 1, errors };
         let arms = vec![(BASE.to_owned(), of(errors)), (TUNED.to_owned(), of(BTreeMap::new()))];
         let (texts, prompts) = (TokenCheck::default(), TokenCheck::default());
-        let check = CrossCheck::of([&whole, &lost], true, texts, prompts, arms, Limits::default());
+        let check = CrossCheck::of([&whole, &lost], true, [texts, prompts], None, arms, Limits::default());
         assert_eq!(check.problems(), [""; 0]);
         assert!(!check.passed && check.flips.is_empty());
         let found: Vec<(&str, &str)> = check.errors.iter().map(|(what, why)| (what.as_str(), why.as_str())).collect();
@@ -445,6 +482,15 @@ mod tests {
                 ("tuned at control::facts::case_2 on candle 0.11.1", "llama.cpp died of it: GGML_ASSERT"),
             ]
         );
+    }
+
+    #[test]
+    fn templates_are_compared_where_the_other_has_one() {
+        let text = |text: &str| text.to_owned();
+        let same = (text("<a>é"), Some(text("<a>é")));
+        let check = TemplateCheck::of(&[same, (text("<a>éx"), Some(text("<a>é y"))), (text("z"), None)]);
+        assert_eq!((check.conversations, check.unknown, check.different), (3, 1, 1));
+        assert_eq!(check.first, Some([text("x"), text(" y")]));
     }
 
     #[test]
@@ -467,7 +513,7 @@ mod tests {
         let arms = || [BASE, TUNED].map(|arm| (arm.to_owned(), Measured::default())).to_vec();
         let of = |runs: [&RunRecord; 2]| {
             let texts = TokenCheck::default();
-            CrossCheck::of(runs, false, texts.clone(), texts, arms(), Limits::default())
+            CrossCheck::of(runs, false, [texts.clone(), texts], None, arms(), Limits::default())
         };
         let check = of([&run(-2.0), &run(-2.5)]);
         assert!(check.passed, "{:?}", check.problems());

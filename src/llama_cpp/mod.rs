@@ -23,10 +23,11 @@ use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::params::LlamaModelParams;
-use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
+use llama_cpp_2::model::{LlamaChatMessage, LlamaLoraAdapter, LlamaModel};
 use llama_cpp_2::token::LlamaToken;
 
 use crate::error::{Error, Result};
+use crate::record::Message;
 use feed::{BATCH, Shape};
 pub(crate) use logs::pass_on;
 use protocol::{Opened, Opening};
@@ -80,6 +81,15 @@ impl Session {
     pub(crate) fn tokenize(&self, text: &str) -> Vec<u32> {
         let tokens = self.model.vocab().tokenize(text.as_bytes(), false, true);
         tokens.into_iter().map(|token| token.0 as u32).collect()
+    }
+
+    /// A conversation's text with the assistant's header behind it, as llama.cpp itself writes it: by a form built into it that it takes
+    /// for the model's template, and no Jinja. Nothing where it has none.
+    pub(crate) fn render(&self, messages: &[Message]) -> Option<String> {
+        let template = self.model.chat_template(None).ok()?;
+        let message = |m: &Message| LlamaChatMessage::new(m.role.clone(), m.content.clone()).ok();
+        let chat = messages.iter().map(message).collect::<Option<Vec<_>>>()?;
+        self.model.apply_chat_template(&template, &chat, true).ok()
     }
 
     /// The bytes of every token.

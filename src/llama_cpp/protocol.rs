@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Compared, Continuation, Generated, Generation};
 use crate::error::{Error, Result};
+use crate::record::Message;
 
 /// First thing a worker says; another program that was started by mistake says something else.
 pub(crate) const HELLO: &str = concat!("finetest worker ", env!("CARGO_PKG_VERSION"));
@@ -105,6 +106,10 @@ pub(crate) enum Job {
     Tokenize {
         texts: Vec<String>,
     },
+    /// Texts of conversations by the form that llama.cpp has built in for the model's template.
+    Render {
+        conversations: Vec<Vec<Message>>,
+    },
 }
 
 /// What the worker says. A job ends with [`Reply::Done`] or [`Reply::Failed`], or with the process.
@@ -128,6 +133,8 @@ pub(crate) enum Reply {
         base: f64,
     },
     Tokenized(Vec<Vec<u32>>),
+    /// Nothing where llama.cpp has no form of its own.
+    Rendered(Vec<Option<String>>),
     /// The adapter's tensors by llama.cpp's names, and their numbers of values.
     Tensors(Vec<(String, usize)>),
     /// Σ weight · NLL over all windows; nothing where it is not finite, which JSON cannot say.

@@ -107,6 +107,10 @@ fn work(session: &mut Session, job: Job, parent: &Parent) -> Result<()> {
             let tokens = texts.iter().map(|text| session.tokenize(text)).collect();
             tell(Reply::Tokenized(tokens))
         }
+        Job::Render { conversations } => {
+            let texts = conversations.iter().map(|messages| session.render(messages)).collect();
+            tell(Reply::Rendered(texts))
+        }
     }
 }
 

@@ -120,6 +120,16 @@ impl Header {
         self.data.checked_add(info.offset).and_then(|start| usize::try_from(start).ok())
     }
 
+    /// Does the file, of `len` bytes, have a tensor's bytes? Of a type that candle has not at least a bit for each value.
+    pub(crate) fn holds(&self, info: &TensorInfo, len: usize) -> bool {
+        let size = info.elements().and_then(|n| match info.kind.candle() {
+            Some(dtype) => n.div_ceil(dtype.block_size()).checked_mul(dtype.type_size()),
+            None => Some(n.div_ceil(8)),
+        });
+        let end = self.start(info).zip(size).and_then(|(start, size)| start.checked_add(size));
+        end.is_some_and(|end| end <= len)
+    }
+
     /// Tensors in the order in which they lie in the file.
     pub(crate) fn in_order(&self) -> Vec<(&String, &TensorInfo)> {
         let mut order: Vec<_> = self.tensors.iter().collect();

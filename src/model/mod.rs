@@ -154,7 +154,7 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
 pub(crate) fn outline(files: &ModelFiles, config: &ModelConfig) -> Result<Outline> {
     let ModelKind::Gguf(path) = &files.kind else { return Ok(Outline::of(&load_decoder(files, config)?)) };
     let map = map_file(path)?;
-    let mut outline = Outline::of_gguf(path, &Header::read(path, &map)?)?;
+    let mut outline = Outline::of_gguf(path, &Header::read(path, &map)?, map.len())?;
     outline.context = context(files, config, outline.context)?;
     Ok(outline)
 }

@@ -66,11 +66,11 @@ impl Outline {
         }
     }
 
-    /// That of a GGUF file.
+    /// That of a GGUF file of `len` bytes.
     ///
     /// # Errors
-    /// Metadata that is missing or cannot be.
-    pub(crate) fn of_gguf(path: &Path, header: &Header) -> Result<Self> {
+    /// Metadata that is missing or cannot be; a tensor that reaches past the end of the file.
+    pub(crate) fn of_gguf(path: &Path, header: &Header, len: usize) -> Result<Self> {
         let keys = Keys { path, header, architecture: architecture(path, header)? };
         let family = Family::of_gguf(path, header)?;
         let other = OTHERS.iter().find(|(name, ..)| *name == keys.architecture);
@@ -107,6 +107,14 @@ impl Outline {
             if block.is_some_and(|block| block >= blocks) || name == "rope_freqs.weight" {
                 continue;
             }
+            // Lists are made of its dimensions later on.
+            if !header.holds(info, len) {
+                let (shape, kind) = (&info.shape, info.kind);
+                let message = format!(
+                    "tensor `{name}` of shape {shape:?} in {kind} ends behind the file's {len} bytes: it is truncated"
+                );
+                return Err(Error::model(path, format!("{message}; download it again")));
+            }
             let elements = info.elements().and_then(|n| u64::try_from(n).ok());
             let sum = elements.and_then(|n| outline.parameters.checked_add(n));
             outline.parameters = sum.ok_or_else(|| impossible(path, name, info))?;
@@ -137,15 +145,16 @@ impl Outline {
                 self.layers.insert(whole, [rows.ok_or_else(|| impossible(path, name, info))?, *rank]);
             }
             ([count, outside, inside], _) if module.ends_with("_exps") => {
-                // Each expert becomes an entry: none is empty, so there are no more than the file has bytes.
-                if *count > MOST_EXPERTS || outside * inside == 0 {
+                // Each expert becomes an entry.
+                let other = self.experts != 0 && self.experts != *count;
+                if other || self.layers.len().saturating_add(*count) > MOST_LAYERS {
                     return Err(impossible(path, name, info));
                 }
                 self.experts = *count;
                 self.layers.extend(self.paths(stem).into_iter().map(|path| (path, [*outside, *inside])));
             }
-            ([outside, inside], _) => {
-                let layer = self.paths(stem).remove(0);
+            ([outside, inside], _) if !module.ends_with("_exps") => {
+                let Some(layer) = self.paths(stem).pop() else { return Ok(()) };
                 let (order, fits) =
                     (self.rows, self.names.is_none_or(|names| self.rows.fits(&names, &layer, *outside)));
                 if !fits {
@@ -238,8 +247,8 @@ impl Outline {
     }
 }
 
-/// Experts that a layer may have.
-const MOST_EXPERTS: usize = 1 << 12;
+/// Layers that a model may have, each expert's counted.
+const MOST_LAYERS: usize = 1 << 20;
 
 /// The path of both halves together, of `blk.3.attn_k_b`.
 fn kv_b(names: &Names, stem: &str) -> String {
@@ -251,9 +260,22 @@ fn impossible(path: &Path, name: &str, info: &TensorInfo) -> Error {
     Error::model(path, format!("tensor `{name}` has the impossible shape {:?}", info.shape))
 }
 
+/// Longest name of a family.
+const LONGEST_NAME: usize = 64;
+
+fn is_part_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c)
+}
+
 /// GGUF's name of the model's family.
 fn architecture<'h>(path: &Path, header: &'h Header) -> Result<&'h str> {
     match header.metadata.get("general.architecture") {
+        // It stands in reports, and before the names of other keys.
+        Some(Value::String(name)) if name.len() > LONGEST_NAME || !name.chars().all(is_part_of_name) => {
+            let message =
+                "metadata `general.architecture` is no family's name, expected letters, digits, `-`, `_` and `.`";
+            Err(Error::model(path, message))
+        }
         Some(Value::String(architecture)) => Ok(architecture),
         Some(_) => Err(Error::model(path, "metadata `general.architecture` is not a text")),
         None => Err(Error::model(path, "metadata `general.architecture` is missing")),
@@ -302,7 +324,54 @@ mod tests {
     fn of_file(name: &str) -> Outline {
         let path = fixture(name);
         let map = map_file(&path).expect("a file");
-        Outline::of_gguf(&path, &Header::read(&path, &map).expect("a header")).expect("an outline")
+        Outline::of_gguf(&path, &Header::read(&path, &map).expect("a header"), map.len()).expect("an outline")
+    }
+
+    /// With any byte of the header changed there is an outline or an error, and no panic.
+    #[test]
+    fn a_damaged_header_gives_an_outline_or_an_error() {
+        for family in ["llama", "qwen3_moe", "deepseek_v3", "falcon"] {
+            let path = fixture(&format!("{family}/model.gguf"));
+            let bytes = std::fs::read(&path).expect("a file");
+            let end = bytes.windows(11).rposition(|w| w == b"output_norm").expect("a tensor");
+            for at in (4..end).step_by(5) {
+                let mut damaged = bytes.clone();
+                damaged[at] = damaged[at].wrapping_add(1 + (at % 255) as u8);
+                let Ok(header) = Header::read(&path, &damaged) else { continue };
+                let Ok(outline) = Outline::of_gguf(&path, &header, damaged.len()) else { continue };
+                for (layer, [rows, _]) in &outline.layers {
+                    outline.order(layer, *rows);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_that_the_file_cannot_hold_are_refused() {
+        let path = fixture("llama/model.gguf");
+        let map = map_file(&path).expect("a file");
+        let refused = |change: &dyn Fn(&mut Header)| {
+            let mut header = Header::read(&path, &map).expect("a header");
+            change(&mut header);
+            Outline::of_gguf(&path, &header, map.len()).expect_err("must be refused").to_string()
+        };
+        let shape = |name: &'static str, shape: &'static [usize]| {
+            move |header: &mut Header| header.tensors.get_mut(name).expect("a tensor").shape = shape.to_vec()
+        };
+        let q = "blk.0.attn_q.weight";
+        for (change, expected) in [
+            (shape(q, &[1 << 40, 64]), "ends behind the file's"),
+            (shape(q, &[usize::MAX, 2]), "ends behind the file's"),
+            (shape(q, &[65, 64]), "has 65 rows, which are not those of 4 and 2 heads of 16"),
+            (shape("token_embd.weight", &[320]), "`token_embd.weight` is missing or not a matrix"),
+        ] {
+            let message = refused(&change);
+            assert!(message.contains(expected), "{message}");
+        }
+        let named = |header: &mut Header| {
+            header.metadata.insert("general.architecture".into(), Value::String("\u{1b}[2J".into()));
+        };
+        assert!(refused(&named).contains("is no family's name"));
     }
 
     /// What is told by a file's header alone is what its decoder has.

@@ -3,12 +3,14 @@
 use super::{Event, Events, TrainPolicy, adapter, ask, backend, base, lock, scenarios};
 use crate::backend::{CandleBackend, LlamaCppBackend, Progress};
 use crate::compare::DriftSample;
-use crate::compare::crosscheck::{CrossCheck, Divergence, Limits, Measured, TokenCheck, divergence, spelt};
+use crate::compare::crosscheck::{
+    CrossCheck, Divergence, Limits, Measured, TemplateCheck, TokenCheck, divergence, spelt,
+};
 use crate::config::{BackendName, Config};
 use crate::engine::Compared;
 use crate::error::Result;
 use crate::model::Tokenizer;
-use crate::record::{CaseRecord, Completion, Finish, Prompt, RunRecord, ScenarioRecord};
+use crate::record::{CaseRecord, Completion, Finish, Message, Prompt, RunRecord, ScenarioRecord};
 
 /// Positions whose logits are held at once, of both backends: 256 rows of 150 000 values are 150 MB.
 const POSITIONS: usize = 256;
@@ -97,7 +99,8 @@ pub fn crosscheck(
         let measured = pair.measure(number, &arm.name, [&one, &two], on_event)?;
         arms.push((arm.name.clone(), measured));
     }
-    Ok(CrossCheck::of([&one, &two], exact, texts, prompts, arms, limits))
+    let template = pair.template()?;
+    Ok(CrossCheck::of([&one, &two], exact, [texts, prompts], template, arms, limits))
 }
 
 struct Pair {
@@ -123,6 +126,23 @@ impl Pair {
         let voice = self.other.voice()?;
         let rendered = run.cases().map(|(_, case)| voice.render(&case.prompt)).collect::<Result<Vec<_>>>()?;
         self.tokens(&rendered)
+    }
+
+    /// Hard texts as a user's message, and turns on turns, by both renderers; nothing without a template.
+    fn template(&mut self) -> Result<Option<TemplateCheck>> {
+        let Some(template) = &self.other.voice()?.template else { return Ok(None) };
+        let (system, user) = (Message::new("system", "Answer briefly."), |text: &str| Message::new("user", text));
+        let turns = [user("One?"), Message::new("assistant", "Two."), user("Three?")];
+        let asked = TEXTS.iter().map(|text| vec![user(text)]).chain([turns.to_vec()]);
+        // What a template refuses, as some do a system message, is compared without it.
+        let rendered = asked.filter_map(|turns| {
+            let whole = [std::slice::from_ref(&system), &turns].concat();
+            let found = [whole, turns].into_iter().map(|turns| (template.render(&turns, true), turns));
+            found.into_iter().find_map(|(text, turns)| Some((text.ok()?, turns)))
+        });
+        let (ours, conversations): (Vec<String>, Vec<Vec<Message>>) = rendered.unzip();
+        let theirs = self.other.render(&conversations)?;
+        Ok(Some(TemplateCheck::of(&ours.into_iter().zip(theirs).collect::<Vec<_>>())))
     }
 
     fn tokens(&mut self, texts: &[String]) -> Result<TokenCheck> {

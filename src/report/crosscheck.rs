@@ -1,6 +1,6 @@
 //! Two backends compared, for a terminal.
 
-use crate::compare::crosscheck::{ArmCheck, CrossCheck, Token, TokenCheck};
+use crate::compare::crosscheck::{ArmCheck, CrossCheck, TemplateCheck, Token, TokenCheck};
 use crate::report::paint::{Ink, Page, Piece, Style, clip, left, piece};
 
 /// Width of the column of labels.
@@ -14,6 +14,9 @@ pub fn crosscheck(check: &CrossCheck, style: Style) -> String {
     page.blank();
     tokens(&mut page, "tokenizer", "texts that are hard to cut", &check.texts);
     tokens(&mut page, "prompts", "prompts, rendered by the chat template, cut", &check.prompts);
+    if let Some(check) = &check.template {
+        template(&mut page, check);
+    }
     for arm in &check.arms {
         one(&mut page, check, arm);
     }
@@ -66,6 +69,26 @@ fn tokens(page: &mut Page, name: &str, what: &str, check: &TokenCheck) {
     for example in &check.examples {
         let [one, other] = example.tokens.each_ref().map(shown);
         let text = format!("{:?} parts at token {}: {one} and {other}", clip(&example.text, 60), example.at);
+        row(page, "", Ink::Plain, &text);
+    }
+}
+
+/// What is told of it is no fault: prompts are rendered by finetest on both backends.
+fn template(page: &mut Page, check: &TemplateCheck) {
+    let (all, known) = (check.conversations, check.conversations - check.unknown);
+    let text = match (known, check.different) {
+        (0, _) => "not among the forms that llama.cpp has built in; its server renders with Jinja".to_owned(),
+        (known, 0) => format!("{known} of {all} conversations rendered alike by llama.cpp's built-in form"),
+        (known, different) => {
+            let alike = known - different;
+            format!(
+                "{alike} of {all} conversations rendered alike by llama.cpp's built-in form; its server renders with Jinja"
+            )
+        }
+    };
+    row(page, "template", Ink::Dim, &text);
+    if let Some([ours, theirs]) = &check.first {
+        let text = format!("parts at {:?} and {:?}", clip(ours, 60), clip(theirs, 60));
         row(page, "", Ink::Plain, &text);
     }
 }
@@ -151,6 +174,12 @@ mod tests {
             limits: Limits::default(),
             texts,
             prompts: TokenCheck { texts: 85, ..TokenCheck::default() },
+            template: Some(TemplateCheck {
+                conversations: 41,
+                unknown: 0,
+                different: 1,
+                first: Some(["\u{1b}[2J".into(), "<end>".into()]),
+            }),
             arms: vec![arm(same_top1)],
             flips: vec![VerdictFlip {
                 case: "control::facts::france".into(),
@@ -170,6 +199,7 @@ mod tests {
             "candle 0.11 and llama-cpp 0.1.160",
             "39 of 40 texts",
             "85 of 85 prompts",
+            "40 of 41 conversations",
             "98.00 % of 400",
             "8 choices at most 3.00e-4",
             "at token 7: \" yes\" (11) and the end",
