@@ -73,7 +73,13 @@ impl Error {
     }
 
     pub(crate) fn model(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
-        Self::Model { path: path.into(), message: message.into() }
+        // Names out of a file may be as long as the file.
+        let mut message: String = message.into();
+        if let Some((at, _)) = message.char_indices().nth(LONGEST_MESSAGE) {
+            message.truncate(at);
+            message.push('…');
+        }
+        Self::Model { path: path.into(), message }
     }
 
     pub(crate) fn failed(message: impl Into<String>) -> Self {
@@ -110,6 +116,9 @@ pub mod exit {
     /// Everything ran, and the gate did not pass.
     pub const GATE_FAILED: u8 = 100;
 }
+
+/// Characters of a message about a model's file.
+const LONGEST_MESSAGE: usize = 2000;
 
 /// What a caught panic says, when it says something.
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> Option<&str> {

@@ -367,7 +367,13 @@ fn a_gguf_of_a_type_that_candle_has_not_is_told_and_where_it_can_be_used() {
     bytes[at..at + 4].copy_from_slice(&23u32.to_le_bytes());
     std::fs::write(project.path("m.gguf"), bytes).expect("written");
     project.write("finetest.toml", &support::MANIFEST.replace("source = \"model\"", "source = \"m.gguf\""));
-    let words = ["m.gguf", "tensor `token_embd.weight` is in IQ4_XS", "--backend llama-cpp", "Q4_0", "llama-quantize"];
+    let words = [
+        "m.gguf",
+        "tensor `token_embd.weight` is in IQ4_XS",
+        "run and train may use it with --backend llama-cpp",
+        "Q4_0",
+        "llama-quantize",
+    ];
     project.run(&["train"]).fails(1, &words);
 }
 

@@ -98,6 +98,7 @@ fn families_that_candle_has_not_are_trained_and_asked() {
 fn both_forms_of_an_adapter_give_the_same_answers() {
     let answers = |project: &Project| -> Vec<_> {
         let run = record(project);
+        assert!(run.proof.as_ref().is_some_and(|proof| proof.adapter_effect > 0.1), "{:?}", run.proof);
         let tokens = run.cases().flat_map(|(_, case)| case.answers.values().cloned().collect::<Vec<_>>());
         tokens.map(|answer| answer.completion.expect("an answer").tokens).collect()
     };

@@ -109,6 +109,13 @@ pub(super) fn load(path: &Path, base: &Outline) -> Result<Adapter> {
     }
     let header = Header::read(path, &map)?;
     let alpha = described(path, &header, base)?;
+    if let Some((name, info)) = header.tensors.iter().find(|(_, info)| info.kind.candle().is_none()) {
+        let kind = info.kind;
+        let message = format!(
+            "tensor `{name}` is in {kind}, which is not read in an adapter; convert it again with --outtype f32 or f16"
+        );
+        return Err(Error::model(path, message));
+    }
     let weights = Weights::gguf(path, &map, &header, str::to_owned)?;
     let reader = Reader { path, header: &header, weights, base };
     let mut modules = BTreeMap::new();
@@ -216,7 +223,10 @@ impl Reader<'_> {
             );
             return Err(Error::model(self.path, message));
         }
-        let Some([outside, inside]) = paths.first().and_then(|path| self.base.layers.get(path).copied()) else {
+        // Another name than GGUF's would be taken for a second pair of the same layer.
+        let named = |path: &&String| self.base.gguf(path).as_deref() == Some(tensor);
+        let Some([outside, inside]) = paths.first().filter(named).and_then(|path| self.base.layers.get(path).copied())
+        else {
             return Err(self.unknown(stem));
         };
         let [a, b] = ["lora_a", "lora_b"].map(|kind| format!("{stem}.{kind}"));

@@ -105,6 +105,10 @@ fn each_thing_that_a_gguf_adapter_must_not_be_is_refused_by_name() {
         (renamed("blk.99.attn_q.weight"), &["`blk.99.attn_q.weight.lora_a` changes no layer"]),
         (renamed("blk.00.attn_q.weight"), &["`blk.00.attn_q.weight.lora_a` changes no layer"]),
         (renamed("blk.0.attn_q"), &["`blk.0.attn_q.lora_a` changes no layer"]),
+        (
+            renamed("model.layers.0.self_attn.q_proj.weight"),
+            &["`model.layers.0.self_attn.q_proj.weight.lora_a` changes no layer"],
+        ),
         (renamed("blk.0.ffn_up_exps.weight"), &["`blk.0.ffn_up_exps.weight.lora_a` changes no layer"]),
         (File::new(Q, &[4, 32], &[64, 4]), &["shapes [4, 32] and [64, 4], expected [rank, 64] and [64, rank]"]),
         (File::new(Q, &[4, 64], &[32, 4]), &["shapes [4, 64] and [32, 4], expected"]),
@@ -113,6 +117,8 @@ fn each_thing_that_a_gguf_adapter_must_not_be_is_refused_by_name() {
         (File::new(Q, &[1, 4, 64], &[1, 64, 4]), &["shapes [1, 4, 64] and [1, 64, 4], expected [rank, 64]"]),
         (File { tensors: Vec::new(), ..File::good() }, &["holds no LoRA tensors"]),
     ];
+    let long = renamed(&format!("blk.0.{}.weight", "x".repeat(5000))).opened(&llama).expect_err("must be refused");
+    assert!(long.to_string().chars().count() < 2200, "{long}");
     for (file, words) in cases {
         let message = file.opened(&llama).expect_err("must be refused").to_string();
         assert!(message.contains("a.gguf") && words.iter().all(|word| message.contains(word)), "{words:?}: {message}");

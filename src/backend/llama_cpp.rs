@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::export;
 use crate::llama_cpp::protocol::{Job, Opening, Reply, floats};
 use crate::llama_cpp::{VERSION, VERSION_F32};
+use crate::model::outline::Outline;
 use crate::model::{self, ModelFiles, ModelKind, Voice};
 use crate::record::{ChoiceScore, Message, Prompt, Proof};
 
@@ -102,7 +103,9 @@ impl LlamaCppBackend {
         if self.loaded.is_none() {
             on_progress(Progress::Started { what: "loading the model", units: 0 });
             let voice = Voice::load(&self.files, &self.config)?;
-            let arms = self.arms.iter().map(|arm| arm.as_ref().map(|a| self.convert(a)).transpose());
+            // What is wrong with the file is told before llama.cpp has it.
+            let outline = model::outline(&self.files, &self.config)?;
+            let arms = self.arms.iter().map(|arm| arm.as_ref().map(|a| self.convert(a, &outline)).transpose());
             let opening = Opening {
                 model: self.model()?,
                 arms: arms.collect::<Result<Vec<_>>>()?,
@@ -125,23 +128,23 @@ impl LlamaCppBackend {
         let path = self.kept.directory.join(format!("{}{WIDENED}", hash.get(..32).unwrap_or(hash)));
         if !path.is_file() {
             super::widened::widen(&self.gguf, &path)?;
+            forget_old(&self.kept.directory, true, 1);
         }
         Ok(path)
     }
 
     /// The adapter as llama.cpp reads it: a GGUF file as it is, else our own export, kept by the hash of what decides it.
-    fn convert(&self, arm: &LlamaAdapter) -> Result<PathBuf> {
+    fn convert(&self, arm: &LlamaAdapter, outline: &Outline) -> Result<PathBuf> {
         if is_gguf(&arm.directory) && arm.scale == 1.0 {
             return Ok(arm.directory.clone());
         }
         let of = format!("{CONVERSION} {} {}", arm.hash, arm.scale);
         let path = self.kept.directory.join(format!("{}.gguf", &blake3::hash(of.as_bytes()).to_hex()[..32]));
         if !path.is_file() {
-            let outline = model::outline(&self.files, &self.config)?;
             let directory = &self.kept.directory;
             std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
-            export::convert(&arm.adapter, &outline, &self.files, &arm.directory, arm.scale, &path)?;
-            forget_old(directory)?;
+            export::convert(&arm.adapter, outline, &self.files, &arm.directory, arm.scale, &path)?;
+            forget_old(directory, false, CONVERTED);
         }
         Ok(path)
     }
@@ -294,21 +297,20 @@ impl Backend for LlamaCppBackend {
     }
 }
 
-/// Removes all but the newest converted adapters: every training makes another one, and an old one is made again when it is wanted.
-fn forget_old(directory: &Path) -> Result<()> {
-    let mut adapters = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(Error::io(directory, "read"))? {
-        let path = entry.map_err(Error::io(directory, "read"))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // A base in f32 takes longer to make, and there is one.
-        if name.ends_with(".gguf") && !name.ends_with(WIDENED) {
-            let modified = path.metadata().and_then(|m| m.modified()).map_err(Error::io(&path, "look at"))?;
-            adapters.push((modified, path));
-        }
-    }
-    adapters.sort();
-    let old = adapters.len().saturating_sub(CONVERTED);
-    adapters.iter().take(old).try_for_each(|(_, path)| std::fs::remove_file(path).map_err(Error::io(path, "remove")))
+/// Removes all but the newest converted adapters, or bases in f32: every training makes another one, and an old one is made again when
+/// it is wanted. What cannot be removed stays.
+fn forget_old(directory: &Path, widened: bool, keep: usize) {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut files: Vec<_> = entries
+        .filter(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.ends_with(".gguf") && name.ends_with(WIDENED) == widened
+        })
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    files.sort();
+    let old = files.len().saturating_sub(keep);
+    files.iter().take(old).for_each(|(_, path)| drop(std::fs::remove_file(path)));
 }
 
 fn picked<T: Clone>(all: &[T], some: &[usize]) -> Vec<T> {
@@ -349,16 +351,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_conversions_go_and_a_widened_base_stays() {
+    fn old_conversions_go_and_the_newest_stay() {
         let directory = tempfile::tempdir().expect("a directory");
         let at = |name: &str| directory.path().join(name);
-        for (age, name) in (0..11u64).map(|i| (i, format!("{i}.gguf"))).chain([(99, format!("base{WIDENED}"))]) {
+        let adapters = (0..11u64).map(|i| (i, format!("{i}.gguf")));
+        for (age, name) in adapters.chain((0..3).map(|i| (i, format!("base{i}{WIDENED}")))) {
             let file = std::fs::File::create(at(&name)).expect("a file");
             file.set_modified(SystemTime::now() - Duration::from_secs(60 * age)).expect("a time");
         }
-        forget_old(directory.path()).expect("removed");
-        let there: Vec<u64> = (0..11).filter(|i| at(&format!("{i}.gguf")).exists()).collect();
-        assert_eq!(there, (0..8).collect::<Vec<_>>());
-        assert!(at(&format!("base{WIDENED}")).exists());
+        let there = || {
+            let adapters = (0..11u64).filter(|i| at(&format!("{i}.gguf")).exists()).count();
+            (adapters, (0..3).filter(|i| at(&format!("base{i}{WIDENED}")).exists()).collect::<Vec<_>>())
+        };
+        forget_old(directory.path(), false, CONVERTED);
+        assert_eq!(there(), (8, vec![0, 1, 2]));
+        assert!(at("7.gguf").exists() && !at("8.gguf").exists());
+        forget_old(directory.path(), true, 1);
+        assert_eq!(there(), (8, vec![0]));
     }
 }

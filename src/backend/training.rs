@@ -120,6 +120,12 @@ impl<'a> LlamaCppObjective<'a> {
                 "has a context of {context} tokens, and an example has {longest}: lower sequence_len, or shorten it"
             )));
         }
+        // Each example sees itself as a whole: the masks are written here, in every layer.
+        if let Some(size) = outline.window.filter(|size| *size < longest) {
+            return Err(refuse(format!(
+                "has layers that see back {size} tokens, and an example has {longest}: lower sequence_len"
+            )));
+        }
         let per_step = recipe.micro_batch_size * recipe.gradient_accumulation_steps;
         let window = window_of(examples, per_step);
         std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;

@@ -8,6 +8,7 @@ use crate::adapter;
 use crate::error::{Error, Result, exit};
 use crate::export::gguf::modelfile_of;
 use crate::export::{self, Export, Format, Precision};
+use crate::model::outline::Outline;
 use crate::model::tokenizer::gguf_metadata;
 use crate::model::{self, ModelFiles, ModelKind, Voice, load_decoder, source};
 use crate::project::Event;
@@ -74,19 +75,22 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     let files = source::resolve(&config.model, &mut |event| display.show(Event::Source(event)));
     display.finish();
     let files = files?;
-    let outline = model::outline(&files, &config.model)?;
-    if args.format == Form::GgufAdapter && !outline.decodable {
+    let decoder = match (load_decoder(&files, &config.model), &files.kind) {
+        (Ok(decoder), _) => decoder,
         // Only llama.cpp computes this base, so that there are no logits to compare here.
-        let adapter = adapter::open(&directory, &outline)?;
-        export::convert(&adapter, &outline, &files, &directory, scale, &args.out)?;
-        let out = args.out.display();
-        print(&format!(
-            "{out}\nread back and compared with the adapter value by value: candle does not compute this base\n"
-        ))?;
-        return Ok(exit::PASS);
-    }
-    let decoder = load_decoder(&files, &config.model)?;
-    let adapter = adapter::open(&directory, &outline)?;
+        (Err(why), ModelKind::Gguf(_)) if args.format == Form::GgufAdapter => {
+            let outline = model::outline(&files, &config.model)?;
+            let adapter = adapter::open(&directory, &outline)?;
+            export::convert(&adapter, &outline, &files, &directory, scale, &args.out)?;
+            let out = args.out.display();
+            print(&format!(
+                "{out}\nread back and compared with the adapter value by value, since candle cannot take this base: {why}\n"
+            ))?;
+            return Ok(exit::PASS);
+        }
+        (Err(why), _) => return Err(why),
+    };
+    let adapter = adapter::open(&directory, &Outline::of(&decoder))?;
     let vocabulary = decoder.spec.vocab_size as u32;
     // A model without a tokenizer is compared on any tokens.
     let mut probe = if has_tokenizer(&files)? {

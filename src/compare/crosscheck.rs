@@ -231,18 +231,23 @@ pub struct Measured {
 }
 
 impl CrossCheck {
-    /// Puts together what was measured; `exact`: whether the second ran on the weights in f32; `arms`: an arm's name each.
+    /// Puts together what was measured; `exact`: whether the second ran on the weights in f32; `arms`: an arm's name each; `template`: why
+    /// it could not be compared, where that was so.
     #[must_use]
     pub fn of(
         runs: [&RunRecord; 2],
         exact: bool,
         [texts, prompts]: [TokenCheck; 2],
-        template: Option<TemplateCheck>,
+        template: std::result::Result<Option<TemplateCheck>, String>,
         arms: Vec<(String, Measured)>,
         limits: Limits,
     ) -> Self {
         let backends = runs.map(|run| run.backend.clone());
         let mut errors = errors(runs);
+        let template = template.unwrap_or_else(|why| {
+            errors.insert("the chat template".to_owned(), why);
+            None
+        });
         for (arm, measured) in &arms {
             let of_arm = measured.errors.iter();
             errors.extend(of_arm.map(|(case, why)| (format!("logits of {arm} at {case}"), why.clone())));
@@ -296,6 +301,9 @@ impl CrossCheck {
                 && (kl.is_nan() || kl > most)
             {
                 problems.push(format!("{}: a mean KL of {kl:.2e} nats/token, expected at most {most:.2e}", arm.arm));
+            }
+            if !arm.choice_max.is_finite() {
+                problems.push(format!("{}: a choice's log-likelihood is not finite", arm.arm));
             }
             let flipped = self.flips.iter().filter(|flip| flip.arm == arm.arm).count();
             if flipped > self.limits.max_flips {
@@ -412,7 +420,7 @@ mod tests {
         };
         let arms = vec![(BASE.to_owned(), measured(Vec::new())), (TUNED.to_owned(), measured(vec![parted]))];
         let runs = verdicts.map(run);
-        CrossCheck::of([&runs[0], &runs[1]], false, [texts, TokenCheck::default()], None, arms, Limits::default())
+        CrossCheck::of([&runs[0], &runs[1]], false, [texts, TokenCheck::default()], Ok(None), arms, Limits::default())
     }
 
     #[test]
@@ -471,7 +479,7 @@ mod tests {
         let of = |errors| Measured { samples: vec![sample(&[true; 200])], divergences: Vec::new(), answers: 1, errors };
         let arms = vec![(BASE.to_owned(), of(errors)), (TUNED.to_owned(), of(BTreeMap::new()))];
         let (texts, prompts) = (TokenCheck::default(), TokenCheck::default());
-        let check = CrossCheck::of([&whole, &lost], true, [texts, prompts], None, arms, Limits::default());
+        let check = CrossCheck::of([&whole, &lost], true, [texts, prompts], Ok(None), arms, Limits::default());
         assert_eq!(check.problems(), [""; 0]);
         assert!(!check.passed && check.flips.is_empty());
         let found: Vec<(&str, &str)> = check.errors.iter().map(|(what, why)| (what.as_str(), why.as_str())).collect();
@@ -513,7 +521,7 @@ mod tests {
         let arms = || [BASE, TUNED].map(|arm| (arm.to_owned(), Measured::default())).to_vec();
         let of = |runs: [&RunRecord; 2]| {
             let texts = TokenCheck::default();
-            CrossCheck::of(runs, false, [texts.clone(), texts], None, arms(), Limits::default())
+            CrossCheck::of(runs, false, [texts.clone(), texts], Ok(None), arms(), Limits::default())
         };
         let check = of([&run(-2.0), &run(-2.5)]);
         assert!(check.passed, "{:?}", check.problems());

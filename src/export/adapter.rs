@@ -68,7 +68,24 @@ pub(crate) fn convert(
     adapter.check_fits(directory, outline)?;
     check_gguf_holds(adapter, outline, files, directory)?;
     let tuned = adapter.low_rank(scale)?;
-    write_gguf(&tuned, outline, directory, out)?;
+    // It has its name when it was read back, and not before: who finds it there takes it for right.
+    let mut name = out.file_name().unwrap_or_default().to_os_string();
+    name.push(".unverified");
+    let unverified = out.with_file_name(name);
+    write_gguf(&tuned, outline, directory, &unverified)?;
+    let same = holds(&tuned, &unverified, outline);
+    match same {
+        Ok(true) => std::fs::rename(&unverified, out).map_err(Error::io(out, "write")),
+        other => {
+            let _ = std::fs::remove_file(&unverified);
+            other?;
+            Err(Error::model(out, "would not hold the adapter that was written: is the disk whole?"))
+        }
+    }
+}
+
+/// Does the file at `out` say what `tuned` does?
+fn holds(tuned: &LowRank, out: &Path, outline: &Outline) -> Result<bool> {
     let mut read_back = adapter::open(out, outline)?.low_rank(1.0)?;
     let product = |pair: &Pair| -> Result<Vec<f32>> { Ok((&pair.b * pair.scale)?.flatten_all()?.to_vec1()?) };
     let mut same = true;
@@ -86,7 +103,7 @@ pub(crate) fn convert(
     for pair in read_back.pairs.values() {
         same &= product(pair)?.iter().all(|b| *b == 0.0);
     }
-    if same { Ok(()) } else { Err(Error::model(out, "does not hold the adapter that was written: is the disk whole?")) }
+    Ok(same)
 }
 
 /// Says no to what llama.cpp's form has no place for.
@@ -105,7 +122,7 @@ fn check_gguf_holds(adapter: &Adapter, outline: &Outline, files: &ModelFiles, di
         && adapter.modules.keys().any(|path| outline.is_kv_b(path))
         && super::gguf::has_tensor(base, "attn_k_b.weight")?
     {
-        return refuse("changes of kv_b, which this base holds as attn_k_b and attn_v_b and");
+        return refuse("changes of kv_b (this base has attn_k_b and attn_v_b)");
     }
     Ok(())
 }

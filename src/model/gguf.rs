@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 
 /// Dimensions that a tensor may have; ggml has no more.
 const MOST_DIMENSIONS: usize = 4;
+/// Tensors, values, elements of a list or bytes of a text: a list of single bytes takes many times as much in memory.
+const MOST: usize = 1 << 22;
 /// Lists within lists.
 const MOST_DEPTH: usize = 4;
 /// Where tensors begin at multiples of, when the file does not say.
@@ -109,6 +111,16 @@ impl Header {
     /// # Errors
     /// It is truncated, corrupt, of a version that is not known, or something else.
     pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Self> {
+        // Version 1 counted in 32 bits, and big-endian files have another version's bytes.
+        if let (true, Some(version)) = (bytes.starts_with(b"GGUF"), bytes.get(4..8)) {
+            let version = u32::from_le_bytes([version[0], version[1], version[2], version[3]]);
+            if !(2..=3).contains(&version) {
+                let what =
+                    if (1..=3).contains(&version.swap_bytes()) { "is big-endian" } else { "has another version" };
+                let message = format!("{what}: the number is {version}, expected 2 or 3; convert the model again");
+                return Err(Error::model(path, message));
+            }
+        }
         let read = Reader { bytes, at: 0 }.header();
         read.map_err(|why| {
             Error::model(path, format!("not a GGUF file, truncated or corrupt: {why}; download it again"))
@@ -147,6 +159,9 @@ impl Header {
         let size = size.and_then(|n| (n / dtype.block_size()).checked_mul(dtype.type_size()));
         let range = self.start(info).zip(size).and_then(|(start, size)| Some(start..start.checked_add(size)?));
         let own = range.and_then(|range| bytes.get(range));
+        if own.is_some_and(|own| own.as_ptr().align_offset(8) != 0) {
+            return Err(Error::model(path, format!("tensor `{name}` is not aligned to 8 bytes: the file is corrupt")));
+        }
         let truncated =
             || Error::model(path, format!("tensor `{name}` ends behind the file: it is truncated; download it again"));
         Ok(ggml_file::qtensor_from_ggml(dtype, own.ok_or_else(truncated)?, info.shape.clone(), &Device::Cpu)?)
@@ -159,8 +174,8 @@ pub(crate) fn not_read(path: &Path, name: &str, kind: Kind) -> Error {
     Error::model(
         path,
         format!(
-            "tensor `{name}` is in {kind}, a type that candle does not read; use --backend llama-cpp, or quantise the model to one of \
-             {}, as with llama-quantize",
+            "tensor `{name}` is in {kind}, a type that candle does not read; run and train may use it with --backend llama-cpp, or \
+             quantise the model to one of {}, as with llama-quantize",
             known.join(", ")
         ),
     )
@@ -179,14 +194,11 @@ impl<'a> Reader<'a> {
         if self.take(4)? != b"GGUF" {
             return Err("it does not begin with `GGUF`".into());
         }
-        let version = u32::from_le_bytes(self.array()?);
-        if !(2..=3).contains(&version) {
-            return Err(format!("its version is {version}, expected 2 or 3"));
-        }
+        let _version: [u8; 4] = self.array()?;
         // A tensor has a name, a number of dimensions, a type and a place; a value has a key, a type and a byte.
         let tensor_count = self.count(24, "tensors")?;
         let value_count = self.count(13, "values")?;
-        let mut metadata = HashMap::with_capacity(value_count);
+        let mut metadata = HashMap::new();
         for _ in 0..value_count {
             let key = self.string()?;
             let kind = u32::from_le_bytes(self.array()?);
@@ -207,7 +219,10 @@ impl<'a> Reader<'a> {
             None => ALIGNMENT,
             Some(value) => match value.to_u64().or_else(|_| value.to_u32().map(u64::from)) {
                 Ok(given) if given.is_power_of_two() => given,
-                _ => return Err(format!("general.alignment is {value:?}, expected a power of 2")),
+                Ok(given) => return Err(format!("general.alignment is {given}, expected a power of 2")),
+                Err(_) => {
+                    return Err(format!("general.alignment is a {:?}, expected a power of 2", value.value_type()));
+                }
             },
         };
         let data = (self.at as u64).checked_next_multiple_of(alignment).ok_or("general.alignment is too large")?;
@@ -225,6 +240,9 @@ impl<'a> Reader<'a> {
             shape.push(usize::try_from(u64::from_le_bytes(self.array()?)).map_err(|e| e.to_string())?);
         }
         shape.reverse();
+        if shape.contains(&0) {
+            return Err("a dimension is 0".into());
+        }
         let kind = Kind(u32::from_le_bytes(self.array()?));
         Ok(TensorInfo { kind, shape, offset: u64::from_le_bytes(self.array()?) })
     }
@@ -273,6 +291,7 @@ impl<'a> Reader<'a> {
         let count = u64::from_le_bytes(self.array()?);
         let left = self.bytes.len() - self.at;
         match usize::try_from(count) {
+            Ok(count) if count > MOST => Err(format!("{count} {what}, expected at most {MOST}")),
             Ok(count) if count <= left / least => Ok(count),
             _ => Err(format!("{count} {what} cannot lie in the {left} bytes that are left")),
         }
@@ -363,15 +382,20 @@ mod tests {
         let alignment = |n: u32| [key("general.alignment", 4), n.to_le_bytes().to_vec()].concat();
         let nested = [key("k", 9), [9u32.to_le_bytes().as_slice(), &1u64.to_le_bytes()].concat().repeat(5)].concat();
         let tensor = [3u64.to_le_bytes().as_slice(), b"abc", &9u32.to_le_bytes()].concat();
-        let cases: [(Vec<u8>, &str); 9] = [
+        let flat =
+            [3u64.to_le_bytes().as_slice(), b"abc", &2u32.to_le_bytes(), &(1u64 << 60).to_le_bytes(), &[0; 8]].concat();
+        let cases: [(Vec<u8>, &str); 12] = [
             (b"safetensors".to_vec(), "does not begin with `GGUF`"),
-            (bytes(1, 0, 0, &[]), "version is 1, expected 2 or 3"),
-            (bytes(3, u64::MAX, 0, &[]), "18446744073709551615 tensors cannot lie in"),
-            (bytes(3, 0, 1 << 40, &[]), "1099511627776 values cannot lie in"),
-            (bytes(3, 0, 1, &alignment(0)), "general.alignment is U32(0), expected a power of 2"),
+            (bytes(1, 0, 0, &[]), "has another version: the number is 1, expected 2 or 3; convert the model again"),
+            (bytes(3u32.swap_bytes(), 0, 0, &[]), "is big-endian"),
+            (bytes(3, u64::MAX, 0, &[]), "18446744073709551615 tensors, expected at most"),
+            (bytes(3, 0, 1 << 40, &[]), "1099511627776 values, expected at most"),
+            (bytes(3, 0, 1 << 20, &[]), "1048576 values cannot lie in the"),
+            (bytes(3, 0, 1, &alignment(0)), "general.alignment is 0, expected a power of 2"),
             (bytes(3, 0, 2, &[alignment(32), alignment(32)].concat()), "`general.alignment` is there twice"),
             (bytes(3, 0, 1, &nested), "metadata `k`: lists lie in each other more than 4 deep"),
             (bytes(3, 0, 1, &key("k", 13)), "metadata `k`: a value's type is 13, expected 0 to 12"),
+            (bytes(3, 1, 0, &flat), "tensor `abc`: a dimension is 0"),
             (bytes(3, 1, 0, &tensor), "tensor `abc`: it has 9 dimensions, expected at most 4"),
         ];
         for (bytes, expected) in cases {

@@ -3,7 +3,7 @@
 //! A GGUF file's outline is taken from its header, so that it is there for types of tensors and for families that this crate's decoder
 //! has not, and llama.cpp has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
@@ -44,8 +44,8 @@ pub(crate) struct Outline {
     pub(crate) context: usize,
     /// Weights; a tied head counts once.
     pub(crate) parameters: u64,
-    /// This crate's decoder knows its family and reads its types of tensors.
-    pub(crate) decodable: bool,
+    /// Tokens that some layers see back to, where they do not see all.
+    pub(crate) window: Option<usize>,
 }
 
 impl Outline {
@@ -62,7 +62,7 @@ impl Outline {
             vocabulary: spec.vocab_size,
             context: spec.context,
             parameters: decoder.parameters(),
-            decodable: true,
+            window: spec.attention.window.as_ref().map(|window| window.size),
         }
     }
 
@@ -72,6 +72,13 @@ impl Outline {
     /// Metadata that is missing or cannot be; a tensor that reaches past the end of the file.
     pub(crate) fn of_gguf(path: &Path, header: &Header, len: usize) -> Result<Self> {
         let keys = Keys { path, header, architecture: architecture(path, header)? };
+        if let Some(count) =
+            header.metadata.get("split.count").and_then(|n| super::spec::whole(n).ok()).filter(|n| *n > 1)
+        {
+            let message =
+                format!("is one of {count} parts of a model; put them together with llama-gguf-split --merge");
+            return Err(Error::model(path, message));
+        }
         let family = Family::of_gguf(path, header)?;
         let other = OTHERS.iter().find(|(name, ..)| *name == keys.architecture);
         let names = match (family, other) {
@@ -88,6 +95,14 @@ impl Outline {
         let Some([vocabulary, _]) = header.tensors.get("token_embd.weight").map(|info| info.shape.as_slice()) else {
             return Err(Error::model(path, "tensor `token_embd.weight` is missing or not a matrix"));
         };
+        let context = keys.count("context_length")?;
+        if context > MOST_POSITIONS {
+            let message = format!(
+                "metadata `{}.context_length` is {context}, expected at most {MOST_POSITIONS}",
+                keys.architecture
+            );
+            return Err(Error::model(path, message));
+        }
         let mut outline = Self {
             family: family.map_or_else(|| keys.architecture.to_owned(), |family| family.name().to_owned()),
             architecture: keys.architecture.to_owned(),
@@ -96,11 +111,12 @@ impl Outline {
             layers: BTreeMap::new(),
             experts: 0,
             vocabulary: *vocabulary,
-            context: keys.count("context_length")?,
+            context,
             parameters: 0,
-            decodable: family.is_some() && header.tensors.values().all(|info| info.kind.candle().is_some()),
+            window: keys.count_if("attention.sliding_window")?.filter(|size| *size > 0),
         };
         let blocks = keys.count("block_count")?;
+        let mut found = BTreeSet::new();
         for (name, info) in &header.tensors {
             let block = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
             // DeepSeek's files hold blocks that predict further tokens, and Llama's factors of its angles.
@@ -118,11 +134,18 @@ impl Outline {
             let elements = info.elements().and_then(|n| u64::try_from(n).ok());
             let sum = elements.and_then(|n| outline.parameters.checked_add(n));
             outline.parameters = sum.ok_or_else(|| impossible(path, name, info))?;
-            if block.is_some() {
+            if let Some(block) = block {
+                found.insert(block);
                 outline.add(path, header, name, info)?;
             }
         }
-        Ok(outline)
+        match (0..blocks).find(|block| !found.contains(block)) {
+            Some(block) => Err(Error::model(
+                path,
+                format!("has no tensor of block {block} of {blocks}: it is not whole; download it again"),
+            )),
+            None => Ok(outline),
+        }
     }
 
     /// Takes up a block's tensor when it is a layer's, or those of all experts'.
@@ -141,8 +164,8 @@ impl Outline {
                     _ => return Err(Error::model(path, format!("tensor `{halves}` is missing or of another shape"))),
                 };
                 let rows = nope.checked_add(values).and_then(|n| n.checked_mul(*heads));
-                let whole = self.names.map_or_else(|| stem.to_owned(), |names| kv_b(&names, stem));
-                self.layers.insert(whole, [rows.ok_or_else(|| impossible(path, name, info))?, *rank]);
+                let rows = rows.ok_or_else(|| impossible(path, name, info))?;
+                self.layers.extend(self.names.map(|names| (kv_b(&names, stem), [rows, *rank])));
             }
             ([count, outside, inside], _) if module.ends_with("_exps") => {
                 // Each expert becomes an entry.
@@ -154,7 +177,9 @@ impl Outline {
                 self.layers.extend(self.paths(stem).into_iter().map(|path| (path, [*outside, *inside])));
             }
             ([outside, inside], _) if !module.ends_with("_exps") => {
-                let Some(layer) = self.paths(stem).pop() else { return Ok(()) };
+                // What the table of names does not have is no layer that an adapter could name.
+                let layer = self.paths(stem).pop().filter(|layer| self.gguf(layer).as_deref() == Some(stem));
+                let Some(layer) = layer else { return Ok(()) };
                 let (order, fits) =
                     (self.rows, self.names.is_none_or(|names| self.rows.fits(&names, &layer, *outside)));
                 if !fits {
@@ -178,8 +203,10 @@ impl Outline {
 
     /// Says what to do without them; `path` is the adapter's.
     pub(crate) fn no_names(&self, path: &Path) -> Error {
-        let known: Vec<&str> =
+        let mut known: Vec<&str> =
             Family::ALL.iter().map(|f| f.architecture()).chain(OTHERS.iter().map(|(name, ..)| *name)).collect();
+        // Two families are `deepseek2`.
+        known.dedup();
         let (architecture, known) = (&self.architecture, known.join(", "));
         let message = format!(
             "cannot be put on a base of the family `{architecture}`, whose layers finetest knows by GGUF's names alone (by Hugging \
@@ -247,6 +274,8 @@ impl Outline {
     }
 }
 
+/// Positions that a model may have.
+const MOST_POSITIONS: usize = 1 << 28;
 /// Layers that a model may have, each expert's counted.
 const MOST_LAYERS: usize = 1 << 20;
 
@@ -308,7 +337,11 @@ impl Keys<'_> {
         let own = self.count_if("attention.key_length")?;
         let head_dim = own.unwrap_or(self.count("embedding_length")? / heads.max(1));
         if kv_heads == 0 || head_dim < 2 || head_dim % 2 != 0 || !heads.is_multiple_of(kv_heads) {
-            let message = format!("{heads} and {kv_heads} heads of {head_dim} cannot be");
+            let architecture = self.architecture;
+            let message = format!(
+                "metadata `{architecture}.attention.head_count`, `.head_count_kv` and `.key_length` say {heads} and {kv_heads} heads of \
+                 {head_dim}, expected heads that divide and an even length"
+            );
             return Err(Error::model(self.path, message));
         }
         Ok(RowOrder { file, heads, kv_heads, head_dim })
@@ -368,10 +401,32 @@ mod tests {
             let message = refused(&change);
             assert!(message.contains(expected), "{message}");
         }
+        let split = |header: &mut Header| drop(header.metadata.insert("split.count".into(), Value::U16(3)));
+        assert!(refused(&split).contains("is one of 3 parts of a model; put them together with llama-gguf-split"));
+        let long =
+            |header: &mut Header| drop(header.metadata.insert("llama.context_length".into(), Value::U32(1 << 31)));
+        assert!(refused(&long).contains("`llama.context_length` is 2147483648, expected at most"));
+        let missing = |header: &mut Header| header.tensors.retain(|name, _| !name.starts_with("blk.1."));
+        assert!(refused(&missing).contains("has no tensor of block 1 of 3"));
         let named = |header: &mut Header| {
             header.metadata.insert("general.architecture".into(), Value::String("\u{1b}[2J".into()));
         };
         assert!(refused(&named).contains("is no family's name"));
+    }
+
+    /// A tensor that no adapter can name, and experts that are a plain matrix, are left alone.
+    #[test]
+    fn tensors_that_are_no_layers_are_none() {
+        let path = fixture("llama/model.gguf");
+        let map = map_file(&path).expect("a file");
+        let mut header = Header::read(&path, &map).expect("a header");
+        let whole = Outline::of_gguf(&path, &header, map.len()).expect("an outline");
+        let q = header.tensors["blk.0.attn_q.weight"].clone();
+        for name in ["blk.0.foo.weight", "blk.0.ffn_up_exps.weight", "blk.1.ffn_gate_inp.weight"] {
+            header.tensors.insert(name.into(), q.clone());
+        }
+        let more = Outline::of_gguf(&path, &header, map.len()).expect("an outline");
+        assert_eq!(more.layers, whole.layers);
     }
 
     /// What is told by a file's header alone is what its decoder has.
@@ -382,7 +437,7 @@ mod tests {
             let (file, decoder) = (of_file(&name), Outline::of(&decoder(&name)));
             assert_eq!((&file.family, &file.architecture), (&decoder.family, &decoder.architecture));
             assert_eq!(file.layers, decoder.layers, "{name}");
-            let counts = |o: &Outline| (o.experts, o.vocabulary, o.context, o.parameters, o.decodable);
+            let counts = |o: &Outline| (o.experts, o.vocabulary, o.context, o.parameters);
             assert_eq!(counts(&file), counts(&decoder), "{name}");
             for (path, [rows, _]) in &file.layers {
                 assert_eq!(file.order(path, *rows), decoder.order(path, *rows), "{name}: {path}");

@@ -3,10 +3,10 @@
 use crate::backend::{Backend, CandleBackend};
 #[cfg(feature = "llama-cpp")]
 use crate::backend::{Kept, LlamaAdapter, LlamaCppBackend, LlamaCppObjective};
-use crate::config::{BackendName, Config, ModelConfig, Recipe};
+use crate::config::{BackendName, Config, Recipe};
 use crate::data::encode::Encoded;
-use crate::error::Result;
-use crate::model::load_decoder;
+use crate::error::{Error, Result};
+use crate::model::decoder::Decoder;
 use crate::model::outline::Outline;
 use crate::train::{InProcess, Objective};
 
@@ -55,18 +55,19 @@ pub(super) fn llama_cpp(config: &Config, base: Base, tuned: Ready) -> Result<Lla
     LlamaCppBackend::new(base.files, config.model.clone(), vec![None, Some(adapter)], kept, config.run.batch)
 }
 
-/// What a training of the project descends.
+/// What a training of the project descends; `decoder` is candle's.
 pub(super) fn objective<'a>(
     config: &Config,
     base: &Base,
+    decoder: Option<Decoder>,
     outline: &'a Outline,
     recipe: &'a Recipe,
     examples: [&[Encoded]; 2],
 ) -> Result<Box<dyn Objective + 'a>> {
     match config.backend {
         BackendName::Candle => {
-            let model = ModelConfig { dtype: recipe.bf16.dtype(), ..config.model.clone() };
-            Ok(Box::new(InProcess::new(load_decoder(&base.files, &model)?, recipe)))
+            let decoder = decoder.ok_or_else(|| Error::failed("candle trains a decoder that is loaded"))?;
+            Ok(Box::new(InProcess::new(decoder, recipe)))
         }
         #[cfg(feature = "llama-cpp")]
         _ => {
@@ -76,7 +77,7 @@ pub(super) fn objective<'a>(
         }
         #[cfg(not(feature = "llama-cpp"))]
         _ => {
-            let _ = (outline, examples);
+            let _ = (base, outline, examples);
             Err(not_built(config))
         }
     }
@@ -84,7 +85,7 @@ pub(super) fn objective<'a>(
 
 /// This program has no such backend.
 #[cfg(not(feature = "llama-cpp"))]
-fn not_built(config: &Config) -> crate::error::Error {
+fn not_built(config: &Config) -> Error {
     let why = BackendName::parse(config.backend.as_str()).err().unwrap_or_default();
-    crate::error::Error::Usage(format!("the backend is {why}"))
+    Error::Usage(format!("the backend is {why}"))
 }

@@ -99,7 +99,7 @@ pub fn crosscheck(
         let measured = pair.measure(number, &arm.name, [&one, &two], on_event)?;
         arms.push((arm.name.clone(), measured));
     }
-    let template = pair.template()?;
+    let template = pair.template().map_err(|why| why.to_string());
     Ok(CrossCheck::of([&one, &two], exact, [texts, prompts], template, arms, limits))
 }
 

@@ -7,13 +7,14 @@ use serde::Serialize;
 use super::adapter::write_stamp;
 use super::{Base, Event, Events, TrainPolicy};
 use crate::adapter;
-use crate::config::{BackendName, Config, DataConfig, OnError, Recipe};
+use crate::config::{BackendName, Config, DataConfig, ModelConfig, OnError, Recipe};
 use crate::data::encode::{Encoded, encode_chat, encode_completion, encode_text};
 use crate::data::{self, Example, Turns};
 use crate::error::{Error, Result};
 use crate::export;
 use crate::files::write_atomically;
-use crate::model::{self, Voice};
+use crate::model::outline::Outline;
+use crate::model::{self, Voice, load_decoder};
 use crate::train::{TRAINER_STATE, TrainerState, Training, loss_plot};
 
 /// The plot of a training, beside its adapter.
@@ -89,7 +90,13 @@ pub(super) fn train(
     let directory = place.ok_or_else(|| Error::input(&config.manifest, None, "there is no place for the adapter"))?;
     let voice = Voice::load(&base.files, &config.model)?;
     let (train, validation) = examples(config, recipe, &voice, on_event)?;
-    let outline = model::outline(&base.files, &config.model)?;
+    let of_recipe = ModelConfig { dtype: recipe.bf16.dtype(), ..config.model.clone() };
+    let decoder = match config.backend {
+        BackendName::Candle => Some(load_decoder(&base.files, &of_recipe)?),
+        _ => None,
+    };
+    let outline =
+        decoder.as_ref().map_or_else(|| model::outline(&base.files, &config.model), |d| Ok(Outline::of(d)))?;
     voice.check_fits(outline.vocabulary)?;
     // A training goes on with the gradients that it began with.
     let fingerprint = match config.backend {
@@ -107,7 +114,7 @@ pub(super) fn train(
         fingerprint: &fingerprint,
         base: &config.relative(Path::new(&config.model.source)),
     };
-    let objective = super::backend::objective(config, base, &outline, recipe, [&train, &validation])?;
+    let objective = super::backend::objective(config, base, decoder, &outline, recipe, [&train, &validation])?;
     let trained = training.run(objective, &mut |event| on_event(Event::Train(event)))?;
     // Of the adapter that was there: it is kept with that one's other files, and would be taken for the new one's.
     let gguf = directory.join(GGUF_ADAPTER);

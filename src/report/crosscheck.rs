@@ -113,7 +113,9 @@ fn one(page: &mut Page, check: &CrossCheck, arm: &ArmCheck) {
     if parts.is_empty() {
         parts.push("nothing to compare".to_owned());
     }
-    let ink = if arm.same_top1.is_none_or(|same| same >= check.limits.min_same_top1) { Ink::Dim } else { Ink::Bad };
+    let own = format!("{}: ", arm.arm);
+    let ink =
+        if check.problems_of_arms().iter().any(|problem| problem.starts_with(&own)) { Ink::Bad } else { Ink::Dim };
     row(page, &arm.arm, ink, &parts.join("; "));
     for parted in arm.divergences.iter().filter(|parted| !parted.is_near_tie()) {
         let [one, other] = parted.tokens.each_ref().map(shown);

@@ -2,13 +2,18 @@
 
 use std::path::Path;
 
+use candle_core::quantized::gguf_file::Value;
+
 use super::{LlamaCppObjective, Place, windows};
 use crate::adapter::{self, Adapter};
 use crate::config::{ModelConfig, Recipe};
 use crate::data::encode::Encoded;
 use crate::error::Result;
+use crate::export::gguf;
 use crate::llama_cpp::Differentiator;
+use crate::model::gguf::Header;
 use crate::model::parity::fixture;
+use crate::model::weights::map_file;
 use crate::model::{outline, source};
 use crate::train::parity::{Recorded, descends_as_peft, examples_of, recipe};
 use crate::train::{Gradients, Objective, targets};
@@ -83,9 +88,48 @@ fn agrees(family: &'static str, model: &Path) {
     descends_as_peft(&recorded, Box::new(Here::new(&objective, &start)), &recipe);
 }
 
+/// Why OLMo 2's recorded training is refused on this file.
+fn refused(model: &Path) -> String {
+    let config = ModelConfig { source: model.display().to_string(), ..ModelConfig::default() };
+    let files = source::resolve(&config, &mut |_| {}).expect("files");
+    let outline = outline(&files, &config).expect("an outline");
+    let examples = examples_of(&Recorded::of("llama_cpp_only/olmo2"));
+    let directory = tempfile::tempdir().expect("a directory");
+    let objective = LlamaCppObjective::new(&files, &config, &outline, &recipe(), &[&examples], directory.path());
+    objective.err().expect("must be refused").to_string()
+}
+
 #[test]
 fn every_family_trains_as_peft_does() {
     for family in FAMILIES {
         agrees(family, &fixture(&format!("{family}/model.gguf")));
     }
+}
+
+/// OLMo 3's form: some layers see back a window alone, which is longer than any example, and have a mask of their own.
+#[test]
+fn layers_with_a_window_see_each_example_alone_too() {
+    let base = fixture("llama_cpp_only/olmo2/model.gguf");
+    let map = map_file(&base).expect("a file");
+    let mut header = Header::read(&base, &map).expect("a header");
+    for (key, value) in [("sliding_window", 64), ("sliding_window_pattern", 2)] {
+        header.metadata.insert(format!("olmo2.attention.{key}"), Value::U32(value));
+    }
+    let tensors = header.in_order().into_iter().map(|(name, info)| (name, header.tensor(&base, &map, name, info)));
+    let tensors: Vec<_> = tensors.map(|(name, tensor)| (name.as_str(), tensor.expect("a tensor"))).collect();
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    let metadata: Vec<_> = header.metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("model.gguf");
+    gguf::write(&path, &metadata, &tensors).expect("a file");
+    agrees("llama_cpp_only/olmo2", &path);
+
+    // Shorter than an example it would have to be kept to, and the masks that are written here know nothing of it.
+    let window = metadata.iter().position(|(key, _)| *key == "olmo2.attention.sliding_window").expect("it is there");
+    let mut metadata = metadata;
+    let short = Value::U32(16);
+    metadata[window].1 = &short;
+    gguf::write(&path, &metadata, &tensors).expect("a file");
+    let message = refused(&path);
+    assert!(message.contains("see back 16 tokens, and an example has 23: lower sequence_len"), "{message}");
 }

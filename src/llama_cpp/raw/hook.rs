@@ -39,7 +39,8 @@ pub(super) struct Hook {
     pub(super) window: Window,
     pub(super) loss: f64,
     pub(super) positions_set: bool,
-    pub(super) mask_set: bool,
+    /// Masks that this window was written into: layers with a sliding window have one of their own.
+    pub(super) masks: Vec<NonNull<ggml_tensor>>,
     pub(super) loss_seen: bool,
     /// Gradients that this window gave.
     pub(super) taken: usize,
@@ -139,7 +140,7 @@ impl Hook {
             window: Window::default(),
             loss: 0.0,
             positions_set: false,
-            mask_set: false,
+            masks: Vec::new(),
             loss_seen: false,
             taken: 0,
             replaced: None,
@@ -181,8 +182,8 @@ impl Hook {
             self.positions_set = true;
         }
         if node.op == sys::GGML_OP_SOFT_MAX
-            && !self.mask_set
-            && let Some(input) = source(node, 1)
+            && let (Some(input), Some(place)) = (source(node, 1), NonNull::new(node.src[1]))
+            && !self.masks.contains(&place)
         {
             let n = self.window.segments.len();
             let fits = input.ne[0] as usize == n && input.ne[1] as usize >= n;
@@ -195,7 +196,7 @@ impl Hook {
                     *value = if seen { 0.0 } else { f32::NEG_INFINITY };
                 }
             }
-            self.mask_set = true;
+            self.masks.push(place);
         }
     }
 

@@ -190,8 +190,8 @@ impl Differentiator {
         let hook = &mut *self.hook;
         hook.window = window.clone();
         hook.loss = 0.0;
-        (hook.positions_set, hook.mask_set, hook.loss_seen) = (false, false, false);
-        hook.taken = 0;
+        (hook.positions_set, hook.loss_seen, hook.taken) = (false, false, 0);
+        hook.masks.clear();
         hook.phase = if gradients { Phase::Train } else { Phase::Evaluate };
         // SAFETY: the dataset holds one row of `n` tokens and labels, whose ids were checked; with one row, split 1 trains on it and
         // split 0 evaluates it. No results and no callbacks are asked for. The hook is not borrowed during the call.
@@ -210,8 +210,9 @@ impl Differentiator {
         if let Some(error) = hook.error.take() {
             return Err(Error::failed(format!("llama.cpp's graph is not what finetest knows: {error}")));
         }
-        if !(hook.positions_set && hook.mask_set && hook.loss_seen) {
-            let (positions, mask, loss) = (hook.positions_set, hook.mask_set, hook.loss_seen);
+        let mask = !hook.masks.is_empty();
+        if !(hook.positions_set && mask && hook.loss_seen) {
+            let (positions, loss) = (hook.positions_set, hook.loss_seen);
             return Err(Error::failed(format!(
                 "llama.cpp's graph is not what finetest knows: positions met: {positions}, mask: {mask}, loss: {loss}"
             )));

@@ -111,7 +111,7 @@ impl Family {
             let other = if path.extension().is_some_and(|e| e == "json") {
                 ""
             } else {
-                "; llama.cpp may know it: --backend llama-cpp"
+                "; run and train may use it with --backend llama-cpp"
             };
             Error::model(path, format!("model family `{name}` is not known; known are: {known}{other}"))
         })
