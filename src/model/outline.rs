@@ -45,6 +45,7 @@ pub(crate) struct Outline {
     /// Weights; a tied head counts once.
     pub(crate) parameters: u64,
     /// Tokens that some layers see back to, where they do not see all.
+    #[cfg_attr(not(feature = "llama-cpp"), expect(dead_code, reason = "only llama.cpp's training asks"))]
     pub(crate) window: Option<usize>,
 }
 

@@ -1,6 +1,8 @@
-//! An adapter in llama.cpp's form, wherever PEFT's directory is taken: through the built binary.
+//! GGUF files through the built binary: an adapter in llama.cpp's form wherever PEFT's directory is taken, and bases that candle has not.
 
 mod support;
+
+use std::path::Path;
 
 use support::{Project, Ran, fixture};
 
@@ -93,4 +95,79 @@ fn llama_cpp_reads_the_file_itself_and_agrees_with_candle() {
     project.write("finetest.toml", &project.read("finetest.toml").replace("[gate]", "scale = 0.5\n[gate]"));
     project.run(&["crosscheck"]).expect(0);
     assert_eq!(kept(), 1, "a scale is written into a file of ours");
+}
+
+/// Held to what llama.cpp's own converter made of the same adapter: its B is divided by the rank and multiplied by an alpha of 8, and
+/// ours by one of 16.
+#[test]
+fn an_adapter_of_a_family_that_candle_has_not_is_exported_for_llama_cpp() {
+    use candle_core::quantized::gguf_file::Content;
+    let project = Project::new();
+    let granite = |file: &str| fixture(&format!("llama_cpp_only/granite/{file}"));
+    std::fs::copy(granite("model.gguf"), project.path("m.gguf")).expect("a copy");
+    project.write("finetest.toml", &support::MANIFEST.replace("source = \"model\"", "source = \"m.gguf\""));
+    let adapter = granite("adapter").display().to_string();
+    let ran = project.run(&["export", "--format", "gguf-adapter", "--out", "a.gguf", "--adapter", &adapter]).expect(0);
+    assert!(ran.stdout.contains("value by value"), "{}", ran.stdout);
+    let read = |path: &Path| {
+        let mut file = std::fs::File::open(path).expect("a file");
+        let content = Content::read(&mut file).expect("a header");
+        let names: Vec<String> = content.tensor_infos.keys().cloned().collect();
+        let device = candle_core::Device::Cpu;
+        let values = |name: &String| {
+            let tensor =
+                content.tensor(&mut file, name, &device).and_then(|t| t.dequantize(&device)).expect("a tensor");
+            (name.clone(), tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("values"))
+        };
+        names.iter().map(values).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let (ours, theirs) = (read(&project.path("a.gguf")), read(&granite("adapter.gguf")));
+    assert!(ours.len() == 42 && ours.keys().eq(theirs.keys()));
+    for (name, values) in &ours {
+        let factor = if name.ends_with("lora_b") { 2.0 } else { 1.0 };
+        let same = values.iter().zip(&theirs[name]).all(|(own, other)| factor * own == *other);
+        assert!(same, "{name}");
+    }
+    let ran = project.run(&["export", "--format", "merged-gguf", "--out", "b.gguf", "--adapter", &adapter]);
+    ran.fails(1, &["model family `granite` is not known"]);
+}
+
+/// llama.cpp's form may lie alone where a training writes: it is somebody's, and the new one would be written over it.
+#[test]
+fn a_gguf_adapter_that_lies_where_one_is_trained_is_kept() {
+    let project = Project::new();
+    project.write("adapters/tiny/adapter.gguf", "somebody's");
+    let ran = project.run(&["train"]).expect(0);
+    assert!(ran.stderr.contains("the adapter that it replaces is kept in .finetest/replaced"), "{}", ran.stderr);
+    let kept = std::fs::read_dir(project.path(".finetest/replaced")).expect("kept").flatten().next().expect("one");
+    assert_eq!(std::fs::read_to_string(kept.path().join("adapter.gguf")).expect("a text"), "somebody's");
+}
+
+/// A tensor's type lies behind its name, its number of dimensions and these: 23 is ggml's IQ4_XS.
+#[test]
+fn a_gguf_of_a_type_that_candle_has_not_is_told_and_where_it_can_be_used() {
+    let project = Project::new();
+    let mut bytes = std::fs::read(fixture("llama/model.gguf")).expect("a GGUF");
+    let name = b"token_embd.weight";
+    let at = bytes.windows(name.len()).position(|window| window == name).expect("it is there") + name.len() + 4 + 16;
+    bytes[at..at + 4].copy_from_slice(&23u32.to_le_bytes());
+    std::fs::write(project.path("m.gguf"), bytes).expect("written");
+    project.write("finetest.toml", &support::MANIFEST.replace("source = \"model\"", "source = \"m.gguf\""));
+    let words = [
+        "m.gguf",
+        "tensor `token_embd.weight` is in IQ4_XS",
+        "run and train may use it with --backend llama-cpp",
+        "Q4_0",
+        "llama-quantize",
+    ];
+    project.run(&["train"]).fails(1, &words);
+}
+
+#[test]
+fn a_gguf_of_a_family_that_candle_has_not_is_told_and_where_it_can_be_used() {
+    let project = Project::new();
+    std::fs::copy(fixture("llama_cpp_only/granite/model.gguf"), project.path("m.gguf")).expect("a copy");
+    project.write("finetest.toml", &support::MANIFEST.replace("source = \"model\"", "source = \"m.gguf\""));
+    let words = ["m.gguf", "model family `granite` is not known; known are: llama, qwen2", "--backend llama-cpp"];
+    project.run(&["train"]).fails(1, &words);
 }
