@@ -6,13 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use candle_core::quantized::gguf_file::Value;
-
 use super::decoder::Decoder;
 use super::gguf::{Header, TensorInfo};
 use super::names::{LLAMA, Names, PHI3, names};
 use super::rows::{GgufRows, RowOrder, gguf_rows};
-use super::spec::Family;
+use super::spec::{Family, Keys, whole};
 use crate::error::{Error, Result};
 
 /// Families that llama.cpp computes and this crate's decoder does not, by GGUF's name: what Hugging Face calls their layers, and how
@@ -72,18 +70,16 @@ impl Outline {
     /// # Errors
     /// Metadata that is missing or cannot be; a tensor that reaches past the end of the file.
     pub(crate) fn of_gguf(path: &Path, header: &Header, len: usize) -> Result<Self> {
-        let keys = Keys { path, header, architecture: architecture(path, header)? };
-        if let Some(count) =
-            header.metadata.get("split.count").and_then(|n| super::spec::whole(n).ok()).filter(|n| *n > 1)
-        {
+        let keys = Keys::of(path, header)?;
+        if let Some(count) = header.metadata.get("split.count").and_then(|n| whole(n).ok()).filter(|n| *n > 1) {
             let message =
                 format!("is one of {count} parts of a model; put them together with llama-gguf-split --merge");
             return Err(Error::model(path, message));
         }
-        let family = Family::of_gguf(path, header)?;
+        let family = keys.family()?;
         let other = OTHERS.iter().find(|(name, ..)| *name == keys.architecture);
         let names = match (family, other) {
-            (Some(family), _) => Some(names(family, header.tensors.contains_key("blk.0.attn_norm_2.weight"))),
+            (Some(family), _) => Some(names(family, keys.has("blk.0.attn_norm_2.weight"))),
             (None, Some((_, names, _))) => Some(*names),
             (None, None) => None,
         };
@@ -92,7 +88,7 @@ impl Outline {
             (None, Some((.., rows))) => *rows,
             (None, None) => GgufRows::Same,
         };
-        let rows = if file == GgufRows::Same { RowOrder::SAME } else { keys.row_order(file)? };
+        let rows = if file == GgufRows::Same { RowOrder::SAME } else { row_order(&keys, file)? };
         let Some([vocabulary, _]) = header.tensors.get("token_embd.weight").map(|info| info.shape.as_slice()) else {
             return Err(Error::model(path, "tensor `token_embd.weight` is missing or not a matrix"));
         };
@@ -290,67 +286,27 @@ fn impossible(path: &Path, name: &str, info: &TensorInfo) -> Error {
     Error::model(path, format!("tensor `{name}` has the impossible shape {:?}", info.shape))
 }
 
-/// Longest name of a family.
-const LONGEST_NAME: usize = 64;
-
-fn is_part_of_name(c: char) -> bool {
-    c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c)
-}
-
-/// GGUF's name of the model's family.
-fn architecture<'h>(path: &Path, header: &'h Header) -> Result<&'h str> {
-    match header.metadata.get("general.architecture") {
-        // It stands in reports, and before the names of other keys.
-        Some(Value::String(name)) if name.len() > LONGEST_NAME || !name.chars().all(is_part_of_name) => {
-            let message =
-                "metadata `general.architecture` is no family's name, expected letters, digits, `-`, `_` and `.`";
-            Err(Error::model(path, message))
-        }
-        Some(Value::String(architecture)) => Ok(architecture),
-        Some(_) => Err(Error::model(path, "metadata `general.architecture` is not a text")),
-        None => Err(Error::model(path, "metadata `general.architecture` is missing")),
+/// The heads that rows are ordered by.
+fn row_order(keys: &Keys<'_>, file: GgufRows) -> Result<RowOrder> {
+    let heads = keys.count("attention.head_count")?;
+    let kv_heads = keys.count_if("attention.head_count_kv")?.unwrap_or(heads);
+    let own = keys.count_if("attention.key_length")?;
+    let head_dim = own.unwrap_or(keys.count("embedding_length")? / heads.max(1));
+    if kv_heads == 0 || head_dim < 2 || head_dim % 2 != 0 || !heads.is_multiple_of(kv_heads) {
+        let architecture = keys.architecture;
+        let message = format!(
+            "metadata `{architecture}.attention.head_count`, `.head_count_kv` and `.key_length` say {heads} and {kv_heads} heads of \
+             {head_dim}, expected heads that divide and an even length"
+        );
+        return Err(Error::model(keys.path, message));
     }
-}
-
-/// Keys that begin with the architecture's name.
-struct Keys<'a> {
-    path: &'a Path,
-    header: &'a Header,
-    architecture: &'a str,
-}
-
-impl Keys<'_> {
-    fn count_if(&self, name: &str) -> Result<Option<usize>> {
-        let key = format!("{}.{name}", self.architecture);
-        let value = self.header.metadata.get(&key).map(super::spec::whole).transpose();
-        let value = value.map_err(|e| Error::model(self.path, format!("metadata `{key}`: {e}")))?;
-        Ok(value.and_then(|n| usize::try_from(n).ok()))
-    }
-
-    fn count(&self, name: &str) -> Result<usize> {
-        let missing = || Error::model(self.path, format!("metadata `{}.{name}` is missing", self.architecture));
-        self.count_if(name)?.ok_or_else(missing)
-    }
-
-    fn row_order(&self, file: GgufRows) -> Result<RowOrder> {
-        let heads = self.count("attention.head_count")?;
-        let kv_heads = self.count_if("attention.head_count_kv")?.unwrap_or(heads);
-        let own = self.count_if("attention.key_length")?;
-        let head_dim = own.unwrap_or(self.count("embedding_length")? / heads.max(1));
-        if kv_heads == 0 || head_dim < 2 || head_dim % 2 != 0 || !heads.is_multiple_of(kv_heads) {
-            let architecture = self.architecture;
-            let message = format!(
-                "metadata `{architecture}.attention.head_count`, `.head_count_kv` and `.key_length` say {heads} and {kv_heads} heads of \
-                 {head_dim}, expected heads that divide and an even length"
-            );
-            return Err(Error::model(self.path, message));
-        }
-        Ok(RowOrder { file, heads, kv_heads, head_dim })
-    }
+    Ok(RowOrder { file, heads, kv_heads, head_dim })
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::quantized::gguf_file::Value;
+
     use super::*;
     use crate::model::parity::{decoder, fixture};
     use crate::model::weights::map_file;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
 
+use super::keys::Keys;
 use super::rotary::yarn_magnitude;
 use super::{
     Activation, AttentionSpec, DecoderSpec, Experts, Family, FeedForwardSpec, FusedOrder, Groups, Latent, NormKind,
@@ -13,124 +14,16 @@ use crate::error::{Error, Result};
 use crate::model::gguf::Header;
 
 pub(super) fn read(path: &Path, header: &Header) -> Result<DecoderSpec> {
-    let meta = Metadata { path, header };
-    let architecture = meta.required("general.architecture", |v| v.to_string().cloned())?;
-    let family = Family::named(path, &architecture, Family::architecture)?;
-    let meta = Keys { meta, architecture: &architecture };
-    let family = of_two(&meta, family)?;
-    spec(&meta, family)
-}
-
-/// The family of a file; `None` for one that is not known here.
-pub(super) fn family(path: &Path, header: &Header) -> Result<Option<Family>> {
-    let meta = Metadata { path, header };
-    let architecture = meta.required("general.architecture", |v| v.to_string().cloned())?;
-    let found = Family::ALL.into_iter().find(|family| family.architecture() == architecture);
-    found.map(|family| of_two(&Keys { meta, architecture: &architecture }, family)).transpose()
-}
-
-/// Two families are `deepseek2`; only V3 has the correction bias of the router, or sigmoid scores.
-fn of_two(keys: &Keys<'_>, family: Family) -> Result<Family> {
-    if !matches!(family, Family::DeepseekV2 | Family::DeepseekV3) {
-        return Ok(family);
-    }
-    let sigmoid = keys.count_if("expert_gating_func")? == Some(2);
-    Ok(if sigmoid || keys.has_suffix("exp_probs_b.bias") { Family::DeepseekV3 } else { Family::DeepseekV2 })
-}
-
-#[derive(Clone, Copy)]
-struct Metadata<'a> {
-    path: &'a Path,
-    header: &'a Header,
-}
-
-impl Metadata<'_> {
-    fn optional<T>(&self, key: &str, read: impl Fn(&Value) -> candle_core::Result<T>) -> Result<Option<T>> {
-        let value = self.header.metadata.get(key).map(read).transpose();
-        value.map_err(|e| Error::model(self.path, format!("metadata `{key}`: {e}")))
-    }
-
-    fn required<T>(&self, key: &str, read: impl Fn(&Value) -> candle_core::Result<T>) -> Result<T> {
-        self.optional(key, read)?.ok_or_else(|| Error::model(self.path, format!("metadata `{key}` is missing")))
-    }
-}
-
-/// Keys that begin with the architecture's name.
-struct Keys<'a> {
-    meta: Metadata<'a>,
-    architecture: &'a str,
-}
-
-impl Keys<'_> {
-    fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.architecture)
-    }
-
-    fn count_if(&self, name: &str) -> Result<Option<usize>> {
-        Ok(self.meta.optional(&self.key(name), whole)?.map(|n| n as usize))
-    }
-
-    fn count(&self, name: &str) -> Result<usize> {
-        Ok(self.meta.required(&self.key(name), whole)? as usize)
-    }
-
-    fn number_if(&self, name: &str) -> Result<Option<f64>> {
-        self.meta.optional(&self.key(name), |v| v.to_f32().map(f64::from).or_else(|_| v.to_f64()))
-    }
-
-    fn number(&self, name: &str) -> Result<f64> {
-        let key = self.key(name);
-        self.number_if(name)?.ok_or_else(|| Error::model(self.meta.path, format!("metadata `{key}` is missing")))
-    }
-
-    fn flag(&self, name: &str) -> Result<Option<bool>> {
-        self.meta.optional(&self.key(name), Value::to_bool)
-    }
-
-    fn text_if(&self, name: &str) -> Result<Option<String>> {
-        self.meta.optional(&self.key(name), |v| v.to_string().cloned())
-    }
-
-    fn has(&self, tensor: &str) -> bool {
-        self.meta.header.tensors.contains_key(tensor)
-    }
-
-    fn has_suffix(&self, suffix: &str) -> bool {
-        self.meta.header.tensors.keys().any(|name| name.ends_with(suffix))
-    }
-
-    /// Which layers have a tensor of this name.
-    fn layers_with(&self, layers: usize, tensor: &str) -> Vec<bool> {
-        (0..layers.min(super::MOST_PARTS)).map(|layer| self.has(&format!("blk.{layer}.{tensor}"))).collect()
-    }
-
-    /// Rows of a tensor of the first layer that has it.
-    fn rows(&self, suffix: &str) -> Option<usize> {
-        let found = self.meta.header.tensors.iter().find(|(name, _)| name.ends_with(suffix));
-        found.and_then(|(_, info)| info.shape.first().copied())
-    }
-}
-
-/// Some writers store a list with one value a layer; equal ones are one value.
-pub(in crate::model) fn whole(value: &Value) -> candle_core::Result<u64> {
-    match value {
-        Value::Array(items) => {
-            let all = items.iter().map(Value::to_u64).collect::<candle_core::Result<Vec<_>>>()?;
-            match all.first() {
-                Some(first) if all.iter().all(|n| n == first) => Ok(*first),
-                _ => candle_core::bail!("the layers differ ({all:?}), which is not supported"),
-            }
-        }
-        // Signed and unsigned of every width.
-        Value::I32(n) if *n >= 0 => Ok(*n as u64),
-        Value::I64(n) if *n >= 0 => Ok(*n as u64),
-        value => value.to_u64(),
+    let keys = Keys::of(path, header)?;
+    match keys.family()? {
+        Some(family) => spec(&keys, family),
+        None => Err(Family::unknown(path, keys.architecture, Family::architecture)),
     }
 }
 
 fn spec(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
-    let path = keys.meta.path;
-    let vocab_size = match keys.meta.header.tensors.get("token_embd.weight").map(|t| t.shape.as_slice()) {
+    let path = keys.path;
+    let vocab_size = match keys.header.tensors.get("token_embd.weight").map(|t| t.shape.as_slice()) {
         Some([vocab, _]) => *vocab,
         _ => return Err(Error::model(path, "tensor `token_embd.weight` is missing or not a matrix")),
     };
@@ -166,7 +59,7 @@ fn spec(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
         embedding_norm: family == Family::Bloom,
         tied_head: !keys.has("output.weight"),
         context: keys.count("context_length")?,
-        eos: keys.meta.optional("tokenizer.ggml.eos_token_id", Value::to_u32)?.into_iter().collect(),
+        eos: keys.optional("tokenizer.ggml.eos_token_id", Value::to_u32)?.into_iter().collect(),
     })
 }
 
@@ -194,7 +87,7 @@ fn attention(
             let rope = keys.count("rope.dimension_count")?;
             let nope = head_dim.checked_sub(rope).ok_or_else(|| {
                 let message = format!("{rope} elements of a head of {head_dim} are turned");
-                Error::model(keys.meta.path, message)
+                Error::model(keys.path, message)
             })?;
             if let (Some(factor), Some(log)) =
                 (keys.number_if("rope.scaling.factor")?, keys.number_if("rope.scaling.yarn_log_multiplier")?)
@@ -289,7 +182,7 @@ fn scaling(keys: &Keys<'_>, family: Family) -> Result<RopeScaling> {
         }
         Some(other) => {
             let message = format!("rope scaling `{other}` is not known; known are: none, linear, yarn");
-            Err(Error::model(keys.meta.path, message))
+            Err(Error::model(keys.path, message))
         }
     }
 }

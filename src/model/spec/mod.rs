@@ -6,12 +6,13 @@
 mod classic;
 mod config;
 mod gguf;
+mod keys;
 mod rotary;
 mod write;
 
 use std::path::Path;
 
-pub(in crate::model) use gguf::whole;
+pub(in crate::model) use keys::{Keys, whole};
 pub use rotary::{RopeScaling, Rotary, Yarn};
 
 use super::gguf::Header;
@@ -94,27 +95,18 @@ impl Family {
         }
     }
 
-    /// The family of a GGUF file; `None` for one that this crate's decoder is not.
-    ///
-    /// # Errors
-    /// Metadata that is missing or of another type.
-    pub(crate) fn of_gguf(path: &Path, header: &Header) -> Result<Option<Self>> {
-        gguf::family(path, header)
+    fn named(path: &Path, name: &str, of: impl Fn(Self) -> &'static str) -> Result<Self> {
+        Self::ALL.into_iter().find(|f| of(*f) == name).ok_or_else(|| Self::unknown(path, name, of))
     }
 
-    fn named(path: &Path, name: &str, of: impl Fn(Self) -> &'static str) -> Result<Self> {
-        Self::ALL.into_iter().find(|f| of(*f) == name).ok_or_else(|| {
-            let mut known: Vec<&str> = Self::ALL.iter().map(|f| of(*f)).collect();
-            known.dedup();
-            let known = known.join(", ");
-            // llama.cpp reads GGUF alone.
-            let other = if path.extension().is_some_and(|e| e == "json") {
-                ""
-            } else {
-                "; run and train may use it with --backend llama-cpp"
-            };
-            Error::model(path, format!("model family `{name}` is not known; known are: {known}{other}"))
-        })
+    fn unknown(path: &Path, name: &str, of: impl Fn(Self) -> &'static str) -> Error {
+        let mut known: Vec<&str> = Self::ALL.iter().map(|f| of(*f)).collect();
+        known.dedup();
+        let known = known.join(", ");
+        // llama.cpp reads GGUF alone.
+        let gguf = path.extension().is_none_or(|e| e != "json");
+        let other = if gguf { "; run and train may use it with --backend llama-cpp" } else { "" };
+        Error::model(path, format!("model family `{name}` is not known; known are: {known}{other}"))
     }
 }
 
