@@ -151,26 +151,29 @@ impl LlamaCppBackend {
 
     /// Tokens of texts by llama.cpp's own tokenizer.
     pub(crate) fn tokenize(&mut self, texts: &[String]) -> Result<Vec<Vec<u32>>> {
-        let mut tokens = Vec::new();
-        let job = Job::Tokenize { texts: texts.to_vec() };
-        self.load(&mut |_| {})?.worker.whole(&job, "tokenising", &mut |reply| {
-            if let Reply::Tokenized(found) = reply {
-                tokens = found;
-            }
-        })?;
-        Ok(tokens)
+        self.whole(&Job::Tokenize { texts: texts.to_vec() }, "tokenising", |reply| match reply {
+            Reply::Tokenized(tokens) => Some(tokens),
+            _ => None,
+        })
     }
 
     /// Texts of conversations by llama.cpp's own forms of templates; nothing where it has none.
     pub(crate) fn render(&mut self, conversations: &[Vec<Message>]) -> Result<Vec<Option<String>>> {
-        let mut texts = Vec::new();
-        let job = Job::Render { conversations: conversations.to_vec() };
-        self.load(&mut |_| {})?.worker.whole(&job, "rendering", &mut |reply| {
-            if let Reply::Rendered(found) = reply {
-                texts = found;
+        self.whole(&Job::Render { conversations: conversations.to_vec() }, "rendering", |reply| match reply {
+            Reply::Rendered(texts) => Some(texts),
+            _ => None,
+        })
+    }
+
+    /// What a job that is one whole is answered.
+    fn whole<T: Default>(&mut self, job: &Job, what: &str, take: impl Fn(Reply) -> Option<T>) -> Result<T> {
+        let mut found = T::default();
+        self.load(&mut |_| {})?.worker.whole(job, what, &mut |reply| {
+            if let Some(taken) = take(reply) {
+                found = taken;
             }
         })?;
-        Ok(texts)
+        Ok(found)
     }
 
     /// The tokenizer and template that prompts are made with.

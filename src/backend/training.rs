@@ -26,11 +26,14 @@ const MOST_TOKENS: usize = 512;
 /// Families, by GGUF's names, whose graph llama.cpp can differentiate.
 const TRAINED: [&str; 6] = ["llama", "qwen2", "qwen3", "granite", "olmo2", "smollm3"];
 
+/// What has no backward in any family.
+const EXPERTS: &str = "the choice of experts";
+
 /// What a family's graph has of which llama.cpp has no backward, by GGUF's name.
 fn without_backward(architecture: &str) -> Option<&'static str> {
     Some(match architecture {
         "gemma3" => "GEGLU",
-        "qwen2moe" | "qwen3moe" => "the choice of experts",
+        "qwen2moe" | "qwen3moe" => EXPERTS,
         "deepseek2" => "its latent attention and experts",
         "bloom" | "mpt" | "falcon" | "gpt2" => "LayerNorm and GELU",
         "phi3" => "SwiGLU of a layer that is gate and up together",
@@ -84,25 +87,20 @@ impl<'a> LlamaCppObjective<'a> {
             return Err(refuse("is safetensors, and llama.cpp trains on a GGUF file".into()));
         };
         let family = &outline.family;
-        match (TRAINED.contains(&outline.architecture.as_str()), without_backward(&outline.architecture)) {
+        let why = match (TRAINED.contains(&outline.architecture.as_str()), without_backward(&outline.architecture)) {
             // A file of Llama's architecture may have experts, as Mixtral's do.
-            (true, _) if outline.experts == 0 => {}
-            (true, _) => {
-                let why = without_backward("qwen2moe").unwrap_or_default();
-                return Err(refuse(format!("is of the family {family}: llama.cpp has no backward for {why}")));
-            }
-            (false, Some(why)) => {
-                return Err(refuse(format!("is of the family {family}: llama.cpp has no backward for {why}")));
-            }
+            (true, _) => (outline.experts > 0).then_some(EXPERTS),
+            (false, Some(why)) => Some(why),
             (false, None) => {
                 let trained = TRAINED.join(", ");
-                return Err(Error::model(
-                    &files.root,
-                    format!(
-                        "is of the family {family}, of which it is not known whether llama.cpp can differentiate it; it trains {trained}"
-                    ),
-                ));
+                let message = format!(
+                    "is of the family {family}, of which it is not known whether llama.cpp can differentiate it; it trains {trained}"
+                );
+                return Err(Error::model(&files.root, message));
             }
+        };
+        if let Some(why) = why {
+            return Err(refuse(format!("is of the family {family}: llama.cpp has no backward for {why}")));
         }
         if recipe.lora_dropout > 0.0 {
             let dropout = recipe.lora_dropout;
@@ -219,12 +217,7 @@ impl<'a> LlamaCppObjective<'a> {
             if all.len() != expected {
                 return Err(Error::failed(format!("llama.cpp gave {} gradients, expected {expected}", all.len())));
             }
-            let mut rest = all.as_slice();
-            for place in &opened.places {
-                let (own, after) = rest.split_at(place.len);
-                rest = after;
-                found.insert(place.name(), place.in_hugging_face_order(own));
-            }
+            found = by_name(&opened.places, &all);
         }
         Ok((loss, found))
     }
@@ -254,6 +247,17 @@ impl Place {
         let width = values.len() / order.len().max(1);
         order.iter().flat_map(|at| &values[at * width..(at + 1) * width]).copied().collect()
     }
+}
+
+/// Gradients as the loop knows them, out of all values one after another; they are as many as the places hold.
+fn by_name(places: &[Place], all: &[f32]) -> Gradients {
+    let mut rest = all;
+    let own = |place: &Place| {
+        let (own, after) = rest.split_at(place.len);
+        rest = after;
+        (place.name(), place.in_hugging_face_order(own))
+    };
+    places.iter().map(own).collect()
 }
 
 /// Positions of the longest example; its last token predicts nothing and has none.

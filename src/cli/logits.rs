@@ -72,8 +72,9 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     }
     let adapter = match &args.adapter {
         Some(directory) => {
-            let adapter = adapter::open(directory, &Outline::of(&decoder))?;
-            adapter.check_fits(directory, &Outline::of(&decoder))?;
+            let outline = Outline::of(&decoder);
+            let adapter = adapter::open(directory, &outline)?;
+            adapter.check_fits(directory, &outline)?;
             Some(adapter.attached(&decoder, 1.0)?)
         }
         None => None,

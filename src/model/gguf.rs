@@ -83,16 +83,21 @@ const KINDS: [(u32, &str, Option<GgmlDType>); 35] = [
 ];
 
 impl Kind {
+    /// Its name, and what candle calls it; `None` for a number that ggml has not.
+    fn known(self) -> Option<(&'static str, Option<GgmlDType>)> {
+        KINDS.iter().find(|(number, ..)| *number == self.0).map(|(_, name, candle)| (*name, *candle))
+    }
+
     /// What candle calls it; `None` for a type that it has not.
     pub(crate) fn candle(self) -> Option<GgmlDType> {
-        KINDS.iter().find(|(number, ..)| *number == self.0).and_then(|(_, _, candle)| *candle)
+        self.known()?.1
     }
 }
 
 impl std::fmt::Display for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match KINDS.iter().find(|(number, ..)| *number == self.0) {
-            Some((_, name, _)) => f.write_str(name),
+        match self.known() {
+            Some((name, _)) => f.write_str(name),
             None => write!(f, "type {}", self.0),
         }
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
 
-use super::{LlamaCppObjective, Place, windows};
+use super::{LlamaCppObjective, Place, by_name, windows};
 use crate::adapter::{self, Adapter};
 use crate::config::{ModelConfig, Recipe};
 use crate::data::encode::Encoded;
@@ -48,15 +48,7 @@ impl Here {
         for window in windows(examples, self.window, (1.0 / labelled as f64) as f32) {
             loss += self.differentiator.run(&window, wanted)?;
         }
-        let all = self.differentiator.take();
-        let mut rest = all.as_slice();
-        let mut found = Gradients::new();
-        for place in &self.places {
-            let (own, after) = rest.split_at(place.len);
-            rest = after;
-            found.insert(place.name(), place.in_hugging_face_order(own));
-        }
-        Ok((loss, found))
+        Ok((loss, by_name(&self.places, &self.differentiator.take())))
     }
 }
 
