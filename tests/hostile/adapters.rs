@@ -1,0 +1,1 @@
+//! Adapters: PEFT directories and GGUF files.

@@ -1,0 +1,1 @@
+//! Manifests, arguments and paths.

@@ -1,0 +1,1 @@
+//! A base model's files: configuration, tokenizer, weights.

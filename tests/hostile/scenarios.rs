@@ -1,0 +1,1 @@
+//! Scenario files, patterns and schemas.
