@@ -59,11 +59,8 @@ impl Case {
 /// Runs every case of a room and reports all that fail, not only the first.
 #[track_caller]
 pub(crate) fn check_all(cases: &[Case]) {
-    let failed: Vec<&str> = cases
-        .iter()
-        .filter(|case| std::panic::catch_unwind(|| case.check()).is_err())
-        .map(|case| case.name)
-        .collect();
+    let failed: Vec<&str> =
+        cases.iter().filter(|case| std::panic::catch_unwind(|| case.check()).is_err()).map(|case| case.name).collect();
     assert!(failed.is_empty(), "{} of {} cases: {failed:?}", failed.len(), cases.len());
 }
 
