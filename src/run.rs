@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use store::Store;
 
-use crate::backend::{Answered, Backend, Draft, DriftText, Progress, Question};
+use crate::backend::{Answered, Backend, Draft, DriftText, Progress, Question, left_out, no_question};
 use crate::compare;
 use crate::error::{Error, Result};
 use crate::record::{
@@ -142,24 +142,31 @@ fn answer(
             Question { draft: requests[*i].draft.or_else(other), ..requests[*i] }
         };
         let asked: Vec<Question<'_>> = missing.iter().map(guess).collect();
-        let computed = backend.complete(&asked, on_progress)?;
-        if computed.len() != missing.len() {
-            let (got, expected) = (computed.len(), missing.len());
-            return Err(Error::failed(format!("{} gave {got} answers to {expected} questions", backend.name())));
-        }
-        // What failed is asked again the next time.
-        let asked: Vec<_> = missing.iter().map(|i| keys[*i].clone()).collect();
-        let good: Vec<_> = computed.iter().map(|answered| answered.as_ref().ok()).collect();
-        store.write_all(&asked, &good)?;
-        for (i, answered) in missing.into_iter().zip(computed) {
+        let mut computed: Vec<(usize, Answered)> = Vec::with_capacity(missing.len());
+        // Stored as they come: a run that is killed asks again only what it had not been answered.
+        let mut keep = |ready: Vec<(usize, Answered)>| {
+            if let Some((i, _)) = ready.iter().find(|(i, _)| *i >= missing.len()) {
+                return Err(no_question(*i, missing.len()));
+            }
+            // What failed is asked again the next time.
+            let good = ready.iter().filter_map(|(i, answered)| Some((&keys[missing[*i]], answered.as_ref().ok()?)));
+            let (of, good): (Vec<_>, Vec<_>) = good.map(|(key, answer)| (key.clone(), Some(answer))).unzip();
+            store.write_all(&of, &good)?;
+            computed.extend(ready);
+            Ok(())
+        };
+        backend.answer(&asked, &mut keep, on_progress)?;
+        for (i, answered) in computed {
             if let Ok(completion) = &answered {
                 cost.prompt_tokens += completion.prompt_tokens;
                 cost.generated_tokens += completion.tokens.len();
             }
-            answers[i] = Some(answered);
+            answers[missing[i]] = Some(answered);
         }
     }
-    Ok(answers.into_iter().flatten().collect())
+    let all = answers.len();
+    let found: Vec<Answered> = answers.into_iter().flatten().collect();
+    if found.len() == all { Ok(found) } else { Err(left_out(&backend.name(), found.len(), all)) }
 }
 
 /// Puts answers (all cases of the first arm, then of the next) beside their cases.
@@ -230,7 +237,7 @@ fn drift(
         return Ok(Found(None, None));
     }
     let of = (&answers, &inputs.drift_text);
-    let key = store::key("drift", &PairKey { arms: pair(inputs), of })?;
+    let key = store::key("drift", &PairKey { arms: pair(inputs)?, of })?;
     if let Some(found) = store.read(&key) {
         return Ok(Found(Some(found), None));
     }
@@ -271,7 +278,7 @@ fn prove(
     if prompts.is_empty() {
         return Ok(Found(None, None));
     }
-    let key = store::key("proof", &PairKey { arms: pair(inputs), of: &prompts })?;
+    let key = store::key("proof", &PairKey { arms: pair(inputs)?, of: &prompts })?;
     if let Some(StoredProof(found)) = store.read(&key) {
         return Ok(Found(found, None));
     }
@@ -284,7 +291,13 @@ fn prove(
     }
 }
 
-fn pair<'a>(inputs: &'a Inputs<'_>) -> [&'a str; 2] {
-    let fingerprint = |i: usize| inputs.arms.get(i).map_or("", |a: &Arm| a.fingerprint.as_str());
-    [fingerprint(0), fingerprint(1)]
+/// Fingerprints of the two arms that are compared.
+///
+/// # Errors
+/// There are not two: a result must not be stored under the name of another one.
+fn pair<'a>(inputs: &'a Inputs<'_>) -> Result<[&'a str; 2]> {
+    match inputs.arms.as_slice() {
+        [base, tuned, ..] => Ok([&base.fingerprint, &tuned.fingerprint]),
+        arms => Err(Error::failed(format!("two arms are compared, and there are {}", arms.len()))),
+    }
 }

@@ -1,14 +1,15 @@
 //! The decoder of this crate, in this process, on candle.
 
-use super::{Answered, Backend, DriftText, Measured, Progress, Question, prompts};
+use super::prompts::Answers;
+use super::{Backend, DriftText, Measured, OnAnswers, Progress, Question, prompts};
 use crate::adapter::Adapter;
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
-use crate::engine::{Compared, Ends, Engine, Event, Generation, larger, largest_difference};
+use crate::engine::{Compared, Ends, Engine, Event, Generated, Generation, larger, largest_difference};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::{Arithmetic, ModelFiles, Voice, load_decoder};
-use crate::record::{ChoiceScore, Completion, Prompt, Proof};
+use crate::record::{Prompt, Proof};
 
 /// An arm's adapter, and the factor on its scale.
 pub(crate) type ArmAdapter = Option<(Adapter, f64)>;
@@ -81,31 +82,41 @@ impl Backend for CandleBackend {
         Self::version(&self.config)
     }
 
-    fn complete(&mut self, questions: &[Question<'_>], on_progress: &mut dyn FnMut(Progress)) -> Result<Vec<Answered>> {
+    fn answer(
+        &mut self,
+        questions: &[Question<'_>],
+        on_answers: OnAnswers<'_>,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
         let (loaded, engine) = self.load(on_progress)?;
         let voice = &loaded.voice;
         let context = engine.decoder.spec.context;
         let encode = |q: &Question<'_>| prompts::encode(context, voice, q.request);
         let prompts = questions.iter().map(encode).collect::<Result<Vec<_>>>()?;
-        let mut answers: Vec<Completion> = prompts.iter().map(|prompt| prompts::unanswered(prompt)).collect();
+        let (choices, continuations) = prompts::choices(context, voice, questions, &prompts)?;
+        let mut answers = Answers::begin(questions, &prompts);
         let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].request.max_tokens > 0).collect();
         on_progress(Progress::Started { what: "answering", units: questions.len() });
+        on_answers(answers.whole())?;
         let generations: Vec<Generation> = generated
             .iter()
             .map(|i| prompts::generation(voice, &questions[*i], prompts[*i].clone()))
             .collect::<Result<_>>()?;
         let text = |tokens: &[u32]| voice.tokenizer.decode(tokens, false).unwrap_or_default();
         let ends = Ends { tokens: voice.tokenizer.stop_ids(), text: &text };
-        let outputs = engine.generate(&generations, &ends, &mut |event| on_progress(progress(event)))?;
-        for (i, output) in generated.into_iter().zip(outputs) {
-            prompts::answered(voice, questions[i].request, output, &mut answers[i])?;
-        }
-        let (owners, continuations) = prompts::choices(context, voice, questions, &prompts)?;
-        let scores = engine.log_likelihoods(&continuations)?;
-        for ((i, choice, tokens), log_likelihood) in owners.into_iter().zip(scores) {
-            answers[i].choices.push(ChoiceScore { text: choice.clone(), log_likelihood, tokens });
-        }
-        Ok(answers.into_iter().map(Ok).collect())
+        let mut ended = |outputs: Vec<(usize, Generated)>| {
+            let put = |(row, output): (usize, Generated)| {
+                let i = generated[row];
+                let request = questions[i].request;
+                answers.put(i, Ok(output), |answer, output| prompts::answered(voice, request, output, answer)).transpose()
+            };
+            on_answers(outputs.into_iter().filter_map(put).collect::<Result<_>>()?)
+        };
+        engine.generate_each(&generations, &ends, &mut ended, &mut |event| on_progress(progress(event)))?;
+        engine.log_likelihoods_each(&continuations, &mut |scores| {
+            let put = |(row, score): (usize, f64)| answers.put_score(&choices[row], Ok(score)).transpose();
+            on_answers(scores.into_iter().filter_map(put).collect::<Result<_>>()?)
+        })
     }
 
     fn drift(

@@ -31,6 +31,9 @@ const DEATHS: usize = 24;
 /// An item's result, or why it has none.
 type Outcome<T> = std::result::Result<T, String>;
 
+/// Receives the outcome of each item, by its number, as soon as it is known.
+pub(super) type OnOutcome<'a, T> = &'a mut dyn FnMut(usize, Outcome<T>) -> Result<()>;
+
 /// A worker that survives its deaths.
 pub(super) struct Isolated {
     opening: Opening,
@@ -87,9 +90,8 @@ impl Isolated {
         }
     }
 
-    /// Does a job of `count` items. When the process dies, the items that it had begun are tried again in halves, until those that
-    /// it dies of are alone: each is an outcome of its own, and every other item is answered. What it had not begun is tried first.
-    pub(super) fn each<T>(
+    /// Outcomes of all items, in order: see [`Self::each`].
+    pub(super) fn all<T>(
         &mut self,
         count: usize,
         job: &dyn Fn(&[usize]) -> Job,
@@ -97,31 +99,50 @@ impl Isolated {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Outcome<T>>> {
         let mut outcomes: Vec<Option<Outcome<T>>> = (0..count).map(|_| None).collect();
+        let mut keep = |item: usize, outcome| {
+            outcomes[item] = Some(outcome);
+            Ok(())
+        };
+        self.each(count, job, take, &mut keep, on_progress)?;
+        Ok(outcomes.into_iter().flatten().collect())
+    }
+
+    /// Does a job of `count` items. When the process dies, the items that it had begun are tried again in halves, until those that
+    /// it dies of are alone: each is an outcome of its own, and every other item is answered. What it had not begun is tried first.
+    pub(super) fn each<T>(
+        &mut self,
+        count: usize,
+        job: &dyn Fn(&[usize]) -> Job,
+        take: &dyn Fn(Reply) -> Option<(usize, T)>,
+        on_outcome: OnOutcome<'_, T>,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        let mut settled = vec![false; count];
         let mut groups = vec![(0..count).collect::<Vec<usize>>()];
         while let Some(group) = groups.pop().filter(|group| !group.is_empty()) {
             // What was answered is not lost when it cannot be loaded again: the memory may be gone, or the file.
             if let (true, Err(why)) = (self.was_open, self.opened()) {
-                for item in groups.drain(..).flatten().chain(group) {
-                    outcomes[item] = Some(Err(format!("llama.cpp died before, and cannot be started again: {why}")));
-                }
-                break;
+                let why = format!("llama.cpp died before, and cannot be started again: {why}");
+                return groups.into_iter().flatten().chain(group).try_for_each(|item| on_outcome(item, Err(why.clone())));
             }
-            let (mut begun, mut answered) = (vec![false; group.len()], false);
+            let (mut begun, mut answered, mut handed) = (vec![false; group.len()], false, Ok(()));
             let end = self.run(&job(&group), &mut |reply| match reply {
                 Reply::Started(i) => begun.iter_mut().skip(i).take(1).for_each(|b| *b = true),
                 Reply::Tokens(n) => on_progress(Progress::Tokens(n)),
                 reply => {
                     if let Some((i, value)) = take(reply)
                         && let Some(item) = group.get(i)
+                        && !std::mem::replace(&mut settled[*item], true)
+                        && handed.is_ok()
                     {
-                        outcomes[*item] = Some(Ok(value));
+                        handed = on_outcome(*item, Ok(value));
                         answered = true;
                         on_progress(Progress::Done(1));
                     }
                 }
             })?;
-            let open = |i: &usize| outcomes[group[*i]].is_none();
-            let left: Vec<usize> = (0..group.len()).filter(open).collect();
+            handed?;
+            let left: Vec<usize> = (0..group.len()).filter(|i| !settled[group[*i]]).collect();
             if answered {
                 self.deaths = 0;
             }
@@ -140,16 +161,14 @@ impl Isolated {
             let (suspects, rest) = (items(&suspects), items(&rest));
             self.deaths += 1;
             if self.deaths >= DEATHS {
-                for item in groups.drain(..).flatten().chain(suspects).chain(rest) {
-                    outcomes[item] = Some(Err(format!(
-                        "not tried any more: llama.cpp died {DEATHS} times and answered nothing between: {why}"
-                    )));
-                }
-                break;
+                let why =
+                    format!("not tried any more: llama.cpp died {DEATHS} times and answered nothing between: {why}");
+                let open = groups.into_iter().flatten().chain(suspects).chain(rest);
+                return open.into_iter().try_for_each(|item| on_outcome(item, Err(why.clone())));
             }
             match suspects.as_slice() {
                 [] => {}
-                [item] => outcomes[*item] = Some(Err(format!("llama.cpp died of it: {why}"))),
+                [item] => on_outcome(*item, Err(format!("llama.cpp died of it: {why}")))?,
                 many => {
                     let (one, other) = many.split_at(many.len() / 2);
                     groups.extend([other.to_vec(), one.to_vec()]);
@@ -158,7 +177,7 @@ impl Isolated {
             groups.push(rest);
             groups.retain(|group| !group.is_empty());
         }
-        Ok(outcomes.into_iter().flatten().collect())
+        Ok(())
     }
 
     fn run(&mut self, job: &Job, on_reply: &mut dyn FnMut(Reply)) -> Result<End> {

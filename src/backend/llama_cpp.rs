@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use super::candle::sample;
-use super::isolated::Isolated;
-use super::{Answered, Backend, DriftText, Measured, Progress, Question, prompts};
+use super::isolated::{Isolated, OnOutcome};
+use super::prompts::Answers;
+use super::{Backend, DriftText, Measured, OnAnswers, Progress, Question, prompts};
 use crate::adapter::{Adapter, is_gguf};
 use crate::compare::DriftSample;
 use crate::config::{Dtype, ModelConfig};
@@ -16,7 +17,7 @@ use crate::llama_cpp::protocol::{Job, Opening, Reply, floats};
 use crate::llama_cpp::{VERSION, VERSION_F32};
 use crate::model::outline::Outline;
 use crate::model::{self, ModelFiles, ModelKind, Voice};
-use crate::record::{ChoiceScore, Message, Prompt, Proof};
+use crate::record::{Message, Prompt, Proof};
 
 /// Raised when the same adapter would be converted to another file.
 const CONVERSION: u32 = 1;
@@ -199,7 +200,7 @@ impl LlamaCppBackend {
             }
             _ => None,
         };
-        let written = worker.each(items.len(), &job, &take, &mut |_| {})?;
+        let written = worker.all(items.len(), &job, &take, &mut |_| {})?;
         let vocabulary = *vocabulary;
         let rows = |bytes: Vec<u8>, tokens: usize| {
             let (got, expected) = (bytes.len(), tokens * vocabulary * 4);
@@ -221,39 +222,39 @@ impl Backend for LlamaCppBackend {
         Self::version(self.kept.f32_of.is_some())
     }
 
-    fn complete(&mut self, questions: &[Question<'_>], on_progress: &mut dyn FnMut(Progress)) -> Result<Vec<Answered>> {
+    fn answer(
+        &mut self,
+        questions: &[Question<'_>],
+        on_answers: OnAnswers<'_>,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
         let Loaded { voice, worker, context, .. } = self.load(on_progress)?;
         let encode = |q: &Question<'_>| prompts::encode(*context, voice, q.request);
         let prompts = questions.iter().map(encode).collect::<Result<Vec<_>>>()?;
-        let mut answers: Vec<Answered> = prompts.iter().map(|prompt| Ok(prompts::unanswered(prompt))).collect();
+        let (choices, continuations) = prompts::choices(*context, voice, questions, &prompts)?;
+        let mut answers = Answers::begin(questions, &prompts);
         on_progress(Progress::Started { what: "answering", units: questions.len() });
+        on_answers(answers.whole())?;
         let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].request.max_tokens > 0).collect();
         let generation = |i: &usize| Generation::of(questions[*i].arm, prompts[*i].clone(), questions[*i].request);
         let generations: Vec<Generation> = generated.iter().map(generation).collect();
-        let outputs = generate(worker, &generations, voice.tokenizer.stop_ids(), on_progress)?;
-        for (i, output) in generated.into_iter().zip(outputs) {
-            match (output, &mut answers[i]) {
-                (Ok(output), Ok(answer)) => prompts::answered(voice, questions[i].request, output, answer)?,
-                (output, answer) => *answer = Err(output.err().unwrap_or_default()),
-            }
-        }
-        let (owners, continuations) = prompts::choices(*context, voice, questions, &prompts)?;
-        let scores = score(worker, &continuations, &mut |event| {
+        let mut ended = |row: usize, output: Measured<Generated>| {
+            let i = generated[row];
+            let request = questions[i].request;
+            let whole = answers.put(i, output, |answer, output| prompts::answered(voice, request, output, answer))?;
+            on_answers(whole.into_iter().collect())
+        };
+        generate(worker, &generations, voice.tokenizer.stop_ids(), &mut ended, on_progress)?;
+        let mut scored = |row: usize, score: Measured<f64>| {
+            let whole = answers.put_score(&choices[row], score)?;
+            on_answers(whole.into_iter().collect())
+        };
+        score(worker, &continuations, &mut scored, &mut |event| {
             // Choices are no answers of their own.
             if matches!(event, Progress::Tokens(_)) {
                 on_progress(event);
             }
-        })?;
-        for ((i, choice, tokens), score) in owners.into_iter().zip(scores) {
-            match (score, &mut answers[i]) {
-                (Ok(log_likelihood), Ok(answer)) => {
-                    answer.choices.push(ChoiceScore { text: choice.clone(), log_likelihood, tokens });
-                }
-                (Err(why), answer) => *answer = Err(why),
-                (Ok(_), Err(_)) => {}
-            }
-        }
-        Ok(answers)
+        })
     }
 
     fn drift(
@@ -270,7 +271,7 @@ impl Backend for LlamaCppBackend {
             Reply::Compared(i, compared) => Some((i, compared)),
             _ => None,
         };
-        let compared: Vec<Measured<Compared>> = worker.each(all.len(), &job, &take, on_progress)?;
+        let compared: Vec<Measured<Compared>> = worker.all(all.len(), &job, &take, on_progress)?;
         Ok(Some(compared.into_iter().map(|found| found.map(sample)).collect()))
     }
 
@@ -290,7 +291,7 @@ impl Backend for LlamaCppBackend {
             _ => None,
         };
         // One item: all prompts are one proof.
-        let found = worker.each(1, &job, &take, &mut |_| {})?.pop();
+        let found = worker.all(1, &job, &take, &mut |_| {})?.pop();
         let (effect, base) = match found.ok_or_else(|| Error::failed("llama.cpp's worker gave no proof"))? {
             Ok(found) => found,
             Err(why) => return Ok(Some(Err(why))),
@@ -324,27 +325,29 @@ fn generate(
     worker: &mut Isolated,
     all: &[Generation],
     stop: &[u32],
+    on_outcome: OnOutcome<'_, Generated>,
     on_progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<std::result::Result<Generated, String>>> {
+) -> Result<()> {
     let job = |some: &[usize]| Job::Generate { items: picked(all, some), stop: stop.to_vec() };
     let take = |reply| match reply {
         Reply::Generated(i, generated) => Some((i, generated)),
         _ => None,
     };
-    worker.each(all.len(), &job, &take, on_progress)
+    worker.each(all.len(), &job, &take, on_outcome, on_progress)
 }
 
 fn score(
     worker: &mut Isolated,
     all: &[Continuation],
+    on_outcome: OnOutcome<'_, f64>,
     on_progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<std::result::Result<f64, String>>> {
+) -> Result<()> {
     let job = |some: &[usize]| Job::Score { items: picked(all, some) };
     let take = |reply| match reply {
         Reply::Scored(i, score) => Some((i, score)),
         _ => None,
     };
-    worker.each(all.len(), &job, &take, on_progress)
+    worker.each(all.len(), &job, &take, on_outcome, on_progress)
 }
 
 #[cfg(test)]

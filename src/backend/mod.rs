@@ -9,7 +9,7 @@ mod isolated;
 #[cfg(feature = "llama-cpp")]
 mod llama_cpp;
 #[cfg(feature = "candle")]
-mod prompts;
+pub(crate) mod prompts;
 mod scripted;
 #[cfg(feature = "llama-cpp")]
 mod training;
@@ -29,7 +29,7 @@ pub use scripted::Scripted;
 pub(crate) use training::LlamaCppObjective;
 
 use crate::compare::DriftSample;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::{Completion, Prompt, Proof, Request};
 
 /// What is going on while a backend works.
@@ -91,16 +91,43 @@ pub type Answered = std::result::Result<Completion, String>;
 /// What was measured, or why this one thing was not: as with [`Answered`], the others go on.
 pub type Measured<T> = std::result::Result<T, String>;
 
+/// Receives answers as they are computed: the questions' numbers and their answers, as many as became ready together.
+pub type OnAnswers<'a> = &'a mut dyn FnMut(Vec<(usize, Answered)>) -> Result<()>;
+
 /// Something that answers prompts for several arms.
 pub trait Backend {
     /// Its name and version, as they decide an answer: `candle 0.11`.
     fn name(&self) -> String;
 
-    /// Answers questions, in order. What is wrong with one question alone is that question's answer.
+    /// Answers every question, and hands each answer to `on_answers` as soon as it is computed, so that it can be stored before the
+    /// next one is there. The order is the backend's own. What is wrong with one question alone is that question's answer.
     ///
     /// # Errors
-    /// The model cannot be loaded, a prompt does not fit, an answer is not finite.
-    fn complete(&mut self, questions: &[Question<'_>], on_progress: &mut dyn FnMut(Progress)) -> Result<Vec<Answered>>;
+    /// The model cannot be loaded, a prompt does not fit, an answer is not finite; or those of `on_answers`.
+    fn answer(
+        &mut self,
+        questions: &[Question<'_>],
+        on_answers: OnAnswers<'_>,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<()>;
+
+    /// All answers, in the order of the questions.
+    ///
+    /// # Errors
+    /// As [`Self::answer`], or it left a question out.
+    fn complete(&mut self, questions: &[Question<'_>], on_progress: &mut dyn FnMut(Progress)) -> Result<Vec<Answered>> {
+        let mut answers: Vec<Option<Answered>> = questions.iter().map(|_| None).collect();
+        let mut keep = |ready: Vec<(usize, Answered)>| {
+            for (i, answer) in ready {
+                *answers.get_mut(i).ok_or_else(|| no_question(i, questions.len()))? = Some(answer);
+            }
+            Ok(())
+        };
+        self.answer(questions, &mut keep, on_progress)?;
+        let found: Vec<Answered> = answers.into_iter().flatten().collect();
+        if found.len() == questions.len() { Ok(found) } else { Err(left_out(&self.name(), found.len(), questions.len())) }
+    }
+
 
     /// Both arms' next-token distributions on the same tokens, one sample a text; `None` when the backend cannot see them.
     /// What is wrong with one text alone is that text's sample.
@@ -120,4 +147,14 @@ pub trait Backend {
     /// # Errors
     /// The adapter changes nothing, or base is changed by it; or as [`Self::complete`].
     fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Option<Measured<Proof>>>;
+}
+
+/// A backend answered what it was not asked.
+pub(crate) fn no_question(number: usize, questions: usize) -> Error {
+    Error::failed(format!("the backend answered question {number}, but was asked {questions}"))
+}
+
+/// A backend left questions out.
+pub(crate) fn left_out(backend: &str, answers: usize, questions: usize) -> Error {
+    Error::failed(format!("{backend} gave {answers} answers to {questions} questions"))
 }

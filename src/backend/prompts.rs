@@ -1,10 +1,10 @@
 //! What every backend that speaks in tokens does with prompts and texts.
 
-use super::{DriftText, Question};
+use super::{Answered, DriftText, Measured, Question};
 use crate::engine::{Continuation, Draft, Generated, Generation};
 use crate::error::{Error, Result};
 use crate::model::Voice;
-use crate::record::{Completion, Finish, Request};
+use crate::record::{ChoiceScore, Completion, Finish, Request};
 
 /// Tokens of one text when drift is measured on a file.
 const WINDOW: usize = 256;
@@ -28,15 +28,66 @@ pub(super) fn encode(context: usize, voice: &Voice, request: &Request) -> Result
     Ok(prompt)
 }
 
-/// An answer of which only the prompt is known yet.
-pub(super) fn unanswered(prompt: &[u32]) -> Completion {
-    Completion {
-        text: String::new(),
-        tokens: Vec::new(),
-        finish: Finish::Scored,
-        prompt_tokens: prompt.len(),
-        choices: Vec::new(),
-        near_ties: 0,
+/// Answers that are being put together out of their parts: what is generated, and the score of each choice.
+pub(super) struct Answers {
+    open: Vec<Option<Answered>>,
+    /// Parts of each that are missing.
+    missing: Vec<usize>,
+}
+
+impl Answers {
+    /// Answers of which only the prompts are known yet.
+    pub(super) fn begin(questions: &[Question<'_>], prompts: &[Vec<u32>]) -> Self {
+        let unscored = |text: &String| ChoiceScore { text: text.clone(), log_likelihood: f64::NAN, tokens: 0 };
+        let begin = |(question, prompt): (&Question<'_>, &Vec<u32>)| {
+            Some(Ok(Completion {
+                text: String::new(),
+                tokens: Vec::new(),
+                finish: Finish::Scored,
+                prompt_tokens: prompt.len(),
+                choices: question.request.choices.iter().map(unscored).collect(),
+                near_ties: 0,
+            }))
+        };
+        let missing =
+            |question: &Question<'_>| usize::from(question.request.max_tokens > 0) + question.request.choices.len();
+        Self {
+            open: questions.iter().zip(prompts).map(begin).collect(),
+            missing: questions.iter().map(missing).collect(),
+        }
+    }
+
+    /// Answers that have no part to wait for.
+    pub(super) fn whole(&mut self) -> Vec<(usize, Answered)> {
+        let whole: Vec<usize> = (0..self.open.len()).filter(|i| self.missing[*i] == 0).collect();
+        whole.into_iter().filter_map(|i| Some((i, self.open[i].take()?))).collect()
+    }
+
+    /// Puts a part into answer `i`, or why there is none; the answer, when this was its last part.
+    pub(super) fn put<T>(
+        &mut self,
+        i: usize,
+        part: Measured<T>,
+        put: impl FnOnce(&mut Completion, T) -> Result<()>,
+    ) -> Result<Option<(usize, Answered)>> {
+        match (part, &mut self.open[i]) {
+            (Ok(part), Some(Ok(answer))) => put(answer, part)?,
+            (Err(why), answer) => *answer = Some(Err(why)),
+            (Ok(_), _) => {}
+        }
+        self.missing[i] -= 1;
+        let answer = if self.missing[i] == 0 { self.open[i].take() } else { None };
+        Ok(answer.map(|answer| (i, answer)))
+    }
+
+    /// Puts the score of one choice into its answer.
+    pub(super) fn put_score(&mut self, choice: &Choice, score: Measured<f64>) -> Result<Option<(usize, Answered)>> {
+        self.put(choice.question, score, |answer, log_likelihood| {
+            if let Some(scored) = answer.choices.get_mut(choice.number) {
+                (scored.log_likelihood, scored.tokens) = (log_likelihood, choice.tokens);
+            }
+            Ok(())
+        })
     }
 }
 
@@ -67,34 +118,56 @@ pub(super) fn answered(voice: &Voice, request: &Request, output: Generated, answ
     Ok(())
 }
 
-/// Whose a choice is: the question's number, the choice, and its number of tokens.
-pub(super) type Owner<'q> = (usize, &'q String, usize);
+/// Whose a choice is.
+pub(super) struct Choice {
+    /// The question's number.
+    question: usize,
+    /// Its number among the question's choices.
+    number: usize,
+    /// Its length in tokens.
+    tokens: usize,
+}
 
 /// The choices of all questions as continuations of their prompts, in order; and whose each is.
-pub(super) fn choices<'q>(
+pub(super) fn choices(
     context: usize,
     voice: &Voice,
-    questions: &[Question<'q>],
+    questions: &[Question<'_>],
     prompts: &[Vec<u32>],
-) -> Result<(Vec<Owner<'q>>, Vec<Continuation>)> {
+) -> Result<(Vec<Choice>, Vec<Continuation>)> {
     let (mut owners, mut continuations) = (Vec::new(), Vec::new());
     for (i, (question, prompt)) in questions.iter().zip(prompts).enumerate() {
-        for choice in &question.request.choices {
-            let tokens = voice.tokenizer.encode(choice, false)?;
-            if tokens.is_empty() {
-                return Err(Error::failed(format!("the choice {choice:?} is no token")));
-            }
-            let (length, own) = (prompt.len(), tokens.len());
-            if length + own > context {
-                return Err(Error::failed(format!(
-                    "the choice {choice:?} has {own} tokens and its prompt {length}, but the model's context is {context}; shorten them"
-                )));
-            }
-            owners.push((i, choice, own));
+        for (number, choice) in question.request.choices.iter().enumerate() {
+            let tokens = fitting_choice(context, voice, choice, prompt.len())?;
+            owners.push(Choice { question: i, number, tokens: tokens.len() });
             continuations.push(Continuation { arm: question.arm, prompt: prompt.clone(), tokens });
         }
     }
     Ok((owners, continuations))
+}
+
+/// A choice in tokens, checked to fit behind its prompt.
+fn fitting_choice(context: usize, voice: &Voice, choice: &str, prompt: usize) -> Result<Vec<u32>> {
+    let tokens = voice.tokenizer.encode(choice, false)?;
+    if tokens.is_empty() {
+        return Err(Error::failed(format!("the choice {choice:?} is no token")));
+    }
+    let own = tokens.len();
+    if prompt + own > context {
+        return Err(Error::failed(format!(
+            "the choice {choice:?} has {own} tokens and its prompt {prompt}, but the model's context is {context}; shorten them"
+        )));
+    }
+    Ok(tokens)
+}
+
+/// Whether a request can be asked of a model with this context, without asking it: its prompt renders and fits, and so do its choices.
+///
+/// # Errors
+/// It does not.
+pub(crate) fn check(context: usize, voice: &Voice, request: &Request) -> Result<()> {
+    let prompt = encode(context, voice, request)?;
+    request.choices.iter().try_for_each(|choice| fitting_choice(context, voice, choice, prompt.len()).map(|_| ()))
 }
 
 /// Answers as continuations of their prompts; (arm, prompt, answer) each.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Answered, Backend, DriftText, Measured, Progress, Question};
+use super::{Answered, Backend, DriftText, Measured, OnAnswers, Progress, Question};
 use crate::compare::DriftSample;
 use crate::error::{Error, Result};
 use crate::record::{ChoiceScore, Completion, Finish, Prompt, Proof};
@@ -40,9 +40,14 @@ impl Backend for Scripted {
         "scripted 1".into()
     }
 
-    fn complete(&mut self, questions: &[Question<'_>], _: &mut dyn FnMut(Progress)) -> Result<Vec<Answered>> {
+    fn answer(
+        &mut self,
+        questions: &[Question<'_>],
+        on_answers: OnAnswers<'_>,
+        _: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
         self.asked += questions.len();
-        let answer = |Question { arm, request, .. }: &Question<'_>| {
+        let answer = |(i, Question { arm, request, .. }): (usize, &Question<'_>)| {
             let asked = request.prompt.headline();
             let text = self
                 .answers
@@ -54,16 +59,17 @@ impl Backend for Scripted {
                 tokens: 1,
             };
             let generated = request.max_tokens > 0;
-            Ok(Ok(Completion {
+            let completion = Completion {
                 text: if generated { text.clone() } else { String::new() },
                 tokens: Vec::new(),
                 finish: if generated { Finish::Stop } else { Finish::Scored },
                 prompt_tokens: 0,
                 choices: request.choices.iter().map(score).collect(),
                 near_ties: 0,
-            }))
+            };
+            Ok((i, Ok(completion)))
         };
-        questions.iter().map(answer).collect()
+        on_answers(questions.iter().enumerate().map(answer).collect::<Result<Vec<(usize, Answered)>>>()?)
     }
 
     fn drift(

@@ -154,13 +154,33 @@ impl Engine<'_> {
         ends: &Ends<'_>,
         on_event: &mut dyn FnMut(Event),
     ) -> Result<Vec<Generated>> {
+        let mut done: Vec<Option<Generated>> = vec![None; generations.len()];
+        let mut keep = |ended: Vec<(usize, Generated)>| {
+            ended.into_iter().for_each(|(i, generated)| done[i] = Some(generated));
+            Ok(())
+        };
+        self.generate_each(generations, ends, &mut keep, on_event)?;
+        Ok(done.into_iter().flatten().collect())
+    }
+
+    /// As [`Self::generate`], but hands over answers as they end: the generations' numbers and what came of them, all that ended in one
+    /// step together. Longer answers are begun first, so the order is not that of the generations.
+    ///
+    /// # Errors
+    /// As [`Self::generate`], and those of `on_done`.
+    pub(crate) fn generate_each(
+        &self,
+        generations: &[Generation],
+        ends: &Ends<'_>,
+        on_done: &mut dyn FnMut(Vec<(usize, Generated)>) -> Result<()>,
+        on_event: &mut dyn FnMut(Event),
+    ) -> Result<()> {
         let prompts: Vec<(usize, &[u32])> = generations.iter().map(|g| (g.arm, g.prompt.as_slice())).collect();
         let prefixes = Prefixes::compute(self, &prompts)?;
         let mut order: Vec<usize> = (0..generations.len()).collect();
         // Long answers first, so that the batch stays full.
         order.sort_by_key(|i| std::cmp::Reverse(generations[*i].max_tokens));
         let mut waiting = order.into_iter().peekable();
-        let mut done: Vec<Option<Generated>> = vec![None; generations.len()];
         let mut active: Vec<Active<'_>> = Vec::new();
         loop {
             let mut joined = 0;
@@ -178,16 +198,19 @@ impl Engine<'_> {
                 break;
             }
             on_event(Event::Tokens(self.step(&mut active, ends)?));
-            let before = active.len();
+            let mut ended = Vec::new();
             active.retain_mut(|row| {
                 let Some(finish) = row.finish else { return true };
                 let (tokens, near_ties) = (std::mem::take(&mut row.tokens), row.near_ties);
-                done[row.index] = Some(Generated { tokens, finish, near_ties });
+                ended.push((row.index, Generated { tokens, finish, near_ties }));
                 false
             });
-            on_event(Event::Done(before - active.len()));
+            if !ended.is_empty() {
+                on_event(Event::Done(ended.len()));
+                on_done(ended)?;
+            }
         }
-        Ok(done.into_iter().flatten().collect())
+        Ok(())
     }
 
     /// At least one more token for every row whose prompt is complete; how many tokens were run.

@@ -1,5 +1,7 @@
 //! Teacher forcing: log-likelihoods of given tokens, and two arms' distributions on the same tokens.
 
+use std::collections::BTreeMap;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -52,12 +54,30 @@ impl Engine<'_> {
     /// # Errors
     /// As [`Self::generate`].
     pub(crate) fn log_likelihoods(&self, continuations: &[Continuation]) -> Result<Vec<f64>> {
+        let mut scores = vec![0.0; continuations.len()];
+        let mut keep = |scored: Vec<(usize, f64)>| {
+            scored.into_iter().for_each(|(i, score)| scores[i] = score);
+            Ok(())
+        };
+        self.log_likelihoods_each(continuations, &mut keep)?;
+        Ok(scores)
+    }
+
+    /// As [`Self::log_likelihoods`], but hands over scores as they are computed: the continuations' numbers and scores, all of one
+    /// forward pass together. Those of one arm are computed in order.
+    ///
+    /// # Errors
+    /// As [`Self::generate`], and those of `on_scored`.
+    pub(crate) fn log_likelihoods_each(
+        &self,
+        continuations: &[Continuation],
+        on_scored: &mut dyn FnMut(Vec<(usize, f64)>) -> Result<()>,
+    ) -> Result<()> {
         let whole: Vec<Vec<u32>> = continuations.iter().map(|c| [c.prompt.as_slice(), &c.tokens].concat()).collect();
         let prompts: Vec<(usize, &[u32])> = continuations.iter().map(|c| (c.arm, c.prompt.as_slice())).collect();
         let prefixes = Prefixes::compute(self, &prompts)?;
         let mut order: Vec<usize> = (0..continuations.len()).collect();
         order.sort_by_key(|i| continuations[*i].arm);
-        let mut scores = vec![0.0; continuations.len()];
         for group in groups(&order, |i| whole[i].len()) {
             let mut caches: Vec<Cache> =
                 group.iter().map(|i| prefixes.start(self, continuations[*i].arm, &continuations[*i].prompt)).collect();
@@ -72,6 +92,7 @@ impl Engine<'_> {
                 rows.push(Row { arm: c.arm, tokens, cache });
             }
             let hidden = self.forward(&mut rows)?;
+            let mut scores: BTreeMap<usize, f64> = group.iter().map(|i| (*i, 0.0)).collect();
             for (picked, wanted) in picked.chunks(POSITIONS).zip(wanted.chunks(POSITIONS)) {
                 let arms = wanted.iter().map(|(i, _)| continuations[*i].arm);
                 let logits = self.logits(&hidden.index_select(&Tensor::new(picked, hidden.device())?, 0)?, arms)?;
@@ -80,10 +101,11 @@ impl Engine<'_> {
                     |(row, (_, token)): (&[f32], &(usize, u32))| log_normaliser(row) - f64::from(row[*token as usize]);
                 let losses: Vec<f64> =
                     view.slice()?.par_chunks(self.decoder.spec.vocab_size).zip(wanted).map(nll).collect();
-                wanted.iter().zip(losses).for_each(|((i, _), loss)| scores[*i] -= loss);
+                wanted.iter().zip(losses).for_each(|((i, _), loss)| *scores.entry(*i).or_default() -= loss);
             }
+            on_scored(scores.into_iter().collect())?;
         }
-        Ok(scores)
+        Ok(())
     }
 
     /// Logits of every position that predicts one of a continuation's tokens: a row of the vocabulary each.

@@ -1,9 +1,11 @@
-//! Computed results by the hash of everything that decides them: `<directory>/<kind>/<2 digits>/<hash>.json`.
+//! Computed results by the hash of everything that decides them: `<directory>/<kind>/<2 digits>/<hash>`, which holds
+//! `<checksum> <json>`.
 //!
 //! Answers are many and small, and making a file takes longer than reading one: those of an arm lie together, in
-//! `<directory>/<kind>/<arm>/<2 digits>.jsonl`, a line `<hash> <json>` each, of which the last of a hash counts.
+//! `<directory>/<kind>/<arm>/<2 digits>`, a line `<hash> <checksum> <json>` each, of which the last of a hash counts.
 //!
-//! A stale result cannot be read, because it has another name. A file or a line that is damaged counts as absent.
+//! A stale result cannot be read, because it has another name. A file or a line that is damaged or was edited does not fit its
+//! checksum, and counts as absent.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -15,9 +17,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::files::step;
 
 /// Raised when stored results of older versions must not be read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A directory of results; it may be deleted at any time.
 #[derive(Clone, Debug)]
@@ -34,6 +37,10 @@ pub(crate) struct Key {
 
 /// Digits of an arm's hash that its answers' directory is named by.
 const GROUP_DIGITS: usize = 32;
+/// Digits of a result's name.
+const HASH_DIGITS: usize = 64;
+/// Digits of a result's checksum: enough to find damage.
+const CHECK_DIGITS: usize = 16;
 
 /// The name of the result that `of` decides.
 pub(crate) fn key(kind: &'static str, of: &impl Serialize) -> Result<Key> {
@@ -45,6 +52,31 @@ pub(crate) fn key(kind: &'static str, of: &impl Serialize) -> Result<Key> {
     Ok(Key { kind, hash: hasher.finalize().to_hex().to_string() })
 }
 
+/// `<checksum> <json>` of a result that `key` names, behind what is in `out`. The key is part of what is checked: a result under
+/// another one's name is damaged too.
+fn seal(out: &mut Vec<u8>, key: &Key, value: &impl Serialize) -> Result<()> {
+    let json = serde_json::to_vec(value).map_err(|e| Error::failed(e.to_string()))?;
+    out.extend_from_slice(checksum(key, &json).as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(&json);
+    Ok(())
+}
+
+/// The result of a sealed text, when it is whole.
+fn unseal<T: DeserializeOwned>(key: &Key, sealed: &[u8]) -> Option<T> {
+    let (check, json) = sealed.split_at_checked(CHECK_DIGITS)?;
+    let json = json.strip_prefix(b" ")?;
+    if checksum(key, json).as_bytes() != check {
+        return None;
+    }
+    serde_json::from_slice(json).ok()
+}
+
+fn checksum(key: &Key, json: &[u8]) -> String {
+    let hash = blake3::Hasher::new().update(key.hash.as_bytes()).update(json).finalize();
+    hash.to_hex()[..CHECK_DIGITS].to_owned()
+}
+
 impl Store {
     /// A store in `directory`, which is made when the first result is written.
     #[must_use]
@@ -53,13 +85,12 @@ impl Store {
     }
 
     fn path(&self, key: &Key) -> PathBuf {
-        self.directory.join(key.kind).join(&key.hash[..2]).join(format!("{}.json", &key.hash[2..]))
+        self.directory.join(key.kind).join(&key.hash[..2]).join(&key.hash[2..])
     }
 
     /// A stored result, if there is one that can be read.
     pub(crate) fn read<T: DeserializeOwned>(&self, key: &Key) -> Option<T> {
-        let text = std::fs::read(self.path(key)).ok()?;
-        serde_json::from_slice(&text).ok()
+        unseal(key, &std::fs::read(self.path(key)).ok()?)
     }
 
     /// Stores a result.
@@ -70,13 +101,15 @@ impl Store {
     /// # Errors
     /// The directory cannot be written.
     pub(crate) fn write(&self, key: &Key, value: &impl Serialize) -> Result<()> {
-        let json = serde_json::to_vec(value).map_err(|e| Error::failed(e.to_string()))?;
+        let mut sealed = Vec::new();
+        seal(&mut sealed, key, value)?;
         let path = self.path(key);
-        let written = match std::fs::write(&path, &json) {
+        step().map_err(Error::io(&path, "write"))?;
+        let written = match std::fs::write(&path, &sealed) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let directory = path.parent().unwrap_or(&self.directory);
                 std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
-                std::fs::write(&path, &json)
+                std::fs::write(&path, &sealed)
             }
             written => written,
         };
@@ -86,7 +119,7 @@ impl Store {
     /// The file of an arm's results whose hashes begin alike.
     fn shard(&self, key: &Key, arm: &str) -> PathBuf {
         let arm = &blake3::hash(arm.as_bytes()).to_hex()[..GROUP_DIGITS];
-        self.directory.join(key.kind).join(arm).join(format!("{}.jsonl", &key.hash[..2]))
+        self.directory.join(key.kind).join(arm).join(&key.hash[..2])
     }
 
     /// Places of the keys by the file that they are in; a key has the arm beside it.
@@ -102,9 +135,12 @@ impl Store {
     pub(crate) fn read_all<T: DeserializeOwned + Send>(&self, keys: &[(Key, &str)]) -> Vec<Option<T>> {
         let read = |(path, of): &(PathBuf, Vec<usize>)| {
             let bytes = std::fs::read(path).unwrap_or_default();
-            let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| line.split_at_checked(64));
+            let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| line.split_at_checked(HASH_DIGITS));
             let found: HashMap<&[u8], &[u8]> = lines.collect();
-            let value = |i: &usize| serde_json::from_slice(found.get(keys[*i].0.hash.as_bytes())?).ok();
+            let value = |i: &usize| {
+                let key = &keys[*i].0;
+                unseal(key, found.get(key.hash.as_bytes())?.strip_prefix(b" ")?)
+            };
             of.iter().map(|i| (*i, value(i))).collect::<Vec<(usize, Option<T>)>>()
         };
         let mut all: Vec<Option<T>> = (0..keys.len()).map(|_| None).collect();
@@ -124,7 +160,7 @@ impl Store {
             for (i, value) in of.iter().filter_map(|i| Some((i, values.get(*i).copied().flatten()?))) {
                 lines.extend_from_slice(keys[*i].0.hash.as_bytes());
                 lines.push(b' ');
-                serde_json::to_writer(&mut lines, value).map_err(|e| Error::failed(e.to_string()))?;
+                seal(&mut lines, &keys[*i].0, value)?;
                 lines.push(b'\n');
             }
             if lines.is_empty() { Ok(()) } else { append(path, lines).map_err(Error::io(path, "write")) }
@@ -151,7 +187,9 @@ fn append(path: &Path, mut lines: Vec<u8>) -> std::io::Result<()> {
     if last != [b'\n'] {
         lines.insert(0, b'\n');
     }
-    file.write_all(&lines)
+    step()?;
+    file.write_all(&lines)?;
+    step()
 }
 
 #[cfg(test)]
@@ -179,6 +217,36 @@ mod tests {
         assert_eq!(store.read::<String>(&key), None);
         store.write(&key, &"yes").expect("written again");
         assert_eq!(store.read::<String>(&key).as_deref(), Some("yes"));
+    }
+
+    #[test]
+    fn a_result_that_was_changed_in_any_bit_is_absent() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::new(directory.path());
+        let (single, many) = (key("drift", &1).expect("a key"), &keys("base")[..1]);
+        store.write(&single, &vec![1.5, 2.5]).expect("written");
+        store.write_all(many, &[Some(&"an answer")]).expect("written");
+        let (one, line) = (store.path(&single), store.shard(&many[0].0, "base"));
+        for path in [&one, &line] {
+            let whole = std::fs::read(path).expect("a file");
+            for bit in 0..whole.len() * 8 {
+                let mut damaged = whole.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                std::fs::write(path, &damaged).expect("damaged");
+                // A line's end is the one byte that no checksum covers.
+                let end = path == &line && bit / 8 == whole.len() - 1;
+                assert!(store.read::<Vec<f64>>(&single).is_none() || path != &one, "bit {bit}");
+                assert!(store.read_all::<String>(many) == [None] || path != &line || end, "bit {bit}");
+            }
+            std::fs::write(path, &whole).expect("whole");
+        }
+        assert_eq!(store.read_all::<String>(many), [Some("an answer".to_owned())]);
+        // A result under another one's name is none.
+        let other = key("drift", &2).expect("a key");
+        let there = store.path(&other);
+        std::fs::create_dir_all(there.parent().expect("a parent")).expect("a directory");
+        std::fs::copy(&one, there).expect("a copy");
+        assert_eq!(store.read::<Vec<f64>>(&other), None);
     }
 
     fn keys(arm: &str) -> Vec<(Key, &str)> {
