@@ -40,7 +40,7 @@
 //! let scenarios = [Scenario::load(&path, directory.path())?];
 //!
 //! let arm = |name: &str| Arm { name: name.into(), fingerprint: name.into(), adapter: None, scale: 1.0 };
-//! let model = ModelInfo { source: "script".into(), family: "none".into(), parameters: 0, fingerprint: "0".into() };
+//! let model = ModelInfo { source: "script".into(), family: "none".into(), ..Default::default() };
 //! let inputs = Inputs {
 //!     project: "example".into(),
 //!     model,

@@ -312,7 +312,7 @@ pub struct Proof {
 }
 
 /// The model that was asked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
     /// As the manifest names it.
     pub source: String,
@@ -320,8 +320,11 @@ pub struct ModelInfo {
     pub family: String,
     /// Weights in the base, the head counted once when it is tied.
     pub parameters: u64,
-    /// Hash of the weights' files.
+    /// Hash of all that decides the model's answers: weights, tokenizer and chat template.
     pub fingerprint: String,
+    /// Hash of the weights' files, with `config.json` where there is one. Empty in records of versions that did not write it.
+    #[serde(default)]
+    pub weights: String,
 }
 
 /// What the run cost; never in a snapshot.

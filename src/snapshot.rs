@@ -198,7 +198,7 @@ impl<'a> Identity<'a> {
         });
         Self {
             model: &context.run.model.source,
-            weights: &context.run.model.fingerprint,
+            weights: &context.run.model.weights,
             backend: &context.run.backend,
             arms: arms.collect(),
             sampling: scenario.sampling,

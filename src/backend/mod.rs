@@ -32,6 +32,11 @@ use crate::compare::DriftSample;
 use crate::error::{Error, Result};
 use crate::record::{Completion, Prompt, Proof, Request};
 
+/// Raised when the code of this crate would answer a question otherwise than before: the decoder, sampling, tokenisation, templates, the
+/// llama.cpp session. It is part of every answer's key, so that no stored answer of the old code is taken for one of the new.
+/// `tests/engine_revision.rs` fails when it has to be raised.
+pub const ENGINE_REVISION: u32 = 1;
+
 /// What is going on while a backend works.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Progress {

@@ -159,6 +159,28 @@ pub(crate) fn outline(files: &ModelFiles, config: &ModelConfig) -> Result<Outlin
     Ok(outline)
 }
 
+/// What a model's header says of what it can be asked.
+pub(crate) struct Limits {
+    /// Positions that are used.
+    pub(crate) context: usize,
+    /// Rows of its vocabulary.
+    pub(crate) vocabulary: usize,
+}
+
+/// A model's limits, from `config.json` or a GGUF header alone.
+///
+/// # Errors
+/// As [`outline`].
+pub(crate) fn limits(files: &ModelFiles, config: &ModelConfig) -> Result<Limits> {
+    match &files.kind {
+        ModelKind::Gguf(_) => outline(files, config).map(|o| Limits { context: o.context, vocabulary: o.vocabulary }),
+        ModelKind::HuggingFace(found) => {
+            let spec = DecoderSpec::from_config(&found.config)?;
+            Ok(Limits { context: context(files, config, spec.context)?, vocabulary: spec.vocab_size })
+        }
+    }
+}
+
 /// The positions that are used of those that the model has.
 ///
 /// # Errors

@@ -2,36 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
-use super::train::{self, GGUF_ADAPTER, Summary};
+use super::early::Checked;
+use super::stamp::{self, Stamp, hash_file, mismatch};
+use super::train::{self, Summary};
 use super::{Base, Event, Events, TrainPolicy};
 use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::copy_atomically;
 use crate::model;
-
-/// File beside an adapter that says what it was trained from.
-const STAMP: &str = "finetest.json";
-
-/// What a trained adapter came from; it is used only while all of it is still so.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Stamp {
-    /// Hash of `[train]`, without what only says how often to look.
-    pub(super) recipe: String,
-    /// Hash of the training and validation files, and of how they are read.
-    pub(super) data: String,
-    /// Hash of the base's weights, tokenizer and template.
-    pub(super) base: String,
-    /// Hash of `adapter_model.safetensors`.
-    pub(super) adapter: String,
-    /// Architecture of the base, for reports.
-    pub(super) family: String,
-    /// Weights of the base, for reports.
-    pub(super) parameters: u64,
-}
 
 /// An adapter that can be asked.
 pub(super) struct Ready {
@@ -50,7 +29,13 @@ pub(super) struct Ready {
 ///
 /// # Errors
 /// It has to be trained and `policy` forbids it; the directory holds an adapter that finetest did not train.
-pub(super) fn ready(config: &Config, base: &Base, policy: TrainPolicy, on_event: Events<'_>) -> Result<Ready> {
+pub(super) fn ready(
+    config: &Config,
+    base: &Base,
+    checked: &Checked,
+    policy: TrainPolicy,
+    on_event: Events<'_>,
+) -> Result<Ready> {
     let Some(place) = &config.adapter else {
         return Err(Error::input(
             &config.manifest,
@@ -74,12 +59,25 @@ pub(super) fn ready(config: &Config, base: &Base, policy: TrainPolicy, on_event:
                 )));
             }
             on_event(Event::Note(format!("training {} ({reason})", config.relative(directory))));
+            let lesson = train::prepare(config, recipe, base, checked, on_event)?;
             keep_old(config, directory, on_event)?;
-            summary.state = Some(train::train(config, recipe, base, &wanted, policy, on_event)?);
+            summary.state = Some(train::train(config, recipe, base, &wanted, lesson, policy, on_event)?);
             summary.trained = true;
+        } else {
+            train::restore_log(config, &wanted, directory)?;
         }
     }
-    let stamp = read_stamp(directory)?;
+    let stamp = match Stamp::read(directory)? {
+        Some(stamp) => match stamp.changed_file(directory)? {
+            Some(file) => {
+                let shown = config.relative(&directory.join(file));
+                on_event(Event::Note(format!("{shown} is not what finetest trained; it is tested as it is")));
+                None
+            }
+            None => Some(stamp),
+        },
+        None => None,
+    };
     if let Some(stamp) = &stamp
         && stamp.base != base.fingerprint
     {
@@ -98,79 +96,24 @@ pub(super) fn ready(config: &Config, base: &Base, policy: TrainPolicy, on_event:
     Ok(Ready { adapter, directory: directory.clone(), hash, scale: place.scale, family, parameters, summary })
 }
 
-/// Writes the stamp of an adapter that was just trained.
-pub(super) fn write_stamp(directory: &Path, wanted: &train::Wanted, family: &str, parameters: u64) -> Result<()> {
-    let stamp = Stamp {
-        recipe: wanted.recipe.clone(),
-        data: wanted.data.clone(),
-        base: wanted.base.clone(),
-        adapter: hash_file(&directory.join(ADAPTER_WEIGHTS))?,
-        family: family.to_owned(),
-        parameters,
-    };
-    let json = serde_json::to_string_pretty(&stamp).map_err(|e| Error::failed(e.to_string()))?;
-    write_atomically(&directory.join(STAMP), json.as_bytes())
-}
-
-/// Why the adapter in `directory` is not the one that is wanted; `None` when it is.
-fn mismatch(directory: &Path, wanted: &train::Wanted) -> Result<Option<String>> {
-    let weights = directory.join(ADAPTER_WEIGHTS);
-    if !weights.is_file() {
-        return Ok(Some("there is none yet".into()));
-    }
-    let Some(stamp) = read_stamp(directory)? else {
-        let message = format!(
-            "holds an adapter that finetest did not train (there is no {STAMP} beside it), and training would overwrite it; \
-             remove [train] from the manifest to test it as it is, or give another [adapter] path"
-        );
-        return Err(Error::model(directory, message));
-    };
-    let changed = [
-        ("recipe", stamp.recipe != wanted.recipe),
-        ("data", stamp.data != wanted.data),
-        ("base model", stamp.base != wanted.base),
-    ];
-    let changed: Vec<&str> = changed.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect();
-    if !changed.is_empty() {
-        return Ok(Some(format!("its {} changed", changed.join(" and "))));
-    }
-    if stamp.adapter != hash_file(&weights)? {
-        return Ok(Some(format!("{ADAPTER_WEIGHTS} is not what was trained")));
-    }
-    Ok(None)
-}
-
 /// Moves an older adapter out of the way, where it can be found again.
 fn keep_old(config: &Config, directory: &Path, on_event: Events<'_>) -> Result<()> {
     // A GGUF adapter may lie there alone, and the new one's would be written over it.
-    let weights = [ADAPTER_WEIGHTS, GGUF_ADAPTER].map(|file| directory.join(file));
-    let Some(weights) = weights.iter().find(|file| file.is_file()) else { return Ok(()) };
+    let mut hasher = blake3::Hasher::new();
+    let there: Vec<&str> = train::OWN_FILES.into_iter().filter(|file| directory.join(file).is_file()).collect();
+    if there.is_empty() {
+        return Ok(());
+    }
+    for file in &there {
+        hasher.update(stamp::hash_file(&directory.join(file))?.as_bytes());
+    }
     let name = directory.file_name().map_or_else(|| "adapter".into(), |n| n.to_string_lossy().into_owned());
-    let old = hash_file(weights)?;
-    let kept = config.store().join("replaced").join(format!("{name}-{}", &old[..12]));
-    std::fs::create_dir_all(&kept).map_err(Error::io(&kept, "create"))?;
-    for file in [ADAPTER_WEIGHTS, ADAPTER_CONFIG, GGUF_ADAPTER, STAMP] {
-        let from = directory.join(file);
-        if from.is_file() {
-            std::fs::copy(&from, kept.join(file)).map_err(Error::io(&from, "copy"))?;
-        }
+    let kept = config.store().join("replaced").join(format!("{name}-{}", &hasher.finalize().to_hex()[..12]));
+    for file in there {
+        copy_atomically(&directory.join(file), &kept.join(file))?;
     }
     on_event(Event::Note(format!("the adapter that it replaces is kept in {}", config.relative(&kept))));
     Ok(())
-}
-
-fn read_stamp(directory: &Path) -> Result<Option<Stamp>> {
-    let path = directory.join(STAMP);
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
-    serde_json::from_str(&text).map(Some).map_err(|e| Error::input(&path, e.line(), e.to_string()))
-}
-
-fn hash_file(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-    Ok(blake3::hash(&bytes).to_hex().to_string())
 }
 
 fn hash_files(directory: &Path) -> Result<String> {

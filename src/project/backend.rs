@@ -18,9 +18,11 @@ pub(super) fn version(config: &Config) -> String {
     match config.backend {
         BackendName::Candle => CandleBackend::version(&config.model),
         #[cfg(feature = "llama-cpp")]
-        name => LlamaCppBackend::version(name == BackendName::LlamaCppF32),
+        BackendName::LlamaCpp => LlamaCppBackend::version(false),
+        #[cfg(feature = "llama-cpp")]
+        BackendName::LlamaCppF32 => LlamaCppBackend::version(true),
         #[cfg(not(feature = "llama-cpp"))]
-        _ => config.backend.as_str().into(),
+        BackendName::LlamaCpp | BackendName::LlamaCppF32 => config.backend.as_str().into(),
     }
 }
 
@@ -29,9 +31,9 @@ pub(super) fn of(config: &Config, base: Base, tuned: Ready) -> Result<Box<dyn Ba
     match config.backend {
         BackendName::Candle => Ok(Box::new(candle(config, base, tuned))),
         #[cfg(feature = "llama-cpp")]
-        _ => Ok(Box::new(llama_cpp(config, base, tuned)?)),
+        BackendName::LlamaCpp | BackendName::LlamaCppF32 => Ok(Box::new(llama_cpp(config, base, tuned)?)),
         #[cfg(not(feature = "llama-cpp"))]
-        _ => Err(not_built(config)),
+        BackendName::LlamaCpp | BackendName::LlamaCppF32 => Err(not_built(config)),
     }
 }
 
@@ -70,13 +72,13 @@ pub(super) fn objective<'a>(
             Ok(Box::new(InProcess::new(decoder, recipe)))
         }
         #[cfg(feature = "llama-cpp")]
-        _ => {
+        BackendName::LlamaCpp | BackendName::LlamaCppF32 => {
             let objective =
                 LlamaCppObjective::new(&base.files, &config.model, outline, recipe, &examples, config.store())?;
             Ok(Box::new(objective))
         }
         #[cfg(not(feature = "llama-cpp"))]
-        _ => {
+        BackendName::LlamaCpp | BackendName::LlamaCppF32 => {
             let _ = (base, outline, examples);
             Err(not_built(config))
         }

@@ -1,6 +1,6 @@
 //! A project on candle and on llama.cpp: the same base, adapter and scenarios, so that what differs is the serving.
 
-use super::{Event, Events, TrainPolicy, adapter, ask, backend, base, lock, scenarios};
+use super::{Event, Events, TrainPolicy, adapter, ask, backend, base, early, lock};
 use crate::backend::{CandleBackend, LlamaCppBackend, Progress};
 use crate::compare::DriftSample;
 use crate::compare::crosscheck::{
@@ -70,7 +70,7 @@ pub fn crosscheck(
     limits: Limits,
     on_event: Events<'_>,
 ) -> Result<CrossCheck> {
-    let scenarios = scenarios(config)?;
+    let checked = early::check_run(config)?;
     let _lock = lock(config, on_event)?;
     let on = |name| Config { backend: name, ..config.clone() };
     let exact = other == BackendName::LlamaCppF32;
@@ -79,12 +79,12 @@ pub fn crosscheck(
     // What llama.cpp refuses is told before minutes are spent on the reference.
     {
         let base = base()?;
-        let tuned = adapter::ready(&reference, &base, policy, on_event)?;
+        let tuned = adapter::ready(&reference, &base, &checked, policy, on_event)?;
         backend::llama_cpp(&other, base, tuned)?.voice()?;
     }
-    let one = ask(&reference, &scenarios, policy, on_event)?;
-    let two = ask(&other, &scenarios, TrainPolicy::Never, on_event)?;
-    let ready = |base: &super::Base| adapter::ready(config, base, TrainPolicy::Never, &mut |_| {});
+    let one = ask(&reference, &checked, policy, on_event)?;
+    let two = ask(&other, &checked, TrainPolicy::Never, on_event)?;
+    let ready = |base: &super::Base| adapter::ready(config, base, &checked, TrainPolicy::Never, &mut |_| {});
     let (first, second) = (base()?, base()?);
     let (tuned, tuned_too) = (ready(&first)?, ready(&second)?);
     let mut pair = Pair {

@@ -7,26 +7,27 @@ mod adapter;
 mod backend;
 #[cfg(feature = "llama-cpp")]
 mod crosscheck;
+mod early;
+mod runs;
+mod stamp;
 mod train;
 
 use std::path::{Path, PathBuf};
 
-use crate::backend::Progress;
-use crate::compare::Comparison;
+use crate::backend::{ENGINE_REVISION, Progress};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::files::{Lock, write_atomically};
+use crate::files::{Lock, sweep, sweep_directory};
 use crate::gate;
 use crate::model::{ModelFiles, ModelKind, SourceEvent, source};
 use crate::record::{Arm, BASE, Decision, ModelInfo, RunRecord, TUNED};
-use crate::report::{self, Report};
 use crate::run::{Inputs, Store, execute};
-use crate::scenario::{self, Scenario};
 use crate::snapshot;
 use crate::train::TrainEvent;
 
 #[cfg(feature = "llama-cpp")]
 pub use crosscheck::crosscheck;
+use early::Checked;
 pub use train::Summary;
 
 /// What is going on; a command line draws it.
@@ -88,14 +89,31 @@ pub(crate) struct Base {
     pub(crate) files: ModelFiles,
     /// Of weights, tokenizer and template.
     pub(crate) fingerprint: String,
+    /// Of the weights alone, with `config.json`.
+    pub(crate) weights: String,
 }
 
 /// One process works on a project at a time; a second waits and says so.
 pub(crate) fn lock(config: &Config, on_event: Events<'_>) -> Result<Lock> {
     let path = config.store().join("lock");
-    Lock::acquire(&path, || {
+    let lock = Lock::acquire(&path, || {
         on_event(Event::Note(format!("another finetest works on this project; waiting for {}", path.display())))
-    })
+    })?;
+    sweep_leftovers(config);
+    Ok(lock)
+}
+
+/// Removes what killed runs of this project left half written; the project is locked, so nobody is writing.
+fn sweep_leftovers(config: &Config) {
+    if let Some(adapter) = config.adapter.as_ref().filter(|_| config.recipe.is_some()) {
+        sweep_directory(&adapter.path);
+    }
+    for room in ["runs", "checkpoints", "replaced", "llama-cpp"] {
+        let room = config.store().join(room);
+        sweep(&room);
+        let inside = std::fs::read_dir(&room).into_iter().flatten().flatten().map(|entry| entry.path());
+        inside.filter(|path| path.is_dir()).for_each(|path| sweep(&path));
+    }
 }
 
 /// Fetches the base model of a project.
@@ -115,54 +133,41 @@ pub(crate) fn base(config: &Config, on_event: Events<'_>) -> Result<Base> {
         let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
         hasher.update(blake3::hash(&bytes).as_bytes());
     }
-    Ok(Base { files, fingerprint: hasher.finalize().to_hex().to_string() })
+    Ok(Base { files, fingerprint: hasher.finalize().to_hex().to_string(), weights })
 }
 
 /// Runs a project: fetches the base, trains the adapter if `policy` lets it and it has to, asks both arms, and gates.
 ///
-/// Written under `<store>/runs/<manifest>/`: `run.json`, `report.md` and `junit.xml`.
+/// Written to a folder of the run's own, `<store>/runs/<manifest>/<time>-<hash>/`: `run.json`, `report.md` and `junit.xml`. `latest`
+/// beside it leads to the newest.
 ///
 /// # Errors
 /// Anything a person has to put right first; a failed gate is not an error, but a [`Decision`].
 pub fn run(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Result<Outcome> {
-    let scenarios = scenarios(config)?;
+    let checked = early::check_run(config)?;
     let _lock = lock(config, on_event)?;
-    let run = ask(config, &scenarios, policy, on_event)?;
+    let run = ask(config, &checked, policy, on_event)?;
     let decision = gate::decide(&run, &config.gate);
-    let files = write(config, &run, &decision)?;
+    let files = runs::write(config, &run, &decision)?;
     Ok(Outcome { run, decision, files })
 }
 
-/// A project's scenarios, if there is anything to ask them of.
-fn scenarios(config: &Config) -> Result<Vec<Scenario>> {
-    let scenarios = scenario::load_all(config)?;
-    if config.adapter.is_none() {
-        let message = "there is neither [adapter] nor [train], so there is nothing to compare the base with";
-        return Err(Error::input(&config.manifest, None, message));
-    }
-    Ok(scenarios)
-}
-
 /// Asks both arms every case on the project's backend; the project is locked.
-fn ask(config: &Config, scenarios: &[Scenario], policy: TrainPolicy, on_event: Events<'_>) -> Result<RunRecord> {
+fn ask(config: &Config, checked: &Checked, policy: TrainPolicy, on_event: Events<'_>) -> Result<RunRecord> {
     let base = base(config, on_event)?;
-    let tuned = adapter::ready(config, &base, policy, on_event)?;
+    let tuned = adapter::ready(config, &base, checked, policy, on_event)?;
     let model = ModelInfo {
         source: config.relative(Path::new(&config.model.source)),
         family: tuned.family.clone(),
         parameters: tuned.parameters,
         fingerprint: base.fingerprint.clone(),
+        weights: base.weights.clone(),
     };
-    let drift_text = match &config.run.drift_text {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-            Some((config.relative(path), text))
-        }
-        None => None,
-    };
+    let Checked { scenarios, drift_text } = checked;
     let arms = arms(config, &base, &tuned);
     let names = scenarios.iter().map(|s| s.name.as_str());
     let approved = snapshot::approved(&config.run.snapshots, names, &[BASE, TUNED]);
+    let drift_text = drift_text.clone();
     let inputs = Inputs { project: config.project.clone(), model, arms, scenarios, drift_text, approved };
     let mut backend = backend::of(config, base, tuned)?;
     let store = Store::new(config.store().join("store"));
@@ -174,15 +179,18 @@ fn ask(config: &Config, scenarios: &[Scenario], policy: TrainPolicy, on_event: E
 /// # Errors
 /// As [`run()`].
 pub fn train(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Result<Summary> {
+    early::check_training(config)?;
     let _lock = lock(config, on_event)?;
     let base = base(config, on_event)?;
-    adapter::ready(config, &base, policy, on_event).map(|ready| ready.summary)
+    // What is asked after it is the run's to check.
+    adapter::ready(config, &base, &Checked::default(), policy, on_event).map(|ready| ready.summary)
 }
 
 fn arms(config: &Config, base: &Base, tuned: &adapter::Ready) -> Vec<Arm> {
     let context = config.model.context.map_or_else(|| "default".to_owned(), |c| c.to_string());
     let fingerprint = |adapter: &str| {
-        let all = [base.fingerprint.as_str(), adapter, &backend::version(config), "greedy", &context].join("\n");
+        let engine = format!("{} revision {ENGINE_REVISION}", backend::version(config));
+        let all = [base.fingerprint.as_str(), adapter, &engine, &context].join("\n");
         blake3::hash(all.as_bytes()).to_hex().to_string()
     };
     let path = config.relative(&tuned.directory);
@@ -195,33 +203,4 @@ fn arms(config: &Config, base: &Base, tuned: &adapter::Ready) -> Vec<Arm> {
             scale: tuned.scale,
         },
     ]
-}
-
-/// Directory of a manifest's runs.
-fn runs(config: &Config) -> PathBuf {
-    let name = config.manifest.file_stem().map_or_else(|| "finetest".into(), |s| s.to_string_lossy().into_owned());
-    config.store().join("runs").join(name)
-}
-
-fn write(config: &Config, run: &RunRecord, decision: &Decision) -> Result<Vec<(String, String)>> {
-    let directory = runs(config);
-    let comparison = Comparison::of(run, BASE, TUNED);
-    let path = |name: &str| directory.join(name);
-    let mut files: Vec<(String, String)> = [("record", "run.json"), ("report", "report.md"), ("JUnit", "junit.xml")]
-        .iter()
-        .map(|(label, name)| ((*label).to_owned(), shown(&path(name))))
-        .collect();
-    let plot = config.adapter.as_ref().map(|a| a.path.join(train::LOSS_PLOT)).filter(|p| p.is_file());
-    files.extend(plot.map(|p| ("loss".to_owned(), shown(&p))));
-    let json = serde_json::to_string_pretty(run).map_err(|e| Error::failed(e.to_string()))?;
-    write_atomically(&path("run.json"), json.as_bytes())?;
-    let report = Report { run, comparison: &comparison, decision, files: &files };
-    write_atomically(&path("report.md"), report::markdown(&report).as_bytes())?;
-    write_atomically(&path("junit.xml"), report::junit(&report)?.as_bytes())?;
-    Ok(files)
-}
-
-/// A path as a person reads it: without `./` in front.
-fn shown(path: &Path) -> String {
-    path.strip_prefix(".").unwrap_or(path).display().to_string()
 }

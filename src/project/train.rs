@@ -1,26 +1,30 @@
 //! Training a project's adapter: from data lines to a PEFT directory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::adapter::write_stamp;
+use super::early::{self, Checked};
+use super::stamp::{STAMP, Stamp};
 use super::{Base, Event, Events, TrainPolicy};
-use crate::adapter;
+use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::config::{BackendName, Config, DataConfig, ModelConfig, OnError, Recipe};
 use crate::data::encode::{Encoded, encode_chat, encode_completion, encode_text};
 use crate::data::{self, Example, Turns};
 use crate::error::{Error, Result};
 use crate::export;
-use crate::files::write_atomically;
+use crate::files::{replace_directory, write_atomically};
 use crate::model::outline::Outline;
 use crate::model::{self, Voice, load_decoder};
-use crate::train::{TRAINER_STATE, TrainerState, Training, loss_plot};
+use crate::train::{TRAINER_STATE, TrainerState, Training, finished_state, loss_plot};
 
 /// The plot of a training, beside its adapter.
 pub(super) const LOSS_PLOT: &str = "loss.svg";
 /// An adapter that llama.cpp trained, in its own form.
 pub(super) const GGUF_ADAPTER: &str = "adapter.gguf";
+/// What finetest writes into an adapter's directory. The stamp comes first: nothing is taken for trained without it.
+pub(super) const OWN_FILES: [&str; 6] =
+    [STAMP, ADAPTER_WEIGHTS, ADAPTER_CONFIG, GGUF_ADAPTER, TRAINER_STATE, LOSS_PLOT];
 /// Raised when the same recipe would train other bytes.
 const TRAINER: u32 = 1;
 
@@ -43,94 +47,150 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    fn fingerprint(&self) -> String {
-        blake3::hash([self.recipe.as_str(), &self.data, &self.base].join("\n").as_bytes()).to_hex().to_string()
+    /// Of a training on one backend: it goes on with the gradients that it began with.
+    fn fingerprint(&self, backend: BackendName) -> String {
+        let wanted = [self.recipe.as_str(), &self.data, &self.base].join("\n");
+        let wanted = blake3::hash(wanted.as_bytes()).to_hex().to_string();
+        match backend {
+            BackendName::Candle => wanted,
+            BackendName::LlamaCpp | BackendName::LlamaCppF32 => {
+                blake3::hash(format!("{} {wanted}", backend.as_str()).as_bytes()).to_hex().to_string()
+            }
+        }
     }
+}
+
+/// Where the checkpoints of a training are.
+fn checkpoints(config: &Config, fingerprint: &str) -> PathBuf {
+    config.store().join("checkpoints").join(&fingerprint[..16])
 }
 
 /// Hashes of the recipe, the data and the base.
 pub(super) fn wanted(config: &Config, recipe: &Recipe, base: &Base) -> Result<Wanted> {
-    let data = data_of(config)?;
+    // What changes no byte of the adapter is none of what decides it.
+    let decisive = Recipe { save_steps: None, save_total_limit: 1, gradient_checkpointing: false, ..recipe.clone() };
+    let recipe = serde_json::to_string(&decisive).map_err(|e| Error::failed(e.to_string()))?;
+    Ok(Wanted {
+        recipe: blake3::hash(format!("{TRAINER} {recipe}").as_bytes()).to_hex().to_string(),
+        data: data_hash(data_of(config)?)?,
+        base: base.fingerprint.clone(),
+    })
+}
+
+/// Hash of the training and validation files, and of how they are read.
+pub(super) fn data_hash(data: &DataConfig) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for path in std::iter::once(&data.train).chain(&data.validation) {
         let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
         hasher.update(blake3::hash(&bytes).as_bytes());
     }
     hasher.update(format!("{:?} {:?} {}", data.format, data.on_error, data.validation.is_some()).as_bytes());
-    // What changes no byte of the adapter is none of what decides it.
-    let decisive = Recipe { save_steps: None, save_total_limit: 1, gradient_checkpointing: false, ..recipe.clone() };
-    let recipe = serde_json::to_string(&decisive).map_err(|e| Error::failed(e.to_string()))?;
-    Ok(Wanted {
-        recipe: blake3::hash(format!("{TRAINER} {recipe}").as_bytes()).to_hex().to_string(),
-        data: hasher.finalize().to_hex().to_string(),
-        base: base.fingerprint.clone(),
-    })
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
-fn data_of(config: &Config) -> Result<&DataConfig> {
+pub(super) fn data_of(config: &Config) -> Result<&DataConfig> {
     config
         .data
         .as_ref()
         .ok_or_else(|| Error::input(&config.manifest, None, "[data] is missing: there is nothing to train on"))
 }
 
-/// Trains, and writes the adapter's directory: the adapter, its stamp, `trainer_state.json` and the plot.
+/// What a training learns from, in tokens.
+pub(super) struct Lesson {
+    train: Vec<Encoded>,
+    validation: Vec<Encoded>,
+}
+
+/// Checks all that a training needs and all that is asked after it, before it takes its hours: prompts and choices fit the context, every
+/// data line is encoded.
+///
+/// # Errors
+/// Something does not fit.
+pub(super) fn prepare(
+    config: &Config,
+    recipe: &Recipe,
+    base: &Base,
+    checked: &Checked,
+    on_event: Events<'_>,
+) -> Result<Lesson> {
+    for warning in recipe.warnings() {
+        on_event(Event::Note(warning));
+    }
+    let voice = Voice::load(&base.files, &config.model)?;
+    let limits = model::limits(&base.files, &config.model)?;
+    voice.check_fits(limits.vocabulary)?;
+    early::check_prompts(&voice, limits.context, checked)?;
+    let (train, validation) = examples(config, recipe, &voice, on_event)?;
+    Ok(Lesson { train, validation })
+}
+
+/// Trains, and replaces the adapter's directory as a whole: the adapter, its stamp, `trainer_state.json` and the plot.
 pub(super) fn train(
     config: &Config,
     recipe: &Recipe,
     base: &Base,
     wanted: &Wanted,
+    lesson: Lesson,
     policy: TrainPolicy,
     on_event: Events<'_>,
 ) -> Result<TrainerState> {
-    for warning in recipe.warnings() {
-        on_event(Event::Note(warning));
-    }
     let place = config.adapter.as_ref().map(|a| a.path.as_path());
     let directory = place.ok_or_else(|| Error::input(&config.manifest, None, "there is no place for the adapter"))?;
-    let voice = Voice::load(&base.files, &config.model)?;
-    let (train, validation) = examples(config, recipe, &voice, on_event)?;
     let of_recipe = ModelConfig { dtype: recipe.bf16.dtype(), ..config.model.clone() };
     let decoder = match config.backend {
         BackendName::Candle => Some(load_decoder(&base.files, &of_recipe)?),
-        _ => None,
+        BackendName::LlamaCpp | BackendName::LlamaCppF32 => None,
     };
     let outline =
         decoder.as_ref().map_or_else(|| model::outline(&base.files, &config.model), |d| Ok(Outline::of(d)))?;
-    voice.check_fits(outline.vocabulary)?;
-    // A training goes on with the gradients that it began with.
-    let fingerprint = match config.backend {
-        BackendName::Candle => wanted.fingerprint(),
-        other => blake3::hash(format!("{} {}", other.as_str(), wanted.fingerprint()).as_bytes()).to_hex().to_string(),
-    };
-    let checkpoints = config.store().join("checkpoints").join(&fingerprint[..16]);
+    let fingerprint = wanted.fingerprint(config.backend);
+    let Lesson { train, validation } = lesson;
     let training = Training {
         outline: &outline,
         recipe,
         train: &train,
         validation: &validation,
-        checkpoints: &checkpoints,
+        checkpoints: &checkpoints(config, &fingerprint),
         again: policy == TrainPolicy::Always,
         fingerprint: &fingerprint,
         base: &config.relative(Path::new(&config.model.source)),
     };
     let objective = super::backend::objective(config, base, decoder, &outline, recipe, [&train, &validation])?;
     let trained = training.run(objective, &mut |event| on_event(Event::Train(event)))?;
-    // Of the adapter that was there: it is kept with that one's other files, and would be taken for the new one's.
-    let gguf = directory.join(GGUF_ADAPTER);
-    if gguf.is_file() {
-        std::fs::remove_file(&gguf).map_err(Error::io(&gguf, "remove"))?;
-    }
-    adapter::save(&trained.adapter, directory, recipe.adapter_dtype)?;
-    // Next, since weights without a stamp are taken for somebody else's.
-    write_stamp(directory, wanted, &outline.family, outline.parameters)?;
-    if config.backend != BackendName::Candle {
-        // As it was rounded, so that both forms are the same adapter.
-        export::convert(&adapter::load(directory)?, &outline, &base.files, directory, 1.0, &gguf)?;
-    }
-    trained.state.save(&directory.join(TRAINER_STATE))?;
-    write_atomically(&directory.join(LOSS_PLOT), loss_plot(&trained.state).as_bytes())?;
+    replace_directory(directory, &OWN_FILES, |staged| {
+        adapter::save(&trained.adapter, staged, recipe.adapter_dtype)?;
+        if config.backend != BackendName::Candle {
+            // As it was rounded, so that both forms are the same adapter.
+            let rounded = adapter::load(staged)?;
+            export::convert(&rounded, &outline, &base.files, directory, 1.0, &staged.join(GGUF_ADAPTER))?;
+        }
+        write_log(&trained.state, staged)?;
+        Stamp::write(staged, wanted, &outline.family, outline.parameters)
+    })?;
     Ok(trained.state)
+}
+
+/// Writes a training's log and its plot where they are missing.
+fn write_log(state: &TrainerState, directory: &Path) -> Result<()> {
+    let (log, plot) = (directory.join(TRAINER_STATE), directory.join(LOSS_PLOT));
+    if !log.is_file() {
+        state.save(&log)?;
+    }
+    if !plot.is_file() {
+        write_atomically(&plot, loss_plot(state).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Makes a lost log or plot of an adapter that fits again: from each other, or from the training's last checkpoint, if that is still there.
+pub(super) fn restore_log(config: &Config, wanted: &Wanted, directory: &Path) -> Result<()> {
+    if [TRAINER_STATE, LOSS_PLOT].iter().all(|name| directory.join(name).is_file()) {
+        return Ok(());
+    }
+    let fingerprint = wanted.fingerprint(config.backend);
+    let log = TrainerState::load(&directory.join(TRAINER_STATE)).ok();
+    let state = log.or_else(|| finished_state(&checkpoints(config, &fingerprint), &fingerprint));
+    state.map_or(Ok(()), |state| write_log(&state, directory))
 }
 
 /// Training and validation examples in tokens.

@@ -1,5 +1,5 @@
-//! `checkpoint-<step>/`: the adapter in f32, the optimizer's moments and the trainer's state. A directory appears whole or not at
-//! all; a training that was killed goes on from the newest and ends with the same bytes.
+//! `checkpoint-<step>/`: the adapter in f32, the optimizer's moments and the trainer's state, with the checksum of each. A directory
+//! appears whole or not at all; a training that was killed goes on from the newest and ends with the same bytes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,17 @@ use safetensors::Dtype;
 
 use super::optimizer::Moments;
 use super::state::{TRAINER_STATE, TrainerState};
-use crate::adapter::{self, Adapter};
+use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::config::AdapterDtype;
 use crate::error::{Error, Result};
+use crate::files::{WRITING, step, sync_directory, write_atomically};
 
 const PREFIX: &str = "checkpoint-";
 const OPTIMIZER: &str = "optimizer.safetensors";
+/// The BLAKE3 hash of every other file of a checkpoint, by its name: a flipped bit or an edited step would end in another adapter.
+const CHECKSUMS: &str = "checksums.json";
+/// The files that have one.
+const CHECKED: [&str; 4] = [ADAPTER_WEIGHTS, ADAPTER_CONFIG, OPTIMIZER, TRAINER_STATE];
 
 /// All that a training needs to go on.
 pub(crate) struct Checkpoint {
@@ -28,7 +33,7 @@ impl Checkpoint {
     pub(crate) fn save(&self, directory: &Path, keep: usize) -> Result<()> {
         std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
         let partial = tempfile::Builder::new()
-            .prefix(".writing-")
+            .prefix(WRITING)
             .tempdir_in(directory)
             .map_err(Error::io(directory, "write"))?;
         adapter::save(&self.adapter, partial.path(), AdapterDtype::F32)?;
@@ -45,12 +50,18 @@ impl Checkpoint {
         }
         adapter::write_tensors(&partial.path().join(OPTIMIZER), &tensors)?;
         self.state.save(&partial.path().join(TRAINER_STATE))?;
+        let checksums = serde_json::to_string_pretty(&checksums(partial.path())?).map_err(|e| Error::failed(e.to_string()))?;
+        write_atomically(&partial.path().join(CHECKSUMS), checksums.as_bytes())?;
         let path = directory.join(format!("{PREFIX}{}", self.state.global_step));
         if path.exists() {
             std::fs::remove_dir_all(&path).map_err(Error::io(&path, "replace"))?;
         }
-        let partial = partial.keep();
-        std::fs::rename(&partial, &path).map_err(Error::io(&path, "write"))?;
+        step().map_err(Error::io(&path, "write"))?;
+        std::fs::rename(partial.path(), &path).map_err(Error::io(&path, "write"))?;
+        // It was moved, so there is nothing left to remove.
+        let _ = partial.keep();
+        sync_directory(directory)?;
+        step().map_err(Error::io(&path, "write"))?;
         for (_, old) in list(directory).into_iter().rev().skip(keep) {
             std::fs::remove_dir_all(&old).map_err(Error::io(&old, "remove"))?;
         }
@@ -72,6 +83,7 @@ impl Checkpoint {
     }
 
     fn load(path: &Path) -> Result<Self> {
+        check(path)?;
         let state = TrainerState::load(&path.join(TRAINER_STATE))?;
         let adapter = adapter::load(path)?;
         let optimizer = path.join(OPTIMIZER);
@@ -92,6 +104,43 @@ impl Checkpoint {
         }
         Ok(Self { adapter, moments, state })
     }
+}
+
+/// The state of a training's last checkpoint, when the training is over.
+pub(crate) fn finished_state(directory: &Path, fingerprint: &str) -> Option<TrainerState> {
+    let state = |(_, path): (usize, PathBuf)| {
+        check(&path).ok()?;
+        TrainerState::load(&path.join(TRAINER_STATE)).ok()
+    };
+    let over = |state: &TrainerState| state.fingerprint == fingerprint && state.global_step >= state.max_steps;
+    list(directory).into_iter().rev().filter_map(state).find(over)
+}
+
+/// Checksums of a checkpoint's files.
+fn checksums(path: &Path) -> Result<BTreeMap<String, String>> {
+    let of = |name: &str| {
+        let file = path.join(name);
+        let bytes = std::fs::read(&file).map_err(Error::io(&file, "read"))?;
+        Ok((name.to_owned(), blake3::hash(&bytes).to_hex().to_string()))
+    };
+    CHECKED.into_iter().map(of).collect()
+}
+
+/// Whether a checkpoint is as it was written.
+///
+/// # Errors
+/// A file of it is missing, damaged or edited: by name.
+fn check(path: &Path) -> Result<()> {
+    let file = path.join(CHECKSUMS);
+    let text = std::fs::read_to_string(&file).map_err(Error::io(&file, "read"))?;
+    let written: BTreeMap<String, String> =
+        serde_json::from_str(&text).map_err(|e| Error::input(&file, e.line(), e.to_string()))?;
+    for (name, hash) in checksums(path)? {
+        if written.get(&name) != Some(&hash) {
+            return Err(Error::model(path.join(&name), format!("was damaged or edited: it does not fit {CHECKSUMS}")));
+        }
+    }
+    Ok(())
 }
 
 /// Checkpoints by step, oldest first.

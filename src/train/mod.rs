@@ -27,6 +27,7 @@ use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 use crate::model::outline::Outline;
 use checkpoint::Checkpoint;
+pub(crate) use checkpoint::finished_state;
 use optimizer::{AdamWConfig, Moments, norm};
 use plan::Plan;
 use schedule::learning_rate;

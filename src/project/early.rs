@@ -1,0 +1,100 @@
+//! What can be checked before anything is downloaded, loaded or trained: a mistake is told in the first second, and not after an hour.
+
+use std::path::Path;
+
+use super::stamp::Stamp;
+use super::train::{data_hash, data_of};
+use crate::adapter;
+use crate::backend::prompts;
+use crate::config::{Config, DataConfig};
+use crate::data;
+use crate::error::{Error, Result};
+use crate::model::{ChatTemplate, Voice};
+use crate::scenario::{self, Scenario};
+
+/// What a run asks, read and checked without a model.
+#[derive(Default)]
+pub(super) struct Checked {
+    pub(super) scenarios: Vec<Scenario>,
+    /// A text besides base's answers that drift is measured on: its name and content.
+    pub(super) drift_text: Option<(String, String)>,
+}
+
+/// Reads and checks all that a run needs besides the model.
+///
+/// # Errors
+/// A scenario, a data line, the adapter's directory, the template or the drift text cannot be used.
+pub(super) fn check_run(config: &Config) -> Result<Checked> {
+    let scenarios = scenario::load_all(config)?;
+    if config.adapter.is_none() {
+        let message = "there is neither [adapter] nor [train], so there is nothing to compare the base with";
+        return Err(Error::input(&config.manifest, None, message));
+    }
+    let drift_text = config.run.drift_text.as_deref().map(|path| drift_text(config, path)).transpose()?;
+    check_training(config)?;
+    Ok(Checked { scenarios, drift_text })
+}
+
+/// Checks all that a training needs besides the model.
+///
+/// # Errors
+/// As [`check_run`].
+pub(super) fn check_training(config: &Config) -> Result<()> {
+    if let Some(path) = &config.model.chat_template {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+        ChatTemplate::new(path, &text, None, None)?;
+    }
+    match (&config.recipe, &config.adapter) {
+        (Some(_), adapter) => check_data(data_of(config)?, adapter.as_ref().map(|a| a.path.as_path())),
+        (None, Some(adapter)) => check_adapter(config, &adapter.path),
+        (None, None) => Ok(()),
+    }
+}
+
+fn drift_text(config: &Config, path: &Path) -> Result<(String, String)> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    Ok((config.relative(path), text))
+}
+
+/// Reads every data line, unless the adapter says that it was trained on these very bytes.
+fn check_data(data: &DataConfig, adapter: Option<&Path>) -> Result<()> {
+    let stamp = adapter.and_then(|directory| Stamp::read(directory).ok().flatten());
+    let hash = data_hash(data)?;
+    if stamp.is_some_and(|stamp| stamp.data == hash) {
+        return Ok(());
+    }
+    for path in std::iter::once(&data.train).chain(&data.validation) {
+        data::load(path, data.format, data.on_error)?;
+    }
+    Ok(())
+}
+
+/// Reads an adapter that is tested as it is.
+fn check_adapter(config: &Config, path: &Path) -> Result<()> {
+    if !path.exists() {
+        let message = "there is no such adapter; [adapter] path is a PEFT directory or a GGUF file";
+        return Err(Error::model(config.relative(path), message));
+    }
+    // Whether the tensors of a GGUF file fit is told with the base.
+    if adapter::is_gguf(path) { Ok(()) } else { adapter::load(path).map(|_| ()) }
+}
+
+/// Checks that the prompt and choices of every case fit a model's context.
+///
+/// # Errors
+/// One does not, or it cannot be rendered: with the scenario's file and the case.
+pub(super) fn check_prompts(voice: &Voice, context: usize, checked: &Checked) -> Result<()> {
+    let mut errors = Vec::new();
+    for scenario in &checked.scenarios {
+        for case in &scenario.cases {
+            if let Err(error) = prompts::check(context, voice, &case.request) {
+                errors.push(Error::input(&scenario.path, None, format!("case {:?}: {error}", case.name)));
+            }
+        }
+    }
+    errors.truncate(MOST_ERRORS);
+    Error::collect(errors)
+}
+
+/// Cases that are named at once.
+const MOST_ERRORS: usize = 20;

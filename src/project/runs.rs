@@ -1,0 +1,192 @@
+//! Where runs are written: `<store>/runs/<manifest>/<time>-<hash>/`, a folder for each, and `latest`, which leads to the newest.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::train::LOSS_PLOT;
+use crate::compare::Comparison;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::files::{WRITING, replace_directory, write_atomically};
+use crate::record::{BASE, Decision, RunRecord, TUNED};
+use crate::report::{self, Report};
+
+/// Leads to the newest run of a manifest.
+const LATEST: &str = "latest";
+/// The record of a run.
+const RECORD: &str = "run.json";
+/// The files of a run: what each is, and its name.
+const FILES: [(&str, &str); 3] = [("record", RECORD), ("report", "report.md"), ("JUnit", "junit.xml")];
+/// Digits of a run's hash in its folder's name.
+const HASH_DIGITS: usize = 8;
+/// Longest name of a manifest's folder.
+const LONGEST_NAME: usize = 100;
+
+/// Writes a run into a folder of its own, and says what is there: a label and a path each.
+///
+/// A run that computed nothing and found what the latest one found is that run: under `cargo nextest` every test of a project would
+/// write another one.
+pub(super) fn write(config: &Config, run: &RunRecord, decision: &Decision) -> Result<Vec<(String, String)>> {
+    let all = config.store().join("runs").join(folder_name(&config.relative(&config.manifest)));
+    let hash = hash(run, decision)?;
+    if let Some(latest) = latest(&all).filter(|latest| run.cost.computed == 0 && is_of(latest, &hash)) {
+        return Ok(files(config, &latest));
+    }
+    let name = format!("{}-{hash}", chrono::Utc::now().format("%Y%m%dT%H%M%SZ"));
+    let directory = all.join(&name);
+    let files = files(config, &directory);
+    if !directory.exists() {
+        let comparison = Comparison::of(run, BASE, TUNED);
+        let report = Report { run, comparison: &comparison, decision, files: &files };
+        let json = serde_json::to_string_pretty(run).map_err(|e| Error::failed(e.to_string()))?;
+        replace_directory(&directory, &[], |staged| {
+            write_atomically(&staged.join(RECORD), json.as_bytes())?;
+            write_atomically(&staged.join("report.md"), report::markdown(&report).as_bytes())?;
+            write_atomically(&staged.join("junit.xml"), report::junit(&report)?.as_bytes())
+        })?;
+    }
+    point_to(&all, &name)?;
+    Ok(files)
+}
+
+/// A manifest's path as the name of one folder: no two paths have the same.
+fn folder_name(manifest: &str) -> String {
+    let path = manifest.strip_suffix(".toml").unwrap_or(manifest);
+    let mut name = String::new();
+    for (i, c) in path.char_indices() {
+        match c {
+            '/' => name.push('+'),
+            '.' if i == 0 => name.push_str("%2E"),
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '_' | '-' => name.push(c),
+            other => other.to_string().bytes().for_each(|byte| name.push_str(&format!("%{byte:02X}"))),
+        }
+    }
+    if name.len() > LONGEST_NAME {
+        let hash = blake3::hash(path.as_bytes()).to_hex();
+        name.truncate(LONGEST_NAME - 17);
+        name = format!("{name}-{}", &hash[..16]);
+    }
+    name
+}
+
+/// What was found, without what it cost.
+#[derive(Serialize)]
+struct Found<'a>(Identity<'a>, &'a Decision);
+
+#[derive(Serialize)]
+struct Identity<'a> {
+    finetest: &'a str,
+    project: &'a str,
+    model: &'a crate::record::ModelInfo,
+    arms: &'a [crate::record::Arm],
+    backend: &'a str,
+    scenarios: &'a [crate::record::ScenarioRecord],
+    drift: &'a Option<crate::record::Drift>,
+    proof: &'a Option<crate::record::Proof>,
+    errors: &'a std::collections::BTreeMap<String, String>,
+}
+
+fn hash(run: &RunRecord, decision: &Decision) -> Result<String> {
+    let RunRecord { finetest, project, model, arms, backend, scenarios, drift, proof, errors, .. } = run;
+    let found = Found(Identity { finetest, project, model, arms, backend, scenarios, drift, proof, errors }, decision);
+    let mut hasher = io::BufWriter::new(blake3::Hasher::new());
+    serde_json::to_writer(&mut hasher, &found).map_err(|e| Error::failed(e.to_string()))?;
+    hasher.flush().map_err(|e| Error::failed(e.to_string()))?;
+    Ok(hasher.get_ref().finalize().to_hex()[..HASH_DIGITS].to_owned())
+}
+
+/// Whether a folder is a whole run with this hash.
+fn is_of(folder: &Path, hash: &str) -> bool {
+    let name = folder.file_name().map_or_else(Default::default, |name| name.to_string_lossy());
+    name.ends_with(&format!("-{hash}")) && FILES.iter().all(|(_, file)| folder.join(file).is_file())
+}
+
+/// The folder of a manifest's newest run.
+fn latest(all: &Path) -> Option<PathBuf> {
+    let link = all.join(LATEST);
+    let name = match std::fs::read_link(&link) {
+        Ok(name) => name.to_string_lossy().into_owned(),
+        Err(_) => std::fs::read_to_string(&link).ok()?.trim().to_owned(),
+    };
+    let is_name = !name.is_empty() && !name.contains(['/', '\\']) && name != "..";
+    is_name.then(|| all.join(name)).filter(|folder| folder.is_dir())
+}
+
+/// Has `latest` lead to a run: a link, or a text file with the folder's name where there are no links.
+fn point_to(all: &Path, name: &str) -> Result<()> {
+    let latest = all.join(LATEST);
+    #[cfg(unix)]
+    {
+        let link = all.join(format!("{WRITING}{LATEST}-{}", std::process::id()));
+        let linked = std::os::unix::fs::symlink(name, &link).and_then(|()| std::fs::rename(&link, &latest));
+        if linked.is_ok() {
+            return crate::files::sync_directory(all);
+        }
+        let _ = std::fs::remove_file(&link);
+    }
+    let _ = WRITING;
+    write_atomically(&latest, name.as_bytes())
+}
+
+/// What a run's folder holds: a label and a path each; and the plot of its adapter's training.
+fn files(config: &Config, folder: &Path) -> Vec<(String, String)> {
+    let mut files: Vec<(String, String)> =
+        FILES.iter().map(|(label, name)| ((*label).to_owned(), shown(&folder.join(name)))).collect();
+    let plot = config.adapter.as_ref().map(|a| a.path.join(LOSS_PLOT)).filter(|p| p.is_file());
+    files.extend(plot.map(|p| ("loss".to_owned(), shown(&p))));
+    files
+}
+
+/// A path as a person reads it: without `./` in front.
+fn shown(path: &Path) -> String {
+    path.strip_prefix(".").unwrap_or(path).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_manifest_has_a_folder_of_its_own() {
+        let paths = [
+            "finetest.toml",
+            "recipes/finetest.toml",
+            "recipes+finetest.toml",
+            "recipes-finetest.toml",
+            "../finetest.toml",
+            "..toml",
+            "finetest",
+            "a b.toml",
+            "äöü.toml",
+            ".toml",
+        ];
+        let mut names: Vec<String> = paths.iter().map(|path| folder_name(path)).collect();
+        assert_eq!(names[1], "recipes+finetest");
+        assert!(names.iter().all(|name| !name.starts_with('.') && !name.contains('/')), "{names:?}");
+        names.sort();
+        names.dedup();
+        // `finetest` and `finetest.toml` are the same name in one folder; only the latter is found by itself.
+        assert_eq!(names.len(), paths.len() - 1, "{names:?}");
+        assert!(folder_name(&"long/".repeat(99)).len() <= LONGEST_NAME);
+        assert_ne!(folder_name(&"long/".repeat(99)), folder_name(&"long/".repeat(98)));
+    }
+
+    #[test]
+    fn latest_leads_to_the_newest_and_to_nothing_outside() {
+        let root = tempfile::tempdir().expect("a directory");
+        let all = root.path();
+        assert_eq!(latest(all), None);
+        for name in ["one", "two"] {
+            std::fs::create_dir(all.join(name)).expect("a directory");
+            point_to(all, name).expect("pointed");
+            assert_eq!(latest(all), Some(all.join(name)));
+        }
+        std::fs::remove_file(all.join(LATEST)).expect("removed");
+        for (text, found) in [("one\n", Some(all.join("one"))), ("..", None), ("../x", None), ("", None)] {
+            std::fs::write(all.join(LATEST), text).expect("a file");
+            assert_eq!(latest(all), found, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What a trained adapter came from: `finetest.json` beside it. The adapter is used only while all of it is still so.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::train::Wanted;
+use crate::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+
+/// File beside an adapter that says what it was trained from.
+pub(super) const STAMP: &str = "finetest.json";
+
+/// Hashes of what an adapter was trained from, and of what came of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Stamp {
+    /// Hash of `[train]`, without what only says how often to look.
+    pub(super) recipe: String,
+    /// Hash of the training and validation files, and of how they are read.
+    pub(super) data: String,
+    /// Hash of the base's weights, tokenizer and template.
+    pub(super) base: String,
+    /// Hash of `adapter_model.safetensors`.
+    pub(super) adapter: String,
+    /// Hash of `adapter_config.json`, which scales what the tensors say.
+    pub(super) config: String,
+    /// Architecture of the base, for reports.
+    pub(super) family: String,
+    /// Weights of the base, for reports.
+    pub(super) parameters: u64,
+}
+
+impl Stamp {
+    /// Writes the stamp of an adapter that was just written to `directory`.
+    pub(super) fn write(directory: &Path, wanted: &Wanted, family: &str, parameters: u64) -> Result<()> {
+        let stamp = Self {
+            recipe: wanted.recipe.clone(),
+            data: wanted.data.clone(),
+            base: wanted.base.clone(),
+            adapter: hash_file(&directory.join(ADAPTER_WEIGHTS))?,
+            config: hash_file(&directory.join(ADAPTER_CONFIG))?,
+            family: family.to_owned(),
+            parameters,
+        };
+        let json = serde_json::to_string_pretty(&stamp).map_err(|e| Error::failed(e.to_string()))?;
+        write_atomically(&directory.join(STAMP), json.as_bytes())
+    }
+
+    /// Reads the stamp in a directory; `None` where there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not a stamp of this version.
+    pub(super) fn read(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join(STAMP);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+        serde_json::from_str(&text).map(Some).map_err(|e| {
+            let message = format!(
+                "is damaged or of another version of finetest: {e}; train the adapter again with `finetest train --force`, or remove \
+                 this file and [train] to test the adapter as it is"
+            );
+            Error::input(&path, e.line(), message)
+        })
+    }
+
+    /// Which of the adapter's files is not the one that this stamp was written for.
+    pub(super) fn changed_file(&self, directory: &Path) -> Result<Option<&'static str>> {
+        for (name, hash) in [(ADAPTER_WEIGHTS, &self.adapter), (ADAPTER_CONFIG, &self.config)] {
+            let path = directory.join(name);
+            if !path.is_file() || hash_file(&path)? != *hash {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Why the adapter in `directory` is not the one that is wanted; `None` when it is.
+///
+/// # Errors
+/// It is somebody else's.
+pub(super) fn mismatch(directory: &Path, wanted: &Wanted) -> Result<Option<String>> {
+    if !directory.join(ADAPTER_WEIGHTS).is_file() {
+        return Ok(Some("there is none yet".into()));
+    }
+    let Some(stamp) = Stamp::read(directory)? else {
+        let message = format!(
+            "holds an adapter that finetest did not train (there is no {STAMP} beside it), and training would overwrite it; \
+             remove [train] from the manifest to test it as it is, or give another [adapter] path"
+        );
+        return Err(Error::model(directory, message));
+    };
+    let changed = [
+        ("recipe", stamp.recipe != wanted.recipe),
+        ("data", stamp.data != wanted.data),
+        ("base model", stamp.base != wanted.base),
+    ];
+    let changed: Vec<&str> = changed.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect();
+    if !changed.is_empty() {
+        return Ok(Some(format!("its {} changed", changed.join(" and "))));
+    }
+    Ok(stamp.changed_file(directory)?.map(|file| format!("{file} is not what was trained")))
+}
+
+/// Hash of a file's content.
+pub(super) fn hash_file(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
+}
