@@ -93,7 +93,13 @@ fn ask(directory: &Path, scenarios: &[Scenario], store: &str) -> RunRecord {
     let project = Project::new(cases);
     let mut backend = Scripted::new(project.script());
     let arm = |name: &str| Arm { name: name.into(), fingerprint: name.into(), adapter: None, scale: 1.0 };
-    let model = ModelInfo { source: "script".into(), family: "none".into(), parameters: 0, fingerprint: "0".into(), weights: "0".into() };
+    let model = ModelInfo {
+        source: "script".into(),
+        family: "none".into(),
+        parameters: 0,
+        fingerprint: "0".into(),
+        weights: "0".into(),
+    };
     let arms = vec![arm(BASE), arm(TUNED)];
     let inputs =
         Inputs { project: "bench".into(), model, arms, scenarios, drift_text: None, approved: Approved::default() };

@@ -85,10 +85,8 @@ pub(crate) fn replace_directory(path: &Path, own: &[&str], write: impl FnOnce(&P
     let above = parent(&real);
     std::fs::create_dir_all(above).map_err(Error::io(above, "create"))?;
     step().map_err(Error::io(path, "write"))?;
-    let staged = tempfile::Builder::new()
-        .prefix(&staged_prefix(&real))
-        .tempdir_in(above)
-        .map_err(Error::io(above, "write"))?;
+    let staged =
+        tempfile::Builder::new().prefix(&staged_prefix(&real)).tempdir_in(above).map_err(Error::io(above, "write"))?;
     #[cfg(unix)]
     {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -264,7 +262,8 @@ impl Lock {
 
 /// A lock that failed although nobody holds it.
 fn no_locks(path: &Path, source: io::Error) -> Error {
-    let advice = "the file system may not support locks; put the project's store on a local disk: [run] store = \"DIR\"";
+    let advice =
+        "the file system may not support locks; put the project's store on a local disk: [run] store = \"DIR\"";
     Error::input(path, None, format!("cannot lock: {source}; {advice}"))
 }
 
@@ -321,7 +320,9 @@ mod tests {
     }
 
     fn old(directory: &Path) {
-        for (name, text) in [("stamp", "old"), ("weights", "old"), ("old", "old"), ("notes", "mine"), ("deep/er", "mine")] {
+        for (name, text) in
+            [("stamp", "old"), ("weights", "old"), ("old", "old"), ("notes", "mine"), ("deep/er", "mine")]
+        {
             write_atomically(&directory.join(name), text.as_bytes()).expect("written");
         }
     }

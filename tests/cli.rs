@@ -22,7 +22,7 @@ fn a_run_trains_asks_reports_and_passes() {
         assert!(project.path(file).is_file(), "{file}");
     }
     for file in ["run.json", "report.md", "junit.xml"] {
-        assert!(project.path(".finetest/runs/finetest").join(file).is_file(), "{file}");
+        assert!(project.path(".finetest/runs/finetest/latest").join(file).is_file(), "{file}");
     }
 }
 
@@ -47,7 +47,7 @@ fn a_gate_that_fails_exits_with_100_and_gate_and_report_agree() {
     let ran = project.run(&["run", "--quiet"]).expect(100);
     assert!(ran.stdout.contains("FAIL") && ran.stdout.contains("min_target_gain"), "{}", ran.stdout);
     assert_eq!(ran.stderr, "");
-    let run = ".finetest/runs/finetest/run.json";
+    let run = ".finetest/runs/finetest/latest/run.json";
     let gated = project.run(&["gate", run]).expect(100);
     assert!(gated.stdout.contains("min_target_gain"));
     project.run(&["report", run]).expect(0);
@@ -513,11 +513,11 @@ fn a_full_disk_is_an_error_and_the_old_file_stays() {
     let project = Project::new();
     project.append("finetest.toml", GATE);
     project.run(&["run"]).expect(0);
-    let before = project.read(".finetest/runs/finetest/run.json");
+    let before = project.read(".finetest/runs/finetest/latest/run.json");
     // /dev/full has no room; the logits cannot be written there.
     project.write("tokens.json", "[1, 2, 3]");
     project.run(&["logits", "model", "--tokens", "tokens.json", "--out", "/dev/full"]).fails(1, &["/dev/full"]);
-    assert_eq!(project.read(".finetest/runs/finetest/run.json"), before);
+    assert_eq!(project.read(".finetest/runs/finetest/latest/run.json"), before);
 }
 
 #[test]

@@ -188,7 +188,7 @@ fn an_assert_of_ggml_is_one_cases_error() {
         }
     }
     assert!(run.proof.is_some() && run.drift.is_some(), "the other cases are enough for both");
-    let junit = project.read(".finetest/runs/finetest/junit.xml");
+    let junit = project.read(".finetest/runs/finetest/latest/junit.xml");
     assert!(junit.contains("GGML_ASSERT"), "{junit}");
     // The report says it; what was answered is stored, what failed is asked again.
     let mut command = project.command(&[]);
@@ -321,7 +321,7 @@ fn a_death_in_drift_or_proof_is_an_error_of_the_run_and_no_answer_is_lost() {
     let run = record(&dying(&project, "hello", &["--json"]));
     assert!(run.errors["proof"].contains("GGML_ASSERT") && run.proof.is_none(), "{:?}", run.errors);
     assert_eq!((run.cost.computed, run.cost.stored, run.drift.is_some()), (0, 8, true));
-    let junit = project.read(".finetest/runs/finetest/junit.xml");
+    let junit = project.read(".finetest/runs/finetest/latest/junit.xml");
     assert!(junit.contains("run::proof"), "{junit}");
     project.run(&[]).expect(0);
 }

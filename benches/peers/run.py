@@ -191,7 +191,7 @@ class Measuring:
     def ours(self, manifest, store):
         """finetest on a project, from an empty answer store; what it recorded."""
         empty = lambda: shutil.rmtree(store, ignore_errors=True)
-        run = store / "runs" / manifest.stem / "run.json"
+        run = store / "runs" / manifest.stem / "latest" / "run.json"
         # 100: the gate failed, which is nothing to the clock.
         return Whole([[self.finetest, "--manifest", manifest, "--quiet"]], LOG, 1, (0, 100), empty,
                      lambda: json.loads(run.read_text()), {"FINETEST_TRAIN": "never"})
@@ -216,7 +216,7 @@ class Measuring:
 
     def questions(self, path):
         """Writes down what the example project asks; finetest has its turn before that, and its record has the prompts."""
-        run, limits = WORK / "store" / "runs" / "example" / "run.json", {}
+        run, limits = WORK / "store" / "runs" / "example" / "latest" / "run.json", {}
         for file in (ROOT / "scenarios").glob("*.toml"):
             scenario = tomllib.loads(file.read_text())
             cases = enumerate(scenario["cases"], 1)

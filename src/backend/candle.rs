@@ -108,7 +108,9 @@ impl Backend for CandleBackend {
             let put = |(row, output): (usize, Generated)| {
                 let i = generated[row];
                 let request = questions[i].request;
-                answers.put(i, Ok(output), |answer, output| prompts::answered(voice, request, output, answer)).transpose()
+                answers
+                    .put(i, Ok(output), |answer, output| prompts::answered(voice, request, output, answer))
+                    .transpose()
             };
             on_answers(outputs.into_iter().filter_map(put).collect::<Result<_>>()?)
         };

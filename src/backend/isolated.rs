@@ -123,7 +123,11 @@ impl Isolated {
             // What was answered is not lost when it cannot be loaded again: the memory may be gone, or the file.
             if let (true, Err(why)) = (self.was_open, self.opened()) {
                 let why = format!("llama.cpp died before, and cannot be started again: {why}");
-                return groups.into_iter().flatten().chain(group).try_for_each(|item| on_outcome(item, Err(why.clone())));
+                return groups
+                    .into_iter()
+                    .flatten()
+                    .chain(group)
+                    .try_for_each(|item| on_outcome(item, Err(why.clone())));
             }
             let (mut begun, mut answered, mut handed) = (vec![false; group.len()], false, Ok(()));
             let end = self.run(&job(&group), &mut |reply| match reply {

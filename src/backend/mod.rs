@@ -34,7 +34,7 @@ use crate::record::{Completion, Prompt, Proof, Request};
 
 /// Raised when the code of this crate would answer a question otherwise than before: the decoder, sampling, tokenisation, templates, the
 /// llama.cpp session. It is part of every answer's key, so that no stored answer of the old code is taken for one of the new.
-/// `tests/engine_revision.rs` fails when it has to be raised.
+/// A test of `src/engine/tests.rs` fails when it has to be raised.
 pub const ENGINE_REVISION: u32 = 1;
 
 /// What is going on while a backend works.
@@ -130,9 +130,12 @@ pub trait Backend {
         };
         self.answer(questions, &mut keep, on_progress)?;
         let found: Vec<Answered> = answers.into_iter().flatten().collect();
-        if found.len() == questions.len() { Ok(found) } else { Err(left_out(&self.name(), found.len(), questions.len())) }
+        if found.len() == questions.len() {
+            Ok(found)
+        } else {
+            Err(left_out(&self.name(), found.len(), questions.len()))
+        }
     }
-
 
     /// Both arms' next-token distributions on the same tokens, one sample a text; `None` when the backend cannot see them.
     /// What is wrong with one text alone is that text's sample.

@@ -5,6 +5,7 @@
 mod crosscheck;
 mod export;
 mod gate;
+mod interrupt;
 mod logits;
 pub(crate) mod progress;
 mod report;
@@ -114,6 +115,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::PASS });
         }
     };
+    interrupt::install();
     match dispatch(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
+use super::interrupt;
 use crate::backend::Progress;
 use crate::model::SourceEvent;
 use crate::project::Event;
@@ -54,6 +55,7 @@ impl Display {
     }
 
     pub(crate) fn show(&mut self, event: Event) {
+        interrupt::note(&event);
         if self.quiet {
             return;
         }

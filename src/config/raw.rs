@@ -172,8 +172,8 @@ impl RawModel {
 impl RawAdapter {
     fn resolve(self, root: &Path, project: &str, places: &Places, errors: &mut Vec<Error>) -> AdapterConfig {
         let scale = self.scale.unwrap_or(1.0);
-        if !scale.is_finite() {
-            errors.push(places.error("adapter.scale", format!("is {scale}, expected a finite number")));
+        if !scale.is_finite() || scale == 0.0 {
+            errors.push(places.error("adapter.scale", format!("is {scale}, expected a finite number other than 0")));
         }
         AdapterConfig { path: adapter_path(root, self.path, project), scale }
     }

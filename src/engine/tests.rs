@@ -4,9 +4,11 @@ use proptest::prelude::*;
 
 use super::{Draft, Ends, Engine, Generated, Generation};
 use crate::adapter;
+use crate::backend::ENGINE_REVISION;
 use crate::model::decoder::Decoder;
 use crate::model::linear::LowRank;
 use crate::model::parity::{decoder, fixture};
+use crate::record::Sampling;
 
 /// Grouped queries, norms of queries and keys, windows, latent attention, ALiBi: each keeps another cache.
 const FAMILIES: [(&str, &str); 5] = [
@@ -139,4 +141,73 @@ fn an_approved_answer_that_holds_takes_one_step_and_a_broken_one_goes_on_from_th
     let (some, same) = draft(&broken, true);
     assert!(1 < some && some < LENGTH, "{some}");
     assert_eq!(same, answer);
+}
+
+/// What every family answers today, by this machine's rounding: stored with the revision it was made by.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Golden {
+    revision: u32,
+    families: std::collections::BTreeMap<String, Heard>,
+}
+
+/// A family's answers to one prompt.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Heard {
+    greedy: Vec<u32>,
+    drawn: Vec<u32>,
+    /// Logits of the prompt's last position.
+    logits: Vec<f32>,
+}
+
+const GOLDEN: &str = "engine_revision.json";
+/// Rounding of other processors' sums, as a share of the largest logit.
+const ROUNDING: f32 = 2e-5;
+const ALL_FAMILIES: [&str; 12] = [
+    "bloom",
+    "deepseek_v2",
+    "deepseek_v3",
+    "falcon",
+    "gemma3_text",
+    "gpt2",
+    "llama",
+    "mpt",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+];
+
+fn heard(family: &str) -> Heard {
+    let decoder = decoder(family);
+    let engine = Engine { decoder: &decoder, arms: vec![None], batch: 2 };
+    let prompt = vec![5, 9, 2, 77, 31, 8];
+    let drawn = Sampling { temperature: 0.8, top_p: 0.9, seed: 7, ..Sampling::default() };
+    let greedy = Generation::greedy(0, prompt.clone(), 12);
+    let asked = [greedy.clone(), Generation { sampling: drawn, ..greedy }];
+    let mut answers = engine.generate(&asked, &Ends::NONE, &mut |_| {}).expect(family);
+    let logits = engine.last_logits(&prompt, &[0]).expect(family).remove(0);
+    let (drawn, greedy) = (answers.remove(1).tokens, answers.remove(0).tokens);
+    Heard { greedy, drawn, logits: logits.into_iter().step_by(7).collect() }
+}
+
+/// A stored answer is valid as long as the code would give it again. `FINETEST_WRITE_GOLDEN=1` writes the file anew.
+#[test]
+fn the_engine_answers_as_its_revision_did() {
+    let path = fixture(GOLDEN);
+    if std::env::var_os("FINETEST_WRITE_GOLDEN").is_some() {
+        let families = ALL_FAMILIES.iter().map(|family| (family.to_string(), heard(family))).collect();
+        let golden = Golden { revision: ENGINE_REVISION, families };
+        std::fs::write(&path, serde_json::to_string(&golden).expect("JSON") + "\n").expect("written");
+    }
+    let golden: Golden = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
+    let what_to_do = "raise ENGINE_REVISION in src/backend/mod.rs, so that no stored answer of the old code is read, and write \
+                      tests/fixtures/engine_revision.json anew: FINETEST_WRITE_GOLDEN=1 cargo test --lib the_engine_answers";
+    assert_eq!(golden.revision, ENGINE_REVISION, "the file is of another revision; {what_to_do}");
+    for family in ALL_FAMILIES {
+        let (now, then) = (heard(family), &golden.families[family]);
+        assert_eq!((&now.greedy, &now.drawn), (&then.greedy, &then.drawn), "{family} answers otherwise: {what_to_do}");
+        let largest = then.logits.iter().fold(0f32, |most, logit| most.max(logit.abs()));
+        let most = now.logits.iter().zip(&then.logits).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+        assert!(most <= ROUNDING * largest, "{family}'s logits changed by {most} of {largest}: {what_to_do}");
+    }
 }

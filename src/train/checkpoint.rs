@@ -32,10 +32,8 @@ impl Checkpoint {
     /// Writes `directory/checkpoint-<step>` and removes the oldest beyond `keep`.
     pub(crate) fn save(&self, directory: &Path, keep: usize) -> Result<()> {
         std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
-        let partial = tempfile::Builder::new()
-            .prefix(WRITING)
-            .tempdir_in(directory)
-            .map_err(Error::io(directory, "write"))?;
+        let partial =
+            tempfile::Builder::new().prefix(WRITING).tempdir_in(directory).map_err(Error::io(directory, "write"))?;
         adapter::save(&self.adapter, partial.path(), AdapterDtype::F32)?;
         let mut tensors = Vec::new();
         for (name, moments) in &self.moments {
@@ -50,7 +48,8 @@ impl Checkpoint {
         }
         adapter::write_tensors(&partial.path().join(OPTIMIZER), &tensors)?;
         self.state.save(&partial.path().join(TRAINER_STATE))?;
-        let checksums = serde_json::to_string_pretty(&checksums(partial.path())?).map_err(|e| Error::failed(e.to_string()))?;
+        let checksums =
+            serde_json::to_string_pretty(&checksums(partial.path())?).map_err(|e| Error::failed(e.to_string()))?;
         write_atomically(&partial.path().join(CHECKSUMS), checksums.as_bytes())?;
         let path = directory.join(format!("{PREFIX}{}", self.state.global_step));
         if path.exists() {
