@@ -23,6 +23,7 @@ use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+use crate::cli::interrupt;
 use crate::cli::progress::Display;
 use crate::compare::{CaseOutcome, case_outcome};
 use crate::config::{Config, MANIFEST};
@@ -57,6 +58,7 @@ pub fn main(directory: &str, assertion: Assertion) -> ExitCode {
     if let Some(ended) = crate::llama_cpp::worker::serve_if_asked() {
         return ended;
     }
+    interrupt::install();
     let arguments = Arguments::from_args();
     match suite(Path::new(directory), assertion, arguments.list) {
         Ok((suite, names)) => {

@@ -97,6 +97,11 @@ def build(llama_cpp):
     return made
 
 
+def latest(store):
+    """The newest record in a store that one manifest alone uses."""
+    return next((store / "runs").glob("*/latest/run.json"))
+
+
 def example():
     """A manifest of the example project whose answer store is elsewhere and can be emptied."""
     manifest = WORK / "example.toml"
@@ -191,10 +196,9 @@ class Measuring:
     def ours(self, manifest, store):
         """finetest on a project, from an empty answer store; what it recorded."""
         empty = lambda: shutil.rmtree(store, ignore_errors=True)
-        run = store / "runs" / manifest.stem / "latest" / "run.json"
         # 100: the gate failed, which is nothing to the clock.
         return Whole([[self.finetest, "--manifest", manifest, "--quiet"]], LOG, 1, (0, 100), empty,
-                     lambda: json.loads(run.read_text()), {"FINETEST_TRAIN": "never"})
+                     lambda: json.loads(latest(store).read_text()), {"FINETEST_TRAIN": "never"})
 
     def choices(self):
         manifest = work.choices_project(WORK / "choices", self.model, self.adapter)
@@ -216,13 +220,13 @@ class Measuring:
 
     def questions(self, path):
         """Writes down what the example project asks; finetest has its turn before that, and its record has the prompts."""
-        run, limits = WORK / "store" / "runs" / "example" / "latest" / "run.json", {}
+        limits = {}
         for file in (ROOT / "scenarios").glob("*.toml"):
             scenario = tomllib.loads(file.read_text())
             cases = enumerate(scenario["cases"], 1)
             most = scenario.get("max_tokens", MAX_TOKENS)
             limits[file.stem] = {c.get("name", f"case_{i}"): c.get("max_tokens", most) for i, c in cases}
-        return lambda: path.write_text(json.dumps(work.questions(json.loads(run.read_text()), limits)))
+        return lambda: path.write_text(json.dumps(work.questions(json.loads(latest(WORK / "store").read_text()), limits)))
 
     def project(self):
         asked, base, tuned = WORK / "questions.json", WORK / "base.json", WORK / "tuned.json"

@@ -66,7 +66,7 @@ impl Doing {
 
 /// Has SIGINT and SIGTERM end this process with a message, and the usual exit codes 130 and 143.
 #[cfg(unix)]
-pub(super) fn install() {
+pub(crate) fn install() {
     use std::io::Write;
 
     use signal_hook::consts::{SIGINT, SIGTERM};
@@ -84,7 +84,7 @@ pub(super) fn install() {
 }
 
 #[cfg(not(unix))]
-pub(super) fn install() {}
+pub(crate) fn install() {}
 
 #[cfg(test)]
 mod tests {

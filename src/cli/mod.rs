@@ -5,7 +5,7 @@
 mod crosscheck;
 mod export;
 mod gate;
-mod interrupt;
+pub(crate) mod interrupt;
 mod logits;
 pub(crate) mod progress;
 mod report;
