@@ -301,3 +301,101 @@ fn pair<'a>(inputs: &'a Inputs<'_>) -> Result<[&'a str; 2]> {
         arms => Err(Error::failed(format!("two arms are compared, and there are {}", arms.len()))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::backend::{Measured, OnAnswers, Scripted};
+    use crate::compare::DriftSample;
+    use crate::record::{BASE, TUNED};
+
+    /// Answers one question after another, and fails when it has answered so many; or answers what it was not asked.
+    struct Failing {
+        scripted: Scripted,
+        after: usize,
+        strange: bool,
+    }
+
+    impl Backend for Failing {
+        fn name(&self) -> String {
+            "failing".into()
+        }
+
+        fn answer(
+            &mut self,
+            questions: &[Question<'_>],
+            on_answers: OnAnswers<'_>,
+            on_progress: &mut dyn FnMut(Progress),
+        ) -> Result<()> {
+            for (i, answer) in self.scripted.complete(questions, on_progress)?.into_iter().enumerate().take(self.after)
+            {
+                on_answers(vec![(if self.strange { i + questions.len() } else { i }, answer)])?;
+            }
+            if self.strange { Ok(()) } else { Err(Error::failed("the disk of the model is gone")) }
+        }
+
+        fn drift(
+            &mut self,
+            _: &[DriftText<'_>],
+            _: (usize, usize),
+            _: &mut dyn FnMut(Progress),
+        ) -> Result<Option<Vec<Measured<DriftSample>>>> {
+            Ok(None)
+        }
+
+        fn prove(&mut self, _: &[&Prompt], _: (usize, usize)) -> Result<Option<Measured<Proof>>> {
+            Ok(None)
+        }
+    }
+
+    fn scenarios(directory: &Path) -> Vec<Scenario> {
+        let case = |name: &str| format!("[[cases]]\nname = {name:?}\nprompt = {name:?}\nchecks = [\"not-json\"]\n");
+        let file = format!("role = \"control\"\ndescription = \"d\"\n{}{}", case("one"), case("two"));
+        std::fs::write(directory.join("s.toml"), file).expect("a file");
+        vec![Scenario::load(directory.join("s.toml"), directory).expect("a scenario")]
+    }
+
+    fn inputs(scenarios: &[Scenario]) -> Inputs<'_> {
+        let arm = |name: &str| Arm { name: name.into(), fingerprint: name.into(), adapter: None, scale: 1.0 };
+        Inputs {
+            project: "p".into(),
+            model: ModelInfo::default(),
+            arms: vec![arm(BASE), arm(TUNED)],
+            scenarios,
+            drift_text: None,
+            approved: Approved::default(),
+        }
+    }
+
+    fn scripted() -> Scripted {
+        Scripted::new([(0, "one", "1"), (0, "two", "2"), (1, "one", "3"), (1, "two", "4")])
+    }
+
+    #[test]
+    fn what_was_answered_before_an_error_is_stored() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let scenarios = scenarios(directory.path());
+        let (inputs, store) = (inputs(&scenarios), Store::new(directory.path().join("store")));
+        let mut failing = Failing { scripted: scripted(), after: 3, strange: false };
+        let error = execute(&inputs, &mut failing, &store, &mut |_| {}).expect_err("it fails");
+        assert!(error.to_string().contains("is gone"), "{error}");
+        let run = execute(&inputs, &mut scripted(), &store, &mut |_| {}).expect("a run");
+        assert_eq!((run.cost.stored, run.cost.computed), (3, 1));
+        let texts: Vec<Option<&str>> = run.cases().flat_map(|(_, case)| [case.text(BASE), case.text(TUNED)]).collect();
+        assert_eq!(texts, [Some("1"), Some("3"), Some("2"), Some("4")]);
+    }
+
+    #[test]
+    fn a_backend_that_answers_something_else_is_an_error() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let scenarios = scenarios(directory.path());
+        let (inputs, store) = (inputs(&scenarios), Store::new(directory.path().join("store")));
+        for (after, says) in [(1, "answered question 4"), (0, "gave 0 answers to 4 questions")] {
+            let mut strange = Failing { scripted: scripted(), after, strange: true };
+            let error = execute(&inputs, &mut strange, &store, &mut |_| {}).expect_err("it fails");
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+}

@@ -254,9 +254,9 @@ fn what_does_not_fit_the_model_is_told_before_a_training() {
         (
             "a choice",
             |p| {
-                p.append("scenarios/says.toml", &format!("\n[[cases]]\nname = \"long\"\nprompt = \"p\"\nchecks = [{{ choice = {{ choices = [\"a\", \"{}\"], answer = \"a\" }} }}]\n", "word ".repeat(400)))
+                p.append("scenarios/says.toml", &format!("\n[[cases]]\nname = \"long\"\nprompt = \"p\"\nchecks = [{{ choice = {{ answer = \"a\", others = [\"{}\"] }} }}]\n", "word ".repeat(400)))
             },
-            &["scenarios/says.toml"],
+            &["scenarios/says.toml", "the choice", "context"],
         ),
         (
             "no template",

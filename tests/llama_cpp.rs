@@ -326,6 +326,22 @@ fn a_death_in_drift_or_proof_is_an_error_of_the_run_and_no_answer_is_lost() {
     project.run(&[]).expect(0);
 }
 
+#[cfg(unix)]
+#[test]
+fn answers_of_a_run_that_is_killed_are_kept() {
+    let project = llama();
+    let case =
+        |i: usize| format!("\n[[cases]]\nname = \"more-{i}\"\nprompt = \"number {i}\"\nchecks = [\"not-json\"]\n");
+    project.write("scenarios/anything.toml", &(SCENARIO.to_owned() + &(0..8).map(case).collect::<String>()));
+    // Two steps of writing an answer.
+    let killed = project.command(&["run"]).env("FINETEST_TEST_FAULT", "kill 14").output().expect("the binary runs");
+    assert_eq!(killed.status.code(), None, "it is killed");
+    let ran = project.run(&["run", "--json"]);
+    let cost = record(&ran).cost;
+    assert_eq!(cost.stored + cost.computed, 2 * 12);
+    assert!(cost.stored >= 6 && cost.computed > 0, "{cost:?}");
+}
+
 fn walk(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).expect("a directory").flatten().map(|entry| entry.path());
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()

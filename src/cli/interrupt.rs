@@ -5,13 +5,14 @@ use std::sync::{Mutex, PoisonError};
 use crate::backend::Progress;
 use crate::model::SourceEvent;
 use crate::project::Event;
+use crate::record::visible;
 use crate::train::TrainEvent;
 
 /// What is going on, as far as it decides what is lost.
 #[derive(Clone, Debug, PartialEq)]
 enum Doing {
     Nothing,
-    Fetching,
+    Fetching(String),
     Training { done: usize, steps: usize, saved: usize },
     Answering { done: usize, all: usize },
     Measuring,
@@ -27,7 +28,7 @@ pub(super) fn note(event: &Event) {
 impl Doing {
     fn note(&mut self, event: &Event) {
         match (event, &mut *self) {
-            (Event::Source(SourceEvent::Started { .. }), doing) => *doing = Self::Fetching,
+            (Event::Source(SourceEvent::Started { what, .. }), doing) => *doing = Self::Fetching(what.clone()),
             (Event::Source(SourceEvent::Finished), doing) => *doing = Self::Nothing,
             (Event::Train(TrainEvent::Started { steps, resumed_at, .. }), doing) => {
                 *doing = Self::Training { done: *resumed_at, steps: *steps, saved: *resumed_at };
@@ -47,7 +48,7 @@ impl Doing {
     fn kept(&self) -> String {
         match self {
             Self::Nothing => "nothing was being written. Run the same command again".to_owned(),
-            Self::Fetching => "the download is not complete. Run the same command again to continue".to_owned(),
+            Self::Fetching(what) => format!("{} was not done. Run the same command again", visible(what)),
             Self::Training { done, steps, saved: 0 } => format!(
                 "the training was at step {done} of {steps}, before its first checkpoint. Run the same command to start it again; \
                  [train] save_steps sets how often it saves"
