@@ -15,8 +15,9 @@ use regex::Regex;
 
 use self::source::guard;
 use self::values::{Size, with_room};
+use super::json::{read_json, refuse_mark};
 use super::source::{ModelFiles, ModelKind};
-use super::tokenizer::{Tokenizer, gguf_metadata, read_json};
+use super::tokenizer::{Tokenizer, gguf_metadata};
 use crate::error::{Error, Result, panic_message};
 use crate::files::read_regular_text;
 use crate::record::Message;
@@ -24,10 +25,10 @@ use crate::record::Message;
 /// Budget of one rendering: about 200 000 steps, or 13 MB. There is more for each message and its bytes.
 pub const FUEL: u64 = 200_000;
 /// More of it for each message, and for how many bytes of text one more.
-const FUEL_OF_A_MESSAGE: u64 = 500;
+const FUEL_OF_A_MESSAGE: u64 = 4000;
 const BYTES_OF_A_UNIT: u64 = 4;
 /// Messages need no more than this of [`FUEL`].
-const FUEL_OF_FEW: u64 = FUEL / 8;
+const FUEL_OF_FEW: u64 = FUEL / 2;
 /// Longest template that is read.
 const MAX_SOURCE: usize = 1 << 20;
 /// Stack of a template that is parsed, or that calls itself. Most is never touched. The bounds of `source.rs` need a few MB.
@@ -67,8 +68,11 @@ impl ChatTemplate {
     }
 
     fn source(files: &ModelFiles, override_file: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
-        let read =
-            |path: &Path| read_regular_text(path, MAX_SOURCE as u64).map(|text| Some((path.to_path_buf(), text)));
+        let read = |path: &Path| -> Result<Option<(PathBuf, String)>> {
+            let text = read_regular_text(path, MAX_SOURCE as u64)?;
+            refuse_mark(path, &text)?;
+            Ok(Some((path.to_path_buf(), text)))
+        };
         if let Some(path) = override_file {
             return read(path);
         }
