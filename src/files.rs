@@ -1,4 +1,4 @@
-//! Files and directories that are whole or absent, and one process at a time.
+//! Files and directories that are whole or absent, files read within bounds, and one process at a time.
 //!
 //! A killed process leaves the old content or the new one, and at most a leftover named [`WRITING`], which [`sweep`] removes.
 
@@ -7,6 +7,10 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result};
+
+mod regular;
+
+pub(crate) use regular::{open_regular, read_regular, read_regular_text};
 
 /// How the name of everything that is not complete yet begins.
 pub(crate) const WRITING: &str = ".writing-";

@@ -90,10 +90,12 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
         let values = logits.flatten_all()?.to_vec1::<f32>()?;
         if let Some(at) = values.iter().position(|v| !v.is_finite()) {
             let place = start + at / vocabulary;
-            return Err(Error::model(
-                &files.root,
-                format!("the logits of position {place} are not finite; nothing is written"),
-            ));
+            let why = match decoder.first_non_finite() {
+                Some(tensor) => format!("the base's tensor `{tensor}` holds NaN or infinite values"),
+                None => "the base's weights are finite, so the adapter's may not be".to_owned(),
+            };
+            let message = format!("the logits of position {place} are not finite: {why}; nothing is written");
+            return Err(Error::model(&files.root, message));
         }
         bytes.extend(values.into_iter().flat_map(f32::to_le_bytes));
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::prefix::Prefixes;
 use super::{Engine, Event, PREFILL_TOKENS, Row, argmax};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::cache::Cache;
 use crate::model::ops::{exp, view};
 
@@ -42,8 +42,10 @@ impl Compared {
     pub(crate) fn push(&mut self, p: &[f32], q: &[f32], token: usize) {
         let (log_p, log_q) = (log_normaliser(p), log_normaliser(q));
         self.kl.push(divergence(p, q, log_p, log_q));
-        self.nll_base.push(log_p - f64::from(p[token]));
-        self.nll_tuned.push(log_q - f64::from(q[token]));
+        // NaN, which is refused where it is added up, for a token outside the vocabulary.
+        let of = |row: &[f32]| f64::from(row.get(token).copied().unwrap_or(f32::NAN));
+        self.nll_base.push(log_p - of(p));
+        self.nll_tuned.push(log_q - of(q));
         self.same_top1.push(argmax(p) == argmax(q));
     }
 }
@@ -73,6 +75,7 @@ impl Engine<'_> {
         continuations: &[Continuation],
         on_scored: &mut dyn FnMut(Vec<(usize, f64)>) -> Result<()>,
     ) -> Result<()> {
+        self.check_tokens(continuations)?;
         let whole: Vec<Vec<u32>> = continuations.iter().map(|c| [c.prompt.as_slice(), &c.tokens].concat()).collect();
         let prompts: Vec<(usize, &[u32])> = continuations.iter().map(|c| (c.arm, c.prompt.as_slice())).collect();
         let prefixes = Prefixes::compute(self, &prompts)?;
@@ -108,6 +111,16 @@ impl Engine<'_> {
         Ok(())
     }
 
+    /// Says no to tokens whose row of the logits there is not.
+    fn check_tokens(&self, continuations: &[Continuation]) -> Result<()> {
+        let vocabulary = self.decoder.spec.vocab_size;
+        let outside = |token: &&u32| **token as usize >= vocabulary;
+        match continuations.iter().flat_map(|c| &c.tokens).find(outside) {
+            Some(token) => Err(Error::failed(format!("token {token} is outside the vocabulary of {vocabulary}"))),
+            None => Ok(()),
+        }
+    }
+
     /// Logits of every position that predicts one of a continuation's tokens: a row of the vocabulary each.
     ///
     /// # Errors
@@ -140,6 +153,7 @@ impl Engine<'_> {
         tuned: usize,
         on_event: &mut dyn FnMut(Event),
     ) -> Result<Vec<Compared>> {
+        self.check_tokens(texts)?;
         let whole: Vec<Vec<u32>> = texts.iter().map(|c| [c.prompt.as_slice(), &c.tokens].concat()).collect();
         let prompts: Vec<(usize, &[u32])> =
             [base, tuned].iter().flat_map(|arm| texts.iter().map(|t| (*arm, t.prompt.as_slice()))).collect();

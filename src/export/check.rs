@@ -25,7 +25,14 @@ const MOST_DRIFT: f64 = 0.5;
 pub(super) fn logits(decoder: &Decoder, tokens: &[u32], tuned: Option<&LowRank>) -> Result<Vec<Vec<f32>>> {
     let slots: Vec<_> = tuned.map(|tuned| (0..tokens.len(), tuned)).into_iter().collect();
     let hidden = decoder.hidden(&Batch::new([tokens]), Adapters::Rows(&slots))?;
-    Ok(decoder.logits(&hidden, &slots)?.to_vec2::<f32>()?)
+    let logits = decoder.logits(&hidden, &slots)?.to_vec2::<f32>()?;
+    if logits.iter().flatten().all(|value| value.is_finite()) {
+        return Ok(logits);
+    }
+    Err(Error::failed(match decoder.first_non_finite() {
+        Some(tensor) => format!("the logits are not finite: the tensor `{tensor}` holds NaN or infinite values"),
+        None => "the logits are not finite, although the model's weights are: the adapter may have diverged".to_owned(),
+    }))
 }
 
 /// Compares logits; `expected` are those of base and adapter.

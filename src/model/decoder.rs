@@ -63,6 +63,11 @@ impl Batch {
     }
 }
 
+/// Are all values of a vector finite?
+fn is_finite(values: &Tensor) -> bool {
+    values.to_vec1::<f32>().is_ok_and(|values| values.iter().all(|v| v.is_finite()))
+}
+
 struct Block {
     attention_norm: Norm,
     attention: Attention,
@@ -249,8 +254,15 @@ impl Decoder {
         if let Positions::Rotary { global: Rotary { dim, scaling: RopeScaling::Factors(factors), .. }, .. } =
             &mut spec.positions
         {
-            let values = weights.vector("rope_freqs.weight", *dim / 2)?.to_vec1::<f32>()?;
-            *factors = values.into_iter().map(f64::from).collect();
+            const NAME: &str = "rope_freqs.weight";
+            let values = weights.vector(NAME, *dim / 2)?.to_vec1::<f32>()?;
+            if let Some(at) = values.iter().position(|v| !v.is_finite() || *v == 0.0) {
+                let message = format!("tensor `{NAME}` holds {} at {at}, expected numbers to divide by", values[at]);
+                return Err(crate::Error::model(weights.root(), message));
+            }
+            // What all frequencies are divided by besides.
+            let all = factors.first().copied().unwrap_or(1.0);
+            *factors = values.into_iter().map(|v| f64::from(v) * all).collect();
         }
         let names = names(spec.family, spec.residual == Residual::Parallel { own_norm: true });
         let loader = Loader::new(weights, &spec, names, rows);
@@ -290,6 +302,18 @@ impl Decoder {
         self.blocks.iter().flat_map(|block| block.feed_forward.routers())
     }
 
+    /// The frozen vectors and their names: of norms, and of biases.
+    fn vectors(&self) -> impl Iterator<Item = (String, &Tensor)> {
+        let blocks = self.blocks.iter().flat_map(|block| block.norms());
+        let norms = self.embedding_norm.iter().chain(blocks).chain(std::iter::once(&self.norm));
+        let norms = norms.flat_map(|norm| {
+            let bias = norm.bias.iter().map(|bias| (format!("{}.bias", norm.path), bias));
+            std::iter::once((format!("{}.weight", norm.path), &norm.weight)).chain(bias)
+        });
+        let biases = self.linears().chain(self.routers());
+        norms.chain(biases.flat_map(|l| l.frozen.bias.iter().map(|bias| (format!("{}.bias", l.path), bias))))
+    }
+
     /// The first frozen tensor that holds NaN or infinite values, when one does. It reads all weights.
     pub(crate) fn first_non_finite(&self) -> Option<String> {
         let matrices = std::iter::once(&self.embedding)
@@ -297,7 +321,8 @@ impl Decoder {
             .chain(self.linears().map(|l| &l.frozen.weight))
             .chain(self.routers().map(|r| &r.frozen.weight))
             .chain(std::iter::once(&self.head.weight));
-        matrices.filter(|m| m.has_non_finite()).map(|m| m.name.to_string()).next()
+        let matrix = matrices.filter(|m| m.has_non_finite()).map(|m| m.name.to_string()).next();
+        matrix.or_else(|| self.vectors().find(|(_, values)| !is_finite(values)).map(|(name, _)| name))
     }
 
     /// Weights in the base; a tied head counts once.

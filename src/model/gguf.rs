@@ -83,6 +83,9 @@ const KINDS: [(u32, &str, Option<GgmlDType>); 35] = [
 ];
 
 impl Kind {
+    #[cfg(test)]
+    pub(crate) const F32: Self = Self(0);
+
     /// Its name, and what candle calls it; `None` for a number that ggml has not.
     fn known(self) -> Option<(&'static str, Option<GgmlDType>)> {
         KINDS.iter().find(|(number, ..)| *number == self.0).map(|(_, name, candle)| (*name, *candle))

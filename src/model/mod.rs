@@ -5,8 +5,10 @@ pub(crate) mod cache;
 pub(crate) mod decoder;
 mod feed_forward;
 pub(crate) mod gguf;
+pub(crate) mod json;
 pub(crate) mod linear;
 pub(crate) mod loader;
+mod mapped;
 pub(crate) mod names;
 mod norm;
 pub(crate) mod ops;
@@ -82,6 +84,7 @@ impl Voice {
     /// # Errors
     /// It has ids that the model has no row for, or far fewer than the model has rows: those are padded, but by a few.
     pub(crate) fn check_fits(&self, rows: usize) -> Result<()> {
+        self.tokenizer.check_ids(rows)?;
         let tokens = self.tokenizer.vocab_size();
         if tokens <= rows && rows - tokens <= rows / 8 {
             return Ok(());

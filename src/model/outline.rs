@@ -89,10 +89,15 @@ impl Outline {
             (None, None) => GgufRows::Same,
         };
         let rows = if file == GgufRows::Same { RowOrder::SAME } else { row_order(&keys, file)? };
+        let context = match keys.count_if("context_length")? {
+            Some(context) => context,
+            // Rather than keys of a name that nothing knows.
+            None if names.is_none() => return Err(Family::unknown(path, keys.architecture, Family::architecture)),
+            None => keys.count("context_length")?,
+        };
         let Some([vocabulary, _]) = header.tensors.get("token_embd.weight").map(|info| info.shape.as_slice()) else {
             return Err(Error::model(path, "tensor `token_embd.weight` is missing or not a matrix"));
         };
-        let context = keys.count("context_length")?;
         if context > MOST_POSITIONS {
             let message = format!(
                 "metadata `{}.context_length` is {context}, expected at most {MOST_POSITIONS}",

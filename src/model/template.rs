@@ -1,26 +1,43 @@
 //! Messages to text: the model's own chat template, rendered as transformers' `apply_chat_template` renders it.
 //!
 //! A template is a program from somebody's file. It sees only the messages and a few tokens, reaches no file and no network, and
-//! runs on a budget of [`FUEL`], which bounds its time, its memory and its output (about 64 bytes for each unit).
+//! runs on a budget of [`FUEL`], which bounds its time, its memory and its output (about 64 bytes for each unit). What the budget
+//! does not bound, how deep and how large expressions and values get, is bounded in `source.rs` and `values.rs`.
+
+mod source;
+mod values;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context};
 use regex::Regex;
 
+use self::source::guard;
+use self::values::{Size, with_room};
+use super::json::{read_json, refuse_mark};
 use super::source::{ModelFiles, ModelKind};
-use super::tokenizer::{Tokenizer, gguf_metadata, read_json};
-use crate::error::{Error, Result};
+use super::tokenizer::{Tokenizer, gguf_metadata};
+use crate::error::{Error, Result, panic_message};
+use crate::files::read_regular_text;
 use crate::record::Message;
 
-/// Budget of one rendering: about five million steps, or 320 MB.
-pub const FUEL: u64 = 5_000_000;
+/// Budget of one rendering: about 200 000 steps, or 13 MB. There is more for each message and its bytes.
+pub const FUEL: u64 = 200_000;
+/// More of it for each message, and for how many bytes of text one more.
+const FUEL_OF_A_MESSAGE: u64 = 4000;
+const BYTES_OF_A_UNIT: u64 = 4;
+/// Messages need no more than this of [`FUEL`].
+const FUEL_OF_FEW: u64 = FUEL / 2;
 /// Longest template that is read.
 const MAX_SOURCE: usize = 1 << 20;
+/// Stack of a template that is parsed, or that calls itself. Most is never touched. The bounds of `source.rs` need a few MB.
+const STACK: usize = 64 << 20;
+/// Macros, blocks and loops within each other.
+const MOST_CALLS: usize = 200;
 const NAME: &str = "chat_template";
 const MARKER: &str = "FINETESTANSWER";
+const USER_MARKER: &str = "FINETESTQUESTION";
 
 /// A model's chat template with the tokens it may write.
 #[derive(Debug)]
@@ -30,6 +47,8 @@ pub struct ChatTemplate {
     bos: Option<String>,
     eos: Option<String>,
     fingerprint: String,
+    /// It is rendered on the caller's stack.
+    flat: bool,
 }
 
 impl ChatTemplate {
@@ -39,7 +58,7 @@ impl ChatTemplate {
     /// What ends an assistant's turn by this template becomes one of the tokenizer's stop ids.
     ///
     /// # Errors
-    /// A file that cannot be read, or a template that is not valid Jinja or cannot render a chat of two messages.
+    /// A file that cannot be read, or a template that is not valid Jinja, cannot render a chat of two messages or leaves one out.
     pub fn load(files: &ModelFiles, override_file: Option<&Path>, tokenizer: &mut Tokenizer) -> Result<Option<Self>> {
         let Some((path, source)) = Self::source(files, override_file)? else { return Ok(None) };
         let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
@@ -49,8 +68,10 @@ impl ChatTemplate {
     }
 
     fn source(files: &ModelFiles, override_file: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
-        let read = |path: &Path| {
-            std::fs::read_to_string(path).map(|text| Some((path.to_path_buf(), text))).map_err(Error::io(path, "read"))
+        let read = |path: &Path| -> Result<Option<(PathBuf, String)>> {
+            let text = read_regular_text(path, MAX_SOURCE as u64)?;
+            refuse_mark(path, &text)?;
+            Ok(Some((path.to_path_buf(), text)))
         };
         if let Some(path) = override_file {
             return read(path);
@@ -81,16 +102,21 @@ impl ChatTemplate {
             let message = format!("the chat template has {} bytes, expected at most {MAX_SOURCE}", source.len());
             return Err(Error::model(path, message));
         }
-        let mut environment = environment()?;
-        let added = environment.add_template_owned(NAME, without_generation_tags(source));
-        added.map_err(|e| template_error(&path, &e))?;
+        let guarded = guard(&without_generation_tags(source))
+            .map_err(|refused| Error::model(&path, format!("chat template, line {}: {}", refused.line, refused.why)))?;
+        let environment = on_own_stack(&path, || {
+            let mut environment = environment()?;
+            let added = environment.add_template_owned(NAME, guarded.text);
+            added.map_err(|e| template_error(&path, &e))?;
+            Ok(environment)
+        })?;
         let mut hash = blake3::Hasher::new();
         for text in [Some(source), bos.as_deref(), eos.as_deref()] {
             let text = text.unwrap_or("\0");
             hash.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
         }
         let fingerprint = hash.finalize().to_hex().to_string();
-        Ok(Self { environment, path, bos, eos, fingerprint })
+        Ok(Self { environment, path, bos, eos, fingerprint, flat: guarded.flat })
     }
 
     /// The error for a chat with a model that has no template.
@@ -110,7 +136,22 @@ impl ChatTemplate {
     /// # Errors
     /// What the template raises, with its line; a budget that is used up.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let template = self.environment.get_template(NAME).map_err(|e| template_error(&self.path, &e))?;
+        let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+        // A message is a dictionary of two: itself, its keys and its values.
+        let room = Size { parts: 1 + 5 * messages.len(), bytes };
+        let render = || with_room(room, || self.render_here(messages, add_generation_prompt, bytes));
+        if self.flat { render() } else { on_own_stack(&self.path, render) }
+    }
+
+    fn render_here(&self, messages: &[Message], add_generation_prompt: bool, bytes: usize) -> Result<String> {
+        let more = FUEL_OF_A_MESSAGE * messages.len() as u64 + bytes as u64 / BYTES_OF_A_UNIT;
+        let large = (more > FUEL_OF_FEW).then(|| {
+            let mut environment = self.environment.clone();
+            environment.set_fuel(Some(FUEL + more));
+            environment
+        });
+        let environment = large.as_ref().unwrap_or(&self.environment);
+        let template = environment.get_template(NAME).map_err(|e| template_error(&self.path, &e))?;
         let token = |token: &Option<String>| token.as_deref().map_or(Value::UNDEFINED, Value::from);
         let context = context! {
             messages => messages.iter().map(message_value).collect::<Vec<_>>(),
@@ -126,11 +167,19 @@ impl ChatTemplate {
     /// What the template writes after an assistant's message: `<|im_end|>\n`.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`], or a template that does not write the assistant's message.
+    /// As [`ChatTemplate::render`], or a template that leaves a message out.
     pub fn turn_end(&self) -> Result<String> {
-        let text = self.render(&[Message::new("user", "?"), Message::new("assistant", MARKER)], false)?;
-        let end = text.rfind(MARKER).map(|at| text[at + MARKER.len()..].to_owned());
-        end.ok_or_else(|| Error::model(&self.path, "the chat template does not write the assistant's message"))
+        let text = self.render(&[Message::new("user", USER_MARKER), Message::new("assistant", MARKER)], false)?;
+        let left_out = |whose: &str| {
+            let message = format!(
+                "the chat template does not write the {whose}'s message, so the model would not see it; \
+                 give a template that does: [model] chat_template = \"FILE\""
+            );
+            Error::model(&self.path, message)
+        };
+        let end =
+            text.rfind(MARKER).map(|at| text[at + MARKER.len()..].to_owned()).ok_or_else(|| left_out("assistant"))?;
+        if text.contains(USER_MARKER) { Ok(end) } else { Err(left_out("user")) }
     }
 
     /// Hash of what decides the rendered text.
@@ -162,6 +211,20 @@ fn named(path: &Path, value: &serde_json::Value) -> Result<Option<String>> {
     }
 }
 
+/// Runs `work` where recursion that is bounded has the stack that it needs.
+fn on_own_stack<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("chat template".into()).stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, work);
+        let thread =
+            thread.map_err(|e| Error::model(path, format!("chat template: cannot start a thread for it: {e}")))?;
+        thread.join().unwrap_or_else(|panic| {
+            let why = panic_message(panic.as_ref()).unwrap_or("the template engine failed");
+            Err(Error::model(path, format!("chat template: {why}")))
+        })
+    })
+}
+
 fn environment() -> Result<Environment<'static>> {
     let mut environment = Environment::new();
     let syntax = environment.syntax().to_builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -170,13 +233,13 @@ fn environment() -> Result<Environment<'static>> {
         .map_err(|e| Error::failed(format!("chat template syntax: {e}")))?;
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(MOST_CALLS);
+    environment.set_fuel(Some(FUEL + FUEL_OF_FEW));
+    values::bound(&mut environment);
     environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
     environment.add_function("strftime_now", strftime);
-    environment.add_filter("tojson", tojson);
     Ok(environment)
 }
 
@@ -239,30 +302,6 @@ fn strftime(format: String) -> Result<String, minijinja::Error> {
         });
     }
     Ok(text)
-}
-
-/// `json.dumps(value, ensure_ascii=False, indent=…)`: as Jinja's own filter, but with nothing escaped for HTML.
-fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<String, minijinja::Error> {
-    let escaped = minijinja::filters::tojson(value, indent, options)?;
-    let escaped = escaped.as_str().unwrap_or_default();
-    let mut json = String::with_capacity(escaped.len());
-    let mut rest = escaped;
-    while let Some(at) = rest.find('\\') {
-        json.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let html = [("\\u003c", '<'), ("\\u003e", '>'), ("\\u0026", '&'), ("\\u0027", '\'')];
-        if let Some((code, c)) = html.iter().find(|(code, _)| rest.starts_with(code)) {
-            json.push(*c);
-            rest = &rest[code.len()..];
-        } else {
-            // A backslash and what it escapes, be it another backslash.
-            let end = rest.char_indices().nth(2).map_or(rest.len(), |(end, _)| end);
-            json.push_str(&rest[..end]);
-            rest = &rest[end..];
-        }
-    }
-    json.push_str(rest);
-    Ok(json)
 }
 
 #[cfg(test)]
@@ -377,7 +416,98 @@ mod tests {
         let endless = "{% for a in range(10000) %}{% for b in range(10000) %}{% for c in range(10000) %}{% endfor %}{% endfor %}{% endfor %}";
         assert!(failure(endless).contains("takes too long"), "{}", failure(endless));
         let huge = "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(64) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}";
-        assert!(failure(huge).contains("takes too long"), "{}", failure(huge));
+        assert!(failure(huge).contains("makes a text of 524288 bytes"), "{}", failure(huge));
+    }
+
+    #[test]
+    fn values_nest_and_grow_within_bounds() {
+        let deep = "nests values more than 64 deep";
+        let (large, spent, recursion) = ("makes too large a value", "takes too long", "recursion limit exceeded");
+        let namespace = "puts a namespace into another value";
+        let unrolled = |step: &str, times: usize| format!("{{% set a = [1] %}}{}{{{{ a }}}}", step.repeat(times));
+        let with = format!(
+            "{}{{{{ a|length }}}}{}",
+            "{% with a = (a or [1]) + (a or [1]) %}".repeat(60),
+            "{% endwith %}".repeat(60)
+        );
+        for (source, words) in [
+            ("{% set ns = namespace() %}{% set ns.a = ns %}{{ ns }}".to_owned(), namespace),
+            ("{% set ns = namespace() %}{% set ns.a = ns %}{{ ns | tojson }}".to_owned(), namespace),
+            ("{% set ns = namespace() %}{% set ns.a = [ns] %}{{ ns == 1 }}".to_owned(), namespace),
+            ("{% set ns = namespace(s=1) %}{% for i in range(100000) %}{% set ns.s = [ns.s] %}{% endfor %}".to_owned(), deep),
+            ("{% set ns = namespace(s=1) %}{% for i in range(100000) %}{% set ns.s = {1: ns.s} %}{% endfor %}".to_owned(), deep),
+            ("{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s | length }}".to_owned(), large),
+            ("{% set ns = namespace(s=[1]) %}{% for i in range(99999) %}{% set ns.s = ns.s[0:] %}{% endfor %}".to_owned(), spent),
+            ("{% macro f(a) %}{{ f(a + a) }}{% endmacro %}{{ f([1]) }}".to_owned(), large),
+            ("{% macro f(a) %}{{ f([a]) }}{% endmacro %}{{ f([1]) }}".to_owned(), recursion),
+            ("{% block a %}{{ self.a() }}{% endblock %}".to_owned(), recursion),
+            ("{% for a in [[1]] recursive %}{{ loop([[a]]) }}{% endfor %}".to_owned(), deep),
+            (unrolled("{% set a = [a] %}", 5000), deep),
+            (unrolled("{% set a = [a, a] %}", 60), large),
+            (with, large),
+            (format!("{{% set s = 'x' * 200000 %}}{{{{ [{}] ~ '' }}}}", "s,".repeat(300)), spent),
+        ] {
+            let told = failure(&source);
+            assert!(told.contains(words), "{words:?} is not in {told:?} of {:.200}", source);
+        }
+    }
+
+    #[test]
+    fn widths_and_indents_are_bounded() {
+        for (source, words) in [
+            ("{{ '{:>2000000000}'.format(1) }}", "formats to a width of 2000000000"),
+            ("{{ '{0:.99999f}'.format(1.5) }}", "formats to a width of 99999"),
+            ("{{ ('{0}' * 60000).format(range(4000) | list) }}", "takes too long"),
+            ("{{ '%2000000000d' | format(1) }}", "takes too long"),
+            ("{{ ('%(a)s' * 50000) | format(a=range(4000) | list) }}", "takes too long"),
+            ("{{ [1] | tojson(indent=2000000000) }}", "writes JSON with an indent of 2000000000"),
+            ("{{ [1] | tojson(2000000000) }}", "writes JSON with an indent of 2000000000"),
+            ("{{ 'a\\nb' | indent(2000000000) }}", "takes too long"),
+            ("{{ [1] | batch(2000000000, 1) | length }}", "takes too long"),
+            ("{{ [1] | slice(2000000000) | length }}", "takes too long"),
+            ("{{ ('x' * 100000).join(range(100000)) }}", "takes too long"),
+            ("{{ ('a' * 100000).replace('a', 'b' * 100000) }}", "takes too long"),
+            ("{{ ('a' * 200000).strip('b' * 200000) }}", "strips a text of more than 256 characters"),
+            ("{{ ('a' * 200000) | trim('b' * 200000) }}", "strips a text of more than 256 characters"),
+            ("{{ [[1]] | sum(start=[]) }}", "sums values that are no numbers"),
+            ("{{ [1] * 100000000 }}", "multiplies values"),
+        ] {
+            let told = match ChatTemplate::new("t.jinja", source, None, None) {
+                Ok(template) => template.render(&chat(&[("user", "hi")]), false).map(|_| ()),
+                Err(error) => Err(error),
+            };
+            let told = told.unwrap_err().to_string();
+            assert!(told.starts_with("t.jinja: chat template, line 1: ") && told.contains(words), "{source}: {told}");
+        }
+        assert_eq!(
+            render("{{ '{:>5}|{}'.format(1, 'b') }}{{ '%s-%03d' | format('a', 3) }}", &[], false),
+            "    1|ba-003"
+        );
+        assert_eq!(
+            render("{{ 'xax'.strip('x') }}{{ ' a ' | trim }}{{ [1, 2] | sum }}{{ '-' * 3 }}", &[], false),
+            "aa3---"
+        );
+    }
+
+    #[test]
+    fn long_chats_have_room() {
+        let source = "{% set rest = messages[1:] %}{% set ns = namespace(out='', all=[]) %}{% for m in rest %}\
+                      {% set ns.out = ns.out ~ m.content %}{% set ns.all = ns.all + [m] %}{% endfor %}{{ ns.out | length }} {{ ns.all | length }}";
+        let many: Vec<Message> = (0..500).map(|_| Message::new("user", "x".repeat(100))).collect();
+        assert_eq!(template(source).render(&many, false).unwrap(), "49900 499");
+        let long = [Message::new("system", "s"), Message::new("user", "é".repeat(2_000_000))];
+        let text =
+            template("{% for m in messages %}{{ m.content.strip() | trim }}{% endfor %}").render(&long, false).unwrap();
+        assert_eq!(text.len(), 4_000_001);
+    }
+
+    #[test]
+    fn lists_that_are_kept_are_lists() {
+        let source = "{% set a = messages[1:] %}{{ a }}{% for k, v in {'x': 1}.items() %}{{ k }}{{ v }}{% endfor %}\
+                      {% macro f(a, b=2) %}{{ a }}{{ b }}{{ c is defined }}{% endmacro %}{{ f(1) }}{{ f(1, none) }}\
+                      {% with a = 1, b = [2, 3] %}{{ a }}{{ b }}{% endwith %}{% set t, u = 1, 'x' %}{{ t }}{{ u }}";
+        let text = render(source, &[("user", "1"), ("user", "2")], false);
+        assert_eq!(text, "[{'role': 'user', 'content': '2'}]x112False1NoneFalse1[2, 3]1x");
     }
 
     #[test]
@@ -395,8 +525,10 @@ mod tests {
     fn the_end_of_a_turn_is_what_follows_the_answer() {
         let source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>\n\n{% endfor %}";
         assert_eq!(template(source).turn_end().unwrap(), "<end>\n\n");
-        let error = template("{{ messages[0].content }}").turn_end().unwrap_err().to_string();
-        assert!(error.contains("does not write the assistant's message"), "{error}");
+        for (source, whose) in [("{{ messages[0].content }}", "assistant"), ("{{ messages[-1].content }}", "user")] {
+            let error = template(source).turn_end().unwrap_err().to_string();
+            assert!(error.contains(&format!("does not write the {whose}'s message")), "{error}");
+        }
     }
 
     #[test]

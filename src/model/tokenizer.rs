@@ -5,6 +5,8 @@
 //! special token too. That is the reference behaviour and the model's answers depend on it, so it is kept; text that must stay
 //! text is encoded with `special = false`.
 
+mod gguf;
+
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -12,16 +14,17 @@ use std::sync::OnceLock;
 
 use candle_core::quantized::gguf_file::Value;
 use serde_json::Value as Json;
-use tokenizers::DecoderWrapper;
-use tokenizers::decoders::byte_level::ByteLevel;
-use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::tokenizer::AddedToken;
+use tokenizers::{DecoderWrapper, ModelWrapper};
 
-use super::pretokenizer::pre_tokenizer;
-use super::sentencepiece::Pieces;
+use self::gguf::Gguf;
+use super::json::{read_json, refuse_mark};
 use super::source::{HfFiles, ModelFiles, ModelKind};
 use crate::error::{Error, Result};
+use crate::files::read_regular;
+
+/// Bytes of a `tokenizer.json`; Gemma 3's, one of the largest, has 33 MB.
+const MOST_BYTES: u64 = 128 << 20;
 
 /// Metadata of a GGUF file by key, as candle reads it.
 pub type GgufMetadata = HashMap<String, Value>;
@@ -49,6 +52,8 @@ pub struct Tokenizer {
     stop: Vec<u32>,
     prefix: Vec<u32>,
     vocab_size: usize,
+    /// The highest id and its token, where ids have holes and so reach past the number of tokens.
+    beyond: Option<(u32, String)>,
     fingerprint: blake3::Hash,
 }
 
@@ -80,7 +85,10 @@ impl Tokenizer {
     /// A file that cannot be read or is not a tokenizer.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+        let bytes = read_regular(path, MOST_BYTES)?;
+        if bytes.starts_with("\u{feff}".as_bytes()) {
+            refuse_mark(path, "\u{feff}")?;
+        }
         // The library panics on some inconsistent merges.
         let parsed = catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_bytes(&bytes)));
         let mut inner = parsed
@@ -88,8 +96,10 @@ impl Tokenizer {
             .map_err(|e| Error::model(path, format!("is not a tokenizer: {e}")))?;
         inner.with_truncation(None).map_err(|e| Error::model(path, e.to_string()))?;
         inner.with_padding(None);
+        without_chance(&mut inner);
         let mut tokenizer = Self::wrap(inner, path, blake3::hash(&bytes));
         tokenizer.vocab_size = tokenizer.inner.get_vocab_size(true);
+        tokenizer.beyond = tokenizer.id_beyond()?;
         tokenizer.prefix = tokenizer.added_prefix()?;
         Ok(tokenizer)
     }
@@ -132,10 +142,9 @@ impl Tokenizer {
         tokenizer.eos = gguf.id("tokenizer.ggml.eos_token_id", tokens.len())?;
         let eot = gguf.id("tokenizer.ggml.eot_token_id", tokens.len())?;
         tokenizer.eos.into_iter().chain(eot).for_each(|id| tokenizer.add_stop(id));
-        let add_bos = match metadata.get("tokenizer.ggml.add_bos_token") {
-            Some(Value::Bool(add)) => *add,
-            _ => rebuilt.add_bos,
-        };
+        let add_bos = gguf.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(rebuilt.add_bos);
+        // Read for its type alone: a prompt goes on, so nothing is put behind it.
+        gguf.flag("tokenizer.ggml.add_eos_token")?;
         tokenizer.prefix = tokenizer.bos.filter(|_| add_bos).into_iter().collect();
         Ok(tokenizer)
     }
@@ -153,6 +162,7 @@ impl Tokenizer {
             stop: Vec::new(),
             prefix: Vec::new(),
             vocab_size: 0,
+            beyond: None,
             fingerprint,
         }
     }
@@ -297,7 +307,41 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Number of tokens; ids are below it. The model's logits may be padded past it.
+    /// The highest id with its token, if it is not below the number of tokens.
+    ///
+    /// # Errors
+    /// Two tokens have one id.
+    fn id_beyond(&self) -> Result<Option<(u32, String)>> {
+        let all = u32::try_from(self.vocab_size).unwrap_or(u32::MAX);
+        if (0..all).all(|id| self.inner.id_to_token(id).is_some()) {
+            return Ok(None);
+        }
+        let mut tokens: Vec<(u32, String)> = self.inner.get_vocab(true).into_iter().map(|(t, id)| (id, t)).collect();
+        tokens.sort_unstable();
+        if let Some([(id, one), (_, other)]) = tokens.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            let message =
+                format!("gives the id {id} to two tokens, {one:?} and {other:?}; take the model's own tokenizer.json");
+            return Err(self.error(message));
+        }
+        Ok(tokens.pop().filter(|(id, _)| *id >= all))
+    }
+
+    /// Says no to ids that a vocabulary of `rows` rows does not have.
+    ///
+    /// # Errors
+    /// There is such an id: it is told with its token.
+    pub(crate) fn check_ids(&self, rows: usize) -> Result<()> {
+        match &self.beyond {
+            Some((id, token)) if *id as usize >= rows => Err(self.error(format!(
+                "the token {token:?} has the id {id}, but the model's vocabulary has {rows} rows, so ids end at {}; take the model's own \
+                 tokenizer.json",
+                rows.saturating_sub(1)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Number of tokens. Ids are below it, but for holes; the model's logits may be padded past it.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
@@ -381,155 +425,23 @@ pub fn gguf_metadata(path: impl AsRef<Path>) -> Result<GgufMetadata> {
     Ok(super::gguf::Header::read(path, &map)?.metadata)
 }
 
-/// A tokenizer out of a GGUF file, and what decides its ids.
-struct Rebuilt<'a> {
-    inner: tokenizers::Tokenizer,
-    rules: &'a str,
-    merges: Vec<&'a str>,
-    scores: Vec<f32>,
-    add_bos: bool,
-}
-
-/// The first of `tokenizer.ggml`'s keys that is wrong is named by every method.
-struct Gguf<'a> {
-    path: &'a Path,
-    metadata: &'a GgufMetadata,
-}
-
-impl<'a> Gguf<'a> {
-    fn error(&self, message: impl Into<String>) -> Error {
-        Error::model(self.path, message)
-    }
-
-    fn text(&self, key: &str) -> Result<Option<&'a str>> {
-        match self.metadata.get(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(self.error(format!("{key} is not a string"))),
+/// Switches off what a tokenizer does by chance: the same text must have the same ids every time.
+fn without_chance(inner: &mut tokenizers::Tokenizer) {
+    let model = match inner.get_model() {
+        ModelWrapper::BPE(model) if model.dropout.is_some() => {
+            let mut model = model.clone();
+            model.dropout = None;
+            ModelWrapper::BPE(model)
         }
-    }
-
-    fn texts(&self, key: &str) -> Result<Vec<&'a str>> {
-        let Some(Value::Array(values)) = self.metadata.get(key) else {
-            return Err(self.error(format!("{key} is missing or not an array")));
-        };
-        let text = |(i, value): (usize, &'a Value)| match value {
-            Value::String(text) => Ok(text.as_str()),
-            _ => Err(self.error(format!("{key}[{i}] is not a string"))),
-        };
-        values.iter().enumerate().map(text).collect()
-    }
-
-    fn token_types(&self, tokens: usize) -> Result<Vec<i64>> {
-        let key = "tokenizer.ggml.token_type";
-        let Some(value) = self.metadata.get(key) else { return Ok(vec![1; tokens]) };
-        let Value::Array(values) = value else { return Err(self.error(format!("{key} is not an array"))) };
-        if values.len() != tokens {
-            return Err(
-                self.error(format!("{key} has {} entries, expected one for each of {tokens} tokens", values.len()))
-            );
+        ModelWrapper::Unigram(model) if model.alpha.is_some() => {
+            let mut model = model.clone();
+            model.alpha = None;
+            ModelWrapper::Unigram(model)
         }
-        values
-            .iter()
-            .map(|v| integer(v).ok_or_else(|| self.error(format!("{key} holds {v:?}, expected integers"))))
-            .collect()
-    }
-
-    fn id(&self, key: &str, tokens: usize) -> Result<Option<u32>> {
-        let Some(value) = self.metadata.get(key) else { return Ok(None) };
-        let id = integer(value).ok_or_else(|| self.error(format!("{key} is {value:?}, expected an integer")))?;
-        match u32::try_from(id) {
-            // llama.cpp's converters write 2^32 - 1 (or -1) for "none".
-            Ok(u32::MAX) => Ok(None),
-            Err(_) if id == -1 => Ok(None),
-            Ok(id) if (id as usize) < tokens => Ok(Some(id)),
-            _ => Err(self.error(format!("{key} is {id}, but there are {tokens} tokens"))),
-        }
-    }
-
-    fn byte_level(&self, tokens: &[&'a str], types: &[i64]) -> Result<Rebuilt<'a>> {
-        let pre = self.text("tokenizer.ggml.pre")?.unwrap_or("default");
-        let rules = pre_tokenizer(pre).map_err(|message| self.error(message))?;
-        let merges = self.texts("tokenizer.ggml.merges")?;
-        let mut inner = tokenizers::Tokenizer::new(self.bpe(tokens, &merges, rules.ignore_merges)?);
-        inner.with_pre_tokenizer(Some(rules.pre_tokenizer));
-        inner.with_decoder(Some(ByteLevel::new(false, true, false)));
-        let added = tokens.iter().zip(types).filter(|(token, _)| !token.is_empty()).filter_map(|(token, kind)| {
-            let special = match *kind {
-                token_type::UNKNOWN | token_type::CONTROL => true,
-                token_type::USER_DEFINED => false,
-                _ => return None,
-            };
-            Some(AddedToken::from(*token, special).normalized(false))
-        });
-        inner.add_tokens(added).map_err(|e| self.error(e.to_string()))?;
-        Ok(Rebuilt { inner, rules: pre, merges, scores: Vec::new(), add_bos: rules.add_bos })
-    }
-
-    fn sentencepiece(&self, tokens: &[&'a str], types: &[i64]) -> Result<Rebuilt<'a>> {
-        let key = "tokenizer.ggml.scores";
-        let scores = match self.metadata.get(key) {
-            Some(Value::Array(values)) => values.iter().map(|v| v.to_f32().ok()).collect::<Option<Vec<f32>>>(),
-            _ => None,
-        };
-        let scores = scores.filter(|scores| scores.len() == tokens.len());
-        let scores = scores.ok_or_else(|| self.error(format!("{key} has not one number for each token")))?;
-        let space_prefix = !matches!(self.metadata.get("tokenizer.ggml.add_space_prefix"), Some(Value::Bool(false)));
-        let pieces = Pieces { tokens, scores: &scores, types, space_prefix };
-        // The library panics on some inconsistent merges.
-        let built = catch_unwind(AssertUnwindSafe(|| pieces.build()));
-        let inner = built.map_err(|_| self.error("its pieces do not fit each other"))?;
-        let inner = inner.map_err(|e| self.error(e.to_string()))?;
-        let rules = if space_prefix { "sentencepiece, space first" } else { "sentencepiece" };
-        Ok(Rebuilt { inner, rules, merges: Vec::new(), scores, add_bos: true })
-    }
-
-    fn bpe(&self, tokens: &[&str], merges: &[&str], ignore_merges: bool) -> Result<BPE> {
-        let count =
-            u32::try_from(tokens.len()).map_err(|_| self.error("tokenizer.ggml.tokens has too many entries"))?;
-        let vocab: Vocab = tokens.iter().map(|t| (*t).to_owned()).zip(0..count).collect();
-        let mut pairs = Vec::with_capacity(merges.len());
-        let mut merged = String::new();
-        for (i, merge) in merges.iter().enumerate() {
-            // Byte-level tokens hold no space; one at the start belongs to the left side.
-            let first = merge.chars().next().map_or(0, char::len_utf8);
-            let split = merge[first..].find(' ').map(|at| (&merge[..first + at], &merge[first + at + 1..]));
-            let Some((left, right)) = split else {
-                return Err(
-                    self.error(format!("tokenizer.ggml.merges[{i}] is {merge:?}, expected two tokens and a space"))
-                );
-            };
-            merged.clear();
-            merged.push_str(left);
-            merged.push_str(right);
-            if let Some(missing) = [left, right, &merged].into_iter().find(|t| !vocab.contains_key(*t)) {
-                let message =
-                    format!("tokenizer.ggml.merges[{i}] is {merge:?}, but {missing:?} is not among the tokens");
-                return Err(self.error(message));
-            }
-            pairs.push((left.to_owned(), right.to_owned()));
-        }
-        let builder = BPE::builder().vocab_and_merges(vocab, pairs).ignore_merges(ignore_merges);
-        builder.build().map_err(|e| self.error(e.to_string()))
-    }
+        _ => return,
+    };
+    inner.with_model(model);
 }
 
-fn integer(value: &Value) -> Option<i64> {
-    match value {
-        Value::U8(v) => Some((*v).into()),
-        Value::I8(v) => Some((*v).into()),
-        Value::U16(v) => Some((*v).into()),
-        Value::I16(v) => Some((*v).into()),
-        Value::U32(v) => Some((*v).into()),
-        Value::I32(v) => Some((*v).into()),
-        Value::U64(v) => i64::try_from(*v).ok(),
-        Value::I64(v) => Some(*v),
-        _ => None,
-    }
-}
-
-/// Reads a JSON file of a model's directory.
-pub(super) fn read_json(path: &Path) -> Result<Json> {
-    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::model(path, format!("is not JSON: {e}")))
-}
+#[cfg(test)]
+mod tests;

@@ -10,14 +10,12 @@ mod vectors;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{Device, Tensor};
-use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
@@ -27,6 +25,8 @@ pub(super) use format::fp8;
 
 use super::Arithmetic;
 use super::gguf::{Header, not_read};
+use super::mapped::Mapped;
+pub(crate) use super::mapped::map_file;
 use crate::error::{Error, Result};
 
 /// Elements that are widened to f32 at once.
@@ -40,7 +40,7 @@ const MOST_NAMES: usize = 4096;
 
 #[derive(Clone)]
 enum Bytes {
-    Mapped { map: Arc<Mmap>, range: Range<usize> },
+    Mapped { map: Arc<Mapped>, range: Range<usize> },
     Owned(Arc<Vec<u8>>),
     Wide(Arc<Vec<f32>>),
 }
@@ -219,7 +219,7 @@ impl Scales {
 }
 
 struct Entry {
-    map: Arc<Mmap>,
+    map: Arc<Mapped>,
     path: PathBuf,
     range: Range<usize>,
     format: Format,
@@ -258,7 +258,15 @@ impl Weights {
                     Dtype::BF16 => Format::Bf16,
                     Dtype::F8_E4M3 => Format::Fp8,
                     other => {
-                        let message = format!("tensor `{name}` holds {other:?}, expected F32, F16, BF16 or F8_E4M3");
+                        let hint = match other {
+                            Dtype::U8 | Dtype::I8 | Dtype::I32 => {
+                                "; weights of 4 or 8 bits (bitsandbytes, GPTQ, AWQ) are not read: name the 16-bit base that they were made \
+                                 from, or a GGUF file"
+                            }
+                            _ => "",
+                        };
+                        let message =
+                            format!("tensor `{name}` holds {other:?}, expected F32, F16, BF16 or F8_E4M3{hint}");
                         return Err(Error::model(path, message));
                     }
                 };
@@ -279,7 +287,12 @@ impl Weights {
     ///
     /// # Errors
     /// A tensor that reaches past the end of the file: it is truncated.
-    pub(crate) fn gguf(path: &Path, map: &Arc<Mmap>, header: &Header, rename: impl Fn(&str) -> String) -> Result<Self> {
+    pub(crate) fn gguf(
+        path: &Path,
+        map: &Arc<Mapped>,
+        header: &Header,
+        rename: impl Fn(&str) -> String,
+    ) -> Result<Self> {
         let mut entries = BTreeMap::new();
         for (name, info) in &header.tensors {
             let format = match info.kind.candle().ok_or_else(|| not_read(path, name, info.kind))? {
@@ -451,24 +464,10 @@ fn element_count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d))
 }
 
-/// Maps a file for reading.
-///
-/// # Errors
-/// It cannot be opened or is empty.
-pub(crate) fn map_file(path: &Path) -> Result<Arc<Mmap>> {
-    let file = File::open(path).map_err(Error::io(path, "read"))?;
-    if file.metadata().map_err(Error::io(path, "read"))?.len() == 0 {
-        return Err(Error::model(path, "the file is empty; download it again"));
-    }
-    // SAFETY: the mapping is read-only and private to this process. Another process that truncates a model's file while it
-    // is in use can end this one with SIGBUS, as with every program that maps models; nothing is written through it.
-    #[expect(unsafe_code, reason = "a model of many gigabytes is not copied into memory")]
-    let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
-    Ok(Arc::new(map))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use candle_core::quantized::{QTensor, gguf_file};
 
     use super::*;

@@ -11,6 +11,7 @@ use sha2::Digest as _;
 
 use super::{Events, SourceEvent};
 use crate::error::{Error, Result};
+use crate::files::open_regular;
 
 /// `FINETEST_CACHE`, else `$XDG_CACHE_HOME/finetest`, else `~/.cache/finetest` (Windows: `%LOCALAPPDATA%\finetest`).
 ///
@@ -43,12 +44,16 @@ pub(super) enum Digest {
     Blake3,
 }
 
-/// The hashes of one file as they were when it had this size and time of change.
+/// The hashes of one file as they were when it had this size and these times. Whoever copies a file may set the time at which its content
+/// was modified; the inode and the time of its last change are the system's own.
 #[derive(Default, Deserialize, Serialize)]
 struct Memo {
     path: PathBuf,
     size: u64,
     modified: u128,
+    /// Device, inode, and time of change in seconds and nanoseconds; zeros where the system has none.
+    #[serde(default)]
+    identity: [i128; 4],
     sha256: Option<String>,
     blake3: Option<String>,
 }
@@ -96,10 +101,19 @@ impl Cache {
         Ok(Lock { _file: file })
     }
 
-    /// The hash of a file, in hex; remembered by the file's path, size and time of change.
+    /// The hash of a file, in hex; remembered by the file's path, size, inode and times.
     pub(super) fn digest(&self, path: &Path, kind: Digest, events: Events<'_>) -> Result<String> {
+        let known = self.memo(&Self::stat(path)?);
+        self.digest_of(path, kind, known, events)
+    }
+
+    /// The hash of a file's content as it is now, in hex, whatever is remembered: what a manifest pins.
+    pub(super) fn digest_anew(&self, path: &Path, kind: Digest, events: Events<'_>) -> Result<String> {
+        self.digest_of(path, kind, Memo::default(), events)
+    }
+
+    fn digest_of(&self, path: &Path, kind: Digest, known: Memo, events: Events<'_>) -> Result<String> {
         let now = Self::stat(path)?;
-        let known = self.memo(&now);
         let found = match kind {
             Digest::Sha256 => &known.sha256,
             Digest::Blake3 => &known.blake3,
@@ -109,7 +123,7 @@ impl Cache {
         }
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         events(SourceEvent::Started { what: format!("checking {name}"), bytes: Some(now.size) });
-        let file = File::open(path).map_err(Error::io(path, "read"))?;
+        let (file, _) = open_regular(path)?;
         let hex = match kind {
             Digest::Sha256 => {
                 let mut hash = sha2::Sha256::new();
@@ -146,7 +160,7 @@ impl Cache {
         let metadata = std::fs::metadata(&real).map_err(Error::io(path, "read"))?;
         let modified = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
         let modified = modified.map_or(0, |d| d.as_nanos());
-        Ok(Memo { path: real, size: metadata.len(), modified, ..Memo::default() })
+        Ok(Memo { path: real, size: metadata.len(), modified, identity: identity(&metadata), ..Memo::default() })
     }
 
     fn memo_path(&self, path: &Path) -> PathBuf {
@@ -156,8 +170,10 @@ impl Cache {
 
     fn memo(&self, now: &Memo) -> Memo {
         let read = std::fs::read(self.memo_path(&now.path)).ok().and_then(|b| serde_json::from_slice::<Memo>(&b).ok());
-        let same =
-            |m: &Memo| m.path == now.path && m.size == now.size && m.modified == now.modified && now.modified != 0;
+        let same = |m: &Memo| {
+            let file = m.path == now.path && m.size == now.size && m.identity == now.identity;
+            file && m.modified == now.modified && now.modified != 0
+        };
         read.filter(same).unwrap_or_default()
     }
 
@@ -170,6 +186,17 @@ impl Cache {
             let _ = write_atomically(&path, |file| file.write_all(&bytes));
         }
     }
+}
+
+#[cfg(unix)]
+fn identity(metadata: &std::fs::Metadata) -> [i128; 4] {
+    use std::os::unix::fs::MetadataExt;
+    [metadata.dev().into(), metadata.ino().into(), metadata.ctime().into(), metadata.ctime_nsec().into()]
+}
+
+#[cfg(not(unix))]
+fn identity(_: &std::fs::Metadata) -> [i128; 4] {
+    [0; 4]
 }
 
 /// Writes a file beside `path` and renames it there, so that `path` is whole or not there at all.
@@ -254,6 +281,45 @@ mod tests {
         std::fs::write(&file, "abcd").unwrap();
         assert_ne!(cache.digest(&file, Digest::Sha256, &mut count).unwrap(), ABC);
         assert_eq!(read, 3 + 3 + 4);
+    }
+
+    /// As `rsync -a`, tar and `cp -p` leave it: other content, the same size and time of modification.
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_keeps_its_time_and_size_is_hashed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, path) = (Cache::new(&dir.path().join("cache")), dir.path().join("file"));
+        std::fs::write(&path, "abc").unwrap();
+        let time = path.metadata().unwrap().modified().unwrap();
+        let digest = || cache.digest(&path, Digest::Sha256, &mut |_| ()).unwrap();
+        let anew = || cache.digest_anew(&path, Digest::Sha256, &mut |_| ()).unwrap();
+        assert_eq!((digest(), anew()), (ABC.to_owned(), ABC.to_owned()));
+        let set_time = |path: &Path| File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        // In place: the time of change differs.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::fs::write(&path, "abd").unwrap();
+        set_time(&path);
+        let second = digest();
+        assert_ne!(second, ABC);
+        assert_eq!(anew(), second);
+        // Another file moved there: the inode differs too.
+        let other = dir.path().join("other");
+        std::fs::write(&other, "abe").unwrap();
+        set_time(&other);
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(path.metadata().unwrap().modified().unwrap(), time);
+        assert!(![ABC, second.as_str()].contains(&digest().as_str()));
+    }
+
+    #[test]
+    fn a_pin_does_not_trust_what_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, path) = (Cache::new(&dir.path().join("cache")), dir.path().join("file"));
+        std::fs::write(&path, "abc").unwrap();
+        cache.remember_sha256(&path, "not its hash");
+        assert_eq!(cache.digest(&path, Digest::Sha256, &mut |_| ()).unwrap(), "not its hash");
+        assert_eq!(cache.digest_anew(&path, Digest::Sha256, &mut |_| ()).unwrap(), ABC);
+        assert_eq!(cache.digest(&path, Digest::Sha256, &mut |_| ()).unwrap(), ABC, "and it is remembered");
     }
 
     #[test]

@@ -12,6 +12,8 @@ use super::cache::{self, Cache, Digest};
 use super::local::{self, INDEX, SINGLE};
 use super::{Events, ModelFiles, SourceEvent, printable};
 use crate::error::{Error, Result};
+use crate::model::json::read_json;
+use crate::model::spec::check_supported;
 
 /// What is taken from a repository besides its weights, where it is there.
 const SMALL_FILES: &[&str] =
@@ -205,7 +207,11 @@ impl Getter<'_> {
             return Err(self.spec.error(&message));
         }
         for name in SMALL_FILES.iter().filter(|n| has(n)) {
-            self.file(name, events)?;
+            let path = self.file(name, events)?;
+            if *name == "config.json" {
+                // Before gigabytes are downloaded that cannot be used.
+                check_supported(&path, &read_json(&path)?)?;
+            }
         }
         if has(SINGLE) {
             return self.file(SINGLE, events).map(drop);

@@ -6,6 +6,8 @@ use std::path::{Component, Path, PathBuf};
 
 use super::{HfFiles, ModelFiles, ModelKind};
 use crate::error::{Error, Result};
+use crate::files::open_regular;
+use crate::model::json::read_json;
 
 /// Weights in one file.
 pub(super) const SINGLE: &str = "model.safetensors";
@@ -15,11 +17,12 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 /// The model at `path`: a directory in the hub's layout, or a GGUF file.
 pub(super) fn open(path: &Path) -> Result<ModelFiles> {
     let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::model(
+        std::io::ErrorKind::NotFound if !path.is_symlink() => Error::model(
             path,
             "there is no such file or directory; [model] source is a path, hf:ORG/NAME or pypi:PACKAGE==VERSION/PATH",
         ),
-        _ => Error::io(path, "read")(e),
+        // Which tells where a link leads.
+        _ => open_regular(path).err().unwrap_or_else(|| Error::io(path, "read")(e)),
     })?;
     if metadata.is_dir() { directory(path) } else { gguf(path) }
 }
@@ -27,7 +30,7 @@ pub(super) fn open(path: &Path) -> Result<ModelFiles> {
 /// A GGUF file, told by its first four bytes.
 pub(super) fn gguf(path: &Path) -> Result<ModelFiles> {
     let mut bytes = Vec::with_capacity(4);
-    let file = std::fs::File::open(path).map_err(Error::io(path, "read"))?;
+    let (file, _) = open_regular(path)?;
     file.take(4).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
     if bytes != b"GGUF" {
         let hint = match path.extension().and_then(|e| e.to_str()) {
@@ -44,48 +47,53 @@ pub(super) fn gguf(path: &Path) -> Result<ModelFiles> {
 
 /// A directory in the hub's layout.
 pub(super) fn directory(dir: &Path) -> Result<ModelFiles> {
-    let file = |name: &str| Some(dir.join(name)).filter(|p| p.is_file());
-    let Some(config) = file("config.json") else {
+    let file = |name: &str| present(dir.join(name));
+    let Some(config) = file("config.json")? else {
         return Err(Error::model(dir, format!("has no config.json; {}", listing(dir)?)));
     };
     let files = HfFiles {
         dir: dir.to_path_buf(),
         config,
-        tokenizer: file("tokenizer.json"),
-        tokenizer_config: file("tokenizer_config.json"),
-        generation_config: file("generation_config.json"),
-        chat_template: file("chat_template.jinja"),
+        tokenizer: file("tokenizer.json")?,
+        tokenizer_config: file("tokenizer_config.json")?,
+        generation_config: file("generation_config.json")?,
+        chat_template: file("chat_template.jinja")?,
         weights: weights(dir)?,
     };
     Ok(ModelFiles { root: dir.to_path_buf(), kind: ModelKind::HuggingFace(files) })
 }
 
+/// The file, if there is one. A link to nothing and what is no file are errors, not absent.
+fn present(path: PathBuf) -> Result<Option<PathBuf>> {
+    match path.symlink_metadata() {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        _ if path.is_file() => Ok(Some(path)),
+        _ => open_regular(&path).map(|_| Some(path)),
+    }
+}
+
 fn weights(dir: &Path) -> Result<Vec<PathBuf>> {
-    let single = dir.join(SINGLE);
-    if single.is_file() {
+    if let Some(single) = present(dir.join(SINGLE))? {
         return Ok(vec![single]);
     }
-    let index = dir.join(INDEX);
-    if !index.is_file() {
+    let Some(index) = present(dir.join(INDEX))? else {
         let names = names(dir)?;
         if names.iter().any(|n| is_pickle(n)) {
             return Err(Error::model(dir, pickle_message()));
         }
         return Err(Error::model(dir, format!("has neither {SINGLE} nor {INDEX}; {}", listing(dir)?)));
-    }
-    let shards = shards(&index)?;
-    let paths: Vec<PathBuf> = shards.iter().map(|s| dir.join(s)).collect();
-    match paths.iter().find(|p| !p.is_file()) {
-        Some(missing) => Err(Error::model(missing, format!("is missing, but {INDEX} names it"))),
-        None => Ok(paths),
-    }
+    };
+    let shard = |name: &String| {
+        let path = dir.join(name);
+        let missing = || Error::model(&path, format!("is missing, but {INDEX} names it"));
+        present(path.clone())?.ok_or_else(missing)
+    };
+    shards(&index)?.iter().map(shard).collect()
 }
 
 /// The shards that an index names, each once, in the order of their names.
 pub(super) fn shards(index: &Path) -> Result<Vec<String>> {
-    let bytes = std::fs::read(index).map_err(Error::io(index, "read"))?;
-    let json: serde_json::Value =
-        serde_json::from_slice(&bytes).map_err(|e| Error::model(index, format!("is not JSON: {e}")))?;
+    let json = read_json(index)?;
     let Some(map) = json["weight_map"].as_object().filter(|m| !m.is_empty()) else {
         return Err(Error::model(index, "has no weight_map from tensors to files"));
     };
@@ -151,6 +159,39 @@ mod tests {
 
     fn message(dir: &tempfile::TempDir) -> String {
         open(dir.path()).unwrap_err().to_string()
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_nothing_and_a_pipe_are_not_absent() {
+        for name in ["config.json", SINGLE, "tokenizer.json", "generation_config.json", "chat_template.jinja"] {
+            let dir = project(&[("config.json", "{}"), (SINGLE, "")]);
+            let path = dir.path().join(name);
+            let _ = std::fs::remove_file(&path);
+            std::os::unix::fs::symlink("nowhere", &path).unwrap();
+            let told = message(&dir);
+            assert!(told.contains(name) && told.ends_with("it is a link to nowhere, which is not there"), "{told}");
+            std::fs::remove_file(&path).unwrap();
+            assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+            let told = message(&dir);
+            assert!(told.ends_with(&format!("{name}: is a named pipe, expected a regular file")), "{told}");
+            let told = open(&path).unwrap_err().to_string();
+            assert!(told.ends_with("is a named pipe, expected a regular file"), "{told}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("model")).unwrap();
+        let told = open(&dir.path().join("model")).unwrap_err().to_string();
+        assert!(told.ends_with("it is a link to nowhere, which is not there"), "{told}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_named() {
+        let dir = project(&[("config.json", "{}"), (INDEX, "\u{feff}{}")]);
+        assert!(
+            message(&dir).ends_with("starts with a byte-order mark; save it as UTF-8 without BOM"),
+            "{}",
+            message(&dir)
+        );
     }
 
     #[test]

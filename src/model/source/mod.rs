@@ -152,7 +152,7 @@ impl Sources {
 
     /// Hash of the weights' content and of `config.json`, the same wherever the files lie.
     ///
-    /// A file's hash is remembered by its path, size and time of change, so that a second run does not read the weights for it.
+    /// A file's hash is remembered by its path, size, inode and times, so that a second run does not read the weights for it.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -195,7 +195,7 @@ fn check_sha256(files: &ModelFiles, expected: &str, cache: &Cache, events: Event
         );
         return Err(Error::model(&files.root, message));
     };
-    let found = cache.digest(path, Digest::Sha256, events)?;
+    let found = cache.digest_anew(path, Digest::Sha256, events)?;
     if found == expected { Ok(()) } else { Err(sha256_differs(path, &found, expected)) }
 }
 

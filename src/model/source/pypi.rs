@@ -50,7 +50,7 @@ pub(super) fn fetch(
         }
     }
     if let Some(expected) = sha256 {
-        let found = cache.digest(&path, cache::Digest::Sha256, events)?;
+        let found = cache.digest_anew(&path, cache::Digest::Sha256, events)?;
         if found != expected {
             return Err(sha256_differs(&path, &found, expected));
         }

@@ -11,11 +11,10 @@ use super::{
     NormSpec, Positions, Projection, Residual, RopeScaling, Rotary, Router, Score, Window, Yarn,
 };
 use crate::error::{Error, Result};
+use crate::model::json::read_json;
 
 pub(super) fn read(path: &Path) -> Result<DecoderSpec> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-    let value: Value = serde_json::from_str(&text).map_err(|e| Error::input(path, e.line(), e.to_string()))?;
-    parse(path, &value)
+    parse(path, &read_json(path)?)
 }
 
 /// Reads the content of a `config.json`; `path` is for messages.
@@ -23,6 +22,7 @@ pub(super) fn parse(path: &Path, value: &Value) -> Result<DecoderSpec> {
     let Value::Object(map) = value else {
         return Err(Error::model(path, "is not a JSON object"));
     };
+    super::check_supported(path, value)?;
     let keys = Keys { path, map };
     let name = keys.text("model_type")?;
     let family = Family::named(path, name, Family::name)?;

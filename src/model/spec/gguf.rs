@@ -23,6 +23,7 @@ pub(super) fn read(path: &Path, header: &Header) -> Result<DecoderSpec> {
 
 fn spec(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
     let path = keys.path;
+    check_arithmetic(keys)?;
     let vocab_size = match keys.header.tensors.get("token_embd.weight").map(|t| t.shape.as_slice()) {
         Some([vocab, _]) => *vocab,
         _ => return Err(Error::model(path, "tensor `token_embd.weight` is missing or not a matrix")),
@@ -61,6 +62,40 @@ fn spec(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
         context: keys.count("context_length")?,
         eos: keys.optional("tokenizer.ggml.eos_token_id", Value::to_u32)?.into_iter().collect(),
     })
+}
+
+/// Says no to keys that change what a model computes, and that this crate's decoder does not apply.
+fn check_arithmetic(keys: &Keys<'_>) -> Result<()> {
+    let refuse = |key: &str, value: String| {
+        let message = format!(
+            "metadata `{}.{key}` is {value}, which is not supported; run and train may use the model with --backend llama-cpp",
+            keys.architecture
+        );
+        Err(Error::model(keys.path, message))
+    };
+    if keys.flag("attention.causal")? == Some(false) {
+        return refuse("attention.causal", "false".to_owned());
+    }
+    // What each is when it changes nothing, besides 0.
+    let neutral = [
+        ("attn_logit_softcapping", 0.0),
+        ("final_logit_softcapping", 0.0),
+        ("attention.clamp_kqv", 0.0),
+        ("attention.scale", 0.0),
+        ("logit_scale", 1.0),
+        ("embedding_scale", 1.0),
+        ("residual_scale", 1.0),
+    ];
+    for (key, off) in neutral {
+        match keys.number_if(key)? {
+            Some(value) if value != 0.0 && value != off => return refuse(key, value.to_string()),
+            _ => {}
+        }
+    }
+    match keys.count_if("expert_gating_func")? {
+        Some(function) if function > 2 => refuse("expert_gating_func", function.to_string()),
+        _ => Ok(()),
+    }
 }
 
 fn attention(
@@ -142,9 +177,20 @@ fn positions(keys: &Keys<'_>, family: Family, attention: &AttentionSpec) -> Resu
         _ => {}
     }
     let theta = keys.number_if("rope.freq_base")?.unwrap_or(10_000.0);
-    let scaling = match keys.has("rope_freqs.weight") {
-        true => RopeScaling::Factors(Vec::new()),
-        false => scaling(keys, family)?,
+    let scaling = match (keys.has("rope_freqs.weight"), scaling(keys, family)?) {
+        (true, RopeScaling::None) => RopeScaling::Factors(Vec::new()),
+        // llama.cpp divides by both.
+        (true, RopeScaling::Linear { factor }) if factor > 0.0 && factor.is_finite() => {
+            RopeScaling::Factors(vec![factor])
+        }
+        (true, other) => {
+            let message = format!(
+                "has both `rope_freqs.weight` and the rope scaling {other:?}, which is not supported; run and train may use it with \
+                 --backend llama-cpp"
+            );
+            return Err(Error::model(keys.path, message));
+        }
+        (false, scaling) => scaling,
     };
     let local = match family {
         Family::Gemma3 => Some(Rotary {
@@ -160,7 +206,17 @@ fn positions(keys: &Keys<'_>, family: Family, attention: &AttentionSpec) -> Resu
 
 fn scaling(keys: &Keys<'_>, family: Family) -> Result<RopeScaling> {
     match keys.text_if("rope.scaling.type")?.as_deref() {
-        None | Some("none") => Ok(RopeScaling::None),
+        Some("none") => Ok(RopeScaling::None),
+        // A factor alone is linear, as in llama.cpp; old files call it so.
+        None => {
+            let factor = keys
+                .number_if("rope.scaling.factor")?
+                .map_or_else(|| keys.number_if("rope.scale_linear"), |f| Ok(Some(f)))?;
+            Ok(match factor.filter(|factor| *factor != 0.0 && *factor != 1.0) {
+                Some(factor) => RopeScaling::Linear { factor },
+                None => RopeScaling::None,
+            })
+        }
         Some("linear") => Ok(RopeScaling::Linear { factor: keys.number("rope.scaling.factor")? }),
         Some("yarn") => {
             let factor = keys.number("rope.scaling.factor")?;
@@ -236,4 +292,77 @@ fn experts(keys: &Keys<'_>, family: Family, layers: usize, count: usize) -> Resu
             scale: keys.number_if("expert_weights_scale")?.filter(|scale| *scale != 0.0).unwrap_or(1.0),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::gguf::{Kind, TensorInfo};
+
+    /// The fixture's description with more keys; `factors`: with frequency factors.
+    fn described(keys: &[(&str, Value)], factors: bool) -> Result<DecoderSpec> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama/model.gguf");
+        let mut header = Header::read(&path, &std::fs::read(&path).expect("a file")).expect("a header");
+        for (key, value) in keys {
+            header.metadata.insert(format!("llama.{key}"), value.clone());
+        }
+        header.tensors.remove("rope_freqs.weight");
+        if factors {
+            let info = TensorInfo { kind: Kind::F32, shape: vec![4], offset: 0 };
+            header.tensors.insert("rope_freqs.weight".to_owned(), info);
+        }
+        DecoderSpec::from_gguf(&path, &header)
+    }
+
+    fn told(keys: &[(&str, Value)], factors: bool) -> String {
+        described(keys, factors).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn keys_that_change_what_is_computed_are_refused() {
+        let number = Value::F32(30.0);
+        for (key, value, words) in [
+            ("attention.causal", Value::Bool(false), "`llama.attention.causal` is false, which is not supported"),
+            ("attn_logit_softcapping", number.clone(), "`llama.attn_logit_softcapping` is 30"),
+            ("final_logit_softcapping", number.clone(), "`llama.final_logit_softcapping` is 30"),
+            ("attention.clamp_kqv", number.clone(), "`llama.attention.clamp_kqv` is 30"),
+            ("attention.scale", number.clone(), "`llama.attention.scale` is 30"),
+            ("logit_scale", number.clone(), "`llama.logit_scale` is 30"),
+            ("embedding_scale", number.clone(), "`llama.embedding_scale` is 30"),
+            ("residual_scale", number, "`llama.residual_scale` is 30"),
+            ("expert_gating_func", Value::U32(3), "`llama.expert_gating_func` is 3"),
+            ("attention.causal", Value::U32(0), "`llama.attention.causal`"),
+            ("rope.scaling.type", Value::String("zzz".into()), "rope scaling `zzz` is not known"),
+        ] {
+            let message = told(&[(key, value)], false);
+            assert!(message.contains(words), "{key}: {message}");
+        }
+        for (key, value) in [
+            ("attention.causal", Value::Bool(true)),
+            ("attention.clamp_kqv", Value::F32(0.0)),
+            ("logit_scale", Value::F32(1.0)),
+            ("expert_gating_func", Value::U32(1)),
+        ] {
+            assert!(described(&[(key, value)], false).is_ok(), "{key}");
+        }
+    }
+
+    #[test]
+    fn frequency_factors_and_scaling_go_together_as_in_llama_cpp() {
+        let scaling = |keys: &[(&str, Value)], factors| match described(keys, factors).expect("a model").positions {
+            Positions::Rotary { global, .. } => global.scaling,
+            other => panic!("{other:?}"),
+        };
+        let kind = |name: &str| ("rope.scaling.type", Value::String(name.into()));
+        let factor = ("rope.scaling.factor", Value::F32(4.0));
+        assert_eq!(scaling(&[], true), RopeScaling::Factors(Vec::new()));
+        assert_eq!(scaling(&[kind("linear"), factor.clone()], true), RopeScaling::Factors(vec![4.0]));
+        assert_eq!(scaling(&[kind("none"), factor.clone()], true), RopeScaling::Factors(Vec::new()));
+        assert_eq!(scaling(&[factor.clone()], false), RopeScaling::Linear { factor: 4.0 });
+        assert_eq!(scaling(&[("rope.scale_linear", Value::F32(4.0))], false), RopeScaling::Linear { factor: 4.0 });
+        assert_eq!(scaling(&[("rope.scaling.factor", Value::F32(1.0))], false), RopeScaling::None);
+        assert!(told(&[kind("zzz")], true).contains("rope scaling `zzz` is not known"));
+        let context = ("rope.scaling.original_context_length", Value::U32(64));
+        assert!(told(&[kind("yarn"), factor, context], true).contains("has both `rope_freqs.weight`"));
+    }
 }

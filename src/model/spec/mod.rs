@@ -8,12 +8,14 @@ mod config;
 mod gguf;
 mod keys;
 mod rotary;
+mod unsupported;
 mod write;
 
 use std::path::Path;
 
 pub(in crate::model) use keys::{Keys, whole};
 pub use rotary::{RopeScaling, Rotary, Yarn};
+pub(in crate::model) use unsupported::check as check_supported;
 
 use super::gguf::Header;
 use crate::error::{Error, Result};
@@ -99,13 +101,13 @@ impl Family {
         Self::ALL.into_iter().find(|f| of(*f) == name).ok_or_else(|| Self::unknown(path, name, of))
     }
 
-    fn unknown(path: &Path, name: &str, of: impl Fn(Self) -> &'static str) -> Error {
+    pub(in crate::model) fn unknown(path: &Path, name: &str, of: impl Fn(Self) -> &'static str) -> Error {
         let mut known: Vec<&str> = Self::ALL.iter().map(|f| of(*f)).collect();
         known.dedup();
         let known = known.join(", ");
         // llama.cpp reads GGUF alone.
         let gguf = path.extension().is_none_or(|e| e != "json");
-        let other = if gguf { "; run and train may use it with --backend llama-cpp" } else { "" };
+        let other = unsupported::instead(name, gguf);
         Error::model(path, format!("model family `{name}` is not known; known are: {known}{other}"))
     }
 }
