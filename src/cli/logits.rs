@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 
 use super::progress::Display;
-use super::{Global, print};
+use super::{Global, config, print};
 use crate::adapter;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, exit};
+use crate::export::Protected;
 use crate::model::decoder::Batch;
 use crate::model::linear::Adapters;
 use crate::model::outline::Outline;
@@ -44,6 +45,8 @@ const LONGEST: u64 = 64 << 20;
 const ROWS: usize = 32;
 
 pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
+    let mut protected = protected(global, args);
+    protected.check_file(&args.out)?;
     if args.out.is_file() && !args.force {
         let out = args.out.display();
         return Err(Error::Usage(format!("{out} is there already; give another --out, or --force to write over it")));
@@ -53,6 +56,8 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     let files = source::resolve(&config, &mut |event| display.show(Event::Source(event)));
     display.finish();
     let files = files?;
+    protected.add_base(&files);
+    protected.check_file(&args.out)?;
     let decoder = load_decoder(&files, &config)?;
     let tokens = match (&args.tokens, &args.text) {
         (Some(path), _) => read_tokens(path)?,
@@ -74,7 +79,6 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
         Some(directory) => {
             let outline = Outline::of(&decoder);
             let adapter = adapter::open(directory, &outline)?;
-            adapter.check_fits(directory, &outline)?;
             Some(adapter.attached(&decoder, 1.0)?)
         }
         None => None,
@@ -110,6 +114,15 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     }
     print(&text)?;
     Ok(exit::PASS)
+}
+
+/// What is read here, and the project's files where there is one.
+fn protected(global: &Global, args: &Args) -> Protected {
+    let mut protected = config(global).map(|config| Protected::project(&config)).unwrap_or_default();
+    protected.add("the base", Path::new(&args.model));
+    args.adapter.iter().for_each(|path| protected.add("the adapter", path));
+    args.tokens.iter().for_each(|path| protected.add("the file of tokens", path));
+    protected
 }
 
 /// Most memory that this process had at once, mapped files included, in bytes; `None` where the system does not tell.

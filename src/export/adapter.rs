@@ -1,6 +1,6 @@
 //! The adapter by itself: PEFT's directory, and llama.cpp's GGUF form.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::Value;
@@ -69,9 +69,7 @@ pub(crate) fn convert(
     check_gguf_holds(adapter, outline, files, directory)?;
     let tuned = adapter.low_rank(scale)?;
     // It has its name when it was read back, and not before: who finds it there takes it for right.
-    let mut name = out.file_name().unwrap_or_default().to_os_string();
-    name.push(".unverified");
-    let unverified = out.with_file_name(name);
+    let unverified = unverified(out);
     write_gguf(&tuned, outline, directory, &unverified)?;
     let same = holds(&tuned, &unverified, outline);
     match same {
@@ -82,6 +80,13 @@ pub(crate) fn convert(
             Err(Error::model(out, "would not hold the adapter that was written: is the disk whole?"))
         }
     }
+}
+
+/// Where an adapter lies until it was read back.
+pub(super) fn unverified(out: &Path) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_os_string();
+    name.push(".unverified");
+    out.with_file_name(name)
 }
 
 /// Does the file at `out` say what `tuned` does?

@@ -81,12 +81,6 @@ impl Export<'_> {
             return Err(Error::model(self.directory, message));
         }
         self.refuse_new_biases(tuned)?;
-        let same = |a: &Path, b: &Path| a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b);
-        if let ModelKind::HuggingFace(base) = &self.files.kind
-            && same(&base.dir, out)
-        {
-            return Err(Error::Usage(format!("{} is the base itself; give another --out", out.display())));
-        }
         let encoding = Encoding::of(precision);
         let files = match &self.files.kind {
             ModelKind::HuggingFace(base) => self.merge_hugging_face(base, out, encoding, tuned)?,
