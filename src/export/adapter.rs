@@ -65,7 +65,7 @@ pub(crate) fn convert(
     scale: f64,
     out: &Path,
 ) -> Result<()> {
-    adapter.check_fits(directory, outline)?;
+    adapter.check_fits(outline)?;
     check_gguf_holds(adapter, outline, files, directory)?;
     let tuned = adapter.low_rank(scale)?;
     // It has its name when it was read back, and not before: who finds it there takes it for right.

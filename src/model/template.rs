@@ -48,7 +48,7 @@ impl ChatTemplate {
         Ok(Some(template))
     }
 
-    fn source(files: &ModelFiles, override_file: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
+    pub(crate) fn source(files: &ModelFiles, override_file: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
         let read = |path: &Path| {
             std::fs::read_to_string(path).map(|text| Some((path.to_path_buf(), text))).map_err(Error::io(path, "read"))
         };
