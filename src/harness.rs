@@ -137,7 +137,7 @@ impl Suite {
         let (scenario, case) = found.ok_or_else(|| Failed::from("the case was not run"))?;
         match case_outcome(case, scenario.role, BASE, TUNED) {
             CaseOutcome::NotEvaluated(why) => Err(Failed::from(visible(&format!("not evaluated: {why}")).into_owned())),
-            CaseOutcome::Failed(reason) if !outcome.decision.passed => {
+            CaseOutcome::Failed(reason) if !outcome.decision.rules_passed() => {
                 Err(Failed::from(visible(&explain(&reason, scenario.role, case)).into_owned()))
             }
             _ => Ok(()),

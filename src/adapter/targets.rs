@@ -61,7 +61,8 @@ impl Targets {
     /// A key of a wrong type.
     pub(super) fn read(keys: &Keys<'_>) -> Result<Option<Self>> {
         let named = keys.get("target_modules").map(|value| Named::read(keys, "target_modules", value)).transpose()?;
-        let excluded = keys.get("exclude_modules").map(|value| Named::read(keys, "exclude_modules", value)).transpose()?;
+        let excluded =
+            keys.get("exclude_modules").map(|value| Named::read(keys, "exclude_modules", value)).transpose()?;
         let layers = match keys.get("layers_to_transform") {
             None => None,
             Some(value) => {
@@ -70,7 +71,8 @@ impl Targets {
                     one => one.as_i64().map(|one| BTreeSet::from([one])),
                 };
                 let numbers: Option<BTreeSet<i64>> = numbers;
-                let numbers = numbers.ok_or_else(|| keys.wrong("layers_to_transform", "a number or a list of numbers"))?;
+                let numbers =
+                    numbers.ok_or_else(|| keys.wrong("layers_to_transform", "a number or a list of numbers"))?;
                 Some(numbers).filter(|numbers| !numbers.is_empty())
             }
         };
@@ -89,7 +91,10 @@ impl Targets {
 
     /// Does it name the module at this path?
     fn names(&self, path: &str) -> bool {
-        let saved = |name: &String| ends(path).any(|end| end.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
+        let saved = |name: &String| {
+            ends(path)
+                .any(|end| end.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+        };
         if self.excluded.as_ref().is_some_and(|excluded| excluded.names(path)) || self.saved.iter().any(saved) {
             return false;
         }
@@ -190,7 +195,10 @@ mod tests {
         let one = notes(&[], |name| name.contains("layers.1.self_attn.q_proj"));
         assert!(one.contains("20 of the 21 modules"), "{one}");
         let none_of_v = notes(&[("target_modules", "all-linear".into())], |name| !name.contains("v_proj"));
-        assert!(none_of_v.contains("3 of the 21 modules") && none_of_v.contains("layers.2.self_attn.v_proj)"), "{none_of_v}");
+        assert!(
+            none_of_v.contains("3 of the 21 modules") && none_of_v.contains("layers.2.self_attn.v_proj)"),
+            "{none_of_v}"
+        );
         let pattern = notes(&[("target_modules", r".*\.\d+\.self_attn\.[qk]_proj".into())], |name| {
             name.contains("q_proj") && !name.contains("layers.1.")
         });

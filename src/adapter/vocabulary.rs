@@ -86,7 +86,8 @@ impl<'de> Deserialize<'de> for File {
                             let Model { vocab: Tokens(vocab) } = map.next_value()?;
                             file.tokens.extend(vocab);
                         }
-                        "version" | "truncation" | "padding" | "normalizer" | "pre_tokenizer" | "post_processor" | "decoder" => {
+                        "version" | "truncation" | "padding" | "normalizer" | "pre_tokenizer" | "post_processor"
+                        | "decoder" => {
                             map.next_value::<IgnoredAny>()?;
                         }
                         _ => {
@@ -160,7 +161,9 @@ mod tests {
         assert_eq!(ids(&read(BASE)), "0 a, 1 b, 2 ▁c, 3 <end>");
         assert_eq!(ids(&read(r#"{"model": {"vocab": [["x", -1.5], ["y", 0]]}}"#)), "0 x, 1 y");
         assert_eq!(ids(&read(r#"{"<new>": 7}"#)), "7 <new>");
-        for broken in ["", "[]", "{\"model\": 1}", "{\"added_tokens\": [{\"id\": -1, \"content\": \"x\"}]}", "{\"x\": \"y\"}"] {
+        for broken in
+            ["", "[]", "{\"model\": 1}", "{\"added_tokens\": [{\"id\": -1, \"content\": \"x\"}]}", "{\"x\": \"y\"}"]
+        {
             assert!(parse(broken.as_bytes()).is_err(), "{broken}");
         }
     }

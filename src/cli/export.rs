@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::progress::Display;
-use super::{Global, config, print};
+use super::{Global, config, notes, print};
 use crate::adapter;
 use crate::error::{Error, Result, exit};
 use crate::export::gguf::modelfile_of;
@@ -111,6 +111,7 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
         (Err(why), ModelKind::Gguf(_)) if args.format == Form::GgufAdapter => {
             let outline = model::outline(&files, &config.model)?;
             let adapter = adapter::open(&directory, &outline)?;
+            notes(global, adapter::provenance::notes(&adapter, &files, &config.model, &outline)?);
             export::convert(&adapter, &outline, &files, &directory, scale, &args.out)?;
             let out = args.out.display();
             print(&format!(
@@ -120,7 +121,9 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
         }
         (Err(why), _) => return Err(why),
     };
-    let adapter = adapter::open(&directory, &Outline::of(&decoder))?;
+    let outline = Outline::of(&decoder);
+    let adapter = adapter::open(&directory, &outline)?;
+    notes(global, adapter::provenance::notes(&adapter, &files, &config.model, &outline)?);
     let vocabulary = decoder.spec.vocab_size as u32;
     // A model without a tokenizer is compared on any tokens.
     let mut probe = if has_tokenizer(&files)? {

@@ -1,17 +1,16 @@
 //! `finetest logits MODEL --tokens FILE --out FILE.safetensors`.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
 use super::progress::Display;
-use super::{Global, config, print};
+use super::{Global, config, notes, print};
 use crate::adapter;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result, exit};
 use crate::export::Protected;
+use crate::files::read_regular_text;
 use crate::model::decoder::Batch;
 use crate::model::linear::Adapters;
 use crate::model::outline::Outline;
@@ -79,6 +78,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
         Some(directory) => {
             let outline = Outline::of(&decoder);
             let adapter = adapter::open(directory, &outline)?;
+            notes(global, adapter::provenance::notes(&adapter, &files, &config, &outline)?);
             Some(adapter.attached(&decoder, 1.0)?)
         }
         None => None,
@@ -94,10 +94,15 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
         let values = logits.flatten_all()?.to_vec1::<f32>()?;
         if let Some(at) = values.iter().position(|v| !v.is_finite()) {
             let place = start + at / vocabulary;
-            return Err(Error::model(
-                &files.root,
-                format!("the logits of position {place} are not finite; nothing is written"),
-            ));
+            let why = match (decoder.first_non_finite(), &args.adapter) {
+                (Some(tensor), _) => format!("tensor `{tensor}` holds NaN or infinite values"),
+                (None, Some(path)) => {
+                    format!("the base's weights are finite, so the adapter {} diverged", path.display())
+                }
+                (None, None) => "the weights are finite, so a sum of them overflows".to_owned(),
+            };
+            let message = format!("the logits of position {place} are not finite: {why}; nothing is written");
+            return Err(Error::model(&files.root, message));
         }
         bytes.extend(values.into_iter().flat_map(f32::to_le_bytes));
     }
@@ -133,9 +138,7 @@ fn peak_memory() -> Option<u64> {
 }
 
 fn read_tokens(path: &Path) -> Result<Vec<u32>> {
-    let file = File::open(path).map_err(Error::io(path, "read"))?;
-    let mut text = String::new();
-    file.take(LONGEST).read_to_string(&mut text).map_err(Error::io(path, "read"))?;
-    serde_json::from_str(&text)
+    let text = read_regular_text(path, LONGEST)?;
+    serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text))
         .map_err(|e| Error::input(path, e.line(), format!("expected a JSON array of token ids: {e}")))
 }

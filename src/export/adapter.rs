@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::Value;
 
-use super::check::{compare, logits};
 use super::{Export, Exported};
 use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::config::AdapterDtype;
@@ -33,8 +32,7 @@ impl Export<'_> {
             }
         }
         let read_back = adapter::load(out)?.attached(self.decoder, 1.0)?;
-        let expected = logits(self.decoder, self.probe, Some(tuned))?;
-        let difference = compare(&expected, &logits(self.decoder, self.probe, Some(&read_back))?)?;
+        let difference = self.compared(tuned, self.decoder, Some(&read_back))?;
         Ok(Exported { files, difference })
     }
 
@@ -43,8 +41,7 @@ impl Export<'_> {
         check_gguf_holds(self.adapter, &outline, self.files, self.directory)?;
         write_gguf(tuned, &outline, self.directory, out)?;
         let read_back = adapter::open(out, &outline)?.attached(self.decoder, 1.0)?;
-        let expected = logits(self.decoder, self.probe, Some(tuned))?;
-        let difference = compare(&expected, &logits(self.decoder, self.probe, Some(&read_back))?)?;
+        let difference = self.compared(tuned, self.decoder, Some(&read_back))?;
         Ok(Exported { files: vec![out.to_path_buf()], difference })
     }
 }

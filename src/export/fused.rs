@@ -10,7 +10,6 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde_json::json;
 
-use super::check::{compare, logits};
 use super::{Export, Exported};
 use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Module, PREFIX, Stored, write_tensors};
 use crate::error::{Error, Result};
@@ -125,8 +124,7 @@ impl Export<'_> {
         let config = serde_json::to_string_pretty(&config).map_err(|e| Error::failed(e.to_string()))?;
         crate::files::write_atomically(&files[1], config.as_bytes())?;
         let read_back = adapter::load(out)?.attached(self.decoder, 1.0)?;
-        let expected = logits(self.decoder, self.probe, Some(tuned))?;
-        let difference = compare(&expected, &logits(self.decoder, self.probe, Some(&read_back))?)?;
+        let difference = self.compared(tuned, self.decoder, Some(&read_back))?;
         Ok(Exported { files: files.to_vec(), difference })
     }
 

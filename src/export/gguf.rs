@@ -7,7 +7,6 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
-use super::check::{compare, logits};
 use super::{Export, Exported, Precision, merged, merged_bias, transpose};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -66,8 +65,7 @@ impl Export<'_> {
         let files = ModelFiles { root: out.to_path_buf(), kind: ModelKind::Gguf(out.to_path_buf()) };
         let config = ModelConfig::default();
         let read_back = load_decoder(&files, &config)?;
-        let expected = logits(self.decoder, self.probe, Some(tuned))?;
-        let difference = compare(&expected, &logits(&read_back, self.probe, None)?)?;
+        let difference = self.compared(tuned, &read_back, None)?;
         let modelfile = modelfile_of(out);
         crate::files::write_atomically(&modelfile, self.modelfile(out).as_bytes())?;
         Ok(Exported { files: vec![out.to_path_buf(), modelfile], difference })

@@ -25,7 +25,7 @@ use crate::model::{ModelFiles, ModelKind};
 pub(crate) use adapter::convert;
 use adapter::unverified;
 pub use check::Difference;
-pub(crate) use target::Protected;
+pub(crate) use target::{Protected, unwritable};
 
 /// A form to export to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,6 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
-use super::check::{compare, logits};
 use super::{Export, Exported, Precision, merged, merged_bias, transpose};
 use crate::adapter::{Stored, write_tensors};
 use crate::config::ModelConfig;
@@ -88,8 +87,7 @@ impl Export<'_> {
         };
         let config = ModelConfig { source: out.display().to_string(), ..ModelConfig::default() };
         let read_back = load_decoder(&source::resolve(&config, &mut |_| {})?, &config)?;
-        let expected = logits(self.decoder, self.probe, Some(tuned))?;
-        let difference = compare(&expected, &logits(&read_back, self.probe, None)?)?;
+        let difference = self.compared(tuned, &read_back, None)?;
         Ok(Exported { files, difference })
     }
 

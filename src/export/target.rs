@@ -1,6 +1,5 @@
 //! Where a command may write: never over a base model, an adapter, data, scenarios or a manifest, whatever a path to them looks like.
 
-use std::fs::FileType;
 use std::path::{Path, PathBuf};
 
 use super::Format;
@@ -28,7 +27,9 @@ impl Protected {
         let mut all = Self::default();
         all.add("the manifest", &config.manifest);
         all.add("the base", Path::new(&config.model.source));
-        for (what, path) in [("the chat template", &config.model.chat_template), ("the drift text", &config.run.drift_text)] {
+        for (what, path) in
+            [("the chat template", &config.model.chat_template), ("the drift text", &config.run.drift_text)]
+        {
             path.iter().for_each(|path| all.add(what, path));
         }
         if let Some(adapter) = &config.adapter {
@@ -70,7 +71,9 @@ impl Protected {
     pub(crate) fn check_export(&self, format: Format, out: &Path) -> Result<()> {
         match format {
             Format::Peft | Format::PeftFused | Format::Merged => self.check_directory(out),
-            Format::GgufAdapter => [out.to_path_buf(), super::unverified(out)].iter().try_for_each(|out| self.check_file(out)),
+            Format::GgufAdapter => {
+                [out.to_path_buf(), super::unverified(out)].iter().try_for_each(|out| self.check_file(out))
+            }
             Format::MergedGguf => {
                 [out.to_path_buf(), super::gguf::modelfile_of(out)].iter().try_for_each(|out| self.check_file(out))
             }
@@ -82,7 +85,7 @@ impl Protected {
     /// # Errors
     /// It is protected, or a directory, a pipe or a disk.
     pub(crate) fn check_file(&self, out: &Path) -> Result<()> {
-        if let Some(kind) = out.metadata().ok().and_then(|found| not_written(found.file_type())) {
+        if let Some(kind) = unwritable(out) {
             return Err(Error::Usage(format!("{} is {kind}, expected a file; give another --out", out.display())));
         }
         self.conflict(out).map_or(Ok(()), |why| Err(refusal(out, &why)))
@@ -153,8 +156,10 @@ fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
     std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).take(MOST_ENTRIES)
 }
 
-/// What a path is that no result is written to; a file and a device such as `/dev/null` can be.
-fn not_written(kind: FileType) -> Option<&'static str> {
+/// What a path is when no result can be written to it: writing to a pipe waits until somebody reads. A device such as `/dev/null`
+/// can be written to.
+pub(crate) fn unwritable(path: &Path) -> Option<&'static str> {
+    let kind = path.metadata().ok()?.file_type();
     #[cfg(unix)]
     {
         use std::os::unix::fs::FileTypeExt;
