@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::Value;
 
-use super::{Export, Exported};
+use super::{Export, Exported, Tuned};
 use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::config::AdapterDtype;
 use crate::engine::largest_difference;
@@ -15,7 +15,7 @@ use crate::model::outline::Outline;
 use crate::model::{ModelFiles, ModelKind};
 
 impl Export<'_> {
-    pub(super) fn peft(&self, out: &Path, tuned: &LowRank) -> Result<Exported> {
+    pub(super) fn peft(&self, out: &Path, tuned: &Tuned) -> Result<Exported> {
         if self.scale != 1.0 {
             return Err(self.no_scale());
         }
@@ -32,16 +32,16 @@ impl Export<'_> {
             }
         }
         let read_back = adapter::load(out)?.attached(self.decoder, 1.0)?;
-        let difference = self.compared(tuned, self.decoder, Some(&read_back))?;
+        let difference = self.compared(&tuned.expected, self.decoder, Some(&read_back))?;
         Ok(Exported { files, difference })
     }
 
-    pub(super) fn gguf_adapter(&self, out: &Path, tuned: &LowRank) -> Result<Exported> {
+    pub(super) fn gguf_adapter(&self, out: &Path, tuned: &Tuned) -> Result<Exported> {
         let outline = Outline::of(self.decoder);
         check_gguf_holds(self.adapter, &outline, self.files, self.directory)?;
-        write_gguf(tuned, &outline, self.directory, out)?;
+        write_gguf(&tuned.low_rank, &outline, self.directory, out)?;
         let read_back = adapter::open(out, &outline)?.attached(self.decoder, 1.0)?;
-        let difference = self.compared(tuned, self.decoder, Some(&read_back))?;
+        let difference = self.compared(&tuned.expected, self.decoder, Some(&read_back))?;
         Ok(Exported { files: vec![out.to_path_buf()], difference })
     }
 }

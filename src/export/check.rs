@@ -23,21 +23,27 @@ pub struct Difference {
 const MOST_DRIFT: f64 = 0.5;
 
 impl Export<'_> {
-    /// How far what was read back, `adapter` on it, is from base and `tuned`.
+    /// The logits of base and `tuned`, before anything is written.
     ///
     /// # Errors
-    /// Base and adapter give no finite logits, by the tensor that is the reason; or the two are too far apart.
+    /// They are not finite, by the tensor that is the reason.
+    pub(super) fn expected(&self, tuned: &LowRank) -> Result<Vec<Vec<f32>>> {
+        let expected = logits(self.decoder, self.probe, Some(tuned))?;
+        let finite = expected.iter().flatten().all(|logit| logit.is_finite());
+        if finite { Ok(expected) } else { Err(self.not_finite()) }
+    }
+
+    /// How far what was read back, `adapter` on it, is from what was expected.
+    ///
+    /// # Errors
+    /// They are too far apart.
     pub(super) fn compared(
         &self,
-        tuned: &LowRank,
+        expected: &[Vec<f32>],
         read_back: &Decoder,
         adapter: Option<&LowRank>,
     ) -> Result<Difference> {
-        let expected = logits(self.decoder, self.probe, Some(tuned))?;
-        if expected.iter().flatten().any(|logit| !logit.is_finite()) {
-            return Err(self.not_finite());
-        }
-        compare(&expected, &logits(read_back, self.probe, adapter)?).map_err(|error| match read_back.first_non_finite() {
+        compare(expected, &logits(read_back, self.probe, adapter)?).map_err(|error| match read_back.first_non_finite() {
             Some(tensor) => Error::failed(format!(
                 "{error}; tensor `{tensor}` is not finite in this precision: give --dtype f32, or lower the adapter's scale"
             )),

@@ -90,6 +90,12 @@ pub(crate) struct Export<'a> {
     pub(crate) probe: &'a [u32],
 }
 
+/// The adapter on the base, and the logits of both together.
+struct Tuned {
+    low_rank: LowRank,
+    expected: Vec<Vec<f32>>,
+}
+
 /// What was written.
 #[derive(Clone, Debug)]
 pub struct Exported {
@@ -111,6 +117,7 @@ impl Export<'_> {
         protected.check_export(format, out)?;
         format.check(precision)?;
         let tuned = self.adapter.attached(self.decoder, self.scale)?;
+        let tuned = Tuned { expected: self.expected(&tuned)?, low_rank: tuned };
         match format {
             Format::Peft => self.peft(out, &tuned),
             Format::PeftFused => self.peft_fused(out, &tuned),

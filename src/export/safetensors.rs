@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
-use super::{Export, Exported, Precision, merged, merged_bias, transpose};
+use super::{Export, Exported, Precision, Tuned, merged, merged_bias, transpose};
 use crate::adapter::{Stored, write_tensors};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -73,21 +73,22 @@ impl Encoding {
 }
 
 impl Export<'_> {
-    pub(super) fn merged(&self, out: &Path, precision: Precision, tuned: &LowRank) -> Result<Exported> {
-        if self.decoder.spec.tied_head && (tuned.embedding.is_some() || tuned.head.is_some()) {
+    pub(super) fn merged(&self, out: &Path, precision: Precision, tuned: &Tuned) -> Result<Exported> {
+        let Tuned { low_rank, expected } = tuned;
+        if self.decoder.spec.tied_head && (low_rank.embedding.is_some() || low_rank.head.is_some()) {
             let message =
                 "the adapter replaces the embedding or the head of a model that ties them; one tensor cannot hold both";
             return Err(Error::model(self.directory, message));
         }
-        self.refuse_new_biases(tuned)?;
+        self.refuse_new_biases(low_rank)?;
         let encoding = Encoding::of(precision);
         let files = match &self.files.kind {
-            ModelKind::HuggingFace(base) => self.merge_hugging_face(base, out, encoding, tuned)?,
-            ModelKind::Gguf(base) => self.merge_gguf(base, out, encoding, tuned, SHARD)?,
+            ModelKind::HuggingFace(base) => self.merge_hugging_face(base, out, encoding, low_rank)?,
+            ModelKind::Gguf(base) => self.merge_gguf(base, out, encoding, low_rank, SHARD)?,
         };
         let config = ModelConfig { source: out.display().to_string(), ..ModelConfig::default() };
         let read_back = load_decoder(&source::resolve(&config, &mut |_| {})?, &config)?;
-        let difference = self.compared(tuned, &read_back, None)?;
+        let difference = self.compared(expected, &read_back, None)?;
         Ok(Exported { files, difference })
     }
 
