@@ -1,6 +1,6 @@
 //! PEFT's directory: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use half::{bf16, f16};
@@ -8,7 +8,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
-use super::config::PeftConfig;
+use super::config::{PeftConfig, ends};
 use super::{Adapter, Module, Saved};
 use crate::config::AdapterDtype;
 use crate::error::{Error, Result};
@@ -35,8 +35,8 @@ pub(crate) fn load(directory: &Path) -> Result<Adapter> {
     }
     let mut tensors = read_tensors(&weights)?;
     let saved = saved(&config, &mut tensors);
-    let kept = |name: &String| saved.keys().any(|path| path == name || path.ends_with(&format!(".{name}")));
-    if let Some(absent) = config.modules_to_save.iter().find(|name| !kept(name)) {
+    let kept: HashSet<&str> = saved.keys().flat_map(|path| ends(path)).collect();
+    if let Some(absent) = config.modules_to_save.iter().find(|name| !kept.contains(name.as_str())) {
         return Err(Error::model(&weights, format!("holds no tensor of `{absent}`, which modules_to_save names")));
     }
     let modules = modules(&weights, &config, tensors)?;
@@ -117,9 +117,9 @@ pub(super) const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// Takes the matrices of `modules_to_save` out of a file's tensors.
 fn saved(config: &PeftConfig, tensors: &mut BTreeMap<String, Read>) -> BTreeMap<String, Saved> {
-    let names = config.modules_to_save.iter();
+    let names: HashSet<&str> = config.modules_to_save.iter().map(String::as_str).collect();
     let path = |name: &String| Some(name.strip_prefix(PREFIX)?.strip_suffix(".weight")?.to_owned());
-    let named = |path: &str| names.clone().any(|name| path == name || path.ends_with(&format!(".{name}")));
+    let named = |path: &str| ends(path).any(|end| names.contains(end));
     let found: Vec<(String, String)> =
         tensors.keys().filter_map(|key| Some((key.clone(), path(key)?))).filter(|(_, path)| named(path)).collect();
     let take = |(key, path): (String, String)| {
@@ -209,11 +209,11 @@ fn modules(path: &Path, config: &PeftConfig, tensors: BTreeMap<String, Read>) ->
 /// Paths of the experts that `target_parameters` adapts: `model.layers.3.mlp.experts`.
 fn fused_paths(config: &PeftConfig, tensors: &Tensors<'_>) -> BTreeSet<String> {
     let targets = config.target_parameters.iter();
-    let ends: BTreeSet<&str> = targets.filter_map(|target| Some(target.rsplit_once('.')?.0)).collect();
+    let experts: HashSet<&str> = targets.filter_map(|target| Some(target.rsplit_once('.')?.0)).collect();
     let stem = |name: &String| {
         let name = name.strip_prefix(PREFIX)?.strip_suffix(".lora_A.weight")?;
         let name = name.strip_suffix(".base_layer").unwrap_or(name);
-        ends.iter().any(|end| name == *end || name.ends_with(&format!(".{end}"))).then(|| name.to_owned())
+        ends(name).any(|end| experts.contains(end)).then(|| name.to_owned())
     };
     tensors.all.keys().filter_map(stem).collect()
 }

@@ -18,7 +18,7 @@ use crate::model::tokenizer::gguf_metadata;
 use crate::model::{ChatTemplate, ModelFiles, ModelKind};
 
 /// Bytes of a tokenizer's file: the largest known has 33 million.
-const TOKENIZER_BYTES: u64 = 128 << 20;
+const TOKENIZER_BYTES: u64 = 64 << 20;
 /// Bytes of any other file that is read here.
 const OTHER_BYTES: u64 = 16 << 20;
 /// Characters of a name out of a file.
@@ -27,12 +27,13 @@ const SHOWN: usize = 120;
 const EXAMPLES: usize = 3;
 
 /// What a person should know of an adapter that finetest did not train: that it names another base, brings a chat template or tokens
-/// that the base does not have, or holds only part of what it names.
+/// that the base does not have, or holds only part of what it names. `root` is what a manifest's paths are relative to.
 ///
 /// # Errors
 /// It was trained with another vocabulary than the base's.
 pub(crate) fn notes(
     adapter: &Adapter,
+    root: &Path,
     files: &ModelFiles,
     config: &ModelConfig,
     base: &Outline,
@@ -41,7 +42,7 @@ pub(crate) fn notes(
     notes.extend(other_base(adapter, files, config));
     notes.extend(partial(adapter, base));
     if adapter.path.is_dir() {
-        notes.extend(other_template(&adapter.path, files, config));
+        notes.extend(other_template(&adapter.path, root, files, config));
         notes.extend(other_tokens(&adapter.path, files, base)?);
     }
     Ok(notes)
@@ -51,7 +52,7 @@ fn other_base(adapter: &Adapter, files: &ModelFiles, config: &ModelConfig) -> Op
     let (theirs, ours) = (adapter.base.as_str(), config.source.as_str());
     let path = adapter.path.display();
     let said = if adapter.path.is_dir() { format!("{ADAPTER_CONFIG} names") } else { "it names".to_owned() };
-    match compare(theirs, ours, &names_of_files(files)) {
+    match compare(theirs, ours, || names_of_files(files)) {
         Names::Unknown => None,
         Names::Different => Some(format!(
             "{path}: {said} `{}` as its base, and [model] source is `{}`. If these are two models, the results are not those of \
@@ -122,11 +123,15 @@ const PUBLISHERS: [&str; 12] = [
 ];
 
 /// Compares a base's name in an adapter with the project's source; `own` are names out of the base's own files.
-fn compare(theirs: &str, ours: &str, own: &[String]) -> Names {
+fn compare(theirs: &str, ours: &str, own: impl FnOnce() -> Vec<String>) -> Names {
     let Some(name) = parts(theirs).pop().filter(|name| !is_any(name)) else { return Names::Unknown };
     let source = parts(ours);
-    let candidates: Vec<&String> = source.iter().chain(own).filter(|name| !is_any(name)).collect();
-    if candidates.iter().any(|candidate| is_one(&name, candidate)) {
+    let fits = |candidate: &String| !is_any(candidate) && is_one(&name, candidate);
+    if source.iter().any(fits) {
+        return Names::Same;
+    }
+    let own = own();
+    if own.iter().any(fits) {
         return Names::Same;
     }
     // The last part of a path is the model's name, and what is before it is where it lies; the hub's comes first.
@@ -242,7 +247,7 @@ fn names_of_files(files: &ModelFiles) -> Vec<String> {
     if telling { Vec::new() } else { parts(&name).pop().into_iter().collect() }
 }
 
-fn other_template(directory: &Path, files: &ModelFiles, config: &ModelConfig) -> Option<String> {
+fn other_template(directory: &Path, root: &Path, files: &ModelFiles, config: &ModelConfig) -> Option<String> {
     // Who names a template has chosen.
     if config.chat_template.is_some() {
         return None;
@@ -256,7 +261,7 @@ fn other_template(directory: &Path, files: &ModelFiles, config: &ModelConfig) ->
     let than =
         if ours.is_some() { "another chat template than the base's" } else { "a chat template, and the base has none" };
     let how = if path.extension().is_some_and(|e| e == "jinja") {
-        format!("set [model] chat_template = \"{}\"", path.display())
+        format!("set [model] chat_template = \"{}\"", path.strip_prefix(root).unwrap_or(&path).display())
     } else {
         "write its `chat_template` into a .jinja file, and set [model] chat_template to that".to_owned()
     };
@@ -366,7 +371,7 @@ mod tests {
 
     #[track_caller]
     fn names(theirs: &str, ours: &str, expected: Names) {
-        assert_eq!(compare(theirs, ours, &[]), expected, "{theirs} and {ours}");
+        assert_eq!(compare(theirs, ours, Vec::new), expected, "{theirs} and {ours}");
     }
 
     #[test]
@@ -425,9 +430,9 @@ mod tests {
         ] {
             names(theirs, ours, Names::Unknown);
         }
-        let own = ["qwen2.5-7b".to_owned()];
-        assert_eq!(compare("Qwen/Qwen2.5-7B", "model.gguf", &own), Names::Same);
-        assert_eq!(compare("Qwen/Qwen2.5-7B-Instruct", "model.gguf", &own), Names::Different);
+        let own = || vec!["qwen2.5-7b".to_owned()];
+        assert_eq!(compare("Qwen/Qwen2.5-7B", "model.gguf", own), Names::Same);
+        assert_eq!(compare("Qwen/Qwen2.5-7B-Instruct", "model.gguf", own), Names::Different);
     }
 
     /// Names out of a file are as long and as odd as somebody wants.
@@ -436,7 +441,7 @@ mod tests {
         let long = "a-".repeat(200_000);
         for name in [long.as_str(), "////", "---", "@@", "models--", "\u{202e}x", "q4-q4-q4", "..", "hf:", "+"] {
             for source in [name, "hf:", "pypi:", "model", &long] {
-                compare(name, source, &[]);
+                compare(name, source, Vec::new);
             }
         }
     }

@@ -19,7 +19,7 @@ pub(crate) struct Targets {
     named: Named,
     excluded: Option<Named>,
     /// `modules_to_save`: those are replaced and have no pairs.
-    saved: Vec<String>,
+    saved: HashSet<String>,
     layers: Option<BTreeSet<i64>>,
     layer_number: Vec<Regex>,
 }
@@ -83,7 +83,7 @@ impl Targets {
         let patterns = if patterns.iter().all(String::is_empty) { vec!["[^.]*".to_owned()] } else { patterns };
         let layer_number: Option<Vec<Regex>> =
             patterns.iter().take(EXAMPLES * 8).map(|p| expression(&format!("^.*\\.(?:{p})\\.(\\d+)\\."))).collect();
-        let saved = keys.texts("modules_to_save")?;
+        let saved = keys.texts("modules_to_save")?.into_iter().collect();
         let (Some(Some(named)), Some(layer_number)) = (named, layer_number) else { return Ok(None) };
         let Some(excluded) = excluded.map_or(Some(None), |excluded| excluded.map(Some)) else { return Ok(None) };
         Ok(Some(Self { named, excluded, saved, layers, layer_number }))
@@ -91,11 +91,8 @@ impl Targets {
 
     /// Does it name the module at this path?
     fn names(&self, path: &str) -> bool {
-        let saved = |name: &String| {
-            ends(path)
-                .any(|end| end.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
-        };
-        if self.excluded.as_ref().is_some_and(|excluded| excluded.names(path)) || self.saved.iter().any(saved) {
+        let is_excluded = self.excluded.as_ref().is_some_and(|excluded| excluded.names(path));
+        if is_excluded || (!self.saved.is_empty() && self.is_saved(path)) {
             return false;
         }
         // A pattern, and a path that is named whole, are not narrowed by layers.
@@ -105,6 +102,15 @@ impl Targets {
             Named::All => false,
         };
         self.named.names(path) && (whole || self.layers.as_ref().is_none_or(|layers| self.is_in(path, layers)))
+    }
+
+    /// Is it in a module that is saved whole?
+    fn is_saved(&self, path: &str) -> bool {
+        let starts_of = |end: &str| {
+            let starts = end.match_indices('.').map(|(at, _)| &end[..at]);
+            starts.chain([end]).any(|name| self.saved.contains(name))
+        };
+        ends(path).any(starts_of)
     }
 
     fn is_in(&self, path: &str, layers: &BTreeSet<i64>) -> bool {

@@ -111,7 +111,7 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
         (Err(why), ModelKind::Gguf(_)) if args.format == Form::GgufAdapter => {
             let outline = model::outline(&files, &config.model)?;
             let adapter = adapter::open(&directory, &outline)?;
-            notes(global, adapter::provenance::notes(&adapter, &files, &config.model, &outline)?);
+            notes(global, adapter::provenance::notes(&adapter, &config.root, &files, &config.model, &outline)?);
             export::convert(&adapter, &outline, &files, &directory, scale, &args.out)?;
             let out = args.out.display();
             print(&format!(
@@ -123,7 +123,7 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     };
     let outline = Outline::of(&decoder);
     let adapter = adapter::open(&directory, &outline)?;
-    notes(global, adapter::provenance::notes(&adapter, &files, &config.model, &outline)?);
+    notes(global, adapter::provenance::notes(&adapter, &config.root, &files, &config.model, &outline)?);
     let vocabulary = decoder.spec.vocab_size as u32;
     // A model without a tokenizer is compared on any tokens.
     let mut probe = if has_tokenizer(&files)? {

@@ -78,7 +78,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
         Some(directory) => {
             let outline = Outline::of(&decoder);
             let adapter = adapter::open(directory, &outline)?;
-            notes(global, adapter::provenance::notes(&adapter, &files, &config, &outline)?);
+            notes(global, adapter::provenance::notes(&adapter, Path::new(""), &files, &config, &outline)?);
             Some(adapter.attached(&decoder, 1.0)?)
         }
         None => None,

@@ -118,13 +118,19 @@ impl Export<'_> {
         format.check(precision)?;
         let tuned = self.adapter.attached(self.decoder, self.scale)?;
         let tuned = Tuned { expected: self.expected(&tuned)?, low_rank: tuned };
-        match format {
+        let was_there = out.symlink_metadata().is_ok();
+        let exported = match format {
             Format::Peft => self.peft(out, &tuned),
             Format::PeftFused => self.peft_fused(out, &tuned),
             Format::GgufAdapter => self.gguf_adapter(out, &tuned),
             Format::Merged => self.merged(out, precision.unwrap_or(Precision::Bf16), &tuned),
             Format::MergedGguf => self.merged_gguf(out, precision.unwrap_or(Precision::F16), &tuned),
+        };
+        if exported.is_err() && !was_there {
+            // What is not right is not left to be taken for right.
+            let _ = if out.is_dir() { std::fs::remove_dir_all(out) } else { std::fs::remove_file(out) };
         }
+        exported
     }
 
     /// PEFT's configuration has no place for the manifest's scale.

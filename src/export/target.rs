@@ -5,10 +5,16 @@ use std::path::{Path, PathBuf};
 use super::Format;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::files::read_regular_text;
 use crate::model::{ModelFiles, ModelKind};
 
 /// Entries of one directory that are compared.
 const MOST_ENTRIES: usize = 10_000;
+
+/// Manifests that extend one another.
+const MOST_MANIFESTS: usize = 16;
+/// Bytes of a manifest.
+const MANIFEST_BYTES: u64 = 16 << 20;
 
 /// Files and directories that stay as they are. In a directory that is one of them, no file that exists is replaced.
 #[derive(Default)]
@@ -25,7 +31,7 @@ impl Protected {
     /// What a project reads and what finetest keeps for it.
     pub(crate) fn project(config: &Config) -> Self {
         let mut all = Self::default();
-        all.add("the manifest", &config.manifest);
+        manifests(&config.manifest).iter().for_each(|path| all.add("the manifest", path));
         all.add("the base", Path::new(&config.model.source));
         for (what, path) in
             [("the chat template", &config.model.chat_template), ("the drift text", &config.run.drift_text)]
@@ -132,6 +138,18 @@ impl Protected {
         }
         Ok(())
     }
+}
+
+/// A manifest and those that it extends.
+fn manifests(first: &Path) -> Vec<PathBuf> {
+    let mut all = vec![first.to_path_buf()];
+    while let Some(last) = all.last().filter(|_| all.len() < MOST_MANIFESTS) {
+        let text = read_regular_text(last, MANIFEST_BYTES).unwrap_or_default();
+        let table: toml::Table = text.parse().unwrap_or_default();
+        let Some(next) = table.get("extends").and_then(toml::Value::as_str) else { break };
+        all.push(last.parent().unwrap_or(Path::new("")).join(next));
+    }
+    all
 }
 
 fn refusal(out: &Path, why: &str) -> Error {
@@ -255,6 +273,18 @@ mod tests {
         // A link that leads nowhere is replaced, and nothing is lost.
         std::os::unix::fs::symlink(at("nowhere"), at("dangling.gguf")).expect("a link");
         protected.check_file(&at("dangling.gguf")).expect("nothing is written over");
+    }
+
+    #[test]
+    fn a_manifest_and_those_it_extends_are_known() {
+        let (folder, _) = folder();
+        let at = |path: &str| folder.path().join(path);
+        std::fs::create_dir(at("recipes")).expect("a directory");
+        std::fs::write(at("recipes/more.toml"), "extends = \"../finetest.toml\"").expect("a file");
+        std::fs::write(at("finetest.toml"), "extends = \"finetest.toml\"").expect("a file");
+        let all = manifests(&at("recipes/more.toml"));
+        assert_eq!(all[..2], [at("recipes/more.toml"), at("recipes/../finetest.toml")]);
+        assert_eq!(all.len(), MOST_MANIFESTS, "one that extends itself ends");
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(super) fn ready(config: &Config, base: &Base, policy: TrainPolicy, on_event:
         None => {
             let outline = model::outline(&base.files, &config.model)?;
             let adapter = adapter::open(directory, &outline)?;
-            let notes = adapter::provenance::notes(&adapter, &base.files, &config.model, &outline)?;
+            let notes = adapter::provenance::notes(&adapter, &config.root, &base.files, &config.model, &outline)?;
             notes.into_iter().for_each(|note| on_event(Event::Note(note)));
             (adapter, outline.family, outline.parameters)
         }
