@@ -130,7 +130,9 @@ impl PeftConfig {
 
     /// The error of an adapter whose products are all multiplied by 0.
     pub(super) fn no_alpha(&self) -> Error {
-        let message = "lora_alpha is 0, so the adapter changes nothing; expected the value that it was trained with";
+        let key =
+            if self.lora_alpha == 0.0 { "lora_alpha is 0" } else { "alpha_pattern gives every module an alpha of 0" };
+        let message = format!("{key}, so the adapter changes nothing; expected the value that it was trained with");
         Error::input(&self.path, self.alpha_line, message)
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn load(directory: &Path) -> Result<Adapter> {
     }
     let modules = modules(&weights, &config, tensors)?;
     let changes = |m: &Module| m.scale != 0.0 || m.magnitude.is_some() || m.bias.is_some();
-    if config.lora_alpha == 0.0 && saved.is_empty() && !modules.values().any(changes) {
+    if saved.is_empty() && !modules.values().any(changes) {
         return Err(config.no_alpha());
     }
     Ok(Adapter {

@@ -7,7 +7,7 @@ use safetensors::Dtype;
 use super::progress::Display;
 use super::{Global, config, notes, print};
 use crate::adapter;
-use crate::config::ModelConfig;
+use crate::config::{Config, ModelConfig};
 use crate::error::{Error, Result, exit};
 use crate::export::Protected;
 use crate::files::read_regular_text;
@@ -124,6 +124,9 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
 /// What is read here, and the project's files where there is one.
 fn protected(global: &Global, args: &Args) -> Protected {
     let mut protected = config(global).map(|config| Protected::project(&config)).unwrap_or_default();
+    // One that cannot be read is kept all the same.
+    let manifest = global.manifest.clone().or_else(|| Config::find(".").ok());
+    manifest.iter().for_each(|path| protected.add("the manifest", path));
     protected.add("the base", Path::new(&args.model));
     args.adapter.iter().for_each(|path| protected.add("the adapter", path));
     args.tokens.iter().for_each(|path| protected.add("the file of tokens", path));

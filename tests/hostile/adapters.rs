@@ -125,6 +125,13 @@ const CONFIGURATIONS: &[Case] = &[
         LOGITS,
     ),
     case(
+        "every alpha is 0 by a pattern",
+        |p| with(p, "alpha_pattern", json!({".*": 0})),
+        1,
+        &["alpha_pattern gives every module an alpha of 0"],
+        LOGITS,
+    ),
+    case(
         "targets are a number",
         |p| with(p, "target_modules", json!(7)),
         1,
@@ -151,6 +158,19 @@ const CONFIGURATIONS: &[Case] = &[
         |p| with(p, "target_modules", (0..100_000).map(|i| format!("x{i}")).collect()),
         0,
         &[],
+        LOGITS,
+    ),
+    case(
+        "100 000 names of parameters and modules",
+        |p| {
+            let names: Vec<String> = (0..100_000).map(|i| format!("x{i}.y")).collect();
+            with(p, "target_parameters", json!(names));
+            let mut config: Value = serde_json::from_str(&p.read(CONFIG)).expect("JSON");
+            config["modules_to_save"] = json!(names);
+            p.write(CONFIG, &config.to_string());
+        },
+        1,
+        &["holds no tensor of `x0.y`, which modules_to_save names"],
         LOGITS,
     ),
     case(
@@ -209,6 +229,8 @@ const CONFIGURATIONS: &[Case] = &[
 fn configurations() {
     check_all(CONFIGURATIONS);
 }
+
+const SIZES: &[&str] = &["sizes", "a.gguf"];
 
 const FILES: &[Case] = &[
     case("no directory", |p| p.write("ids.json", "[5]"), 1, &["given: cannot read"], LOGITS),
@@ -433,6 +455,16 @@ const SPECIAL: &[Case] = &[
         1,
         &["a.gguf: is a named pipe"],
         GGUF,
+    ),
+    case(
+        "a pipe whose sizes are asked for",
+        |p| {
+            gguf(p);
+            replace(p, "a.gguf", pipe);
+        },
+        1,
+        &["a.gguf: is a named pipe"],
+        SIZES,
     ),
     case(
         "a pipe as tokens",
