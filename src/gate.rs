@@ -3,13 +3,14 @@
 
 use crate::compare::{Comparison, Rate, Tally, number, stats};
 use crate::config::Policy;
-use crate::record::{BASE, Decision, Interval, Rule, RunRecord, TUNED, Verdict};
+use crate::record::{BASE, Bound, Decision, Interval, Rule, RunRecord, TUNED, Unit, Verdict};
 
 /// Judges a run by a policy, comparing the arms [`BASE`] and [`TUNED`].
 ///
 /// One rule for each threshold that the policy gives. A rule that has nothing to measure, or any case of its role without a
 /// verdict, is *not evaluated*, and then the gate does not pass. A policy without thresholds gives no rules and does not pass
-/// either: nothing was gated ([`Decision::summary`] says so). All comparisons include the threshold itself.
+/// either: nothing was gated ([`Decision::summary`] says so). Nor does a run of which something could not be computed: it is
+/// incomplete. All comparisons include the threshold itself.
 ///
 /// Intervals are 95 %: Wilson's for shares, [`stats::paired_gain`]'s for the gain, Clopper and Pearson's share times the number
 /// of control cases that base passes for broken controls, mean ± 1.96 standard errors for drift. A rule is *underpowered* when
@@ -27,7 +28,9 @@ pub fn decide(run: &RunRecord, policy: &Policy) -> Decision {
     .into_iter()
     .flatten()
     .collect();
-    Decision { passed: !rules.is_empty() && rules.iter().all(|r| r.verdict == Verdict::Passed), rules }
+    let mut decision = Decision { passed: false, rules, errors: run.all_errors() };
+    decision.passed = decision.errors.is_empty() && decision.rules_passed();
+    decision
 }
 
 /// What a rule measured, before it is held against the threshold.
@@ -36,8 +39,8 @@ struct Measurement {
     threshold: f64,
     /// The threshold in words.
     limit: String,
-    /// The value may not lie above the threshold; else not below.
-    at_most: bool,
+    bound: Bound,
+    unit: Unit,
     value: Option<f64>,
     interval: Option<Interval>,
     n: usize,
@@ -50,14 +53,20 @@ struct Measurement {
 impl Measurement {
     fn judge(self) -> Rule {
         let value = self.value.filter(|v| v.is_finite());
-        let held = |v: f64| if self.at_most { v <= self.threshold } else { v >= self.threshold };
+        let held = |v: f64| match self.bound {
+            Bound::AtMost => v <= self.threshold,
+            Bound::AtLeast => v >= self.threshold,
+        };
         let verdict = match (&self.missing, value) {
             (None, Some(v)) if held(v) => Verdict::Passed,
             (None, Some(_)) => Verdict::Failed,
             _ => Verdict::NotEvaluated,
         };
-        let bound = if self.at_most { "at most" } else { "at least" };
-        let mut explanation = format!("{}, {bound} {}", self.found, self.limit);
+        let side = match self.bound {
+            Bound::AtMost => "at most",
+            Bound::AtLeast => "at least",
+        };
+        let mut explanation = format!("{}, {side} {}", self.found, self.limit);
         if let Some(missing) = &self.missing {
             explanation = format!("{explanation}; not evaluated: {missing}");
         } else if value.is_none() {
@@ -68,6 +77,8 @@ impl Measurement {
         Rule {
             name: self.name.to_owned(),
             threshold: self.threshold,
+            bound: self.bound,
+            unit: self.unit,
             measured: value,
             interval: self.interval.filter(|i| i.low.is_finite() && i.high.is_finite()),
             n: self.n,
@@ -86,7 +97,8 @@ fn target_pass_rate(target: &Tally, least: f64) -> Rule {
         name: "min_target_pass_rate",
         threshold: least,
         limit: number(least),
-        at_most: false,
+        bound: Bound::AtLeast,
+        unit: Unit::Number,
         value: rate.share(),
         interval: rate.interval(),
         n: rate.evaluated,
@@ -110,7 +122,8 @@ fn target_gain(comparison: &Comparison<'_>, least: f64) -> Rule {
         name: "min_target_gain",
         threshold: least,
         limit: number(least),
-        at_most: false,
+        bound: Bound::AtLeast,
+        unit: Unit::Number,
         // From counts, so that a gain on the threshold is not lost to rounding.
         value: gain.map(|g| (tuned as f64 - base as f64) / g.n as f64),
         interval: gain.map(|g| g.interval),
@@ -127,7 +140,8 @@ fn retention(control: &Tally, least: f64) -> Rule {
         name: "min_retention",
         threshold: least,
         limit: number(least),
-        at_most: false,
+        bound: Bound::AtLeast,
+        unit: Unit::Number,
         value: kept.share(),
         interval: kept.interval(),
         n: kept.evaluated,
@@ -150,7 +164,8 @@ fn broken_controls(control: &Tally, most: usize) -> Rule {
         name: "max_broken_controls",
         threshold: most as f64,
         limit: most.to_string(),
-        at_most: true,
+        bound: Bound::AtMost,
+        unit: Unit::Count,
         value: (passable > 0).then_some(control.broken as f64),
         interval,
         n: passable,
@@ -169,7 +184,8 @@ fn drift(run: &RunRecord, most: f64) -> Rule {
         name: "max_drift",
         threshold: most,
         limit: number(most),
-        at_most: true,
+        bound: Bound::AtMost,
+        unit: Unit::Number,
         value,
         interval: interval.map(|v| Interval { low: (v - half).max(0.0), high: v + half }),
         n: drift.map_or(0, |d| d.tokens),
@@ -327,6 +343,38 @@ mod tests {
             let drift = rule(&decide(&run, &policy()), "max_drift");
             assert_eq!((drift.verdict, drift.measured, drift.interval), (N, None, None));
         }
+    }
+
+    #[test]
+    fn a_run_with_errors_is_incomplete_and_never_passes() {
+        let mut run = run();
+        run.errors.insert("drift".into(), "the worker crashed".into());
+        let decision = decide(&run, &policy());
+        assert!(!decision.passed && decision.rules_passed());
+        assert_eq!((decision.ending().word(), decision.exit_code()), ("INCOMPLETE", 1));
+        assert_eq!(decision.summary(), "could not compute drift; all 5 rules passed");
+        assert_eq!(run.exit_code(&decision), decision.exit_code());
+        let mut run = self::run();
+        let case = &mut run.scenarios[1].cases[0];
+        let answer = case.answers.get_mut(TUNED).expect("an answer");
+        (answer.completion, answer.verdict, answer.failures) = (None, N, vec!["out of memory".into()]);
+        let decision = decide(&run, &policy());
+        assert_eq!(decision.errors["control::facts::case_1, tuned"], "out of memory");
+        assert!(decision.summary().starts_with("could not compute control::facts::case_1, tuned; "));
+        assert_eq!((decision.exit_code(), run.exit_code(&decision)), (1, 1));
+    }
+
+    #[test]
+    fn a_rule_says_its_own_side_and_unit_and_one_of_before_is_read() {
+        let decision = decide(&run(), &policy());
+        let sides: Vec<(Bound, Unit)> = decision.rules.iter().map(|rule| (rule.bound, rule.unit)).collect();
+        let (least, most) = ((Bound::AtLeast, Unit::Number), (Bound::AtMost, Unit::Number));
+        assert_eq!(sides, [least, least, least, (Bound::AtMost, Unit::Count), most]);
+        let mut json = serde_json::to_value(&decision).expect("JSON");
+        let rule = json["rules"][0].as_object_mut().expect("a rule");
+        assert_eq!((rule.remove("bound"), rule.remove("unit")), (Some("at-least".into()), Some("number".into())));
+        let read: Decision = serde_json::from_value(json).expect("a decision of before");
+        assert_eq!(read, decision);
     }
 
     #[test]

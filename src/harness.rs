@@ -139,7 +139,7 @@ impl Suite {
         let (scenario, case) = found.ok_or_else(|| Failed::from("the case was not run"))?;
         match case_outcome(case, scenario.role, BASE, TUNED) {
             CaseOutcome::NotEvaluated(why) => Err(Failed::from(visible(&format!("not evaluated: {why}")).into_owned())),
-            CaseOutcome::Failed(reason) if !outcome.decision.passed => {
+            CaseOutcome::Failed(reason) if !outcome.decision.rules_passed() => {
                 Err(Failed::from(visible(&explain(&reason, scenario.role, case)).into_owned()))
             }
             _ => Ok(()),
@@ -173,7 +173,12 @@ impl Suite {
     }
 
     fn proof(&self) -> std::result::Result<(), Failed> {
-        let run = &self.outcome()?.run;
+        let Outcome { run, decision, .. } = self.outcome()?;
+        // Where no rule asks for drift, none of the rules' tests says that it is missing.
+        let asked = decision.rules.iter().any(|rule| rule.name == "max_drift");
+        if let Some(why) = run.errors.get("drift").filter(|_| !asked) {
+            return Err(Failed::from(visible(&format!("drift: {why}")).into_owned()));
+        }
         match (&run.proof, run.errors.get("proof")) {
             (_, Some(why)) => Err(Failed::from(visible(&format!("proof: {why}")).into_owned())),
             (Some(proof), None) if proof.adapter_effect > 0.0 => Ok(()),

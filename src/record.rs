@@ -379,6 +379,18 @@ impl RunRecord {
         self.scenarios.iter().flat_map(|s| s.cases.iter().map(move |c| (s, c)))
     }
 
+    /// All that could not be computed, and why: `drift`, `proof`, and cases with their arm.
+    #[must_use]
+    pub fn all_errors(&self) -> BTreeMap<String, String> {
+        let of_case = |(scenario, case): (&ScenarioRecord, &CaseRecord)| {
+            let name = scenario.test_name(case);
+            let all = case.errors().map(|(arm, why)| (format!("{name}, {arm}"), why.to_owned()));
+            all.collect::<Vec<_>>()
+        };
+        let answers = self.cases().flat_map(of_case);
+        self.errors.iter().map(|(what, why)| (what.clone(), why.clone())).chain(answers).collect()
+    }
+
     /// Exit code of a command that made this run and decided this about it: that an answer, drift or the proof could not be computed
     /// is an error, whatever the gate says.
     #[must_use]
@@ -386,6 +398,28 @@ impl RunRecord {
         let failed = !self.errors.is_empty() || self.cases().any(|(_, case)| case.errors().next().is_some());
         if failed { exit::ERROR } else { decision.exit_code() }
     }
+}
+
+/// Which side of its threshold a rule's measurement has to be on. The threshold itself is allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bound {
+    /// Not below it.
+    #[default]
+    AtLeast,
+    /// Not above it.
+    AtMost,
+}
+
+/// What a rule measures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    /// A share, or nats a token.
+    #[default]
+    Number,
+    /// Whole cases.
+    Count,
 }
 
 /// A closed interval.
@@ -404,6 +438,12 @@ pub struct Rule {
     pub name: String,
     /// The threshold, from the manifest.
     pub threshold: f64,
+    /// The side of the threshold that passes.
+    #[serde(default)]
+    pub bound: Bound,
+    /// What threshold and measurement count.
+    #[serde(default)]
+    pub unit: Unit,
     /// What was measured; `None` when there was nothing to measure.
     pub measured: Option<f64>,
     /// 95 % interval of what was measured, where one is defined.
@@ -421,22 +461,88 @@ pub struct Rule {
 /// What the gate decided, rule by rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
-    /// Every rule passed, and there was at least one.
+    /// Every rule passed, there was at least one, and the run has no errors.
     pub passed: bool,
     /// One for each threshold in the manifest.
     pub rules: Vec<Rule>,
+    /// What the run could not compute, and why ([`RunRecord::all_errors`]): the run is then incomplete, and never passes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub errors: BTreeMap<String, String>,
 }
 
+/// How a run ended, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Every rule passed.
+    Passed,
+    /// A rule did not.
+    Failed,
+    /// There are no rules.
+    NotGated,
+    /// Something could not be computed.
+    Incomplete,
+}
+
+impl Ending {
+    /// As reports print it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Passed => "PASS",
+            Self::Failed => "FAIL",
+            Self::NotGated => "NOT GATED",
+            Self::Incomplete => "INCOMPLETE",
+        }
+    }
+}
+
+/// Errors that a line names.
+const NAMED_ERRORS: usize = 3;
+
 impl Decision {
-    /// Exit code of a command that ends with this decision: [`exit::PASS`] or [`exit::GATE_FAILED`].
+    /// Did every rule pass? A run with errors does not pass for that.
+    #[must_use]
+    pub fn rules_passed(&self) -> bool {
+        !self.rules.is_empty() && self.rules.iter().all(|rule| rule.verdict == Verdict::Passed)
+    }
+
+    /// How the run ended.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        match (self.errors.is_empty(), self.rules.is_empty(), self.passed) {
+            (false, _, _) => Ending::Incomplete,
+            (true, true, _) => Ending::NotGated,
+            (true, false, true) => Ending::Passed,
+            (true, false, false) => Ending::Failed,
+        }
+    }
+
+    /// Exit code of a command that ends with this decision: [`exit::PASS`], [`exit::GATE_FAILED`], or [`exit::ERROR`] for a run that
+    /// is incomplete.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        if self.passed { exit::PASS } else { exit::GATE_FAILED }
+        match self.ending() {
+            Ending::Incomplete => exit::ERROR,
+            Ending::Passed => exit::PASS,
+            Ending::Failed | Ending::NotGated => exit::GATE_FAILED,
+        }
     }
 
     /// The decision in a line: `2 of 5 rules failed, 1 not evaluated`.
     #[must_use]
     pub fn summary(&self) -> String {
+        if self.errors.is_empty() {
+            return self.rules_summary();
+        }
+        let named: Vec<&str> = self.errors.keys().take(NAMED_ERRORS).map(String::as_str).collect();
+        let more = match self.errors.len().saturating_sub(named.len()) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!("could not compute {}{more}; {}", named.join("; "), self.rules_summary())
+    }
+
+    fn rules_summary(&self) -> String {
         let count = |verdict| self.rules.iter().filter(|r| r.verdict == verdict).count();
         let (all, failed, open) = (self.rules.len(), count(Verdict::Failed), count(Verdict::NotEvaluated));
         let rules = if all == 1 { "rule" } else { "rules" };

@@ -123,11 +123,28 @@ fn only_insta_s_room_uses_insta() {
     }
 }
 
+/// Is there unsafe code, or what may be called by unsafe code alone, outside comments?
+fn has_unsafe(text: &str) -> bool {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let forms = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait", "unsafe("];
+    code.into_iter().any(|line| forms.iter().any(|form| line.contains(form)))
+}
+
+#[test]
+fn every_form_of_unsafe_is_found() {
+    for code in
+        ["unsafe { f() }", "pub(super) unsafe fn f()", "unsafe impl Send for X {}", "unsafe extern \"C\" fn f()"]
+    {
+        assert!(has_unsafe(code), "{code}");
+    }
+    assert!(!has_unsafe("// SAFETY: an unsafe fn\n#![deny(unsafe_code)]"));
+}
+
 #[test]
 fn unsafe_is_where_it_is_known_to_be() {
     let mut found: Vec<String> = sources(&src())
         .into_iter()
-        .filter(|p| std::fs::read_to_string(p).expect("a readable file").contains("unsafe {"))
+        .filter(|p| has_unsafe(&std::fs::read_to_string(p).expect("a readable file")))
         .map(|p| p.strip_prefix(src()).expect("below src").to_string_lossy().into_owned())
         .collect();
     found.sort();

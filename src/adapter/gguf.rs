@@ -8,8 +8,10 @@ use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
+use super::peft::LFS_POINTER;
 use super::{Adapter, Module};
 use crate::error::{Error, Result};
+use crate::files::open_regular;
 use crate::model::gguf::Header;
 use crate::model::linear::{LowRank, Pair};
 use crate::model::outline::Outline;
@@ -21,6 +23,8 @@ const KIND: &str = "general.type";
 const ARCHITECTURE: &str = "general.architecture";
 const METHOD: &str = "adapter.type";
 const LORA_ALPHA: &str = "adapter.lora.alpha";
+/// The first of the models that it was made from.
+const BASE: &str = "general.base_model.0.name";
 /// Tokens that switch an adapter on in the middle of a text.
 const INVOCATION: &str = "adapter.alora.invocation_tokens";
 
@@ -102,9 +106,13 @@ pub(crate) fn tensors(tuned: &LowRank, outline: &Outline, directory: &Path) -> R
 /// A file that is truncated or corrupt, is no LoRA adapter, was made for another architecture, lacks half of a pair, or holds a
 /// tensor that fits no layer of the base or is not finite.
 pub(super) fn load(path: &Path, base: &Outline) -> Result<Adapter> {
+    open_regular(path)?;
     let map = map_file(path)?;
     if !map.starts_with(b"GGUF") {
-        let message = "is neither a GGUF file nor a directory as PEFT writes it; give one of them";
+        let message = match map.starts_with(LFS_POINTER) {
+            true => "is Git LFS's pointer to the file, and not the file; run `git lfs pull` there",
+            false => "is neither a GGUF file nor a directory as PEFT writes it; give one of them",
+        };
         return Err(Error::model(path, message));
     }
     let header = Header::read(path, &map)?;
@@ -129,7 +137,18 @@ pub(super) fn load(path: &Path, base: &Outline) -> Result<Adapter> {
     };
     let r = first.rank;
     let alpha = first.scale * r as f64;
-    Ok(Adapter { r, alpha, dropout: 0.0, base: String::new(), modules, saved: BTreeMap::new() })
+    let base = header.metadata.get(BASE).and_then(|name| name.to_string().ok()).cloned().unwrap_or_default();
+    Ok(Adapter {
+        r,
+        alpha,
+        dropout: 0.0,
+        base,
+        revision: None,
+        path: path.to_path_buf(),
+        targets: None,
+        modules,
+        saved: BTreeMap::new(),
+    })
 }
 
 /// Checks what the file says of itself; gives its alpha, where 0 leaves B·A as it is, as in llama.cpp.

@@ -1,15 +1,20 @@
 //! LoRA adapters: made for a model, read from and written to PEFT's directory form and llama.cpp's GGUF form.
 
+mod config;
 pub(crate) mod gguf;
 mod peft;
+pub(crate) mod provenance;
+mod targets;
+mod vocabulary;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 
 use crate::config::{Recipe, TargetModules};
 use crate::error::{Error, Result};
+use crate::files::open_regular;
 use crate::model::decoder::Decoder;
 use crate::model::linear::{Linear, LowRank, Pair};
 use crate::model::ops::lora::mix;
@@ -19,6 +24,8 @@ use crate::model::weights::Matrix;
 pub(crate) use gguf::is_gguf;
 pub use peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 pub(crate) use peft::{PREFIX, Stored, load, read_tensors, save, write_tensors};
+use targets::Targets;
+pub(crate) use targets::partial;
 
 /// An adapter in memory: f32 values and what PEFT's `adapter_config.json` says of them.
 #[derive(Clone, Debug)]
@@ -31,6 +38,12 @@ pub struct Adapter {
     pub dropout: f64,
     /// Name of the base model, as `base_model_name_or_path`.
     pub base: String,
+    /// The base's revision, where PEFT wrote it down.
+    pub(crate) revision: Option<String>,
+    /// Where it was read from, for messages; empty for one that was made here.
+    pub(crate) path: PathBuf,
+    /// The modules that its configuration names.
+    pub(crate) targets: Option<Targets>,
     /// By module path (`model.layers.0.self_attn.q_proj`).
     pub(crate) modules: BTreeMap<String, Module>,
     /// Matrices in place of base's (`modules_to_save`), by module path.
@@ -65,9 +78,17 @@ pub(crate) struct Module {
 /// Reads an adapter for `base` in either form: a directory as PEFT writes it, or a GGUF file as llama.cpp does.
 ///
 /// # Errors
-/// As [`load`], and for a GGUF file whatever does not fit the base.
+/// As [`load`], and whatever does not fit the base.
 pub(crate) fn open(path: &Path, base: &Outline) -> Result<Adapter> {
-    if is_gguf(path) { gguf::load(path, base) } else { load(path) }
+    if is_gguf(path) {
+        return gguf::load(path, base);
+    }
+    if !path.is_dir() {
+        open_regular(path)?;
+    }
+    let adapter = load(path)?;
+    adapter.check_fits(base)?;
+    Ok(adapter)
 }
 
 impl Adapter {
@@ -106,6 +127,9 @@ impl Adapter {
             alpha: recipe.lora_alpha,
             dropout: recipe.lora_dropout,
             base: base.to_owned(),
+            revision: None,
+            path: PathBuf::new(),
+            targets: None,
             modules,
             saved: BTreeMap::new(),
         })
@@ -145,7 +169,7 @@ impl Adapter {
     /// # Errors
     /// As [`Self::check_fits`].
     pub(crate) fn attached(&self, decoder: &Decoder, factor: f64) -> Result<LowRank> {
-        self.check_fits(Path::new(&self.base), &Outline::of(decoder))?;
+        self.check_fits(&Outline::of(decoder))?;
         let mut low_rank = self.low_rank(factor)?;
         for linear in decoder.linears() {
             let (Some(module), Some(pair)) = (self.modules.get(&linear.path), low_rank.pairs.get_mut(&linear.path))
@@ -172,7 +196,7 @@ impl Adapter {
                     "the adapter's `{path}` of modules_to_save has shape {:?}; only `{embedding}` and `{head}` of shape [{rows}, {cols}] can be replaced",
                     saved.shape
                 );
-                return Err(Error::model(Path::new(&self.base), message));
+                return Err(self.misfit(message));
             }
             let matrix = Some(Matrix::from_values(path, saved.values.clone(), rows, cols));
             if path == embedding {
@@ -184,30 +208,48 @@ impl Adapter {
         Ok(low_rank)
     }
 
-    /// Checks that every module exists in the model with these shapes.
+    /// Checks that every module exists in the model with these shapes, and that whole matrices are of the model's vocabulary.
     ///
     /// # Errors
     /// The first that does not: the adapter was made for another base.
-    pub(crate) fn check_fits(&self, path: &Path, outline: &Outline) -> Result<()> {
+    pub(crate) fn check_fits(&self, outline: &Outline) -> Result<()> {
         for (name, module) in &self.modules {
             match outline.layers.get(name) {
-                None if !outline.has_names() => return Err(outline.no_names(path)),
+                None if !outline.has_names() => return Err(outline.no_names(&self.path)),
                 None => {
-                    let message =
-                        format!("the adapter has `{name}`, which the base model has not: it was made for another base");
-                    return Err(Error::model(path, message));
+                    let message = format!(
+                        "the adapter has `{name}`, which the base model does not have: it was made for another base"
+                    );
+                    return Err(self.misfit(message));
                 }
                 Some([outside, inside]) if (*outside, *inside) != (module.outside, module.inside) => {
                     let got = format!("[{}, {}] · [{}, {}]", module.outside, module.rank, module.rank, module.inside);
                     let message = format!(
                         "the adapter's `{name}` is {got}, expected an {outside} × {inside} layer: it was made for another base"
                     );
-                    return Err(Error::model(path, message));
+                    return Err(self.misfit(message));
                 }
                 Some(_) => {}
             }
         }
+        let vocabulary = outline.vocabulary_paths();
+        let other = |(path, saved): &(&String, &Saved)| {
+            vocabulary.contains(&path.as_str()) && saved.shape.first() != Some(&outline.vocabulary)
+        };
+        if let Some((path, saved)) = self.saved.iter().find(other) {
+            let (shape, rows) = (&saved.shape, outline.vocabulary);
+            let message = format!(
+                "the adapter's `{path}` of modules_to_save has shape {shape:?}, and the base's vocabulary has {rows} rows: it was \
+                 made for another base, or for this one with more tokens; give [model] the base that it was trained on"
+            );
+            return Err(self.misfit(message));
+        }
         Ok(())
+    }
+
+    /// An error that names the adapter.
+    fn misfit(&self, message: String) -> Error {
+        if self.path.as_os_str().is_empty() { Error::failed(message) } else { Error::model(&self.path, message) }
     }
 }
 

@@ -1,18 +1,19 @@
 //! PEFT's directory: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::config::{PeftConfig, ends};
 use super::{Adapter, Module, Saved};
 use crate::config::AdapterDtype;
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{open_regular, write_atomically};
+use crate::model::weights::map_file;
 
 /// File of an adapter's hyper-parameters.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -20,120 +21,12 @@ pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 pub(crate) const PREFIX: &str = "base_model.model.";
 
-#[derive(Deserialize)]
-struct PeftConfig {
-    peft_type: String,
-    r: usize,
-    lora_alpha: f64,
-    #[serde(default)]
-    lora_dropout: f64,
-    base_model_name_or_path: Option<String>,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default = "none")]
-    bias: String,
-    target_parameters: Option<Vec<String>>,
-    modules_to_save: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "or_default")]
-    rank_pattern: BTreeMap<String, usize>,
-    #[serde(default, deserialize_with = "or_default")]
-    alpha_pattern: BTreeMap<String, f64>,
-}
-
-impl PeftConfig {
-    /// alpha/r, or alpha/√r (rsLoRA, Kalajdzievski 2023, arXiv 2312.03732).
-    fn scale(&self, module: &str, rank: usize) -> Result<f64> {
-        let alpha = pattern(&self.alpha_pattern, module)?.unwrap_or(self.lora_alpha);
-        Ok(if self.use_rslora { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 })
-    }
-}
-
-fn none() -> String {
-    "none".into()
-}
-
-/// `null` is what is not there.
-fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(value: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(value)?.unwrap_or_default())
-}
-
-/// Keys of `adapter_config.json` that change what the tensors mean and that are not supported; an adapter is refused when one of
-/// them is set.
-const REFUSED: [&str; 10] = [
-    "ensure_weight_tying",
-    "trainable_token_indices",
-    "layer_replication",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "lora_bias",
-    "use_bdlora",
-    "use_qalora",
-    "kasa_config",
-    "monteclora_config",
-];
-
-fn is_set(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => false,
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(map) => !map.is_empty(),
-        _ => true,
-    }
-}
-
-/// Ways to begin that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ, …) change the base's weights too, and the
-/// adapter is for that changed base alone.
-const STARTS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
-
-/// Says no to an adapter of a changed base, or of another task than continuing a text.
-fn check_start(path: &Path, raw: &Value) -> Result<()> {
-    match raw.get("init_lora_weights") {
-        None | Some(Value::Null | Value::Bool(_)) => {}
-        Some(Value::String(start)) if STARTS.contains(&start.as_str()) => {}
-        Some(other) => {
-            let message = format!(
-                "init_lora_weights is {other}, which changes the base's own weights: the adapter is not for the base as it is; \
-                 save it with PEFT's path_initial_model_for_weight_conversion first"
-            );
-            return Err(Error::input(path, None, message));
-        }
-    }
-    match raw.get("task_type") {
-        None | Some(Value::Null) => Ok(()),
-        Some(Value::String(task)) if task == "CAUSAL_LM" => Ok(()),
-        Some(other) => Err(Error::input(path, None, format!("task_type is {other}, expected CAUSAL_LM"))),
-    }
-}
-
 /// Reads a PEFT directory.
 ///
 /// # Errors
 /// A file that is missing, corrupt or contradicts the other; a kind of adapter that is not supported, by name.
 pub(crate) fn load(directory: &Path) -> Result<Adapter> {
-    let path = directory.join(ADAPTER_CONFIG);
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
-    let raw: Value = serde_json::from_str(&text).map_err(|e| Error::input(&path, e.line(), e.to_string()))?;
-    if let Some(key) = REFUSED.iter().find(|key| raw.get(**key).is_some_and(is_set)) {
-        return Err(Error::input(&path, None, format!("{key} is set, and is not supported")));
-    }
-    check_start(&path, &raw)?;
-    let config: PeftConfig = serde_json::from_value(raw).map_err(|e| Error::input(&path, None, e.to_string()))?;
-    if config.peft_type != "LORA" {
-        return Err(Error::input(&path, None, format!("peft_type is {}, expected LORA", config.peft_type)));
-    }
-    if !["none", "all", "lora_only"].contains(&config.bias.as_str()) {
-        let bias = &config.bias;
-        return Err(Error::input(
-            &path,
-            None,
-            format!("bias is {bias:?}, expected \"none\", \"all\" or \"lora_only\""),
-        ));
-    }
-    if config.r == 0 || config.rank_pattern.values().any(|rank| *rank == 0) {
-        return Err(Error::input(&path, None, "r is 0, expected at least 1"));
-    }
+    let config = PeftConfig::read(directory).map_err(|error| explained(directory, error))?;
     let weights = directory.join(ADAPTER_WEIGHTS);
     if !weights.exists() && directory.join("adapter_model.bin").exists() {
         let message =
@@ -142,13 +35,40 @@ pub(crate) fn load(directory: &Path) -> Result<Adapter> {
     }
     let mut tensors = read_tensors(&weights)?;
     let saved = saved(&config, &mut tensors);
-    let kept = |name: &String| saved.keys().any(|path| path == name || path.ends_with(&format!(".{name}")));
-    if let Some(absent) = config.modules_to_save.iter().flatten().find(|name| !kept(name)) {
+    let kept: HashSet<&str> = saved.keys().flat_map(|path| ends(path)).collect();
+    if let Some(absent) = config.modules_to_save.iter().find(|name| !kept.contains(name.as_str())) {
         return Err(Error::model(&weights, format!("holds no tensor of `{absent}`, which modules_to_save names")));
     }
     let modules = modules(&weights, &config, tensors)?;
-    let base = config.base_model_name_or_path.unwrap_or_default();
-    Ok(Adapter { r: config.r, alpha: config.lora_alpha, dropout: config.lora_dropout, base, modules, saved })
+    let changes = |m: &Module| m.scale != 0.0 || m.magnitude.is_some() || m.bias.is_some();
+    if saved.is_empty() && !modules.values().any(changes) {
+        return Err(config.no_alpha());
+    }
+    Ok(Adapter {
+        r: config.r,
+        alpha: config.lora_alpha,
+        dropout: config.lora_dropout,
+        base: config.base,
+        revision: config.revision,
+        path: directory.to_path_buf(),
+        targets: config.targets,
+        modules,
+        saved,
+    })
+}
+
+/// What is there instead, when there is no configuration.
+fn explained(directory: &Path, error: Error) -> Error {
+    let missing = matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
+    let config = directory.join(ADAPTER_CONFIG);
+    if !missing || !directory.is_dir() || config.symlink_metadata().is_ok() {
+        return error;
+    }
+    let hint = match ["config.json", "model.safetensors"].iter().any(|name| directory.join(name).is_file()) {
+        true => "this is a whole model, not an adapter: name it as [model] source",
+        false => "expected a directory as PEFT's save_pretrained writes it, or a GGUF adapter",
+    };
+    Error::model(directory, format!("has no {ADAPTER_CONFIG}; {hint}"))
 }
 
 /// A tensor read from a safetensors file.
@@ -162,9 +82,10 @@ pub(crate) struct Read {
 /// # Errors
 /// It is missing, truncated or corrupt, holds NaN, or numbers that are not f32, f16 or bf16.
 pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Read>> {
-    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-    let file = SafeTensors::deserialize(&bytes)
-        .map_err(|e| Error::model(path, format!("not a safetensors file, truncated or corrupt: {e}")))?;
+    // Mapped, so that a file without end is found out by its header, before memory is.
+    open_regular(path)?;
+    let bytes = map_file(path)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| not_safetensors(path, &bytes, &e))?;
     let mut tensors = BTreeMap::new();
     for (name, view) in file.iter() {
         let data = view.data();
@@ -184,11 +105,21 @@ pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Read>> {
     Ok(tensors)
 }
 
+fn not_safetensors(path: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> Error {
+    if bytes.starts_with(LFS_POINTER) {
+        return Error::model(path, "is Git LFS's pointer to the file, and not the file; run `git lfs pull` there");
+    }
+    Error::model(path, format!("not a safetensors file, truncated or corrupt: {error}"))
+}
+
+/// How a file begins that Git LFS keeps elsewhere.
+pub(super) const LFS_POINTER: &[u8] = b"version https://git-lfs";
+
 /// Takes the matrices of `modules_to_save` out of a file's tensors.
 fn saved(config: &PeftConfig, tensors: &mut BTreeMap<String, Read>) -> BTreeMap<String, Saved> {
-    let names = config.modules_to_save.iter().flatten();
+    let names: HashSet<&str> = config.modules_to_save.iter().map(String::as_str).collect();
     let path = |name: &String| Some(name.strip_prefix(PREFIX)?.strip_suffix(".weight")?.to_owned());
-    let named = |path: &str| names.clone().any(|name| path == name || path.ends_with(&format!(".{name}")));
+    let named = |path: &str| ends(path).any(|end| names.contains(end));
     let found: Vec<(String, String)> =
         tensors.keys().filter_map(|key| Some((key.clone(), path(key)?))).filter(|(_, path)| named(path)).collect();
     let take = |(key, path): (String, String)| {
@@ -235,10 +166,10 @@ fn modules(path: &Path, config: &PeftConfig, tensors: BTreeMap<String, Read>) ->
     let stem = |name: &String| Some(name.strip_prefix(PREFIX)?.strip_suffix(".lora_A.weight")?.to_owned());
     let stems: Vec<String> = tensors.all.keys().filter_map(stem).collect();
     for module in stems {
-        let rank = pattern(&config.rank_pattern, &module)?.unwrap_or(config.r);
+        let rank = config.rank(&module);
         let (a, b) = tensors.pair(&module, rank)?;
         let (inside, outside) = (a.shape[1], b.shape[0]);
-        let scale = config.scale(&module, rank)?;
+        let scale = config.scale(&module, rank);
         let vector = |read: Option<Read>, name: &str| match read {
             Some(read) if read.shape != [outside] => {
                 let got = &read.shape;
@@ -258,6 +189,14 @@ fn modules(path: &Path, config: &PeftConfig, tensors: BTreeMap<String, Read>) ->
         modules.insert(module.clone(), Module { a, b, rank, inside, outside, scale, magnitude, bias });
     }
     if let Some(rest) = tensors.all.keys().next() {
+        let whole = ["embed_tokens.weight", "lm_head.weight", "wte.weight"].iter().any(|end| rest.ends_with(end));
+        if whole {
+            let message = format!(
+                "tensor `{rest}` is a whole embedding or head, which PEFT saves when tokens were added to the base's vocabulary; \
+                 give [model] the base with those tokens, or train without new tokens"
+            );
+            return Err(Error::model(path, message));
+        }
         let known = "expected ….lora_A.weight with ….lora_B.weight, or what `use_dora` and `bias` add to such a layer";
         return Err(Error::model(path, format!("tensor `{rest}` is not known: {known}")));
     }
@@ -269,12 +208,12 @@ fn modules(path: &Path, config: &PeftConfig, tensors: BTreeMap<String, Read>) ->
 
 /// Paths of the experts that `target_parameters` adapts: `model.layers.3.mlp.experts`.
 fn fused_paths(config: &PeftConfig, tensors: &Tensors<'_>) -> BTreeSet<String> {
-    let targets = config.target_parameters.iter().flatten();
-    let ends: BTreeSet<&str> = targets.filter_map(|target| Some(target.rsplit_once('.')?.0)).collect();
+    let targets = config.target_parameters.iter();
+    let experts: HashSet<&str> = targets.filter_map(|target| Some(target.rsplit_once('.')?.0)).collect();
     let stem = |name: &String| {
         let name = name.strip_prefix(PREFIX)?.strip_suffix(".lora_A.weight")?;
         let name = name.strip_suffix(".base_layer").unwrap_or(name);
-        ends.iter().any(|end| name == *end || name.ends_with(&format!(".{end}"))).then(|| name.to_owned())
+        ends(name).any(|end| experts.contains(end)).then(|| name.to_owned())
     };
     tensors.all.keys().filter_map(stem).collect()
 }
@@ -291,7 +230,6 @@ fn fused(
     let targets: Vec<&String> = config
         .target_parameters
         .iter()
-        .flatten()
         .filter(|t| t.rsplit_once('.').is_some_and(|(e, _)| experts.ends_with(e)))
         .collect();
     if config.use_dora || config.bias != "none" {
@@ -311,7 +249,7 @@ fn fused(
         let module = format!("{experts}{}", ".base_layer".repeat(targets.len() - 1 - place));
         let a = tensors.take(&format!("{PREFIX}{module}.lora_A.weight"))?;
         let b = tensors.take(&format!("{PREFIX}{module}.lora_B.weight"))?;
-        let rank = pattern(&config.rank_pattern, target)?.unwrap_or(config.r);
+        let rank = config.rank(target);
         let ([stacked, inside], [outside, across]) = (a.shape.as_slice(), b.shape.as_slice()) else {
             return Err(Error::model(tensors.path, format!("`{module}`: its tensors have not two dimensions")));
         };
@@ -323,7 +261,7 @@ fn fused(
             return Err(Error::model(tensors.path, message));
         }
         let (count, part) = (stacked / rank, outside / parts.len());
-        let scale = config.scale(target, rank)?;
+        let scale = config.scale(target, rank);
         for expert in 0..count {
             let own = a.values[expert * rank * inside..(expert + 1) * rank * inside].to_vec();
             for (i, name) in parts.iter().enumerate() {
@@ -338,19 +276,6 @@ fn fused(
         }
     }
     Ok(())
-}
-
-/// PEFT's patterns: a key is a regular expression for a module's path or its end after a dot.
-fn pattern<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Result<Option<T>> {
-    for (key, value) in patterns {
-        let whole = regex::RegexBuilder::new(&format!("^(?:.*\\.)?(?:{key})$")).size_limit(1 << 20).build();
-        let whole =
-            whole.map_err(|_| Error::failed(format!("the adapter's pattern {key:?} is not a regular expression")))?;
-        if whole.is_match(module) {
-            return Ok(Some(*value));
-        }
-    }
-    Ok(None)
 }
 
 /// Writes a PEFT directory. Each file is replaced at once or not at all.

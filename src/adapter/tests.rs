@@ -13,7 +13,7 @@ use crate::model::{outline, source};
 
 const Q: &str = "blk.0.attn_q.weight";
 
-fn base(family: &str) -> Outline {
+pub(super) fn base(family: &str) -> Outline {
     let source = fixture(family).display().to_string();
     let config = ModelConfig { source, ..ModelConfig::default() };
     outline(&source::resolve(&config, &mut |_| {}).expect("files"), &config).expect("an outline")

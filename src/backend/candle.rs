@@ -8,6 +8,7 @@ use crate::config::ModelConfig;
 use crate::engine::{Compared, Ends, Engine, Event, Generated, Generation, larger, largest_difference};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
+use crate::model::linear::LowRank;
 use crate::model::{Arithmetic, ModelFiles, Voice, load_decoder};
 use crate::record::{Prompt, Proof};
 
@@ -26,6 +27,8 @@ pub struct CandleBackend {
 struct Loaded {
     decoder: Decoder,
     voice: Voice,
+    /// Each arm's adapter as the decoder takes it. With DoRA it is made by reading all of the base's weights.
+    arms: Vec<Option<LowRank>>,
 }
 
 impl CandleBackend {
@@ -49,19 +52,16 @@ impl CandleBackend {
             let voice = Voice::load(&self.files, &self.config)?;
             let decoder = load_decoder(&self.files, &self.config)?;
             voice.check_fits(decoder.spec.vocab_size)?;
-            self.loaded = Some(Loaded { decoder, voice });
+            let attached = |arm: &ArmAdapter| {
+                arm.as_ref().map(|(adapter, factor)| adapter.attached(&decoder, *factor)).transpose()
+            };
+            let arms = self.arms.iter().map(attached).collect::<Result<_>>()?;
+            self.loaded = Some(Loaded { decoder, voice, arms });
         }
         let Some(loaded) = &self.loaded else {
             return Err(Error::failed("the model is not loaded"));
         };
-        let mut arms = Vec::new();
-        for arm in &self.arms {
-            arms.push(match arm {
-                Some((adapter, factor)) => Some(adapter.attached(&loaded.decoder, *factor)?),
-                None => None,
-            });
-        }
-        Ok((loaded, Engine { decoder: &loaded.decoder, arms, batch: self.batch }))
+        Ok((loaded, Engine { decoder: &loaded.decoder, arms: &loaded.arms, batch: self.batch }))
     }
 
     /// The engine as a run has it, for `bench`.
@@ -143,7 +143,7 @@ impl Backend for CandleBackend {
             return Err(prompts::untrained());
         }
         let (loaded, engine) = self.load(&mut |_| {})?;
-        let alone = Engine { decoder: engine.decoder, arms: vec![None], batch: 1 };
+        let alone = Engine { decoder: engine.decoder, arms: &[None], batch: 1 };
         let (mut effect, mut base) = (0f64, 0f64);
         for prompt in prompts {
             let prompt = loaded.voice.encode(prompt)?;

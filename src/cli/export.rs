@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::progress::Display;
-use super::{Global, config, print};
+use super::{Global, config, notes, print};
 use crate::adapter;
 use crate::error::{Error, Result, exit};
 use crate::export::gguf::modelfile_of;
-use crate::export::{self, Export, Format, Precision};
+use crate::export::{self, Export, Format, Precision, Protected};
 use crate::model::outline::Outline;
 use crate::model::tokenizer::gguf_metadata;
 use crate::model::{self, ModelFiles, ModelKind, Voice, load_decoder, source};
@@ -58,13 +58,41 @@ pub(super) struct Args {
     force: bool,
 }
 
+impl From<Form> for Format {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::Peft => Self::Peft,
+            Form::PeftFused => Self::PeftFused,
+            Form::GgufAdapter => Self::GgufAdapter,
+            Form::Merged => Self::Merged,
+            Form::MergedGguf => Self::MergedGguf,
+        }
+    }
+}
+
+impl From<Dtype> for Precision {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::F16 => Self::F16,
+            Dtype::Q8_0 => Self::Q8_0,
+        }
+    }
+}
+
 pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
+    let (format, precision) = (Format::from(args.format), args.dtype.map(Precision::from));
+    format.check(precision)?;
     let config = config(global)?;
     let place = config.adapter.as_ref();
     let directory = args.adapter.clone().or_else(|| place.map(|place| place.path.clone()));
     let directory = directory.ok_or_else(|| {
         Error::input(&config.manifest, None, "[adapter] is missing: there is no adapter to export; give --adapter PATH")
     })?;
+    let mut protected = Protected::project(&config);
+    protected.add("the adapter", &directory);
+    protected.check_export(format, &args.out)?;
     let beside = (args.format == Form::MergedGguf).then(|| modelfile_of(&args.out));
     if let Some(there) = std::iter::once(&args.out).chain(&beside).find(|path| path.exists() && !args.force) {
         let out = there.display();
@@ -75,12 +103,15 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     let files = source::resolve(&config.model, &mut |event| display.show(Event::Source(event)));
     display.finish();
     let files = files?;
+    protected.add_base(&files);
+    protected.check_export(format, &args.out)?;
     let decoder = match (load_decoder(&files, &config.model), &files.kind) {
         (Ok(decoder), _) => decoder,
         // Only llama.cpp computes this base, so that there are no logits to compare here.
         (Err(why), ModelKind::Gguf(_)) if args.format == Form::GgufAdapter => {
             let outline = model::outline(&files, &config.model)?;
             let adapter = adapter::open(&directory, &outline)?;
+            notes(global, adapter::provenance::notes(&adapter, &config.root, &files, &config.model, &outline)?);
             export::convert(&adapter, &outline, &files, &directory, scale, &args.out)?;
             let out = args.out.display();
             print(&format!(
@@ -90,7 +121,9 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
         }
         (Err(why), _) => return Err(why),
     };
-    let adapter = adapter::open(&directory, &Outline::of(&decoder))?;
+    let outline = Outline::of(&decoder);
+    let adapter = adapter::open(&directory, &outline)?;
+    notes(global, adapter::provenance::notes(&adapter, &config.root, &files, &config.model, &outline)?);
     let vocabulary = decoder.spec.vocab_size as u32;
     // A model without a tokenizer is compared on any tokens.
     let mut probe = if has_tokenizer(&files)? {
@@ -103,19 +136,6 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     probe.truncate(decoder.spec.context);
     let export =
         Export { files: &files, decoder: &decoder, adapter: &adapter, directory: &directory, scale, probe: &probe };
-    let format = match args.format {
-        Form::Peft => Format::Peft,
-        Form::PeftFused => Format::PeftFused,
-        Form::GgufAdapter => Format::GgufAdapter,
-        Form::Merged => Format::Merged,
-        Form::MergedGguf => Format::MergedGguf,
-    };
-    let precision = args.dtype.map(|dtype| match dtype {
-        Dtype::F32 => Precision::F32,
-        Dtype::Bf16 => Precision::Bf16,
-        Dtype::F16 => Precision::F16,
-        Dtype::Q8_0 => Precision::Q8_0,
-    });
     let exported = export.write(format, precision, &args.out)?;
     let mut text = String::new();
     for file in &exported.files {

@@ -1,16 +1,16 @@
 //! `finetest logits MODEL --tokens FILE --out FILE.safetensors`.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
 use super::progress::Display;
-use super::{Global, print};
+use super::{Global, config, notes, print};
 use crate::adapter;
-use crate::config::ModelConfig;
+use crate::config::{Config, ModelConfig};
 use crate::error::{Error, Result, exit};
+use crate::export::Protected;
+use crate::files::read_regular_text;
 use crate::model::decoder::Batch;
 use crate::model::linear::Adapters;
 use crate::model::outline::Outline;
@@ -44,6 +44,8 @@ const LONGEST: u64 = 64 << 20;
 const ROWS: usize = 32;
 
 pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
+    let mut protected = protected(global, args);
+    protected.check_file(&args.out)?;
     if args.out.is_file() && !args.force {
         let out = args.out.display();
         return Err(Error::Usage(format!("{out} is there already; give another --out, or --force to write over it")));
@@ -53,6 +55,8 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     let files = source::resolve(&config, &mut |event| display.show(Event::Source(event)));
     display.finish();
     let files = files?;
+    protected.add_base(&files);
+    protected.check_file(&args.out)?;
     let decoder = load_decoder(&files, &config)?;
     let tokens = match (&args.tokens, &args.text) {
         (Some(path), _) => read_tokens(path)?,
@@ -74,7 +78,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
         Some(directory) => {
             let outline = Outline::of(&decoder);
             let adapter = adapter::open(directory, &outline)?;
-            adapter.check_fits(directory, &outline)?;
+            notes(global, adapter::provenance::notes(&adapter, Path::new(""), &files, &config, &outline)?);
             Some(adapter.attached(&decoder, 1.0)?)
         }
         None => None,
@@ -90,9 +94,12 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
         let values = logits.flatten_all()?.to_vec1::<f32>()?;
         if let Some(at) = values.iter().position(|v| !v.is_finite()) {
             let place = start + at / vocabulary;
-            let why = match decoder.first_non_finite() {
-                Some(tensor) => format!("the base's tensor `{tensor}` holds NaN or infinite values"),
-                None => "the base's weights are finite, so the adapter's may not be".to_owned(),
+            let why = match (decoder.first_non_finite(), &args.adapter) {
+                (Some(tensor), _) => format!("tensor `{tensor}` holds NaN or infinite values"),
+                (None, Some(path)) => {
+                    format!("the base's weights are finite, so the adapter {} diverged", path.display())
+                }
+                (None, None) => "the weights are finite, so a sum of them overflows".to_owned(),
             };
             let message = format!("the logits of position {place} are not finite: {why}; nothing is written");
             return Err(Error::model(&files.root, message));
@@ -114,6 +121,18 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     Ok(exit::PASS)
 }
 
+/// What is read here, and the project's files where there is one.
+fn protected(global: &Global, args: &Args) -> Protected {
+    let mut protected = config(global).map(|config| Protected::project(&config)).unwrap_or_default();
+    // One that cannot be read is kept all the same.
+    let manifest = global.manifest.clone().or_else(|| Config::find(".").ok());
+    manifest.iter().for_each(|path| protected.add("the manifest", path));
+    protected.add("the base", Path::new(&args.model));
+    args.adapter.iter().for_each(|path| protected.add("the adapter", path));
+    args.tokens.iter().for_each(|path| protected.add("the file of tokens", path));
+    protected
+}
+
 /// Most memory that this process had at once, mapped files included, in bytes; `None` where the system does not tell.
 fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -122,9 +141,7 @@ fn peak_memory() -> Option<u64> {
 }
 
 fn read_tokens(path: &Path) -> Result<Vec<u32>> {
-    let file = File::open(path).map_err(Error::io(path, "read"))?;
-    let mut text = String::new();
-    file.take(LONGEST).read_to_string(&mut text).map_err(Error::io(path, "read"))?;
-    serde_json::from_str(&text)
+    let text = read_regular_text(path, LONGEST)?;
+    serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text))
         .map_err(|e| Error::input(path, e.line(), format!("expected a JSON array of token ids: {e}")))
 }

@@ -169,6 +169,14 @@ fn backend(global: &Global) -> Result<Option<BackendName>> {
     global.backend.as_ref().map(parse).transpose()
 }
 
+/// Prints notes, unless none are wanted.
+fn notes(global: &Global, notes: impl IntoIterator<Item = String>) {
+    let mut err = std::io::stderr().lock();
+    for note in notes.into_iter().filter(|_| !global.quiet) {
+        let _ = writeln!(err, "note: {}", visible(&note));
+    }
+}
+
 /// Prints a result.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();

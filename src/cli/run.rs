@@ -6,10 +6,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::progress::Display;
-use super::{Global, config, json, print, style};
+use super::{Global, config, json, notes, print, style};
 use crate::compare::Comparison;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::export::{Protected, unwritable};
 use crate::project::{self, Outcome, TrainPolicy};
 use crate::record::{BASE, Decision, RunRecord, TUNED};
 use crate::report::{Report, annotations, markdown, terminal};
@@ -34,7 +35,7 @@ pub(super) fn run(global: &Global) -> Result<u8> {
         let comparison = Comparison::of(&run, BASE, TUNED);
         let report = Report { run: &run, comparison: &comparison, decision: &decision, files: &files };
         print(&terminal(&report, style()))?;
-        github(&report)?;
+        github(global, &config, &report)?;
     }
     if !global.quiet {
         snapshots(&config, &run);
@@ -43,12 +44,11 @@ pub(super) fn run(global: &Global) -> Result<u8> {
 }
 
 /// In a GitHub workflow: the report into the job's summary, and annotations on the scenarios' files.
-pub(super) fn github(report: &Report<'_>) -> Result<()> {
+pub(super) fn github(global: &Global, config: &Config, report: &Report<'_>) -> Result<()> {
     if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|p| !p.is_empty()) {
-        let path = Path::new(&path);
-        let file = std::fs::File::options().create(true).append(true).open(path);
-        let written = file.and_then(|mut file| file.write_all(markdown(report).as_bytes()));
-        written.map_err(Error::io(path, "write"))?;
+        // The run is worth the same without it.
+        let written = job_summary(config, Path::new(&path), report);
+        notes(global, written.err().map(|why| format!("the report is not in GITHUB_STEP_SUMMARY: {why}")));
     }
     if std::env::var_os("GITHUB_ACTIONS").is_some() {
         for annotation in annotations(report) {
@@ -56,6 +56,16 @@ pub(super) fn github(report: &Report<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn job_summary(config: &Config, path: &Path, report: &Report<'_>) -> Result<()> {
+    let why = unwritable(path).map(|what| format!("is {what}, expected a file"));
+    if let Some(why) = why.or_else(|| Protected::project(config).conflict(path)) {
+        return Err(Error::input(path, None, why));
+    }
+    let file = std::fs::File::options().create(true).append(true).open(path);
+    let written = file.and_then(|mut file| file.write_all(markdown(report).as_bytes()));
+    written.map_err(Error::io(path, "write"))
 }
 
 /// Says which approved answers differ; `cargo test` is what asserts them.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{Global, json, print};
 use crate::error::{Error, Result, exit};
+use crate::files::open_regular;
 use crate::model::{DecoderSpec, Sizes, gguf_spec};
 
 #[derive(Debug, clap::Args)]
@@ -85,6 +86,9 @@ pub(super) fn sizes(global: &Global, args: &Args) -> Result<u8> {
 }
 
 fn read(path: &Path) -> Result<DecoderSpec> {
+    if path.exists() && !path.is_dir() {
+        open_regular(path)?;
+    }
     if path.extension().is_some_and(|e| e == "gguf") {
         return gguf_spec(path);
     }

@@ -45,7 +45,7 @@ pub(crate) enum Event {
 pub(crate) struct Engine<'m> {
     pub(crate) decoder: &'m Decoder,
     /// `None` is base.
-    pub(crate) arms: Vec<Option<LowRank>>,
+    pub(crate) arms: &'m [Option<LowRank>],
     /// Most rows decoded together.
     pub(crate) batch: usize,
 }

@@ -81,7 +81,7 @@ fn models() -> &'static [Model] {
 }
 
 fn answers(model: &Model, batch: usize, asked: &[Generation], stop: &[u32]) -> Vec<Generated> {
-    let engine = Engine { decoder: &model.decoder, arms: vec![None, Some(model.tuned.clone())], batch };
+    let engine = Engine { decoder: &model.decoder, arms: &[None, Some(model.tuned.clone())], batch };
     engine.generate(asked, &Ends { tokens: stop, ..Ends::NONE }, &mut |_| {}).expect("answers")
 }
 
@@ -121,7 +121,7 @@ proptest! {
 #[test]
 fn an_approved_answer_that_holds_takes_one_step_and_a_broken_one_goes_on_from_there() {
     let model = &models()[0];
-    let engine = Engine { decoder: &model.decoder, arms: vec![None], batch: 4 };
+    let engine = Engine { decoder: &model.decoder, arms: &[None], batch: 4 };
     let steps = |draft: Draft| {
         let asked = Generation { draft, ..Generation::greedy(0, vec![5, 9, 2], LENGTH) };
         let mut steps = 0;

@@ -1,12 +1,11 @@
 //! The adapter by itself: PEFT's directory, and llama.cpp's GGUF form.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::Value;
 
-use super::check::{compare, logits};
-use super::{Export, Exported};
+use super::{Export, Exported, Tuned};
 use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::config::AdapterDtype;
 use crate::engine::largest_difference;
@@ -16,7 +15,7 @@ use crate::model::outline::Outline;
 use crate::model::{ModelFiles, ModelKind};
 
 impl Export<'_> {
-    pub(super) fn peft(&self, out: &Path, tuned: &LowRank) -> Result<Exported> {
+    pub(super) fn peft(&self, out: &Path, tuned: &Tuned) -> Result<Exported> {
         if self.scale != 1.0 {
             return Err(self.no_scale());
         }
@@ -33,18 +32,16 @@ impl Export<'_> {
             }
         }
         let read_back = adapter::load(out)?.attached(self.decoder, 1.0)?;
-        let expected = logits(self.decoder, self.probe, Some(tuned))?;
-        let difference = compare(&expected, &logits(self.decoder, self.probe, Some(&read_back))?)?;
+        let difference = self.compared(&tuned.expected, self.decoder, Some(&read_back))?;
         Ok(Exported { files, difference })
     }
 
-    pub(super) fn gguf_adapter(&self, out: &Path, tuned: &LowRank) -> Result<Exported> {
+    pub(super) fn gguf_adapter(&self, out: &Path, tuned: &Tuned) -> Result<Exported> {
         let outline = Outline::of(self.decoder);
         check_gguf_holds(self.adapter, &outline, self.files, self.directory)?;
-        write_gguf(tuned, &outline, self.directory, out)?;
+        write_gguf(&tuned.low_rank, &outline, self.directory, out)?;
         let read_back = adapter::open(out, &outline)?.attached(self.decoder, 1.0)?;
-        let expected = logits(self.decoder, self.probe, Some(tuned))?;
-        let difference = compare(&expected, &logits(self.decoder, self.probe, Some(&read_back))?)?;
+        let difference = self.compared(&tuned.expected, self.decoder, Some(&read_back))?;
         Ok(Exported { files: vec![out.to_path_buf()], difference })
     }
 }
@@ -65,13 +62,11 @@ pub(crate) fn convert(
     scale: f64,
     out: &Path,
 ) -> Result<()> {
-    adapter.check_fits(directory, outline)?;
+    adapter.check_fits(outline)?;
     check_gguf_holds(adapter, outline, files, directory)?;
     let tuned = adapter.low_rank(scale)?;
     // It has its name when it was read back, and not before: who finds it there takes it for right.
-    let mut name = out.file_name().unwrap_or_default().to_os_string();
-    name.push(".unverified");
-    let unverified = out.with_file_name(name);
+    let unverified = unverified(out);
     write_gguf(&tuned, outline, directory, &unverified)?;
     let same = holds(&tuned, &unverified, outline);
     match same {
@@ -82,6 +77,13 @@ pub(crate) fn convert(
             Err(Error::model(out, "would not hold the adapter that was written: is the disk whole?"))
         }
     }
+}
+
+/// Where an adapter lies until it was read back.
+pub(super) fn unverified(out: &Path) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_os_string();
+    name.push(".unverified");
+    out.with_file_name(name)
 }
 
 /// Does the file at `out` say what `tuned` does?

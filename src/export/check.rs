@@ -1,5 +1,6 @@
 //! How far an exported model is from base and adapter.
 
+use super::Export;
 use crate::engine::{argmax, divergence, larger, largest_difference, log_normaliser};
 use crate::error::{Error, Result};
 use crate::model::decoder::{Batch, Decoder};
@@ -20,6 +21,50 @@ pub struct Difference {
 
 /// More than this is no rounding: the file does not say what it should.
 const MOST_DRIFT: f64 = 0.5;
+
+impl Export<'_> {
+    /// The logits of base and `tuned`, before anything is written.
+    ///
+    /// # Errors
+    /// They are not finite, by the tensor that is the reason.
+    pub(super) fn expected(&self, tuned: &LowRank) -> Result<Vec<Vec<f32>>> {
+        let expected = logits(self.decoder, self.probe, Some(tuned))?;
+        let finite = expected.iter().flatten().all(|logit| logit.is_finite());
+        if finite { Ok(expected) } else { Err(self.not_finite()) }
+    }
+
+    /// How far what was read back, `adapter` on it, is from what was expected.
+    ///
+    /// # Errors
+    /// They are too far apart.
+    pub(super) fn compared(
+        &self,
+        expected: &[Vec<f32>],
+        read_back: &Decoder,
+        adapter: Option<&LowRank>,
+    ) -> Result<Difference> {
+        compare(expected, &logits(read_back, self.probe, adapter)?).map_err(|error| match read_back.first_non_finite() {
+            Some(tensor) => Error::failed(format!(
+                "{error}; tensor `{tensor}` is not finite in this precision: give --dtype f32, or lower the adapter's scale"
+            )),
+            None => error,
+        })
+    }
+
+    fn not_finite(&self) -> Error {
+        match self.decoder.first_non_finite() {
+            Some(tensor) => {
+                let message = format!("tensor `{tensor}` holds NaN or infinite values; nothing is exported");
+                Error::model(&self.files.root, message)
+            }
+            None => {
+                let message = "the logits of base and adapter are not finite, although the base's weights are: the adapter has \
+                               diverged, or its scale is too large";
+                Error::model(self.directory, message)
+            }
+        }
+    }
+}
 
 /// Logits of every position.
 pub(super) fn logits(decoder: &Decoder, tokens: &[u32], tuned: Option<&LowRank>) -> Result<Vec<Vec<f32>>> {

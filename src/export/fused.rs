@@ -10,11 +10,9 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde_json::json;
 
-use super::check::{compare, logits};
-use super::{Export, Exported};
+use super::{Export, Exported, Tuned};
 use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Module, PREFIX, Stored, write_tensors};
 use crate::error::{Error, Result};
-use crate::model::linear::LowRank;
 use crate::model::spec::Experts;
 
 /// A and B with room for `rank`.
@@ -57,7 +55,7 @@ impl Room {
 }
 
 impl Export<'_> {
-    pub(super) fn peft_fused(&self, out: &Path, tuned: &LowRank) -> Result<Exported> {
+    pub(super) fn peft_fused(&self, out: &Path, tuned: &Tuned) -> Result<Exported> {
         if self.scale != 1.0 {
             return Err(self.no_scale());
         }
@@ -125,8 +123,7 @@ impl Export<'_> {
         let config = serde_json::to_string_pretty(&config).map_err(|e| Error::failed(e.to_string()))?;
         crate::files::write_atomically(&files[1], config.as_bytes())?;
         let read_back = adapter::load(out)?.attached(self.decoder, 1.0)?;
-        let expected = logits(self.decoder, self.probe, Some(tuned))?;
-        let difference = compare(&expected, &logits(self.decoder, self.probe, Some(&read_back))?)?;
+        let difference = self.compared(&tuned.expected, self.decoder, Some(&read_back))?;
         Ok(Exported { files: files.to_vec(), difference })
     }
 

@@ -7,8 +7,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
-use super::check::{compare, logits};
-use super::{Export, Exported, Precision, merged, merged_bias, transpose};
+use super::{Export, Exported, Precision, Tuned, merged, merged_bias, transpose};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::linear::{Linear, LowRank};
@@ -18,7 +17,7 @@ use crate::model::weights::map_file;
 use crate::model::{ModelFiles, ModelKind, gguf::Header, load_decoder};
 
 impl Export<'_> {
-    pub(super) fn merged_gguf(&self, out: &Path, precision: Precision, tuned: &LowRank) -> Result<Exported> {
+    pub(super) fn merged_gguf(&self, out: &Path, precision: Precision, tuned: &Tuned) -> Result<Exported> {
         let base = self.gguf_base()?;
         let map = map_file(base)?;
         let header = Header::read(base, &map)?;
@@ -30,7 +29,7 @@ impl Export<'_> {
         let (names, outline) = (self.decoder.names(), Outline::of(self.decoder));
         let mut tensors: Vec<(&str, QTensor)> = Vec::with_capacity(header.tensors.len());
         for (name, info) in header.in_order() {
-            let tensor = match self.replaced(&outline, &names.hugging_face(name), tuned)? {
+            let tensor = match self.replaced(&outline, &names.hugging_face(name), &tuned.low_rank)? {
                 Some((values, vector)) => {
                     // Rows that do not fill blocks of 32 stay in 16 bits; vectors are never rounded.
                     let dims = info.shape.clone();
@@ -66,8 +65,7 @@ impl Export<'_> {
         let files = ModelFiles { root: out.to_path_buf(), kind: ModelKind::Gguf(out.to_path_buf()) };
         let config = ModelConfig::default();
         let read_back = load_decoder(&files, &config)?;
-        let expected = logits(self.decoder, self.probe, Some(tuned))?;
-        let difference = compare(&expected, &logits(&read_back, self.probe, None)?)?;
+        let difference = self.compared(&tuned.expected, &read_back, None)?;
         let modelfile = modelfile_of(out);
         crate::files::write_atomically(&modelfile, self.modelfile(out).as_bytes())?;
         Ok(Exported { files: vec![out.to_path_buf(), modelfile], difference })

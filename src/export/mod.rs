@@ -13,6 +13,7 @@ mod check;
 mod fused;
 pub(crate) mod gguf;
 mod safetensors;
+mod target;
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +23,9 @@ use crate::model::decoder::Decoder;
 use crate::model::linear::{Linear, LowRank};
 use crate::model::{ModelFiles, ModelKind};
 pub(crate) use adapter::convert;
+use adapter::unverified;
 pub use check::Difference;
+pub(crate) use target::{Protected, unwritable};
 
 /// A form to export to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,25 @@ pub enum Format {
     Merged,
     /// A merged model as GGUF.
     MergedGguf,
+}
+
+impl Format {
+    /// Can it be written in this precision? An adapter keeps its own.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub(crate) fn check(self, precision: Option<Precision>) -> Result<()> {
+        let message = match (self, precision) {
+            (Self::Peft | Self::PeftFused | Self::GgufAdapter, Some(_)) => {
+                "--dtype applies to merged weights only, and this format writes the adapter alone, in its own precision; leave \
+                 --dtype out, or give --format merged or merged-gguf"
+            }
+            (Self::Merged, Some(Precision::Q8_0)) => "--dtype q8_0 is GGUF's; expected f32, bf16 or f16",
+            (Self::MergedGguf, Some(Precision::Bf16)) => "--dtype bf16 is not for GGUF here; expected f32, f16 or q8_0",
+            _ => return Ok(()),
+        };
+        Err(Error::Usage(message.into()))
+    }
 }
 
 /// In what precision merged weights are written.
@@ -68,6 +90,12 @@ pub(crate) struct Export<'a> {
     pub(crate) probe: &'a [u32],
 }
 
+/// The adapter on the base, and the logits of both together.
+struct Tuned {
+    low_rank: LowRank,
+    expected: Vec<Vec<f32>>,
+}
+
 /// What was written.
 #[derive(Clone, Debug)]
 pub struct Exported {
@@ -81,28 +109,28 @@ impl Export<'_> {
     /// Writes `out`, reads it back, and says how far it is from base and adapter.
     ///
     /// # Errors
-    /// A form that cannot hold this adapter or this base, by name; `out` cannot be written; or what was read back is far off.
+    /// `out` is the base or the adapter ([`Protected`]); a form that cannot hold this adapter or this base, by name; `out` cannot be written; or what was read back is far off.
     pub(crate) fn write(&self, format: Format, precision: Option<Precision>, out: &Path) -> Result<Exported> {
+        let mut protected = Protected::default();
+        protected.add_base(self.files);
+        protected.add("the adapter", self.directory);
+        protected.check_export(format, out)?;
+        format.check(precision)?;
         let tuned = self.adapter.attached(self.decoder, self.scale)?;
-        match format {
+        let tuned = Tuned { expected: self.expected(&tuned)?, low_rank: tuned };
+        let was_there = out.symlink_metadata().is_ok();
+        let exported = match format {
             Format::Peft => self.peft(out, &tuned),
             Format::PeftFused => self.peft_fused(out, &tuned),
             Format::GgufAdapter => self.gguf_adapter(out, &tuned),
-            Format::Merged => {
-                let precision = precision.unwrap_or(Precision::Bf16);
-                if precision == Precision::Q8_0 {
-                    return Err(Error::Usage("--dtype q8_0 is GGUF's; expected f32, bf16 or f16".into()));
-                }
-                self.merged(out, precision, &tuned)
-            }
-            Format::MergedGguf => {
-                let precision = precision.unwrap_or(Precision::F16);
-                if precision == Precision::Bf16 {
-                    return Err(Error::Usage("--dtype bf16 is not for GGUF here; expected f32, f16 or q8_0".into()));
-                }
-                self.merged_gguf(out, precision, &tuned)
-            }
+            Format::Merged => self.merged(out, precision.unwrap_or(Precision::Bf16), &tuned),
+            Format::MergedGguf => self.merged_gguf(out, precision.unwrap_or(Precision::F16), &tuned),
+        };
+        if exported.is_err() && !was_there {
+            // What is not right is not left to be taken for right.
+            let _ = if out.is_dir() { std::fs::remove_dir_all(out) } else { std::fs::remove_file(out) };
         }
+        exported
     }
 
     /// PEFT's configuration has no place for the manifest's scale.

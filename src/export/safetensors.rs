@@ -8,8 +8,7 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
-use super::check::{compare, logits};
-use super::{Export, Exported, Precision, merged, merged_bias, transpose};
+use super::{Export, Exported, Precision, Tuned, merged, merged_bias, transpose};
 use crate::adapter::{Stored, write_tensors};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -74,28 +73,22 @@ impl Encoding {
 }
 
 impl Export<'_> {
-    pub(super) fn merged(&self, out: &Path, precision: Precision, tuned: &LowRank) -> Result<Exported> {
-        if self.decoder.spec.tied_head && (tuned.embedding.is_some() || tuned.head.is_some()) {
+    pub(super) fn merged(&self, out: &Path, precision: Precision, tuned: &Tuned) -> Result<Exported> {
+        let Tuned { low_rank, expected } = tuned;
+        if self.decoder.spec.tied_head && (low_rank.embedding.is_some() || low_rank.head.is_some()) {
             let message =
                 "the adapter replaces the embedding or the head of a model that ties them; one tensor cannot hold both";
             return Err(Error::model(self.directory, message));
         }
-        self.refuse_new_biases(tuned)?;
-        let same = |a: &Path, b: &Path| a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b);
-        if let ModelKind::HuggingFace(base) = &self.files.kind
-            && same(&base.dir, out)
-        {
-            return Err(Error::Usage(format!("{} is the base itself; give another --out", out.display())));
-        }
+        self.refuse_new_biases(low_rank)?;
         let encoding = Encoding::of(precision);
         let files = match &self.files.kind {
-            ModelKind::HuggingFace(base) => self.merge_hugging_face(base, out, encoding, tuned)?,
-            ModelKind::Gguf(base) => self.merge_gguf(base, out, encoding, tuned, SHARD)?,
+            ModelKind::HuggingFace(base) => self.merge_hugging_face(base, out, encoding, low_rank)?,
+            ModelKind::Gguf(base) => self.merge_gguf(base, out, encoding, low_rank, SHARD)?,
         };
         let config = ModelConfig { source: out.display().to_string(), ..ModelConfig::default() };
         let read_back = load_decoder(&source::resolve(&config, &mut |_| {})?, &config)?;
-        let expected = logits(self.decoder, self.probe, Some(tuned))?;
-        let difference = compare(&expected, &logits(&read_back, self.probe, None)?)?;
+        let difference = self.compared(expected, &read_back, None)?;
         Ok(Exported { files, difference })
     }
 

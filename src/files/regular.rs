@@ -90,6 +90,10 @@ fn dangling(path: &Path, error: std::io::Error) -> std::io::Error {
 mod tests {
     use super::*;
 
+    fn told<T: std::fmt::Debug>(result: Result<T>) -> String {
+        result.expect_err("refused").to_string()
+    }
+
     #[test]
     fn a_file_is_read_up_to_its_bound() {
         let directory = tempfile::tempdir().expect("a temporary directory");

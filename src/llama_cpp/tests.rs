@@ -176,7 +176,7 @@ fn batched_answers_agree_with_transformers_token_for_token() {
         let decoder = decoder(&format!("{family}/model.gguf"));
         let peft = adapter::load(&fixture(&format!("{family}/adapter"))).expect("an adapter");
         let peft = peft.attached(&decoder, 1.0).expect("tensors");
-        let engine = Engine { decoder: &decoder, arms: vec![None, Some(peft)], batch: 8 };
+        let engine = Engine { decoder: &decoder, arms: &[None, Some(peft)], batch: 8 };
         let expected = engine.generate(&items, &Ends::NONE, &mut |_| {}).expect("answers");
         let drawn: Vec<Generation> = items.iter().cloned().map(|item| Generation { sampling: LUCK, ..item }).collect();
         let expected_drawn = engine.generate(&drawn, &Ends::NONE, &mut |_| {}).expect("answers");
@@ -267,7 +267,7 @@ fn distributions_of_two_arms_agree_with_candle() {
     session("llama", vec![None, Some(adapter)], 4).compare(&items, (0, 1), &mut take).expect("compared");
     let decoder = decoder("llama/model.gguf");
     let peft = adapter::load(&fixture("llama/adapter")).expect("an adapter").attached(&decoder, 1.0).expect("tensors");
-    let engine = Engine { decoder: &decoder, arms: vec![None, Some(peft)], batch: 4 };
+    let engine = Engine { decoder: &decoder, arms: &[None, Some(peft)], batch: 4 };
     let expected = engine.compare(&items, 0, 1, &mut |_| {}).expect("compared");
     for (found, expected) in found.into_iter().map(|f: Option<Compared>| f.expect("each")).zip(expected) {
         assert_eq!(found.same_top1, expected.same_top1);

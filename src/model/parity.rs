@@ -203,7 +203,7 @@ fn every_form_of_adapter_agrees_with_peft() {
         let (_, base) = logits(&decoder, &prompt, None);
         assert!(relative(&base, expected) > 1e-2, "{form} changes the logits");
         // Base and tuned in one batch: neither sees the other's weights.
-        let engine = Engine { decoder: &decoder, arms: vec![None, Some(adapter)], batch: 2 };
+        let engine = Engine { decoder: &decoder, arms: &[None, Some(adapter)], batch: 2 };
         let together = engine.last_logits(&prompt, &[0, 1]).expect("logits");
         for (row, alone) in together.iter().zip([base, tuned]) {
             let alone = alone.to_vec2::<f32>().expect("rows").pop().expect("a row");
@@ -218,7 +218,7 @@ fn every_form_of_adapter_agrees_with_peft() {
 fn every_family_decodes_as_transformers_does() {
     for family in FAMILIES {
         let decoder = decoder(family);
-        let engine = Engine { decoder: &decoder, arms: vec![None], batch: 2 };
+        let engine = Engine { decoder: &decoder, arms: &[None], batch: 2 };
         let expected = reference(&format!("{family}/reference.safetensors"));
         let prompts = [0, 1, 0].map(|i| ids(&expected[&format!("input_ids_{i}")]));
         let ask: Vec<Generation> = prompts.into_iter().map(|prompt| Generation::greedy(0, prompt, 24)).collect();
@@ -234,7 +234,7 @@ fn every_family_decodes_as_transformers_does() {
 fn batched_decoding_agrees_with_transformers_token_for_token() {
     let decoder = decoder("llama");
     let adapter = adapter::load(&fixture("llama/adapter")).expect("an adapter").low_rank(1.0).expect("tensors");
-    let engine = Engine { decoder: &decoder, arms: vec![None, Some(adapter)], batch: 3 };
+    let engine = Engine { decoder: &decoder, arms: &[None, Some(adapter)], batch: 3 };
     let expected = reference("llama/reference.safetensors");
     let prompts = [0, 1, 0].map(|i| ids(&expected[&format!("input_ids_{i}")]));
     let ask = |arm| prompts.clone().map(|prompt| Generation::greedy(arm, prompt, 24));
@@ -393,7 +393,7 @@ fn a_real_model_agrees(name: &str, source: &str) {
             assert!(off < 1e-3, "{name}: logit {column} is {}, expected {want}", row[*column]);
         }
     }
-    let engine = Engine { decoder: &decoder, arms: vec![None], batch: 1 };
+    let engine = Engine { decoder: &decoder, arms: &[None], batch: 1 };
     let ask = Generation::greedy(0, real.prompt, real.greedy.len());
     let answers = engine.generate(&[ask], &Ends::NONE, &mut |_| {}).expect("an answer");
     assert_eq!(answers[0].tokens, real.greedy, "{name}");

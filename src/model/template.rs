@@ -67,7 +67,7 @@ impl ChatTemplate {
         Ok(Some(template))
     }
 
-    fn source(files: &ModelFiles, override_file: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
+    pub(crate) fn source(files: &ModelFiles, override_file: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
         let read = |path: &Path| -> Result<Option<(PathBuf, String)>> {
             let text = read_regular_text(path, MAX_SOURCE as u64)?;
             refuse_mark(path, &text)?;

@@ -89,7 +89,10 @@ pub(super) fn ready(
         Some(stamp) => (adapter::load(directory)?, stamp.family, stamp.parameters),
         None => {
             let outline = model::outline(&base.files, &config.model)?;
-            (adapter::open(directory, &outline)?, outline.family, outline.parameters)
+            let adapter = adapter::open(directory, &outline)?;
+            let notes = adapter::provenance::notes(&adapter, &config.root, &base.files, &config.model, &outline)?;
+            notes.into_iter().for_each(|note| on_event(Event::Note(note)));
+            (adapter, outline.family, outline.parameters)
         }
     };
     let hash = if adapter::is_gguf(directory) { hash_file(directory)? } else { hash_files(directory)? };

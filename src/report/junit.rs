@@ -12,7 +12,7 @@ use crate::report::escape::xml_safe;
 
 /// Renders a report as JUnit.
 ///
-/// What a case came to is [`case_outcome`]'s word; whether it counts is the gate's. When the gate passed, a failed case is a
+/// What a case came to is [`case_outcome`]'s word; whether it counts is the gate's. When its rules passed, a failed case is a
 /// passed test with the property `verdict = failed` and its reason in `system-out`; when it did not, it is a failure. So the
 /// document has failures or errors exactly when the exit code is not 0. Without thresholds the suite `gate` has one failure.
 ///
@@ -47,7 +47,7 @@ fn text(text: &str) -> String {
 fn test(report: &Report<'_>, scenario: &ScenarioRecord, case: &CaseRecord) -> TestCase {
     let c = report.comparison;
     let outcome = case_outcome(case, scenario.role, &c.base, &c.tuned);
-    let gated = !report.decision.passed;
+    let gated = !report.decision.rules_passed();
     let (word, reason) = match &outcome {
         CaseOutcome::Passed => ("passed", None),
         CaseOutcome::Failed(why) => ("failed", Some(why)),
@@ -98,7 +98,7 @@ fn gate(report: &Report<'_>) -> TestSuite {
     }
     if report.decision.rules.is_empty() {
         let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-        status.set_type("not-gated").set_message(report.decision.summary());
+        status.set_type("not-gated").set_message(text(&report.decision.summary()));
         suite.add_test_case(TestCase::new("gate::thresholds", status));
     }
     suite

@@ -1,7 +1,7 @@
 //! The report as a page: GitHub's step summary and pull requests, and annotations on scenario files.
 
 use crate::compare::{Change, Flip, Tally, line_diff};
-use crate::record::{CaseRecord, Role, ScenarioRecord, Verdict};
+use crate::record::{CaseRecord, Ending, Role, ScenarioRecord, Verdict};
 use crate::report::escape::{fenced, github_message, github_property, html_safe, markdown_safe};
 use crate::report::{
     NEAR_TIE, Report, adapter, drift, failed_targets, failures, first_line, fraction, gain, interval, measured,
@@ -45,17 +45,23 @@ fn add(page: &mut String, line: &str) {
 
 fn summary(page: &mut String, report: &Report<'_>) {
     let decision = report.decision;
-    let word = match (decision.passed, decision.rules.is_empty()) {
-        (true, _) => "✅ PASS",
-        (false, true) => "⚠️ NOT GATED",
-        (false, false) => "❌ FAIL",
+    let sign = match decision.ending() {
+        Ending::Passed => "✅",
+        Ending::NotGated => "⚠️",
+        Ending::Failed | Ending::Incomplete => "❌",
     };
+    let word = decision.ending().word();
     let c = report.comparison;
-    add(page, &format!("## {word}: {}\n", markdown_safe(&clip(&report.run.project, 80))));
+    add(page, &format!("## {sign} {word}: {}\n", markdown_safe(&clip(&report.run.project, 80))));
     let broken = format!("{} broken, {} fixed", c.control.broken, c.control.fixed);
     add(
         page,
-        &format!("**{}** · target {} · {} · controls: {broken}\n", decision.summary(), gain(c), retention(&c.control)),
+        &format!(
+            "**{}** · target {} · {} · controls: {broken}\n",
+            markdown_safe(&clip(&decision.summary(), 400)),
+            gain(c),
+            retention(&c.control)
+        ),
     );
 }
 
@@ -302,7 +308,7 @@ pub fn annotations(report: &Report<'_>) -> Vec<String> {
         let title = format!("broken: {}", flip.scenario.test_name(flip.case));
         (Some(flip.scenario.path.clone()), title, format!("{}\nasked: {asked}\n{tuned}: {answer}", clip(&why, 400)))
     });
-    if decision.passed {
+    if decision.rules_passed() {
         warnings.extend(broken)
     } else {
         errors.extend(broken)

@@ -8,7 +8,7 @@ mod paint;
 mod terminal;
 
 use crate::compare::{Comparison, Rate, Tally, number};
-use crate::record::{CaseRecord, Decision, Role, Rule, RunRecord, Verdict};
+use crate::record::{Bound, CaseRecord, Decision, Role, Rule, RunRecord, Unit, Verdict};
 
 pub use crosscheck::crosscheck;
 pub use junit::junit;
@@ -16,7 +16,7 @@ pub use markdown::{annotations, markdown};
 pub use paint::Style;
 pub use terminal::{terminal, terminal_gate};
 
-/// What there is to report. Whether the run passes is [`Decision::passed`] alone.
+/// What there is to report. How the run ended is [`Decision::ending`] alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Report<'a> {
     /// The run.
@@ -100,7 +100,10 @@ fn round(value: f64) -> String {
 
 /// `≥ 0.75` or `≤ 3`.
 fn threshold(rule: &Rule) -> String {
-    let sign = if rule.name.starts_with("max") { "≤" } else { "≥" };
+    let sign = match rule.bound {
+        Bound::AtMost => "≤",
+        Bound::AtLeast => "≥",
+    };
     format!("{sign} {}", amount(rule, rule.threshold))
 }
 
@@ -111,7 +114,10 @@ fn measured(rule: &Rule) -> String {
 
 /// A count as a count, anything else as [`number`].
 fn amount(rule: &Rule, value: f64) -> String {
-    if rule.name == "max_broken_controls" { format!("{value:.0}") } else { number(value) }
+    match rule.unit {
+        Unit::Count => format!("{value:.0}"),
+        Unit::Number => number(value),
+    }
 }
 
 /// The adapter of the tuned arm, and its scale when it is not 1.

@@ -1,7 +1,7 @@
 //! The report a person reads at a glance: the table, the gate, what broke, and one last line.
 
 use crate::compare::{Flip, ScenarioRow, Tally, word_diff};
-use crate::record::{CaseRecord, Role, Rule, ScenarioRecord, Verdict};
+use crate::record::{CaseRecord, Ending, Role, Rule, ScenarioRecord, Verdict};
 use crate::report::paint::{Ink, Page, Piece, Style, clip, columns, left, piece, right};
 use crate::report::{
     NEAR_TIE, Report, adapter, drift, failed_targets, failures, first_line, fraction, gain, interval, measured,
@@ -45,6 +45,7 @@ pub fn terminal(report: &Report<'_>, style: Style) -> String {
 pub fn terminal_gate(report: &Report<'_>, style: Style) -> String {
     let mut page = Page::new(style);
     gate(&mut page, report);
+    errors(&mut page, report);
     verdict(&mut page, report);
     page.finish()
 }
@@ -356,11 +357,12 @@ fn verdict(page: &mut Page, report: &Report<'_>) {
         label(page, name, path);
     }
     let decision = report.decision;
-    let (ink, word) = match (decision.passed, decision.rules.is_empty()) {
-        (true, _) => (Ink::Good, "PASS"),
-        (false, true) => (Ink::Warn, "NOT GATED"),
-        (false, false) => (Ink::Bad, "FAIL"),
+    let ink = match decision.ending() {
+        Ending::Passed => Ink::Good,
+        Ending::NotGated => Ink::Warn,
+        Ending::Failed | Ending::Incomplete => Ink::Bad,
     };
+    let word = decision.ending().word();
     let rest = format!("  {}; exit code {}", decision.summary(), report.run.exit_code(decision));
     page.line(&[piece(ink, word), piece(Ink::Plain, rest)]);
 }

@@ -10,7 +10,7 @@ use llama_cpp_sys_2 as sys;
 use rayon::prelude::*;
 use sys::{ggml_op, ggml_tensor};
 
-use super::tensor::{by_values, is_frozen, matrix, name, source, values, values_mut, widen};
+use super::tensor::{by_values, is_dense, is_frozen, matrix, name, source, values, values_mut, widen};
 use crate::error::panic_message;
 use crate::llama_cpp::protocol::Window;
 use crate::model::ops::gemm::{Into, Mat, MatMut, matmul};
@@ -187,7 +187,8 @@ impl Hook {
         {
             let n = self.window.segments.len();
             let fits = input.ne[0] as usize == n && input.ne[1] as usize >= n;
-            let Some(mask) = values_mut(input).filter(|_| fits) else {
+            // SAFETY: the mask is an input, which ggml computes nothing with during the callback, and no other slice of it lives.
+            let Some(mask) = (unsafe { values_mut(input) }).filter(|_| fits) else {
                 return self.fail(format!("a mask of type {} and shape {:?}", input.type_, input.ne));
             };
             for (i, row) in mask.chunks_mut(n).take(n).enumerate() {
@@ -221,9 +222,11 @@ impl Hook {
     }
 
     /// Adds the weighed loss of a window's logits, and weighs their gradient, which ggml divided by the number of rows.
+    #[expect(unsafe_code, reason = "a tensor's values are plain memory")]
     fn add_loss(&mut self, logits: Option<&ggml_tensor>, gradient: Option<&ggml_tensor>) {
         let rows = self.window.weights.len();
-        let Some((logits, width)) = logits.and_then(|t| Some((values(t)?, t.ne[0] as usize))) else {
+        // SAFETY: the node was computed, and ggml goes on after the callback. The slice is last read before the gradient's is made.
+        let Some((logits, width)) = logits.and_then(|t| Some((unsafe { values(t) }?, t.ne[0] as usize))) else {
             return self.fail("the loss has no logits");
         };
         if logits.len() != rows * width {
@@ -243,7 +246,8 @@ impl Hook {
         self.loss += loss;
         self.loss_seen = true;
         let Some(gradient) = gradient else { return };
-        match values_mut(gradient).filter(|all| all.len() == rows * width) {
+        // SAFETY: as above; the gradient is the only slice from here on, even where ggml put it in the logits' memory.
+        match (unsafe { values_mut(gradient) }).filter(|all| all.len() == rows * width) {
             Some(all) => all.par_chunks_mut(width).zip(&self.window.weights).for_each(|(row, weight)| match weight {
                 0.0 => row.fill(0.0),
                 weight => row.iter_mut().for_each(|g| *g *= weight * rows as f32),
@@ -253,11 +257,13 @@ impl Hook {
     }
 
     /// Adds a parameter's gradient and clears ggml's own sum.
+    #[expect(unsafe_code, reason = "a tensor's values are plain memory")]
     fn take_gradient(&mut self, node: &ggml_tensor) {
         let (Some(parameter), Some(gradient)) = (source(node, 0), source(node, 1)) else {
             return self.fail("a step without a gradient");
         };
-        let (name, Some(own)) = (name(parameter), values_mut(gradient)) else {
+        // SAFETY: the step is one that does nothing, and no other slice of the gradient lives during the callback.
+        let (name, Some(own)) = (name(parameter), unsafe { values_mut(gradient) }) else {
             return self.fail("a gradient that is not dense");
         };
         let sum = self.gradients.entry(name).or_insert_with(|| vec![0.0; own.len()]);
@@ -276,7 +282,7 @@ impl Hook {
         let dense = |t: &ggml_tensor| t.nb[0] == size_of::<f32>() || t.nb[1] == size_of::<f32>();
         let simple = node.type_ == sys::GGML_TYPE_F32 && right.type_ == sys::GGML_TYPE_F32 && dense(right);
         let known = is_frozen(left) || (left.type_ == sys::GGML_TYPE_F32 && dense(left));
-        if !(simple && known && values_mut(node).is_some()) {
+        if !(simple && known && is_dense(node)) {
             return false;
         }
         self.replaced = Some(op);
@@ -300,13 +306,15 @@ impl Hook {
     }
 
     /// x Wᵀ forwards (`MUL_MAT`), and g W backwards (`OUT_PROD`), of a frozen W in whatever quantisation.
+    #[expect(unsafe_code, reason = "a tensor's values are plain memory")]
     fn by_weights(&self, node: &ggml_tensor, w: &ggml_tensor, x: &ggml_tensor, scratch: &mut Vec<f32>) -> Option<()> {
         let (inside, outside) = (w.ne[0] as usize, w.ne[1] as usize);
         if x.ne[2] != 1 || x.ne[3] != 1 {
             return None;
         }
         let wide = match w.type_ {
-            sys::GGML_TYPE_F32 => values(w)?,
+            // SAFETY: nothing writes the base's weights.
+            sys::GGML_TYPE_F32 => unsafe { values(w) }?,
             _ => {
                 widen(w, scratch)?;
                 scratch.as_slice()
@@ -315,11 +323,13 @@ impl Hook {
         let forwards = node.op == sys::GGML_OP_MUL_MAT;
         let weights = Mat::new(wide, outside, inside);
         let weights = if forwards { weights.t() } else { weights };
-        let x_all = values(x)?;
+        // SAFETY: ggml computes nothing during the callback, and below only the result is written, which shares no memory with x.
+        let x_all = unsafe { values(x) }?;
         let left = matrix(x, x_all, [0, 0])?;
         let left = if forwards { left } else { left.t() };
         let (rows, columns) = (node.ne[1] as usize, node.ne[0] as usize);
-        let out = values_mut(node)?;
+        // SAFETY: a product's result is a tensor of its own, and this is the only slice of it.
+        let out = unsafe { values_mut(node) }?;
         // The head's rows without a label have no use forwards, and are zero backwards: most of them in a prompt.
         if rows != self.window.weights.len() {
             matmul(MatMut::new(out, rows, columns), Into::Overwrite, 1.0, left, weights);

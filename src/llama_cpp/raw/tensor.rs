@@ -20,24 +20,48 @@ pub(super) fn source(node: &ggml_tensor, i: usize) -> Option<&ggml_tensor> {
     unsafe { node.src[i].as_ref() }
 }
 
+/// Does it hold f32 values that lie in this process?
+fn has_values(tensor: &ggml_tensor) -> bool {
+    tensor.type_ == sys::GGML_TYPE_F32 && !tensor.data.is_null()
+}
+
+/// Can [`values_mut`] give its values? Makes no reference to them.
+#[expect(unsafe_code, reason = "ggml looks at the shape and the strides")]
+pub(super) fn is_dense(tensor: &ggml_tensor) -> bool {
+    // SAFETY: it reads fields of the tensor alone.
+    has_values(tensor) && unsafe { sys::ggml_is_contiguous(tensor) }
+}
+
 /// All bytes from a tensor's first value to its last, as f32 values; `None` unless it holds such and they lie in this process.
+///
+/// # Safety
+/// The tensor's data is memory of a CPU buffer that outlives the borrow of `tensor`, and while the slice lives nothing writes to it:
+/// neither ggml, which is so during a callback, nor a slice of [`values_mut`] of this tensor or of one that shares its memory.
 #[expect(unsafe_code, reason = "on the CPU a tensor's data is plain memory")]
-pub(super) fn values(tensor: &ggml_tensor) -> Option<&[f32]> {
-    if tensor.type_ != sys::GGML_TYPE_F32 || tensor.data.is_null() {
+pub(super) unsafe fn values(tensor: &ggml_tensor) -> Option<&[f32]> {
+    if !has_values(tensor) {
         return None;
     }
     // SAFETY: ggml_nbytes counts from `data` to the end of the last value, strides included, all of it allocated; the CPU's buffers
-    // are aligned for f32.
+    // are aligned for f32. That nobody writes meanwhile is the caller's promise.
     Some(unsafe { std::slice::from_raw_parts(tensor.data.cast::<f32>(), sys::ggml_nbytes(tensor) / size_of::<f32>()) })
 }
 
 /// The same to write to, of a dense tensor.
+///
+/// # Safety
+/// As [`values`], and while the slice lives nothing reads that memory either: there is no other slice of this tensor or of one that
+/// shares its memory.
 #[expect(unsafe_code, reason = "on the CPU a tensor's data is plain memory")]
 #[expect(clippy::mut_from_ref, reason = "the memory belongs to ggml, which computes nothing during the callback")]
-pub(super) fn values_mut(tensor: &ggml_tensor) -> Option<&mut [f32]> {
-    let len = values(tensor)?.len();
-    // SAFETY: as in `values`; a dense tensor shares no value with another that is read or written at the same time.
-    unsafe { sys::ggml_is_contiguous(tensor).then(|| std::slice::from_raw_parts_mut(tensor.data.cast::<f32>(), len)) }
+pub(super) unsafe fn values_mut(tensor: &ggml_tensor) -> Option<&mut [f32]> {
+    if !is_dense(tensor) {
+        return None;
+    }
+    // SAFETY: as in `values`; that this is the only slice of the memory is the caller's promise.
+    Some(unsafe {
+        std::slice::from_raw_parts_mut(tensor.data.cast::<f32>(), sys::ggml_nbytes(tensor) / size_of::<f32>())
+    })
 }
 
 /// One matrix of a tensor, (ne1, ne0), where it is dense in one direction.
@@ -58,12 +82,15 @@ pub(super) fn is_frozen(tensor: &ggml_tensor) -> bool {
 }
 
 /// A product of f32 tensors, matrix by matrix; those of the left side serve several of the right (grouped queries).
+#[expect(unsafe_code, reason = "a tensor's values are plain memory")]
 pub(super) fn by_values(node: &ggml_tensor, left: &ggml_tensor, right: &ggml_tensor) -> Option<()> {
     let forwards = node.op == sys::GGML_OP_MUL_MAT;
     let (rows, columns) = (node.ne[1] as usize, node.ne[0] as usize);
     let [n2, n3] = [node.ne[2] as usize, node.ne[3] as usize];
     let repeats = [n2 / left.ne[2].max(1) as usize, n3 / left.ne[3].max(1) as usize].map(|n| n.max(1));
-    let (left_all, right_all, out) = (values(left)?, values(right)?, values_mut(node)?);
+    // SAFETY: called from the callback, while ggml computes nothing. A product's result is a tensor of its own, which neither side
+    // shares memory with; the two sides are only read.
+    let (left_all, right_all, out) = unsafe { (values(left)?, values(right)?, values_mut(node)?) };
     let factors = |i: usize| {
         let (i2, i3) = (i % n2, i / n2);
         let w = matrix(left, left_all, [i2 / repeats[0], i3 / repeats[1]])?;
