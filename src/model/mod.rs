@@ -159,6 +159,21 @@ pub(crate) fn outline(files: &ModelFiles, config: &ModelConfig) -> Result<Outlin
     Ok(outline)
 }
 
+/// The positions that are used of a model, from its configuration or header alone.
+///
+/// # Errors
+/// As [`outline`], without reading a weight.
+pub(crate) fn positions(files: &ModelFiles, config: &ModelConfig) -> Result<usize> {
+    let most = match &files.kind {
+        ModelKind::Gguf(path) => {
+            let map = map_file(path)?;
+            Outline::of_gguf(path, &Header::read(path, &map)?, map.len())?.context
+        }
+        ModelKind::HuggingFace(found) => DecoderSpec::from_config(&found.config)?.context,
+    };
+    context(files, config, most)
+}
+
 /// The positions that are used of those that the model has.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::backend::Progress;
 use crate::compare::Comparison;
 use crate::config::Config;
+use crate::data::{self, limits::drift_text};
 use crate::error::{Error, Result};
 use crate::files::{Lock, write_atomically};
 use crate::gate;
@@ -112,8 +113,7 @@ pub(crate) fn base(config: &Config, on_event: Events<'_>) -> Result<Base> {
     }
     voice.extend(config.model.chat_template.as_deref());
     for path in voice {
-        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-        hasher.update(blake3::hash(&bytes).as_bytes());
+        hasher.update(data::file_hash(path)?.as_bytes());
     }
     Ok(Base { files, fingerprint: hasher.finalize().to_hex().to_string() })
 }
@@ -126,6 +126,9 @@ pub(crate) fn base(config: &Config, on_event: Events<'_>) -> Result<Base> {
 /// Anything a person has to put right first; a failed gate is not an error, but a [`Decision`].
 pub fn run(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Result<Outcome> {
     let scenarios = scenarios(config)?;
+    if let Some(note) = scenario::passed_over(config) {
+        on_event(Event::Note(note));
+    }
     let _lock = lock(config, on_event)?;
     let run = ask(config, &scenarios, policy, on_event)?;
     let decision = gate::decide(&run, &config.gate);
@@ -155,7 +158,7 @@ fn ask(config: &Config, scenarios: &[Scenario], policy: TrainPolicy, on_event: E
     };
     let drift_text = match &config.run.drift_text {
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+            let text = drift_text(path)?;
             Some((config.relative(path), text))
         }
         None => None,

@@ -8,8 +8,9 @@ use super::adapter::write_stamp;
 use super::{Base, Event, Events, TrainPolicy};
 use crate::adapter;
 use crate::config::{BackendName, Config, DataConfig, ModelConfig, OnError, Recipe};
-use crate::data::encode::{Encoded, encode_chat, encode_completion, encode_text};
-use crate::data::{self, Example, Turns};
+use crate::data::encode::{Encoded, encode_example};
+use crate::data::limits::Limits;
+use crate::data::{self, Example};
 use crate::error::{Error, Result};
 use crate::export;
 use crate::files::write_atomically;
@@ -50,13 +51,12 @@ impl Wanted {
 
 /// Hashes of the recipe, the data and the base.
 pub(super) fn wanted(config: &Config, recipe: &Recipe, base: &Base) -> Result<Wanted> {
-    let data = data_of(config)?;
+    let files = data_of(config)?;
     let mut hasher = blake3::Hasher::new();
-    for path in std::iter::once(&data.train).chain(&data.validation) {
-        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-        hasher.update(blake3::hash(&bytes).as_bytes());
+    for path in std::iter::once(&files.train).chain(&files.validation) {
+        hasher.update(data::file_hash(path)?.as_bytes());
     }
-    hasher.update(format!("{:?} {:?} {}", data.format, data.on_error, data.validation.is_some()).as_bytes());
+    hasher.update(format!("{:?} {:?} {}", files.format, files.on_error, files.validation.is_some()).as_bytes());
     // What changes no byte of the adapter is none of what decides it.
     let decisive = Recipe { save_steps: None, save_total_limit: 1, gradient_checkpointing: false, ..recipe.clone() };
     let recipe = serde_json::to_string(&decisive).map_err(|e| Error::failed(e.to_string()))?;
@@ -89,7 +89,8 @@ pub(super) fn train(
     let place = config.adapter.as_ref().map(|a| a.path.as_path());
     let directory = place.ok_or_else(|| Error::input(&config.manifest, None, "there is no place for the adapter"))?;
     let voice = Voice::load(&base.files, &config.model)?;
-    let (train, validation) = examples(config, recipe, &voice, on_event)?;
+    let limits = Limits::new(recipe.sequence_len, model::positions(&base.files, &config.model)?);
+    let (train, validation) = examples(config, recipe, &voice, limits, on_event)?;
     let of_recipe = ModelConfig { dtype: recipe.bf16.dtype(), ..config.model.clone() };
     let decoder = match config.backend {
         BackendName::Candle => Some(load_decoder(&base.files, &of_recipe)?),
@@ -138,9 +139,14 @@ fn examples(
     config: &Config,
     recipe: &Recipe,
     voice: &Voice,
+    limits: Limits,
     on_event: Events<'_>,
 ) -> Result<(Vec<Encoded>, Vec<Encoded>)> {
     let data = data_of(config)?;
+    if let Some(note) = limits.note() {
+        on_event(Event::Note(note));
+    }
+    let inputs = recipe.train_on_inputs;
     let read = |path: &Path, on_event: Events<'_>| -> Result<Vec<Example>> {
         let dataset = data::load(path, data.format, data.on_error)?;
         if !dataset.skipped.is_empty() {
@@ -163,33 +169,26 @@ fn examples(
             (train, validation, &data.train)
         }
     };
-    let train = encode_all(&data.train, &train, recipe, voice, data.on_error, on_event)?;
-    let validation = encode_all(validation_path, &validation, recipe, voice, data.on_error, on_event)?;
+    let encode = |example: &Example| encode_example(example, voice, inputs, limits);
+    let train = encode_all(&data.train, &train, encode, data.on_error, on_event)?;
+    let validation = encode_all(validation_path, &validation, encode, data.on_error, on_event)?;
+    if train.is_empty() {
+        let message = "has no line left to train on; the notes above say why lines were skipped";
+        return Err(Error::input(&data.train, None, message));
+    }
     Ok((train, validation))
 }
 
 fn encode_all(
     path: &Path,
     examples: &[Example],
-    recipe: &Recipe,
-    voice: &Voice,
+    encode: impl Fn(&Example) -> Result<Encoded>,
     on_error: OnError,
     on_event: Events<'_>,
 ) -> Result<Vec<Encoded>> {
     let (mut encoded, mut errors) = (Vec::new(), Vec::new());
     for example in examples {
-        match encode(example, recipe, voice) {
-            Ok(tokens) if tokens.ids.len() > recipe.sequence_len => {
-                let (got, most) = (tokens.ids.len(), recipe.sequence_len);
-                errors.push(Error::input(
-                    path,
-                    example.line,
-                    format!("has {got} tokens, and sequence_len is {most}; shorten it or raise sequence_len"),
-                ));
-            }
-            Ok(tokens) if tokens.learnt() == 0 => {
-                errors.push(Error::input(path, example.line, "has no token to learn"))
-            }
+        match encode(example) {
             Ok(tokens) => encoded.push(tokens),
             Err(error) => errors.push(Error::input(path, example.line, error.to_string())),
         }
@@ -204,24 +203,11 @@ fn encode_all(
             Error::collect(errors)?;
         }
         OnError::Skip if !errors.is_empty() => {
-            on_event(Event::Note(format!(
-                "{}: {} lines are skipped; the first: {}",
-                path.display(),
-                errors.len(),
-                errors[0]
-            )));
+            let (many, path) = (errors.len(), path.display());
+            let lines = if many == 1 { "line is" } else { "lines are" };
+            on_event(Event::Note(format!("{path}: {many} {lines} skipped; the first: {}", errors[0])));
         }
         OnError::Skip => {}
     }
     Ok(encoded)
-}
-
-fn encode(example: &Example, recipe: &Recipe, voice: &Voice) -> Result<Encoded> {
-    match &example.turns {
-        Turns::Chat(messages) => encode_chat(&voice.tokenizer, voice.template()?, messages, recipe.train_on_inputs),
-        Turns::Completion { prompt, completion } => {
-            encode_completion(&voice.tokenizer, prompt, completion, recipe.train_on_inputs)
-        }
-        Turns::Text(text) => encode_text(&voice.tokenizer, text),
-    }
 }
