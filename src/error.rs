@@ -74,7 +74,7 @@ impl Error {
 
     pub(crate) fn model(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         // Names out of a file may be as long as the file.
-        let mut message: String = message.into();
+        let mut message = without_backtrace(message.into());
         if let Some((at, _)) = message.char_indices().nth(LONGEST_MESSAGE) {
             message.truncate(at);
             message.push('…');
@@ -83,7 +83,7 @@ impl Error {
     }
 
     pub(crate) fn failed(message: impl Into<String>) -> Self {
-        Self::Failed(message.into())
+        Self::Failed(without_backtrace(message.into()))
     }
 
     /// `Ok` when nothing is wrong, the error itself when one thing is, else all of them.
@@ -99,7 +99,7 @@ impl Error {
 #[cfg(feature = "candle")]
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
-        Self::Failed(error.to_string())
+        Self::failed(error.to_string())
     }
 }
 
@@ -120,6 +120,16 @@ pub mod exit {
 /// Characters of a message about a model's file.
 const LONGEST_MESSAGE: usize = 2000;
 
+/// A message without the backtrace that other crates' errors (candle's) put behind theirs when `RUST_BACKTRACE` is set: it says
+/// nothing to a person.
+fn without_backtrace(mut message: String) -> String {
+    // The first frame, as the standard library writes it.
+    if let Some(at) = message.find("\n   0: ") {
+        message.truncate(message[..at].trim_end().len());
+    }
+    message
+}
+
 /// What a caught panic says, when it says something.
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> Option<&str> {
     panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied())
@@ -135,4 +145,31 @@ fn place(path: &Path, line: Option<usize>) -> String {
 fn many(errors: &[Error]) -> String {
     let lines: Vec<String> = errors.iter().map(|e| format!("- {e}")).collect();
     format!("{} problems\n{}", errors.len(), lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backtrace_is_no_part_of_a_message() {
+        let backtrace = std::backtrace::Backtrace::force_capture();
+        for error in [
+            Error::failed(format!("shapes differ\n{backtrace}")),
+            Error::model("m", format!("shapes differ\n{backtrace}")),
+        ] {
+            let text = error.to_string();
+            assert!(text.ends_with("shapes differ"), "{text}");
+        }
+        assert_eq!(Error::failed("a\n- b").to_string(), "a\n- b");
+    }
+
+    #[cfg(feature = "candle")]
+    #[test]
+    fn an_error_of_candle_is_its_message_alone() {
+        let inner = Box::new(candle_core::Error::Msg("shapes differ".into()));
+        let backtrace = Box::new(std::backtrace::Backtrace::force_capture());
+        let error = candle_core::Error::WithBacktrace { inner, backtrace };
+        assert_eq!(Error::from(error).to_string(), "shapes differ");
+    }
 }

@@ -18,8 +18,11 @@ pub use approved::approved;
 
 use crate::compare::{Change, DiffLine, Span, line_diff, word_diff};
 use crate::error::{Error, Result, panic_message};
+use crate::files::read_regular_text;
 use crate::record::{Answer, CaseRecord, Completion, RunRecord, Sampling, ScenarioRecord, Verdict, visible};
 
+/// Bytes of a snapshot.
+const MOST_BYTES: u64 = 256 << 20;
 /// Changed lines that a message shows.
 const MESSAGE_LINES: usize = 40;
 
@@ -337,10 +340,12 @@ fn body_of(text: &str) -> Option<&str> {
 }
 
 fn state_of(path: &Path, body: &str) -> Result<SnapshotState> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match read_regular_text(path, MOST_BYTES) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(SnapshotState::Missing),
-        Err(error) => return Err(Error::io(path, "read")(error)),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(SnapshotState::Missing);
+        }
+        Err(error) => return Err(error),
     };
     // White space at the end does not count, as insta has it.
     let text = text.replace("\r\n", "\n");

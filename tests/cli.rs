@@ -238,7 +238,7 @@ fn an_example_that_is_too_long_is_named() {
     let project = Project::new();
     project
         .append("data/train.jsonl", &format!("{{\"prompt\": \"{}\", \"completion\": \"x\"}}\n", "long ".repeat(2000)));
-    project.run(&["train"]).fails(1, &["train.jsonl:13", "sequence_len is 512"]);
+    project.run(&["train"]).fails(1, &["train.jsonl:13", "tokens, and the model's context is 256"]);
 }
 
 #[test]

@@ -154,14 +154,14 @@ fn a_training_that_diverges_is_told_as_candle_tells_it() {
     }
 }
 
-/// Rotary positions past the context have been seen by no training of the base: candle refuses them, and llama.cpp would not.
+/// Rotary positions past the context have been seen by no training of the base, and llama.cpp would compute with them.
 #[test]
 fn an_example_longer_than_the_context_is_refused() {
     let project = project("llama", "max_steps = 1\n");
     let long = "hello there ".repeat(55);
     project.append("data/train.jsonl", &format!("{{\"prompt\": \"{long}\", \"completion\": \"so\"}}\n"));
     let ran = project.run(&["train", "--backend", "llama-cpp"]);
-    ran.fails(1, &["has a context of 256 tokens", "lower sequence_len", "--backend candle"]);
+    ran.fails(1, &["data/train.jsonl:", "tokens, and the model's context is 256", "shorten it"]);
 }
 
 /// llama.cpp's form of the adapter that was there is not left beside the one that takes its place.

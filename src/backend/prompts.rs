@@ -1,10 +1,11 @@
 //! What every backend that speaks in tokens does with prompts and texts.
 
 use super::{Answered, DriftText, Measured, Question};
+use crate::data::limits::most_bytes;
 use crate::engine::{Continuation, Draft, Generated, Generation};
 use crate::error::{Error, Result};
 use crate::model::Voice;
-use crate::record::{ChoiceScore, Completion, Finish, Request};
+use crate::record::{ChoiceScore, Completion, Finish, Prompt, Request};
 
 /// Tokens of one text when drift is measured on a file.
 const WINDOW: usize = 256;
@@ -13,19 +14,37 @@ const ROUNDING: f64 = 1e-2;
 
 /// A request's prompt in tokens, checked to leave room for the answer in a context of so many.
 pub(super) fn encode(context: usize, voice: &Voice, request: &Request) -> Result<Vec<u32>> {
+    let (bytes, most) = (bytes(&request.prompt), most_bytes(context));
+    if bytes > most {
+        return Err(Error::failed(format!(
+            "the prompt {:?} has {bytes} bytes, and the model's context of {context} tokens holds at most {most}; shorten it",
+            shown(request)
+        )));
+    }
     let prompt = voice.encode(&request.prompt)?;
     if prompt.is_empty() {
         return Err(Error::failed("a prompt is empty"));
     }
     let (length, most) = (prompt.len(), request.max_tokens);
     if length + most > context {
-        let asked = request.prompt.headline().lines().next().unwrap_or_default();
-        let asked: String = asked.chars().take(60).collect();
+        let asked = shown(request);
         return Err(Error::failed(format!(
             "the prompt {asked:?} has {length} tokens and its answer up to {most}, but the model's context is {context}; shorten it, or lower max_tokens"
         )));
     }
     Ok(prompt)
+}
+
+/// The beginning of a prompt, to tell it from others.
+fn shown(request: &Request) -> String {
+    request.prompt.headline().lines().next().unwrap_or_default().chars().take(60).collect()
+}
+
+fn bytes(prompt: &Prompt) -> usize {
+    match prompt {
+        Prompt::Messages(messages) => messages.iter().map(|message| message.content.len()).sum(),
+        Prompt::Text(text) => text.len(),
+    }
 }
 
 /// Answers that are being put together out of their parts: what is generated, and the score of each choice.
@@ -97,7 +116,13 @@ pub(super) fn generation(voice: &Voice, question: &Question<'_>, prompt: Vec<u32
     generation.draft = match question.draft {
         None => Draft::default(),
         Some(super::Draft::Other(tokens)) => Draft { tokens: tokens.to_vec(), approved: false },
-        Some(super::Draft::Approved(text)) => Draft { tokens: voice.tokenizer.encode(text, false)?, approved: true },
+        Some(super::Draft::Approved(text)) => {
+            // More than the answer may have is of no use, and costs what tokenising it takes.
+            let most = most_bytes(question.request.max_tokens).min(text.len());
+            let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            let text = &text[..end];
+            Draft { tokens: voice.tokenizer.encode(text, false)?, approved: true }
+        }
     };
     generation.draft.tokens.truncate(question.request.max_tokens);
     Ok(generation)
@@ -110,12 +135,32 @@ pub(super) fn answered(voice: &Voice, request: &Request, output: Generated, answ
     if let Some(end) = request.stop.iter().filter_map(|stop| text.find(stop.as_str())).min() {
         text.truncate(end);
         finish = Finish::Stop;
-        while !tokens.is_empty() && !text.starts_with(&voice.tokenizer.decode(&tokens, false)?) {
-            tokens.pop();
-        }
+        tokens.truncate(within(voice, &tokens, &text)?);
     }
     (answer.text, answer.tokens, answer.finish, answer.near_ties) = (text, tokens, finish, near_ties);
     Ok(())
+}
+
+/// The most of `tokens`, from the first on, whose text `text` begins with.
+fn within(voice: &Voice, tokens: &[u32], text: &str) -> Result<usize> {
+    let decode = |n: usize| voice.tokenizer.decode(&tokens[..n], false);
+    // Texts grow with their tokens, but for a character that is not whole yet: it is some replacement characters, and those are
+    // longer than the character by less than this.
+    let slack = 16;
+    let (mut fits, mut longer) = (0, tokens.len() + 1);
+    while longer - fits > 1 {
+        let middle = usize::midpoint(fits, longer);
+        if decode(middle)?.len() <= text.len() + slack {
+            fits = middle;
+        } else {
+            longer = middle;
+        }
+    }
+    let mut n = fits;
+    while n > 0 && !text.starts_with(&decode(n)?) {
+        n -= 1;
+    }
+    Ok(n)
 }
 
 /// Whose a choice is.
@@ -148,6 +193,13 @@ pub(super) fn choices(
 
 /// A choice in tokens, checked to fit behind its prompt.
 fn fitting_choice(context: usize, voice: &Voice, choice: &str, prompt: usize) -> Result<Vec<u32>> {
+    let (bytes, most) = (choice.len(), most_bytes(context));
+    if bytes > most {
+        let start: String = choice.chars().take(60).collect();
+        return Err(Error::failed(format!(
+            "the choice {start:?} … has {bytes} bytes, and the model's context of {context} tokens holds at most {most}; shorten it"
+        )));
+    }
     let tokens = voice.tokenizer.encode(choice, false)?;
     if tokens.is_empty() {
         return Err(Error::failed(format!("the choice {choice:?} is no token")));

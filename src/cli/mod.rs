@@ -33,7 +33,8 @@ Environment:
   FINETEST_CACHE   directory of downloaded models
   FINETEST_WORKER_PROGRAM  the finetest that runs llama.cpp as a child; default: this program
   HF_ENDPOINT, HF_HOME, HF_TOKEN are honoured for hf: sources, pip's own settings for pypi: sources
-  NO_COLOR, CLICOLOR_FORCE";
+  NO_COLOR         not empty: no colours, whatever CLICOLOR_FORCE says
+  CLICOLOR_FORCE   not empty and not 0: colours, also where no terminal is";
 
 /// Fine-tuned language models, tested the way code is.
 #[derive(Debug, Parser)]
@@ -50,7 +51,7 @@ struct Global {
     /// The project's manifest; default: finetest.toml here or in the nearest directory above
     #[arg(long, global = true, value_name = "FILE")]
     manifest: Option<PathBuf>,
-    /// What answers: candle, llama-cpp, or llama-cpp-f32 (its weights in f32, for a small model); default: the manifest's [backend] name, else candle
+    /// Inference backend: candle, llama-cpp, or llama-cpp-f32 (weights in f32, for a small model) [default: from the manifest, or candle]
     #[arg(long, global = true, value_name = "NAME")]
     backend: Option<String>,
     /// Threads to compute with; default: all cores
@@ -70,7 +71,7 @@ enum Command {
     Run,
     /// Train the adapter, if there is none that fits recipe, data and base
     Train {
-        /// Train even when there is one; a training that was cut goes on, one that is over begins again
+        /// Train even if the adapter is up to date. Resumes an interrupted training; restarts a finished one
         #[arg(long)]
         force: bool,
     },
@@ -195,9 +196,31 @@ fn json(value: &impl serde::Serialize) -> Result<String> {
 }
 
 fn style() -> Style {
-    let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty() && v != "0");
-    let color = set("CLICOLOR_FORCE") || (!set("NO_COLOR") && std::io::stdout().is_terminal());
-    let columns = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
+    let variable = |name: &str| std::env::var(name).ok();
+    let color = colored(variable("NO_COLOR"), variable("CLICOLOR_FORCE"), std::io::stdout().is_terminal());
+    let columns = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).filter(|columns| *columns > 0);
     let width = columns.or_else(progress::terminal_width).unwrap_or(100);
     Style { color, width }
+}
+
+/// Whether to colour. `NO_COLOR` says no when it is there and not empty, whatever its value (no-color.org), and wins over
+/// `CLICOLOR_FORCE`, which says yes unless it is `0` (bixense.com/clicolors: with `NO_COLOR`, no colour "no matter what").
+fn colored(no_color: Option<String>, force: Option<String>, terminal: bool) -> bool {
+    let given = |value: Option<String>| value.filter(|value| !value.is_empty());
+    given(no_color).is_none() && (given(force).is_some_and(|force| force != "0") || terminal)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_color_wins_over_everything_and_a_force_over_the_terminal() {
+        let colored = |no: &str, force: &str, terminal| super::colored(Some(no.into()), Some(force.into()), terminal);
+        for terminal in [false, true] {
+            assert!(!colored("1", "1", terminal) && !colored("0", "1", terminal));
+            assert!(colored("", "1", terminal));
+            assert_eq!(colored("", "0", terminal), terminal);
+            assert_eq!(colored("", "", terminal), terminal);
+            assert_eq!(super::colored(None, None, terminal), terminal);
+        }
+    }
 }

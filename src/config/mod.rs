@@ -5,6 +5,7 @@
 
 mod backend;
 mod dtype;
+mod keys;
 mod message;
 mod raw;
 mod read;
@@ -16,16 +17,24 @@ use serde::{Deserialize, Serialize};
 
 pub use backend::BackendName;
 pub use dtype::{Bf16, Dtype};
-pub(crate) use message::{line_at, nearest, toml_error};
+pub(crate) use message::{Lines, nearest, toml_error};
 use raw::RawManifest;
 pub(crate) use read::relative;
 use read::{Places, normalise};
+pub(crate) use recipe::MOST_STEPS;
 pub use recipe::{AdapterDtype, AdapterKind, Recipe, Scheduler, TargetModules};
 
 use crate::error::{Error, Result};
 
 /// Name of the manifest that is looked for, upwards from the working directory.
 pub const MANIFEST: &str = "finetest.toml";
+
+/// Bytes of a manifest.
+const MOST_MANIFEST_BYTES: u64 = 16 << 20;
+/// Rows evaluated together.
+const MOST_ROWS: usize = 65_536;
+/// Tokens of a context, an example or an answer: more than any model has.
+pub(crate) const MOST_TOKENS: usize = 1 << 27;
 
 /// A resolved manifest. All paths are absolute or relative to the working directory, never to the manifest.
 #[derive(Clone, Debug)]
@@ -315,10 +324,13 @@ mod tests {
     #[test]
     fn an_unknown_key_is_reported_with_its_line_and_the_nearest_known_one() {
         let message = problem(load(&format!("{MODEL}\n[gate]\nmin_retension = 0.9")));
-        assert!(message.starts_with(":5: unknown field `min_retension`, expected one of"), "{message}");
+        assert!(message.starts_with(":5: [gate] has the unknown key `min_retension`"), "{message}");
         assert!(message.ends_with("did you mean `min_retention`?"), "{message}");
-        assert!(problem(load(&format!("{MODEL}[gates]\n"))).starts_with(":3: unknown field `gates`"));
-        assert!(problem(load("[model]\nsource = 3")).starts_with(":2: invalid type"));
+        assert!(problem(load(&format!("{MODEL}[gates]\n"))).starts_with(":3: has the unknown section [gates]"));
+        assert_eq!(problem(load("[model]\nsource = 3")), ":2: [model] source is 3, expected text in quotes");
+        assert_eq!(problem(load("gate = 3\n[model]\nsource = \"m\"")), ":1: [gate] is 3, expected a table");
+        assert_eq!(problem(load("extends = 3")), ":1: extends is 3, expected text in quotes");
+        assert_eq!(problem(train("lora_r = -1")), ":6: [train] lora_r is -1, expected a whole number of at least 0");
         assert!(problem(load("[model\n")).starts_with(":1: "));
     }
 
@@ -462,7 +474,7 @@ mod tests {
             "{message}"
         );
         let message = project.load("c.toml").expect_err("a wrong key").to_string();
-        assert!(message.contains("c.toml:3: unknown field `btch`"), "{message}");
+        assert!(message.contains("c.toml:3: [run] has the unknown key `btch`; did you mean `batch`?"), "{message}");
     }
 
     #[test]

@@ -7,8 +7,14 @@ use toml::Spanned;
 
 use super::backend::{BackendName, RawBackend};
 use super::read::{Layers, Places, adapter_path, directory_name, normalise, relative, under};
-use super::{AdapterConfig, Config, DataConfig, DataFormat, Dtype, ModelConfig, OnError, Policy, Recipe, RunConfig};
+use super::{
+    AdapterConfig, Config, DataConfig, DataFormat, Dtype, MOST_ROWS, MOST_TOKENS, ModelConfig, OnError, Policy, Recipe,
+    RunConfig,
+};
 use crate::error::{Error, Result};
+
+/// Largest factor on an adapter: above it, numbers in f32 run over.
+const MOST_SCALE: f64 = 1e9;
 
 /// A manifest as it is written. Nothing is required here, because a manifest may leave everything to the one it extends.
 #[derive(Deserialize)]
@@ -73,6 +79,7 @@ impl RawManifest {
             errors
                 .push(places.error("project.name", format!("is {name:?}, expected a name that can be a directory's")));
         }
+        self.check_paths(places, &mut errors);
         let project = self.project.name.unwrap_or_else(|| directory_name(root));
         let model = self.model.resolve(root, places, &mut errors);
         let adapter = self.adapter.or_else(|| self.train.is_some().then(RawAdapter::default));
@@ -108,8 +115,9 @@ impl RawManifest {
             errors.push(places.error("backend.name", format!("is {message}")));
             BackendName::default()
         });
-        if self.run.batch == 0 {
-            errors.push(places.error("run.batch", "is 0, expected at least 1"));
+        if !(1..=MOST_ROWS).contains(&self.run.batch) {
+            let batch = self.run.batch;
+            errors.push(places.error("run.batch", format!("is {batch}, expected 1 to {MOST_ROWS}")));
         }
         self.gate.check(places, &mut errors);
         Error::collect(errors)?;
@@ -131,6 +139,34 @@ impl RawManifest {
             },
             gate: self.gate,
         })
+    }
+}
+
+impl RawManifest {
+    /// An empty path is the project's root to the operating system, which no key of these can mean.
+    fn check_paths(&self, places: &Places, errors: &mut Vec<Error>) {
+        let adapter = self.adapter.as_ref().and_then(|adapter| adapter.path.as_deref());
+        let (train, validation) =
+            self.data.as_ref().map_or((None, None), |d| (d.train.as_deref(), d.validation.as_deref()));
+        let paths = [
+            ("model.chat_template", self.model.chat_template.as_deref(), "the model's own"),
+            ("adapter.path", adapter, "adapters/<project>"),
+            ("data.train", train, ""),
+            ("data.validation", validation, "to hold back training examples"),
+            ("run.scenarios", Some(self.run.scenarios.as_path()), "scenarios"),
+            ("run.snapshots", Some(self.run.snapshots.as_path()), "snapshots"),
+            ("run.drift_text", self.run.drift_text.as_deref(), "no text"),
+            ("run.store", Some(self.run.store.as_path()), ".finetest"),
+        ];
+        for (key, path, default) in paths {
+            if path.is_some_and(|path| path.as_os_str().to_string_lossy().trim().is_empty()) {
+                let otherwise = match default {
+                    "" => String::new(),
+                    default => format!(", or leave the key out for the default ({default})"),
+                };
+                errors.push(places.error(key, format!("is empty; give a path{otherwise}")));
+            }
+        }
     }
 }
 
@@ -156,8 +192,8 @@ impl RawModel {
         {
             errors.push(places.error("model.sha256", format!("is {hash:?}, expected 64 hexadecimal digits")));
         }
-        if self.context == Some(0) {
-            errors.push(places.error("model.context", "is 0, expected at least 1 token"));
+        if let Some(context) = self.context.filter(|context| !(1..=MOST_TOKENS).contains(context)) {
+            errors.push(places.error("model.context", format!("is {context}, expected 1 to {MOST_TOKENS} tokens")));
         }
         ModelConfig {
             source,
@@ -172,8 +208,9 @@ impl RawModel {
 impl RawAdapter {
     fn resolve(self, root: &Path, project: &str, places: &Places, errors: &mut Vec<Error>) -> AdapterConfig {
         let scale = self.scale.unwrap_or(1.0);
-        if !scale.is_finite() || scale == 0.0 {
-            errors.push(places.error("adapter.scale", format!("is {scale}, expected a finite number other than 0")));
+        if !scale.is_finite() || scale == 0.0 || scale.abs() > MOST_SCALE {
+            let message = format!("is {scale}, expected a number from -{MOST_SCALE} to {MOST_SCALE} other than 0");
+            errors.push(places.error("adapter.scale", message));
         }
         AdapterConfig { path: adapter_path(root, self.path, project), scale }
     }

@@ -7,11 +7,13 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
-use super::message::{line_at, toml_error};
+use super::message::{Lines, line_at, toml_error};
 use super::raw::{RawAdapter, RawManifest};
 use super::recipe::{ALIASES, ALTERNATIVES, INVERSES};
+use super::{MOST_MANIFEST_BYTES, keys};
 
 use crate::error::{Error, Result};
+use crate::files::read_regular_text;
 
 /// Longest chain of `extends`.
 const DEEPEST: usize = 8;
@@ -52,10 +54,14 @@ pub(super) fn layers(path: &Path) -> Result<Layers> {
 }
 
 fn read(path: &Path, open: &mut Vec<PathBuf>) -> Result<Layers> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let text = read_regular_text(path, MOST_MANIFEST_BYTES)?;
+    // A byte order mark is what some editors begin a file with.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned();
+    let lines = Lines::of(&text);
     let mut table = DeTable::parse(&text).map_err(|e| toml_error(path, &text, &e))?;
     canonical(path, &text, table.get_mut())?;
-    let keys = places(path, &text, table.get_ref());
+    keys::check(path, &lines, table.get_ref())?;
+    let keys = places(path, &lines, table.get_ref());
     let extends = extended(path, &text, &table)?;
     let mut own = toml::Table::deserialize(Deserializer::from(table)).map_err(|e| toml_error(path, &text, &e))?;
     own.remove("extends");
@@ -85,7 +91,19 @@ fn read(path: &Path, open: &mut Vec<PathBuf>) -> Result<Layers> {
 
 /// Checks every key and type of one manifest, and gives the path it extends, with its line.
 fn extended(path: &Path, text: &str, table: &Spanned<DeTable<'_>>) -> Result<Option<(PathBuf, usize)>> {
-    let raw = RawManifest::deserialize(Deserializer::from(table.clone())).map_err(|e| toml_error(path, text, &e))?;
+    let raw = RawManifest::deserialize(Deserializer::from(table.clone())).map_err(|error| {
+        let mut told = toml_error(path, text, &error);
+        let key = error.span().and_then(|span| key_at(table.get_ref(), span.start));
+        if let (Some(key), Error::Input { message, .. }) = (key, &mut told) {
+            // The key is known by its place; what serde says names only the type.
+            if message.starts_with("is ") || message.starts_with("has ") {
+                *message = format!("{key} {message}");
+            } else if let Some(rest) = message.strip_prefix("unknown variant ") {
+                *message = format!("{key} is {rest}");
+            }
+        }
+        told
+    })?;
     Ok(raw.extends.map(|extends| {
         let line = line_at(text, &extends.span());
         (extends.into_inner(), line)
@@ -115,9 +133,28 @@ fn canonical(path: &Path, text: &str, table: &mut DeTable<'_>) -> Result<()> {
     Ok(())
 }
 
-fn places(path: &Path, text: &str, table: &DeTable<'_>) -> BTreeMap<String, (PathBuf, usize)> {
+/// The key whose value the byte at `offset` belongs to: `[train] lora_r`, or `[train]`.
+fn key_at(table: &DeTable<'_>, offset: usize) -> Option<String> {
+    let holds = |value: &Spanned<DeValue<'_>>| value.span().contains(&offset);
+    for (section, value) in table.iter() {
+        let inner = value.get_ref().as_table().and_then(|keys| keys.iter().find(|(_, value)| holds(value)));
+        if let Some((key, _)) = inner {
+            return Some(format!("[{}] {}", section.get_ref(), key.get_ref()));
+        }
+        if holds(value) {
+            return Some(if section.get_ref() == "extends" {
+                "extends".into()
+            } else {
+                format!("[{}]", section.get_ref())
+            });
+        }
+    }
+    None
+}
+
+fn places(path: &Path, lines: &Lines, table: &DeTable<'_>) -> BTreeMap<String, (PathBuf, usize)> {
     let mut found = BTreeMap::new();
-    let place = |span| (path.to_path_buf(), line_at(text, &span));
+    let place = |span| (path.to_path_buf(), lines.at(&span));
     for (section, value) in table.iter() {
         found.insert(section.get_ref().to_string(), place(section.span()));
         for (key, _) in value.get_ref().as_table().into_iter().flat_map(|t| t.iter()) {

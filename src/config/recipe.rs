@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::MOST_TOKENS;
 use super::dtype::Bf16;
 use super::read::Places;
 use crate::error::Error;
@@ -230,18 +231,23 @@ impl Recipe {
     pub(super) fn check(&self, places: &Places, errors: &mut Vec<Error>) {
         let mut fail = |key: &str, message: String| errors.push(places.error(&format!("train.{key}"), message));
         let counts = [
-            ("lora_r", self.lora_r),
-            ("sequence_len", self.sequence_len),
-            ("micro_batch_size", self.micro_batch_size),
-            ("gradient_accumulation_steps", self.gradient_accumulation_steps),
-            ("num_epochs", self.num_epochs),
-            ("max_steps", self.max_steps.unwrap_or(1)),
-            ("eval_steps", self.eval_steps.unwrap_or(1)),
-            ("save_steps", self.save_steps.unwrap_or(1)),
-            ("save_total_limit", self.save_total_limit),
+            ("lora_r", self.lora_r, MOST_RANK),
+            ("sequence_len", self.sequence_len, MOST_TOKENS),
+            ("micro_batch_size", self.micro_batch_size, MOST_EXAMPLES),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps, MOST_EXAMPLES),
+            ("num_epochs", self.num_epochs, MOST_COUNT),
+            ("max_steps", self.max_steps.unwrap_or(1), MOST_STEPS),
+            ("eval_steps", self.eval_steps.unwrap_or(1), MOST_COUNT),
+            ("save_steps", self.save_steps.unwrap_or(1), MOST_COUNT),
+            ("save_total_limit", self.save_total_limit, MOST_COUNT),
         ];
-        for (key, _) in counts.iter().filter(|(_, n)| *n == 0) {
-            fail(key, "is 0, expected at least 1".into());
+        for (key, n, most) in counts {
+            if !(1..=most).contains(&n) {
+                fail(key, format!("is {n}, expected 1 to {most}"));
+            }
+        }
+        if let Some(steps) = self.warmup_steps.filter(|steps| *steps > MOST_COUNT) {
+            fail("warmup_steps", format!("is {steps}, expected at most {MOST_COUNT}"));
         }
         let positive = [
             ("lora_alpha", self.lora_alpha),
@@ -250,6 +256,14 @@ impl Recipe {
         ];
         for (key, value) in positive.iter().filter(|(_, v)| !(v.is_finite() && *v > 0.0)) {
             fail(key, format!("is {value}, expected more than 0"));
+        }
+        if self.lora_alpha.is_finite() && self.lora_alpha > MOST_ALPHA {
+            let scale = self.lora_alpha / self.lora_r.max(1) as f64;
+            let alpha = self.lora_alpha;
+            fail(
+                "lora_alpha",
+                format!("is {alpha}, which scales the adapter's product by {scale}; expected at most {MOST_ALPHA}"),
+            );
         }
         let shares = [
             ("lora_dropout", self.lora_dropout),
@@ -291,6 +305,17 @@ impl Recipe {
         }
     }
 }
+
+/// The largest rank: more than any layer has features, and a product of a larger rank is none.
+const MOST_RANK: usize = 65_536;
+/// Examples of a micro-batch, and micro-batches of a step.
+const MOST_EXAMPLES: usize = 1 << 20;
+/// Optimizer steps of a training. One of the smallest model takes a millisecond, so these would take hours.
+pub(crate) const MOST_STEPS: usize = 10_000_000;
+/// Epochs, and steps between checkpoints: above it a number is a slip.
+const MOST_COUNT: usize = 1_000_000_000_000;
+/// Above it, numbers in f32 run over in the first steps.
+const MOST_ALPHA: f64 = 1e9;
 
 /// PEFT's name for all linear layers; LLaMA-Factory's `all` is read as the same.
 const ALL_LINEAR: &str = "all-linear";

@@ -5,8 +5,10 @@
 //! before it with the header of the answer, tokenised whole as a run tokenises it; the answer's own ids follow. Where the tokenizer
 //! would merge the last character of the prompt with the first of the answer, the two stay apart, as they do when the model writes.
 
+use super::limits::Limits;
+use super::{Example, Turns};
 use crate::error::{Error, Result};
-use crate::model::{ChatTemplate, Tokenizer};
+use crate::model::{ChatTemplate, Tokenizer, Voice};
 use crate::record::Message;
 
 /// A tokenised example.
@@ -49,6 +51,31 @@ impl Encoded {
         }
         self
     }
+}
+
+/// Encodes an example, which has to fit `limits` and to have something to learn.
+///
+/// # Errors
+/// One that is too long, by its bytes before it is tokenised and then by its tokens; no token to learn; and those of the functions
+/// below.
+pub(crate) fn encode_example(
+    example: &Example,
+    voice: &Voice,
+    train_on_inputs: bool,
+    limits: Limits,
+) -> Result<Encoded> {
+    limits.check_bytes(example.turns.bytes())?;
+    let tokenizer = &voice.tokenizer;
+    let encoded = match &example.turns {
+        Turns::Chat(messages) => encode_chat(tokenizer, voice.template()?, messages, train_on_inputs)?,
+        Turns::Completion { prompt, completion } => encode_completion(tokenizer, prompt, completion, train_on_inputs)?,
+        Turns::Text(text) => encode_text(tokenizer, text)?,
+    };
+    limits.check_tokens(encoded.ids.len())?;
+    if encoded.learnt() == 0 {
+        return Err(Error::failed("has no token to learn"));
+    }
+    Ok(encoded)
 }
 
 /// Encodes a chat. With `train_on_inputs` all of it is learnt, else the assistant's turns.

@@ -33,18 +33,9 @@ impl Format {
         }
     }
 
-    /// The format of the first object, by its keys; later ones are looked at only when nothing came before them but noise.
-    pub(super) fn of<'o>(objects: impl Iterator<Item = &'o Object> + Clone) -> Result<Self, String> {
-        let of = |object: &Object| Self::ALL.into_iter().find(|f| f.keys().iter().all(|key| object.contains_key(*key)));
-        if let Some(format) = objects.clone().find_map(of) {
-            return Ok(format);
-        }
-        let found = match objects.clone().next() {
-            Some(object) => format!("has the keys {}", keys(object)),
-            None => "is not a JSON object".to_owned(),
-        };
-        let known: Vec<String> = Self::ALL.iter().map(|f| f.shape()).collect();
-        Err(format!("the format cannot be told: the line {found}, expected one of {}", known.join(", ")))
+    /// The format of an object, by its keys.
+    pub(super) fn of(object: &Object) -> Option<Self> {
+        Self::ALL.into_iter().find(|f| f.keys().iter().all(|key| object.contains_key(*key)))
     }
 
     /// Keys that every line has.
@@ -85,6 +76,21 @@ impl Format {
     }
 }
 
+/// Why a line's object has no format.
+pub(super) fn unknown(object: &Object) -> String {
+    no_format(&format!("has the keys {}", keys(object)))
+}
+
+/// Why a file without any object has no format.
+pub(super) fn no_object() -> String {
+    no_format("is not a JSON object")
+}
+
+fn no_format(found: &str) -> String {
+    let known: Vec<String> = Format::ALL.iter().map(|f| f.shape()).collect();
+    format!("the format cannot be told: the line {found}, expected one of {}", known.join(", "))
+}
+
 /// The JSON object that a line is.
 pub(super) fn object(line: &[u8]) -> Result<Object, String> {
     let line = std::str::from_utf8(line).map_err(|e| format!("not UTF-8: a bad byte at {}", e.valid_up_to() + 1))?;
@@ -111,14 +117,15 @@ fn messages(object: &Object, key: &str, (role_key, text_key): (&str, &str)) -> R
         let extra = message.iter().find(|(k, v)| *k != role_key && *k != text_key && !v.is_null());
         if let Some((extra, _)) = extra {
             return Err(format!(
-                "{at} has the key {extra:?}, which would not be heeded; expected {role_key} and {text_key} only"
+                "{at} has the key {}, which would not be heeded; expected {role_key} and {text_key} only",
+                cut(extra)
             ));
         }
         let role = text(message, role_key).map_err(|e| format!("{at} {e}"))?;
         let content = text(message, text_key).map_err(|e| format!("{at} {e}"))?;
         let known = canonical_role(&role, role_key == "from");
-        let known =
-            known.ok_or_else(|| format!("{at} has the {role_key} {role:?}, expected {}", roles(role_key == "from")))?;
+        let known = known
+            .ok_or_else(|| format!("{at} has the {role_key} {}, expected {}", cut(&role), roles(role_key == "from")))?;
         Ok(Message::new(known, content))
     };
     list.iter().enumerate().map(read).collect()
@@ -184,12 +191,16 @@ fn not_empty(object: &Object, key: &str) -> Result<(), String> {
 }
 
 fn keys(object: &Object) -> String {
-    let mut names: Vec<String> =
-        object.keys().take(8).map(|k| format!("{:?}", k.chars().take(40).collect::<String>())).collect();
+    let mut names: Vec<String> = object.keys().take(8).map(|key| cut(key)).collect();
     if object.len() > names.len() {
         names.push("…".into());
     }
     if names.is_empty() { "no key".into() } else { names.join(", ") }
+}
+
+/// A name out of a line, in quotes; it may be as long as the line.
+fn cut(name: &str) -> String {
+    format!("{:?}", name.chars().take(40).collect::<String>())
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -209,7 +220,7 @@ mod tests {
 
     fn turns(line: &str) -> Result<Turns, String> {
         let object = object(line.as_bytes())?;
-        Format::of([&object].into_iter())?.turns(object)
+        Format::of(&object).ok_or_else(|| unknown(&object))?.turns(object)
     }
 
     fn pairs(turns: Turns) -> Vec<(String, String)> {

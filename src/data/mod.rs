@@ -3,9 +3,13 @@
 #[cfg(feature = "candle")]
 pub mod encode;
 mod format;
+pub(crate) mod limits;
+mod lines;
 mod pack;
 mod split;
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 pub use pack::packs;
@@ -13,11 +17,16 @@ pub use split::{SplitMix64, hold_back, order};
 
 use crate::config::{DataFormat, OnError};
 use crate::error::{Error, Result};
+use crate::files::open_regular;
 use crate::record::Message;
 use format::Format;
+use lines::Lines;
 
 /// Bad lines shown when a file is refused; the rest is counted.
 const SHOWN: usize = 20;
+
+/// Bytes of a data file.
+const MOST_FILE_BYTES: u64 = 64 << 30;
 
 /// A file's examples.
 #[derive(Debug)]
@@ -57,6 +66,16 @@ pub enum Turns {
 }
 
 impl Turns {
+    /// Bytes of all that is said.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Chat(messages) => messages.iter().map(|message| message.role.len() + message.content.len()).sum(),
+            Self::Completion { prompt, completion } => prompt.len() + completion.len(),
+            Self::Text(text) => text.len(),
+        }
+    }
+
     /// Hash of what is said, and how: equal for equal turns, whatever their line.
     #[must_use]
     pub fn hash(&self) -> blake3::Hash {
@@ -97,35 +116,75 @@ impl Turns {
 /// are reported and all are counted.
 pub fn load(path: impl AsRef<Path>, format: DataFormat, on_error: OnError) -> Result<Dataset> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-    parse(path, &bytes, format, on_error)
+    let open = || -> Result<BufReader<File>> {
+        let (file, metadata) = open_regular(path)?;
+        if metadata.len() > MOST_FILE_BYTES {
+            let got = metadata.len();
+            return Err(Error::input(path, None, format!("has {got} bytes, expected at most {MOST_FILE_BYTES}")));
+        }
+        Ok(BufReader::with_capacity(1 << 16, file))
+    };
+    parse(path, open, format, on_error)
 }
 
-fn parse(path: &Path, bytes: &[u8], format: DataFormat, on_error: OnError) -> Result<Dataset> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let lines = bytes.split(|&b| b == b'\n').enumerate().map(|(n, line)| (n + 1, line.trim_ascii()));
-    let lines: Vec<(usize, &[u8])> = lines.filter(|(_, line)| !line.is_empty()).collect();
-    let Some((first, _)) = lines.first() else {
-        return Err(Error::input(path, None, "is empty; expected one JSON object a line"));
-    };
-    let objects: Vec<_> = lines.iter().map(|(_, line)| format::object(line)).collect();
+/// Hash of a data file's bytes, which are read in pieces.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(crate) fn file_hash(path: &Path) -> Result<blake3::Hash> {
+    let (file, _) = open_regular(path)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file).map_err(Error::io(path, "read"))?;
+    Ok(hasher.finalize())
+}
+
+/// Reads the lines that `open` gives, twice: once for the format, which the first line that has one decides, and once for what they
+/// say. So no more than one line is held besides the examples.
+fn parse<R: BufRead>(
+    path: &Path,
+    open: impl Fn() -> Result<R>,
+    format: DataFormat,
+    on_error: OnError,
+) -> Result<Dataset> {
     let format = match Format::named(format) {
         Some(format) => format,
-        None => Format::of(objects.iter().flatten()).map_err(|message| Error::input(path, *first, message))?,
+        None => told_format(path, &mut Lines::new(open()?))?,
     };
-    let mut examples = Vec::new();
-    let mut bad = Vec::new();
-    for ((line, _), object) in lines.iter().zip(objects) {
-        match object.and_then(|object| format.turns(object)) {
-            Ok(turns) => examples.push(Example { line: *line, turns }),
-            Err(message) => bad.push((*line, message)),
+    let mut lines = Lines::new(open()?);
+    let (mut examples, mut bad, mut total) = (Vec::new(), Vec::new(), 0);
+    while let Some((line, text)) = lines.next(path)? {
+        total += 1;
+        match text.and_then(format::object).and_then(|object| format.turns(object)) {
+            Ok(turns) => examples.push(Example { line, turns }),
+            Err(message) => bad.push((line, message)),
         }
     }
+    if total == 0 {
+        return Err(Error::input(path, None, "is empty; expected one JSON object a line"));
+    }
     if !bad.is_empty() && (on_error == OnError::Stop || examples.is_empty()) {
-        return Err(refusal(path, &bad, lines.len()));
+        return Err(refusal(path, &bad, total));
     }
     let skipped = bad.into_iter().map(|(line, message)| Error::input(path, line, message)).collect();
     Ok(Dataset { path: path.to_path_buf(), examples, skipped })
+}
+
+/// The format of the first line that has one.
+fn told_format<R: BufRead>(path: &Path, lines: &mut Lines<R>) -> Result<Format> {
+    let mut first = None;
+    let mut found = None;
+    while let Some((line, text)) = lines.next(path)? {
+        first.get_or_insert(line);
+        let Ok(object) = text.and_then(format::object) else { continue };
+        if let Some(format) = Format::of(&object) {
+            return Ok(format);
+        }
+        found.get_or_insert_with(|| format::unknown(&object));
+    }
+    let Some(first) = first else {
+        return Err(Error::input(path, None, "is empty; expected one JSON object a line"));
+    };
+    Err(Error::input(path, first, found.unwrap_or_else(format::no_object)))
 }
 
 /// One error for all bad lines.
@@ -151,7 +210,11 @@ mod tests {
     const GOOD: &str = r#"{"prompt": "a", "completion": "b"}"#;
 
     fn read(text: &str, on_error: OnError) -> Result<Dataset> {
-        parse(Path::new("data/t.jsonl"), text.as_bytes(), DataFormat::Auto, on_error)
+        parse_bytes("data/t.jsonl", text.as_bytes(), DataFormat::Auto, on_error)
+    }
+
+    fn parse_bytes(path: &str, bytes: &[u8], format: DataFormat, on_error: OnError) -> Result<Dataset> {
+        parse(Path::new(path), || Ok(bytes), format, on_error)
     }
 
     #[test]
@@ -201,8 +264,23 @@ mod tests {
     #[test]
     fn text_that_is_not_utf8_is_a_bad_line() {
         let bytes = [GOOD.as_bytes(), b"\n{\"prompt\": \"\xff\", \"completion\": \"b\"}"].concat();
-        let data = parse(Path::new("t"), &bytes, DataFormat::Auto, OnError::Skip).expect("one example");
+        let data = parse_bytes("t", &bytes, DataFormat::Auto, OnError::Skip).expect("one example");
         assert!(data.skipped[0].to_string().starts_with("t:2: not UTF-8"), "{:?}", data.skipped);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_a_bad_line_like_any_other() {
+        let text = format!("{GOOD}\n{{\"text\": \"{}\"}}\n{GOOD}\n", "x".repeat(lines::MOST_LINE_BYTES));
+        let message = read(&text, OnError::Stop).expect_err("a long line").to_string();
+        let bytes = lines::MOST_LINE_BYTES + 12;
+        let most = lines::MOST_LINE_BYTES;
+        assert!(
+            message.contains(&format!("- data/t.jsonl:2: has {bytes} bytes, and an example may have at most {most}")),
+            "{message}"
+        );
+        assert!(message.len() < 400, "{}", message.len());
+        let data = read(&text, OnError::Skip).expect("two examples");
+        assert_eq!(data.examples.iter().map(|e| e.line).collect::<Vec<_>>(), [1, 3]);
     }
 
     #[test]
@@ -221,7 +299,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), format in 0..6_u8) {
-            let _ = parse(Path::new("t"), &bytes, format_of(format), OnError::Skip);
+            let _ = parse_bytes("t", &bytes, format_of(format), OnError::Skip);
         }
 
         #[test]
@@ -232,7 +310,7 @@ mod tests {
             ),
             format in 0..6_u8,
         ) {
-            if let Ok(data) = parse(Path::new("t"), lines.join("\n").as_bytes(), format_of(format), OnError::Skip) {
+            if let Ok(data) = parse_bytes("t", lines.join("\n").as_bytes(), format_of(format), OnError::Skip) {
                 prop_assert_eq!(data.examples.len() + data.skipped.len(), lines.len());
                 prop_assert!(!data.examples.is_empty());
             }

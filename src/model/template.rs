@@ -67,12 +67,16 @@ impl ChatTemplate {
         Ok(Some(template))
     }
 
+    /// Whether a user's template file can be read and parsed; it is rendered with the model's tokens later.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or as [`ChatTemplate::new`].
+    pub(crate) fn check_file(path: &Path) -> Result<()> {
+        Self::new(path, &read_file(path)?, None, None).map(|_| ())
+    }
+
     pub(crate) fn source(files: &ModelFiles, override_file: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
-        let read = |path: &Path| -> Result<Option<(PathBuf, String)>> {
-            let text = read_regular_text(path, MAX_SOURCE as u64)?;
-            refuse_mark(path, &text)?;
-            Ok(Some((path.to_path_buf(), text)))
-        };
+        let read = |path: &Path| Ok(Some((path.to_path_buf(), read_file(path)?)));
         if let Some(path) = override_file {
             return read(path);
         }
@@ -193,6 +197,12 @@ impl ChatTemplate {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+fn read_file(path: &Path) -> Result<String> {
+    let text = read_regular_text(path, MAX_SOURCE as u64)?;
+    refuse_mark(path, &text)?;
+    Ok(text)
 }
 
 /// `chat_template` of a `tokenizer_config.json`: a text, or several by name of which `default` is meant.

@@ -1,6 +1,6 @@
 //! What can be checked before anything is downloaded, loaded or trained: a mistake is told in the first second, and not after an hour.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::stamp::Stamp;
 use super::train::{data_hash, data_of};
@@ -8,6 +8,7 @@ use crate::adapter;
 use crate::backend::prompts;
 use crate::config::{Config, DataConfig};
 use crate::data;
+use crate::data::limits::drift_text;
 use crate::error::{Error, Result};
 use crate::model::{ChatTemplate, Voice};
 use crate::scenario::{self, Scenario};
@@ -30,7 +31,8 @@ pub(super) fn check_run(config: &Config) -> Result<Checked> {
         let message = "there is neither [adapter] nor [train], so there is nothing to compare the base with";
         return Err(Error::input(&config.manifest, None, message));
     }
-    let drift_text = config.run.drift_text.as_deref().map(|path| drift_text(config, path)).transpose()?;
+    let named = |path: &PathBuf| Ok((config.relative(path), drift_text(path)?));
+    let drift_text = config.run.drift_text.as_ref().map(named).transpose()?;
     check_training(config)?;
     Ok(Checked { scenarios, drift_text })
 }
@@ -41,19 +43,13 @@ pub(super) fn check_run(config: &Config) -> Result<Checked> {
 /// As [`check_run`].
 pub(super) fn check_training(config: &Config) -> Result<()> {
     if let Some(path) = &config.model.chat_template {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-        ChatTemplate::new(path, &text, None, None)?;
+        ChatTemplate::check_file(path)?;
     }
     match (&config.recipe, &config.adapter) {
         (Some(_), adapter) => check_data(data_of(config)?, adapter.as_ref().map(|a| a.path.as_path())),
         (None, Some(adapter)) => check_adapter(config, &adapter.path),
         (None, None) => Ok(()),
     }
-}
-
-fn drift_text(config: &Config, path: &Path) -> Result<(String, String)> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-    Ok((config.relative(path), text))
 }
 
 /// Reads every data line, unless the adapter says that it was trained on these very bytes.

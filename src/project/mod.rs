@@ -16,12 +16,14 @@ use std::path::{Path, PathBuf};
 
 use crate::backend::{ENGINE_REVISION, Progress};
 use crate::config::Config;
+use crate::data;
 use crate::error::{Error, Result};
 use crate::files::{Lock, sweep, sweep_directory};
 use crate::gate;
 use crate::model::{ModelFiles, ModelKind, SourceEvent, source};
 use crate::record::{Arm, BASE, Decision, ModelInfo, RunRecord, TUNED};
 use crate::run::{Inputs, Store, execute};
+use crate::scenario;
 use crate::snapshot;
 use crate::train::TrainEvent;
 
@@ -130,8 +132,7 @@ pub(crate) fn base(config: &Config, on_event: Events<'_>) -> Result<Base> {
     }
     voice.extend(config.model.chat_template.as_deref());
     for path in voice {
-        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-        hasher.update(blake3::hash(&bytes).as_bytes());
+        hasher.update(data::file_hash(path)?.as_bytes());
     }
     Ok(Base { files, fingerprint: hasher.finalize().to_hex().to_string(), weights })
 }
@@ -145,6 +146,9 @@ pub(crate) fn base(config: &Config, on_event: Events<'_>) -> Result<Base> {
 /// Anything a person has to put right first; a failed gate is not an error, but a [`Decision`].
 pub fn run(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Result<Outcome> {
     let checked = early::check_run(config)?;
+    if let Some(note) = scenario::passed_over(config) {
+        on_event(Event::Note(note));
+    }
     let _lock = lock(config, on_event)?;
     let run = ask(config, &checked, policy, on_event)?;
     let decision = gate::decide(&run, &config.gate);

@@ -9,8 +9,9 @@ use super::stamp::{STAMP, Stamp};
 use super::{Base, Event, Events, TrainPolicy};
 use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::config::{BackendName, Config, DataConfig, ModelConfig, OnError, Recipe};
-use crate::data::encode::{Encoded, encode_chat, encode_completion, encode_text};
-use crate::data::{self, Example, Turns};
+use crate::data::encode::{Encoded, encode_example};
+use crate::data::limits::Limits;
+use crate::data::{self, Example, file_hash};
 use crate::error::{Error, Result};
 use crate::export;
 use crate::files::{replace_directory, write_atomically};
@@ -81,8 +82,7 @@ pub(super) fn wanted(config: &Config, recipe: &Recipe, base: &Base) -> Result<Wa
 pub(super) fn data_hash(data: &DataConfig) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for path in std::iter::once(&data.train).chain(&data.validation) {
-        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-        hasher.update(blake3::hash(&bytes).as_bytes());
+        hasher.update(file_hash(path)?.as_bytes());
     }
     hasher.update(format!("{:?} {:?} {}", data.format, data.on_error, data.validation.is_some()).as_bytes());
     Ok(hasher.finalize().to_hex().to_string())
@@ -120,7 +120,8 @@ pub(super) fn prepare(
     let limits = model::limits(&base.files, &config.model)?;
     voice.check_fits(limits.vocabulary)?;
     early::check_prompts(&voice, limits.context, checked)?;
-    let (train, validation) = examples(config, recipe, &voice, on_event)?;
+    let lengths = Limits::new(recipe.sequence_len, limits.context);
+    let (train, validation) = examples(config, recipe, &voice, lengths, on_event)?;
     Ok(Lesson { train, validation })
 }
 
@@ -198,9 +199,14 @@ fn examples(
     config: &Config,
     recipe: &Recipe,
     voice: &Voice,
+    limits: Limits,
     on_event: Events<'_>,
 ) -> Result<(Vec<Encoded>, Vec<Encoded>)> {
     let data = data_of(config)?;
+    if let Some(note) = limits.note() {
+        on_event(Event::Note(note));
+    }
+    let inputs = recipe.train_on_inputs;
     let read = |path: &Path, on_event: Events<'_>| -> Result<Vec<Example>> {
         let dataset = data::load(path, data.format, data.on_error)?;
         if !dataset.skipped.is_empty() {
@@ -223,33 +229,26 @@ fn examples(
             (train, validation, &data.train)
         }
     };
-    let train = encode_all(&data.train, &train, recipe, voice, data.on_error, on_event)?;
-    let validation = encode_all(validation_path, &validation, recipe, voice, data.on_error, on_event)?;
+    let encode = |example: &Example| encode_example(example, voice, inputs, limits);
+    let train = encode_all(&data.train, &train, encode, data.on_error, on_event)?;
+    let validation = encode_all(validation_path, &validation, encode, data.on_error, on_event)?;
+    if train.is_empty() {
+        let message = "has no line left to train on; the notes above say why lines were skipped";
+        return Err(Error::input(&data.train, None, message));
+    }
     Ok((train, validation))
 }
 
 fn encode_all(
     path: &Path,
     examples: &[Example],
-    recipe: &Recipe,
-    voice: &Voice,
+    encode: impl Fn(&Example) -> Result<Encoded>,
     on_error: OnError,
     on_event: Events<'_>,
 ) -> Result<Vec<Encoded>> {
     let (mut encoded, mut errors) = (Vec::new(), Vec::new());
     for example in examples {
-        match encode(example, recipe, voice) {
-            Ok(tokens) if tokens.ids.len() > recipe.sequence_len => {
-                let (got, most) = (tokens.ids.len(), recipe.sequence_len);
-                errors.push(Error::input(
-                    path,
-                    example.line,
-                    format!("has {got} tokens, and sequence_len is {most}; shorten it or raise sequence_len"),
-                ));
-            }
-            Ok(tokens) if tokens.learnt() == 0 => {
-                errors.push(Error::input(path, example.line, "has no token to learn"))
-            }
+        match encode(example) {
             Ok(tokens) => encoded.push(tokens),
             Err(error) => errors.push(Error::input(path, example.line, error.to_string())),
         }
@@ -264,24 +263,11 @@ fn encode_all(
             Error::collect(errors)?;
         }
         OnError::Skip if !errors.is_empty() => {
-            on_event(Event::Note(format!(
-                "{}: {} lines are skipped; the first: {}",
-                path.display(),
-                errors.len(),
-                errors[0]
-            )));
+            let (many, path) = (errors.len(), path.display());
+            let lines = if many == 1 { "line is" } else { "lines are" };
+            on_event(Event::Note(format!("{path}: {many} {lines} skipped; the first: {}", errors[0])));
         }
         OnError::Skip => {}
     }
     Ok(encoded)
-}
-
-fn encode(example: &Example, recipe: &Recipe, voice: &Voice) -> Result<Encoded> {
-    match &example.turns {
-        Turns::Chat(messages) => encode_chat(&voice.tokenizer, voice.template()?, messages, recipe.train_on_inputs),
-        Turns::Completion { prompt, completion } => {
-            encode_completion(&voice.tokenizer, prompt, completion, recipe.train_on_inputs)
-        }
-        Turns::Text(text) => encode_text(&voice.tokenizer, text),
-    }
 }

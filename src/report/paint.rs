@@ -12,7 +12,7 @@ use crate::report::escape::terminal_safe;
 pub struct Style {
     /// ANSI colours; without them everything is told by signs and words.
     pub color: bool,
-    /// Columns; at least 40 are used.
+    /// Columns; at least 20 are used.
     pub width: usize,
 }
 
@@ -90,7 +90,7 @@ pub(super) struct Page {
 
 impl Page {
     pub(super) fn new(style: Style) -> Self {
-        Self { style: Style { width: style.width.max(40), ..style }, out: String::new() }
+        Self { style: Style { width: style.width.max(20), ..style }, out: String::new() }
     }
 
     pub(super) fn width(&self) -> usize {
@@ -105,8 +105,11 @@ impl Page {
         self.out.push('\n');
     }
 
-    /// One line, as it is.
+    /// One line, as it is; on a terminal that it does not fit, several.
     pub(super) fn line(&mut self, pieces: &[Piece]) {
+        if pieces.iter().map(|(_, text)| columns(&safe(text))).sum::<usize>() > self.style.width {
+            return self.wrapped(4, pieces);
+        }
         for (ink, text) in pieces {
             self.put(*ink, &safe(text));
         }
@@ -262,11 +265,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_line_is_wider_than_the_page(text in "[a日 \u{1b}]{0,200}", indent in 0_usize..8) {
-            let mut page = page(false, 40);
+        fn no_line_is_wider_than_the_page(text in "[a日 \u{1b}]{0,200}", indent in 0_usize..16, width in 20_usize..60) {
+            let mut page = page(false, width);
+            page.line(&[piece(Ink::Plain, text.as_str())]);
             page.wrapped(indent, &[piece(Ink::Plain, text)]);
             for line in page.finish().lines() {
-                prop_assert!(columns(line) <= 40, "{} columns: {line}", columns(line));
+                prop_assert!(columns(line) <= width, "{} columns: {line}", columns(line));
             }
         }
     }

@@ -12,6 +12,8 @@ use crate::report::{
 const ANSWER_LINES: usize = 12;
 /// Target failures, fixed or open cases that are shown.
 const CASES: usize = 10;
+/// Columns that the table takes at least; on a narrower terminal each row is two lines.
+const TABLE: usize = 72;
 /// Width of the column of roles, and of labels.
 const LABEL: usize = 9;
 
@@ -67,7 +69,8 @@ fn header(page: &mut Page, report: &Report<'_>) {
     let room = page.width().saturating_sub(LABEL + 2);
     let size = model_size(run);
     // The end of a model's path says more than its beginning.
-    let source = clip_start(&run.model.source, room.saturating_sub(columns(&size) + 3));
+    let room = if page.width() < TABLE { usize::MAX } else { room.saturating_sub(columns(&size) + 3) };
+    let source = clip_start(&run.model.source, room);
     label(page, "model", &format!("{source} ({size})"));
     label(page, "adapter", &adapter(report));
     let arms: Vec<String> = run.arms.iter().map(|a| format!("{} {}", a.name, short(&a.fingerprint))).collect();
@@ -93,6 +96,44 @@ struct Columns {
 }
 
 fn table(page: &mut Page, report: &Report<'_>) {
+    if page.width() < TABLE {
+        stacked(page, report);
+    } else {
+        aligned(page, report);
+    }
+    for (name, text) in [("drift", drift(report.run)), ("proof", proof(report.run))] {
+        label(page, name, text.as_deref().unwrap_or("not measured"));
+    }
+}
+
+/// The table for a narrow terminal: a scenario's name on a line, and below it what both arms pass.
+fn stacked(page: &mut Page, report: &Report<'_>) {
+    let c = report.comparison;
+    let rates = |base: &str, tuned: &str| format!("    {} {base}  {} {tuned}  ", c.base, c.tuned);
+    page.blank();
+    for role in [Role::Target, Role::Control] {
+        for row in c.scenarios.iter().filter(|row| row.scenario.role == role) {
+            page.wrapped(4, &[piece(Ink::Bold, format!("  {role} ")), piece(Ink::Plain, row.scenario.name.as_str())]);
+            let mut pieces = vec![piece(Ink::Plain, rates(&fraction(&row.tally.base), &fraction(&row.tally.tuned)))];
+            pieces.extend(change(&row.tally));
+            page.wrapped(4, &pieces);
+        }
+    }
+    page.blank();
+    for (role, tally) in [(Role::Target, &c.target), (Role::Control, &c.control)] {
+        page.wrapped(
+            4,
+            &[piece(Ink::Bold, format!("  {role} ")), piece(Ink::Plain, format!("all {} cases", tally.cases))],
+        );
+        let rates = rates(&percent(&tally.base), &percent(&tally.tuned));
+        page.wrapped(4, &[piece(Ink::Plain, rates), piece(Ink::Bold, effect(report, role, tally))]);
+        if role == Role::Control {
+            page.wrapped(4, &[piece(Ink::Dim, format!("    {}", flips(tally)))]);
+        }
+    }
+}
+
+fn aligned(page: &mut Page, report: &Report<'_>) {
     let c = report.comparison;
     let longest = c.scenarios.iter().map(|row| columns(&row.scenario.name)).max().unwrap_or(0);
     let widths = Columns {
@@ -120,9 +161,6 @@ fn table(page: &mut Page, report: &Report<'_>) {
     for (role, tally) in [(Role::Target, &c.target), (Role::Control, &c.control)] {
         totals(page, &widths, report, role, tally);
     }
-    for (name, text) in [("drift", drift(report.run)), ("proof", proof(report.run))] {
-        label(page, name, text.as_deref().unwrap_or("not measured"));
-    }
 }
 
 fn table_row(page: &mut Page, widths: &Columns, role: &str, row: &ScenarioRow<'_>) {
@@ -137,23 +175,28 @@ fn table_row(page: &mut Page, widths: &Columns, role: &str, row: &ScenarioRow<'_
 }
 
 fn totals(page: &mut Page, widths: &Columns, report: &Report<'_>, role: Role, tally: &Tally) {
-    let effect = match role {
-        Role::Target => gain(report.comparison),
-        Role::Control => retention(tally),
-    };
     let pieces = [
         piece(Ink::Bold, format!("  {}", left(&role.to_string(), LABEL))),
         piece(Ink::Plain, left(&format!("all {} cases", tally.cases), widths.name)),
         piece(Ink::Plain, format!("  {}", right(&percent(&tally.base), widths.base))),
         piece(Ink::Plain, format!("  {}   ", right(&percent(&tally.tuned), widths.tuned))),
-        piece(Ink::Bold, effect),
+        piece(Ink::Bold, effect(report, role, tally)),
     ];
     page.line(&pieces);
     if role == Role::Control {
-        let flips =
-            format!("{} broken, {} fixed; exact McNemar {}", tally.broken, tally.fixed, p_value(tally.broken_p()));
-        page.wrapped(LABEL + 2, &[piece(Ink::Dim, format!("  {}{flips}", " ".repeat(LABEL)))]);
+        page.wrapped(LABEL + 2, &[piece(Ink::Dim, format!("  {}{}", " ".repeat(LABEL), flips(tally)))]);
     }
+}
+
+fn effect(report: &Report<'_>, role: Role, tally: &Tally) -> String {
+    match role {
+        Role::Target => gain(report.comparison),
+        Role::Control => retention(tally),
+    }
+}
+
+fn flips(tally: &Tally) -> String {
+    format!("{} broken, {} fixed; exact McNemar {}", tally.broken, tally.fixed, p_value(tally.broken_p()))
 }
 
 fn change(tally: &Tally) -> Vec<Piece> {
@@ -196,7 +239,9 @@ fn gate(page: &mut Page, report: &Report<'_>) {
     ];
     for rule in rules {
         let (ink, sign) = sign(rule.verdict);
-        let row = format!(
+        let narrow = page.width() < TABLE;
+        let plain = [rule.name.clone(), measured(rule), threshold(rule), range(rule), format!("n {}", rule.n)];
+        let aligned = format!(
             "{}  {}  {}  {}  {}",
             left(&rule.name, widths[0]),
             right(&measured(rule), widths[1]),
@@ -204,6 +249,11 @@ fn gate(page: &mut Page, report: &Report<'_>) {
             left(&range(rule), widths[3]),
             right(&format!("n {}", rule.n), widths[4] + 2)
         );
+        let row = if narrow {
+            plain.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join("  ")
+        } else {
+            aligned
+        };
         let note = if rule.underpowered { "  underpowered" } else { "" };
         page.line(&[piece(ink, format!("  {sign} ")), piece(Ink::Plain, row), piece(Ink::Warn, note)]);
         if rule.verdict != Verdict::Passed {
@@ -425,7 +475,7 @@ mod tests {
 
     #[test]
     fn lines_fit_the_terminal() {
-        for width in [80, 120] {
+        for width in [20, 30, 40, 60, 71, 72, 80, 120] {
             for line in render(&example(), &policy(), Style { color: false, width }).lines() {
                 assert!(columns(line) <= width, "{} columns of {width}: {line}", columns(line));
                 assert_eq!(line, line.trim_end());

@@ -1,26 +1,35 @@
 //! A scenario file as it is written, and what it resolves to. Everything that is wrong with its cases is reported at once.
 
 mod sampling;
+mod words;
 
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
-use regex::RegexBuilder;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use toml::Spanned;
 
 use super::check::{Check, Choice, Matcher, plain};
 use super::json::Schema;
+use super::pattern::Patterns;
 use super::script::Writing;
 use super::{Case, DEFAULT_MAX_TOKENS, Names, Scenario};
-use crate::config::{line_at, relative, toml_error};
+use crate::config::{Lines, MOST_TOKENS, relative};
+use crate::data::limits::MOST_TEXT_BYTES;
 use crate::error::{Error, Result};
+use crate::files::read_regular_text;
 use crate::record::{Message, Prompt, Request, Role, Sampling};
 
-/// Largest compiled regular expression, in bytes.
-const REGEX_SIZE: usize = 1 << 20;
+/// Problems of a file that are shown; the others are counted.
+const SHOWN: usize = 50;
+/// Continuations that a choice must beat: each is computed, and looked up among the others.
+const MOST_OTHERS: usize = 1000;
+/// Checks that every case of a file shares: each case has a copy.
+const MOST_SHARED: usize = 1000;
+/// Bytes of a JSON schema's file.
+const MOST_SCHEMA_BYTES: u64 = 1 << 20;
 /// Characters of an inline schema shown in messages.
 const SCHEMA_SHOWN: usize = 60;
 
@@ -109,7 +118,8 @@ fn default_name(position: usize) -> String {
 /// What a file's cases are resolved with, and the errors found so far.
 struct Reader<'t> {
     path: &'t Path,
-    text: &'t str,
+    lines: Lines,
+    patterns: Patterns,
     system: Option<String>,
     max_tokens: usize,
     stop: Vec<String>,
@@ -121,11 +131,12 @@ struct Reader<'t> {
 
 /// The scenario that `text`, the content of `path`, describes.
 pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
-    let mut raw: RawScenario = toml::from_str(text).map_err(|error| explained(path, text, &error))?;
+    let mut raw: RawScenario = toml::from_str(text).map_err(|error| words::explained(path, text, &error))?;
     let max_tokens = raw.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     let mut reader = Reader {
         path,
-        text,
+        lines: Lines::of(text),
+        patterns: Patterns::default(),
         system: raw.system.take(),
         max_tokens,
         stop: Vec::new(),
@@ -154,6 +165,14 @@ pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
     {
         reader.errors.push(Error::input(path, None, "system is said only to cases with `prompt`, and there is none"));
     }
+    if raw.checks.len() > MOST_SHARED {
+        let got = raw.checks.len();
+        return Err(Error::input(
+            path,
+            None,
+            format!("has {got} checks for every case, expected at most {MOST_SHARED}"),
+        ));
+    }
     reader.stop = reader.stop(std::mem::take(&mut raw.stop));
     reader.sampling = reader.sampling(&raw);
     reader.shared = std::mem::take(&mut raw.checks).into_iter().filter_map(|check| reader.check(check)).collect();
@@ -168,14 +187,17 @@ pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
         }
         cases.push(case);
     }
+    if reader.errors.len() > SHOWN {
+        let more = reader.errors.split_off(SHOWN).len();
+        reader.errors.push(Error::input(path, None, format!("has {more} more problems")));
+    }
     Error::collect(reader.errors)?;
     Ok(Scenario { name, path: relative(root, path), role: raw.role, description, cases })
 }
 
 impl Reader<'_> {
-    /// Lines are counted only for what is wrong: to count them for every check would take a large file's length squared.
     fn fail(&mut self, at: &Range<usize>, message: impl Into<String>) {
-        self.errors.push(Error::input(self.path, line_at(self.text, at), message));
+        self.errors.push(Error::input(self.path, self.lines.at(at), message));
     }
 
     fn case(&mut self, mut raw: RawCase, position: usize, at: &Range<usize>) -> Case {
@@ -198,11 +220,10 @@ impl Reader<'_> {
         let max_tokens = self.max_tokens(at, &name, raw.max_tokens, &checks);
         let prompt = self.prompt(at, &name, raw);
         let mut choices: Vec<String> = Vec::new();
+        let mut known: HashSet<&str> = HashSet::new();
         for check in &checks {
             let Check::Choice(choice) = check else { continue };
-            for text in choice.texts().filter(|text| !choices.contains(text)).collect::<Vec<_>>() {
-                choices.push(text.clone());
-            }
+            choices.extend(choice.texts().filter(|text| known.insert(text)).cloned());
         }
         let (stop, sampling) = (self.stop.clone(), self.sampling);
         Case { name, request: Request { prompt, max_tokens, choices, stop, sampling }, checks }
@@ -213,6 +234,9 @@ impl Reader<'_> {
         let tokens = own.unwrap_or(if only_choices { 0 } else { self.max_tokens });
         if only_choices && tokens > 0 {
             self.fail(at, format!("case {case} has max_tokens, but only choices, which generate nothing; take it out"));
+        }
+        if tokens > MOST_TOKENS {
+            self.fail(at, format!("case {case} has max_tokens = {tokens}, expected at most {MOST_TOKENS}"));
         }
         if !only_choices && tokens == 0 {
             self.fail(
@@ -232,6 +256,9 @@ impl Reader<'_> {
         }
         if prompt.iter().chain(&text).any(|text| text.trim().is_empty()) {
             self.fail(at, format!("case {case} asks nothing: its prompt is empty"));
+        }
+        if let Some(long) = prompt.iter().chain(&text).map(String::len).find(|bytes| *bytes > MOST_TEXT_BYTES) {
+            self.fail(at, format!("case {case} asks {long} bytes, expected at most {MOST_TEXT_BYTES}"));
         }
         if let Some(text) = text {
             return Prompt::Text(text);
@@ -256,11 +283,11 @@ impl Reader<'_> {
     /// A check, or `None` after noting what is wrong with it.
     fn check(&mut self, raw: Spanned<RawCheck>) -> Option<Check> {
         let at = raw.span();
-        resolve(raw.into_inner(), self.path).map_err(|message| self.fail(&at, message)).ok()
+        resolve(raw.into_inner(), self.path, &mut self.patterns).map_err(|message| self.fail(&at, message)).ok()
     }
 }
 
-fn resolve(raw: RawCheck, path: &Path) -> Result<Check, String> {
+fn resolve(raw: RawCheck, path: &Path, patterns: &mut Patterns) -> Result<Check, String> {
     let text = |wanted, matcher| Check::Text { wanted, matcher };
     Ok(match raw {
         RawCheck::Exact(s) => text(true, Matcher::Exact(s)),
@@ -269,8 +296,8 @@ fn resolve(raw: RawCheck, path: &Path) -> Result<Check, String> {
         RawCheck::NotContains(s) => text(false, Matcher::Contains(some("not-contains", s)?)),
         RawCheck::Icontains(s) => text(true, Matcher::Icontains(some("icontains", s)?)),
         RawCheck::NotIcontains(s) => text(false, Matcher::Icontains(some("not-icontains", s)?)),
-        RawCheck::Regex(s) => text(true, regex("regex", &s)?),
-        RawCheck::NotRegex(s) => text(false, regex("not-regex", &s)?),
+        RawCheck::Regex(s) => text(true, regex("regex", &s, patterns)?),
+        RawCheck::NotRegex(s) => text(false, regex("not-regex", &s, patterns)?),
         RawCheck::Json => Check::Json(true),
         RawCheck::NotJson => Check::Json(false),
         RawCheck::JsonFields(table) if table.is_empty() => return Err("json-fields names no field".into()),
@@ -297,20 +324,17 @@ fn above_zero(check: &str, n: usize) -> Result<usize, String> {
     if n == 0 { Err(format!("{check} is 0, expected at least 1")) } else { Ok(n) }
 }
 
-fn regex(check: &str, pattern: &str) -> Result<Matcher, String> {
+fn regex(check: &str, pattern: &str, patterns: &mut Patterns) -> Result<Matcher, String> {
     some(check, pattern.to_owned())?;
-    let built = RegexBuilder::new(pattern).size_limit(REGEX_SIZE).build();
-    built.map(Matcher::Regex).map_err(|error| {
-        // The last line says what is wrong; those above it draw the pattern.
-        let text = error.to_string();
-        let reason = text.lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
-        format!("{check} '{}' is not a regular expression: {reason}", plain(pattern, 80))
-    })
+    patterns.compile(pattern).map(Matcher::Regex).map_err(|why| format!("{check} '{}' {why}", plain(pattern, 80)))
 }
 
 fn choice(choice: Choice) -> Result<Choice, String> {
     if choice.others.is_empty() {
         return Err("choice has no others to choose between".into());
+    }
+    if choice.others.len() > MOST_OTHERS {
+        return Err(format!("choice has {} others, expected at most {MOST_OTHERS}", choice.others.len()));
     }
     let mut seen = HashSet::new();
     for text in choice.texts() {
@@ -329,9 +353,9 @@ fn schema(value: &toml::Value, path: &Path) -> Result<Schema, String> {
     match value {
         toml::Value::String(file) => {
             let at = path.with_file_name(file);
-            let text = std::fs::read_to_string(&at).map_err(|e| fail(format!("cannot read {}: {e}", at.display())))?;
-            let json: Value =
-                serde_json::from_str(&text).map_err(|e| fail(format!("{} is not JSON: {e}", at.display())))?;
+            let text = read_regular_text(&at, MOST_SCHEMA_BYTES).map_err(|e| fail(e.to_string()))?;
+            let json: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
+                .map_err(|e| fail(format!("{} is not JSON: {e}", at.display())))?;
             Schema::new(file.as_str(), &json).map_err(|e| fail(format!("{} is not a JSON schema: {e}", at.display())))
         }
         toml::Value::Table(table) => {
@@ -363,19 +387,6 @@ fn json_value(key: &str, value: &toml::Value) -> Result<Value, String> {
 
 fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
-}
-
-/// A TOML error, with what serde says about enums in a person's words.
-fn explained(path: &Path, text: &str, error: &toml::de::Error) -> Error {
-    let mut error = toml_error(path, text, error);
-    if let Error::Input { message, .. } = &mut error
-        && ["wanted exactly 1 element", "variant, expected", "expected table"].iter().any(|said| message.contains(said))
-    {
-        message.push_str(
-            "; a check is a word (\"json\") or one name and value ({ contains = \"…\" }), two checks are two of them",
-        );
-    }
-    error
 }
 
 #[cfg(test)]
@@ -506,15 +517,17 @@ mod tests {
     #[test]
     fn checks_that_cannot_work_are_refused() {
         refused(checks("\n{ regex = '(' }"), 6, "unclosed group");
-        refused(checks(r"{ regex = '\w{1000}{1000}' }"), 5, "is not a regular expression");
+        refused(checks(r"{ regex = '\w{1000}{1000}' }"), 5, "compiles to more than 10 MiB");
+        checks(r"{ regex = '^\w{1,30}$' }").expect("an ordinary pattern");
         refused(checks("{ contains = \"\" }"), 5, "contains is empty");
         refused(checks("{ min-words = 0 }"), 5, "min-words is 0");
-        refused(checks("{ max-length = -1 }"), 5, "invalid value");
+        refused(checks("{ max-length = -1 }"), 5, "max-length is -1, expected a whole number of at least 0");
+        refused(cases("max_tokens = \"9\""), 3, "max_tokens is the text \"9\", expected a whole number");
         refused(checks("{ json-fields = {} }"), 5, "names no field");
         refused(checks("{ json-fields = { a = 2024-01-01 } }"), 5, "a is 2024-01-01, which JSON cannot say");
         refused(checks("{ json-schema = { type = \"objekt\" } }"), 5, "not a JSON schema");
         refused(checks("{ json-schema = 3 }"), 5, "expected a schema");
-        refused(checks("{ json-schema = \"gone.json\" }"), 5, "cannot read p/scenarios/gone.json");
+        refused(checks("{ json-schema = \"gone.json\" }"), 5, "p/scenarios/gone.json: cannot read");
         refused(checks("{ choice = { answer = \"a\", others = [] } }"), 5, "no others");
         refused(checks("{ choice = { answer = \"a\", others = [\"a\"] } }"), 5, "twice");
         refused(checks("{ script = \"latin\" }"), 5, "did you mean \"Latin\"?");

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde_json::{Map, Number, Value};
 
 use super::check::{plain, quote};
+use super::pattern::REGEX_SIZE;
+use super::schema;
 
 /// A compiled JSON schema. `$ref` reaches only into the schema itself: nothing is fetched, no other file is read.
 #[derive(Clone)]
@@ -17,9 +19,15 @@ pub struct Schema {
 impl Schema {
     /// Compiles `schema`; `name` stands for it in messages. Patterns are matched in linear time.
     pub(super) fn new(name: impl Into<String>, schema: &Value) -> Result<Self, String> {
-        let options =
-            jsonschema::options().with_pattern_options(jsonschema::PatternOptions::regex().size_limit(1 << 20));
+        schema::check(schema)?;
+        let options = jsonschema::options()
+            .with_pattern_options(jsonschema::PatternOptions::regex().size_limit(REGEX_SIZE))
+            .should_validate_formats(true)
+            .should_ignore_unknown_formats(false);
         let validator = options.build(schema).map_err(|error| {
+            if let Some(why) = schema::pattern_fault(schema) {
+                return why;
+            }
             let at = error.instance_path().to_string();
             format!(
                 "{}{}",
@@ -170,6 +178,27 @@ mod tests {
         let failure = schema.misfit(r#"{"a": "x"}"#).expect("a misfit");
         assert!(failure.contains("/a: ") && failure.contains("\"b\" is a required property"), "{failure}");
         assert!(schema.misfit("no").expect("a misfit").starts_with("not JSON"));
+    }
+
+    #[test]
+    fn a_pattern_that_cannot_be_matched_in_linear_time_is_named() {
+        let ahead = json!({"properties": {"a": {"pattern": "^(?!no)"}}});
+        let why = Schema::new("s", &ahead).expect_err("look-ahead");
+        assert!(why.starts_with("at /properties/a: the pattern '^(?!no)' has look-around"), "{why}");
+        let big = json!({"patternProperties": {"^\\w{1000}{1000}$": true}});
+        assert!(Schema::new("s", &big).expect_err("too big").contains("compiles to more than 10 MiB"));
+        Schema::new("s", &json!({"pattern": "^\\w{1,30}$"})).expect("an ordinary pattern");
+    }
+
+    #[test]
+    fn formats_are_checked() {
+        let schema = Schema::new("s", &json!({"type": "string", "format": "email"})).expect("a schema");
+        assert_eq!(schema.misfit("\"a@example.org\""), None);
+        assert!(schema.misfit("\"hello\"").expect("a misfit").contains("email"));
+        for format in ["date", "date-time", "uuid", "ipv4", "uri", "time", "hostname"] {
+            let schema = Schema::new("s", &json!({"format": format})).expect(format);
+            assert!(schema.misfit("\"-- no --\"").is_some(), "{format}");
+        }
     }
 
     #[test]

@@ -35,9 +35,12 @@
 //! | `"no-template-tags"` | no tag of a chat template leaked into it |
 
 mod check;
+mod directory;
 mod file;
 mod json;
+mod pattern;
 mod repetition;
+mod schema;
 mod script;
 mod tags;
 
@@ -51,11 +54,15 @@ pub use script::Writing;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::files::read_regular_text;
 use crate::record::{Completion, Finish, Request, Role, Verdict};
 use check::Outcome;
 
 /// Most new tokens of an answer, unless the scenario says otherwise.
 pub const DEFAULT_MAX_TOKENS: usize = 64;
+
+/// Bytes of a scenario file.
+const MOST_FILE_BYTES: u64 = 64 << 20;
 
 /// One ability: a file of cases.
 #[derive(Clone, Debug)]
@@ -90,7 +97,7 @@ impl Scenario {
     /// A file that cannot be read, or holds something that cannot be used: every such thing, with file and line.
     pub fn load(path: impl AsRef<Path>, root: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+        let text = read_regular_text(path, MOST_FILE_BYTES)?;
         file::parse(path, root.as_ref(), &text)
     }
 
@@ -149,8 +156,11 @@ impl From<&Scenario> for Names {
 /// The names of [`load_all`]'s scenarios, in its order, without compiling a check: whether all checks can be used is not seen.
 /// `None` when a file cannot be read so; [`load_all`] says why.
 pub(crate) fn names(config: &Config) -> Option<Vec<Names>> {
-    let files = files(&config.run.scenarios).ok().filter(|files| !files.is_empty())?;
-    let read = |path: &PathBuf| file::names(path, &std::fs::read_to_string(path).ok()?);
+    let files = directory::read(&config.run.scenarios).ok()?.files;
+    if files.is_empty() {
+        return None;
+    }
+    let read = |path: &PathBuf| file::names(path, &read_regular_text(path, MOST_FILE_BYTES).ok()?);
     let mut names = files.par_iter().map(read).collect::<Option<Vec<_>>>()?;
     names.sort_by(|a, b| (a.role, &a.scenario).cmp(&(b.role, &b.scenario)));
     Some(names)
@@ -162,7 +172,7 @@ pub(crate) fn names(config: &Config) -> Option<Vec<Names>> {
 /// No directory, or no scenario in it ([`Error::NothingRan`]); else every bad file, all together.
 pub fn load_all(config: &Config) -> Result<Vec<Scenario>> {
     let directory = &config.run.scenarios;
-    let files = files(directory)?;
+    let files = directory::read(directory)?.files;
     if files.is_empty() {
         let directory = directory.display();
         return Err(Error::NothingRan(format!("no scenario in {directory}; put one in {directory}/NAME.toml")));
@@ -182,28 +192,10 @@ pub fn load_all(config: &Config) -> Result<Vec<Scenario>> {
     Ok(scenarios)
 }
 
-/// The scenario files of a directory, by name. Hidden files, which editors leave, are not.
-fn files(directory: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let directory = directory.display();
-            return Err(Error::NothingRan(format!(
-                "{directory} does not exist; put a scenario in {directory}/NAME.toml, or say where they are: [run] scenarios"
-            )));
-        }
-        Err(error) => return Err(Error::io(directory, "read")(error)),
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(Error::io(directory, "read"))?.path();
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if !hidden && path.extension().is_some_and(|e| e == "toml") && path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
+/// What is in the directory of scenarios and is not read, in a line, when a person could take it for a scenario.
+pub(crate) fn passed_over(config: &Config) -> Option<String> {
+    let directory = &config.run.scenarios;
+    directory::read(directory).ok()?.note(directory)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{body_of, file_of};
+use super::{MOST_BYTES, body_of, file_of};
+use crate::files::read_regular_text;
 use crate::record::Approved;
 
 /// The answers of `arms` that the snapshots of these scenarios in `directory` hold. What cannot be read is left out: a guess that
@@ -11,7 +12,7 @@ use crate::record::Approved;
 pub fn approved<'s>(directory: &Path, scenarios: impl IntoIterator<Item = &'s str>, arms: &[&str]) -> Approved {
     let mut approved = Approved::default();
     for scenario in scenarios {
-        let Ok(text) = std::fs::read_to_string(directory.join(file_of(scenario))) else { continue };
+        let Ok(text) = read_regular_text(&directory.join(file_of(scenario)), MOST_BYTES) else { continue };
         if let Some(body) = body_of(&text.replace("\r\n", "\n")) {
             read(body, scenario, arms, &mut approved);
         }

@@ -11,6 +11,7 @@ pub(crate) mod parity;
 mod plan;
 mod plot;
 mod schedule;
+mod size;
 mod state;
 
 use std::collections::BTreeMap;
@@ -100,15 +101,15 @@ impl Training<'_> {
         objective: Box<dyn Objective + '_>,
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<Trained> {
-        let plan = Plan::new(self.recipe, self.train);
-        if plan.steps.is_empty() {
+        let plan = Plan::new(self.recipe, self.train)?;
+        if plan.len() == 0 {
             return Err(Error::failed("there are no training examples"));
         }
         let (found, errors) = Checkpoint::newest(self.checkpoints, self.fingerprint);
         for error in errors {
             on_event(TrainEvent::Note(format!("a checkpoint cannot be used: {error}")));
         }
-        let over = found.as_ref().is_some_and(|c| c.state.global_step >= plan.steps.len());
+        let over = found.as_ref().is_some_and(|c| c.state.global_step >= plan.len());
         let found = if self.again && over {
             on_event(TrainEvent::Note(
                 "this training is over already; it begins again, and its checkpoints go".to_owned(),
@@ -121,26 +122,26 @@ impl Training<'_> {
         let resumed_at = found.as_ref().map_or(0, |c| c.state.global_step);
         let mut trainer = match found {
             Some(checkpoint) => Trainer::resumed(self, objective, checkpoint),
-            None => Trainer::begin(self, objective, plan.steps.len())?,
+            None => Trainer::begin(self, objective, plan.len())?,
         };
         on_event(TrainEvent::Started {
-            steps: plan.steps.len(),
+            steps: plan.len(),
             resumed_at,
             examples: (self.train.len(), self.validation.len()),
             tokens: self.train.iter().map(|e| e.ids.len()).sum(),
             parameters: trainer.adapter.parameters(),
         });
-        let eval_every = self.recipe.eval_steps.unwrap_or_else(|| plan.steps.len().div_ceil(10));
-        let save_every = self.recipe.save_steps.unwrap_or_else(|| plan.steps.len().div_ceil(10));
-        for (index, step) in plan.steps.iter().enumerate().skip(resumed_at) {
+        let eval_every = self.recipe.eval_steps.unwrap_or_else(|| plan.len().div_ceil(10));
+        let save_every = self.recipe.save_steps.unwrap_or_else(|| plan.len().div_ceil(10));
+        for (index, step) in (resumed_at..).zip(plan.steps_from(resumed_at)) {
             let done = index + 1;
             let started = Instant::now();
             let micro: Vec<Vec<&Encoded>> =
                 step.micro.iter().map(|m| m.iter().map(|i| &self.train[*i]).collect()).collect();
-            let entry = trainer.step(&micro, learning_rate(self.recipe, index, plan.steps.len()), step.epoch)?;
+            let entry = trainer.step(&micro, learning_rate(self.recipe, index, plan.len()), step.epoch)?;
             let tokens = micro.iter().flatten().map(|e| e.ids.len()).sum();
             on_event(TrainEvent::Step { entry, tokens, elapsed: started.elapsed() });
-            let last = done == plan.steps.len();
+            let last = done == plan.len();
             if !self.validation.is_empty() && (done % eval_every == 0 || last) {
                 on_event(TrainEvent::Validated(trainer.validate(self.validation, step.epoch)?));
             }
@@ -165,6 +166,7 @@ pub(crate) struct Trainer<'a> {
 impl<'a> Trainer<'a> {
     /// A trainer at its start.
     fn begin(training: &Training<'a>, objective: Box<dyn Objective + 'a>, steps: usize) -> Result<Self> {
+        size::check(training.recipe, training.outline)?;
         let adapter = Adapter::initialised(training.recipe, training.outline, training.base)?;
         let state = TrainerState {
             max_steps: steps,

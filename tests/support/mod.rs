@@ -93,6 +93,13 @@ impl Project {
         std::fs::write(path, text).expect("a file");
     }
 
+    /// A named pipe that nobody writes to.
+    pub(crate) fn pipe(&self, path: &str) {
+        let path = self.path(path);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
+    }
+
     pub(crate) fn read(&self, path: &str) -> String {
         std::fs::read_to_string(self.path(path)).expect("a readable file")
     }

@@ -5,6 +5,8 @@ use toml::Spanned;
 use super::{RawScenario, Reader};
 use crate::record::Sampling;
 
+/// Strings that stop an answer: each is looked for after each token.
+const MOST_STOPS: usize = 64;
 /// Above it a distribution is as good as flat.
 const MOST_TEMPERATURE: f64 = 100.0;
 
@@ -12,6 +14,9 @@ impl Reader<'_> {
     pub(super) fn stop(&mut self, raw: Vec<Spanned<String>>) -> Vec<String> {
         for stop in raw.iter().filter(|stop| stop.get_ref().is_empty()) {
             self.fail(&stop.span(), "stop is empty, which every answer begins with; take it out");
+        }
+        if let Some(one_more) = raw.get(MOST_STOPS) {
+            self.fail(&one_more.span(), format!("stop has {} strings, expected at most {MOST_STOPS}", raw.len()));
         }
         raw.into_iter().map(Spanned::into_inner).collect()
     }
@@ -65,6 +70,8 @@ mod tests {
         assert_eq!(request.sampling, Sampling { temperature: 0.7, top_k: 40, top_p: 0.9, seed: 3 });
         assert!(cases(&format!("temperature = 0\n{case}")).expect("greedy")[0].request.sampling.is_greedy());
         refused(cases(&format!("stop = [\"a\",\n\"\"]\n{case}")), 4, "stop is empty");
+        let many = vec!["\"x\""; 65].join(", ");
+        refused(cases(&format!("stop = [{many}]\n{case}")), 3, "stop has 65 strings, expected at most 64");
         for temperature in ["-0.5", "nan", "inf", "101.0"] {
             refused(
                 cases(&format!("temperature = {temperature}\n{case}")),
