@@ -198,6 +198,30 @@ fn a_repository_is_fetched_once_and_only_what_is_needed() {
 }
 
 #[test]
+fn what_the_small_files_tell_is_told_before_the_weights_are_downloaded() {
+    let server = Server::start(Repository { files: directory_files(), ..Repository::default() });
+    let machine = machine(&server.endpoint);
+    let model = ModelConfig { source: "hf:org/name".into(), ..ModelConfig::default() };
+    let mut refuse = |files: &ModelFiles| {
+        let ModelKind::HuggingFace(found) = &files.kind else { panic!("a directory") };
+        assert!(found.tokenizer.is_some() && found.weights.is_empty());
+        Err(finetest::Error::Usage("the prompt is too long".into()))
+    };
+    let refused = machine.sources.resolve_checked(&model, &mut refuse, &mut |_| ());
+    assert!(refused.unwrap_err().to_string().contains("too long"));
+    let requests = server.requests().join("\n");
+    assert!(requests.contains("config.json") && !requests.contains("model.safetensors"), "{requests}");
+    let mut seen = 0;
+    let mut accept = |_: &ModelFiles| {
+        seen += 1;
+        Ok(())
+    };
+    machine.sources.resolve_checked(&model, &mut accept, &mut |_| ()).unwrap();
+    machine.sources.resolve_checked(&model, &mut accept, &mut |_| ()).unwrap();
+    assert_eq!(seen, 1, "what is here already is checked with its weights");
+}
+
+#[test]
 fn shards_and_revisions_and_single_ggufs_are_fetched() {
     let mut files = directory_files();
     files.remove("model.safetensors");

@@ -59,7 +59,7 @@ pub(super) fn ready(
                 )));
             }
             on_event(Event::Note(format!("training {} ({reason})", config.relative(directory))));
-            let lesson = train::prepare(config, recipe, base, checked, on_event)?;
+            let lesson = train::prepare(config, recipe, &base.files, checked, on_event)?;
             keep_old(config, directory, on_event)?;
             summary.state = Some(train::train(config, recipe, base, &wanted, lesson, policy, on_event)?);
             summary.trained = true;

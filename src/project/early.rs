@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::stamp::Stamp;
-use super::train::{data_hash, data_of};
+use super::train::{self, data_hash, data_of};
 use crate::adapter;
 use crate::backend::prompts;
 use crate::config::{Config, DataConfig};
 use crate::data;
 use crate::data::limits::drift_text;
 use crate::error::{Error, Result};
-use crate::model::{ChatTemplate, Voice};
+use crate::model::{self, ChatTemplate, Limits, ModelFiles, Voice};
 use crate::scenario::{self, Scenario};
 
 /// What a run asks, read and checked without a model.
@@ -75,11 +75,32 @@ fn check_adapter(config: &Config, path: &Path) -> Result<()> {
     if adapter::is_gguf(path) { Ok(()) } else { adapter::load(path).map(|_| ()) }
 }
 
+/// Checks what the model's small files tell: the tokenizer fits, prompts and choices fit the context, and so does every data line.
+///
+/// # Errors
+/// One does not.
+pub(super) fn check_model(config: &Config, files: &ModelFiles, checked: &Checked) -> Result<()> {
+    match &config.recipe {
+        // Its notes are for the training itself to show.
+        Some(recipe) => train::prepare(config, recipe, files, checked, &mut |_| {}).map(|_| ()),
+        None => open_tokenizer(config, files, checked).map(|_| ()),
+    }
+}
+
+/// A model's tokenizer and limits, and every prompt and choice checked by them.
+pub(super) fn open_tokenizer(config: &Config, files: &ModelFiles, checked: &Checked) -> Result<(Voice, Limits)> {
+    let voice = Voice::load(files, &config.model)?;
+    let limits = model::limits(files, &config.model)?;
+    voice.check_fits(limits.vocabulary)?;
+    check_prompts(&voice, limits.context, checked)?;
+    Ok((voice, limits))
+}
+
 /// Checks that the prompt and choices of every case fit a model's context.
 ///
 /// # Errors
 /// One does not, or it cannot be rendered: with the scenario's file and the case.
-pub(super) fn check_prompts(voice: &Voice, context: usize, checked: &Checked) -> Result<()> {
+fn check_prompts(voice: &Voice, context: usize, checked: &Checked) -> Result<()> {
     let mut errors = Vec::new();
     for scenario in &checked.scenarios {
         for case in &scenario.cases {

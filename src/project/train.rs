@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::export;
 use crate::files::{replace_directory, write_atomically};
 use crate::model::outline::Outline;
-use crate::model::{self, Voice, load_decoder};
+use crate::model::{self, ModelFiles, Voice, load_decoder};
 use crate::train::{TRAINER_STATE, TrainerState, Training, finished_state, loss_plot};
 
 /// The plot of a training, beside its adapter.
@@ -109,17 +109,14 @@ pub(super) struct Lesson {
 pub(super) fn prepare(
     config: &Config,
     recipe: &Recipe,
-    base: &Base,
+    files: &ModelFiles,
     checked: &Checked,
     on_event: Events<'_>,
 ) -> Result<Lesson> {
     for warning in recipe.warnings() {
         on_event(Event::Note(warning));
     }
-    let voice = Voice::load(&base.files, &config.model)?;
-    let limits = model::limits(&base.files, &config.model)?;
-    voice.check_fits(limits.vocabulary)?;
-    early::check_prompts(&voice, limits.context, checked)?;
+    let (voice, limits) = early::open_tokenizer(config, files, checked)?;
     let lengths = Limits::new(recipe.sequence_len, limits.context);
     let (train, validation) = examples(config, recipe, &voice, lengths, on_event)?;
     Ok(Lesson { train, validation })

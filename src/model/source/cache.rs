@@ -1,17 +1,16 @@
 //! Files that finetest itself keeps between runs, and the hashes of files it has read.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use fs4::{FileExt, TryLockError};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use super::{Events, SourceEvent};
 use crate::error::{Error, Result};
-use crate::files::open_regular;
+use crate::files::{Lock, open_regular, write_atomically};
 
 /// `FINETEST_CACHE`, else `$XDG_CACHE_HOME/finetest`, else `~/.cache/finetest` (Windows: `%LOCALAPPDATA%\finetest`).
 ///
@@ -63,11 +62,6 @@ pub(super) struct Cache {
     root: PathBuf,
 }
 
-/// Holds a lock until it is dropped.
-pub(super) struct Lock {
-    _file: File,
-}
-
 impl Cache {
     pub(super) fn new(root: &Path) -> Self {
         Self { root: root.to_path_buf() }
@@ -87,18 +81,7 @@ impl Cache {
 
     /// Waits until no other process works in `dir`.
     pub(super) fn lock(&self, dir: &Path, what: &str, events: Events<'_>) -> Result<Lock> {
-        let path = dir.join(".lock");
-        let file =
-            File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path, "create"))?;
-        match FileExt::try_lock(&file) {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                events(SourceEvent::Waiting { what: what.to_owned() });
-                FileExt::lock(&file).map_err(Error::io(&path, "lock"))?;
-            }
-            Err(TryLockError::Error(e)) => return Err(Error::io(&path, "lock")(e)),
-        }
-        Ok(Lock { _file: file })
+        Lock::acquire(&dir.join(".lock"), || events(SourceEvent::Waiting { what: what.to_owned() }))
     }
 
     /// The hash of a file, in hex; remembered by the file's path, size, inode and times.
@@ -183,7 +166,7 @@ impl Cache {
         if let Ok(bytes) = serde_json::to_vec(&memo)
             && self.directory("hashes").is_ok()
         {
-            let _ = write_atomically(&path, |file| file.write_all(&bytes));
+            let _ = write_atomically(&path, &bytes);
         }
     }
 }
@@ -197,14 +180,6 @@ fn identity(metadata: &std::fs::Metadata) -> [i128; 4] {
 #[cfg(not(unix))]
 fn identity(_: &std::fs::Metadata) -> [i128; 4] {
     [0; 4]
-}
-
-/// Writes a file beside `path` and renames it there, so that `path` is whole or not there at all.
-pub(super) fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut temporary = tempfile::NamedTempFile::new_in(dir).map_err(Error::io(dir, "create"))?;
-    write(temporary.as_file_mut()).map_err(Error::io(path, "write"))?;
-    persist(temporary, path)
 }
 
 /// Puts a finished temporary file in its place, on the disk and not only in memory.
@@ -351,13 +326,5 @@ mod tests {
         assert!(check_space(dir.path(), 1).is_ok());
         let message = check_space(dir.path(), u64::MAX).unwrap_err().to_string();
         assert!(message.contains("are needed"), "{message}");
-    }
-
-    #[test]
-    fn a_failed_write_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        let failed = write_atomically(&path, |_| Err(std::io::Error::other("no")));
-        assert!(failed.is_err() && std::fs::read_dir(dir.path()).unwrap().next().is_none());
     }
 }

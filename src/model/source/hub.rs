@@ -1,17 +1,17 @@
 //! `hf:ORG/NAME[@REV][/FILE.gguf]` through `hf-hub`, into the cache that Python's `huggingface_hub` uses too.
 
 use std::fmt;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Repo, RepoType};
 use serde::{Deserialize, Serialize};
 
-use super::cache::{self, Cache, Digest};
+use super::cache::{Cache, Digest};
 use super::local::{self, INDEX, SINGLE};
-use super::{Events, ModelFiles, SourceEvent, printable};
+use super::{Check, Events, ModelFiles, ModelKind, SourceEvent, printable};
 use crate::error::{Error, Result};
+use crate::files::write_atomically;
 use crate::model::json::read_json;
 use crate::model::spec::check_supported;
 
@@ -87,7 +87,13 @@ impl Hub {
     }
 
     /// The files of the repository that `spec` (what follows `hf:`) names.
-    pub(super) fn fetch(&self, spec: &str, cache: &Cache, events: Events<'_>) -> Result<ModelFiles> {
+    pub(super) fn fetch(
+        &self,
+        spec: &str,
+        cache: &Cache,
+        check: Check<'_>,
+        events: Events<'_>,
+    ) -> Result<ModelFiles> {
         let spec = parse(spec)?;
         let key = format!("{}\n{}\n{spec:?}", self.endpoint, self.cache.display());
         let record = format!("hub/{}.json", &blake3::hash(key.as_bytes()).to_hex()[..32]);
@@ -104,7 +110,7 @@ impl Hub {
                 if let Some(files) = self.fetched(&cache.path(&record)) {
                     return Ok(files);
                 }
-                match self.download(&spec, cache, events) {
+                match self.download(&spec, cache, check, events) {
                     Ok(commit) => commit,
                     // What Python downloaded earlier serves without a network.
                     Err(error) => self.cached_commit(&spec).filter(|c| self.open(&spec, c).is_ok()).ok_or(error)?,
@@ -115,7 +121,7 @@ impl Hub {
         let fetched = Fetched { commit, path: files.root.clone() };
         let path = cache.directory("hub").map(|_| cache.path(&record))?;
         let json = serde_json::to_vec(&fetched).map_err(|e| spec.error(&e.to_string()))?;
-        cache::write_atomically(&path, |file| file.write_all(&json))?;
+        write_atomically(&path, &json)?;
         Ok(files)
     }
 
@@ -144,7 +150,7 @@ impl Hub {
     }
 
     /// Downloads what is wanted and not in the shared cache; the commit.
-    fn download(&self, spec: &Spec, cache: &Cache, events: Events<'_>) -> Result<String> {
+    fn download(&self, spec: &Spec, cache: &Cache, check: Check<'_>, events: Events<'_>) -> Result<String> {
         let builder = ApiBuilder::new().with_cache_dir(self.cache.clone()).with_endpoint(self.endpoint.clone());
         let api = builder.with_token(self.token.clone()).with_progress(false).with_retries(2).build();
         let api = api.map_err(|e| self.error(spec, &e))?;
@@ -157,7 +163,7 @@ impl Hub {
         match &spec.file {
             Some(file) if !names.contains(&file.as_str()) => return Err(spec.error(&gguf_listing(&names, file))),
             Some(file) => get.file(file, events).map(drop)?,
-            None => get.directory(&names, events)?,
+            None => get.directory(&names, check, events)?,
         }
         // So that Python, and this program offline, find the commit by the revision's name.
         let shared = hf_hub::Cache::new(self.cache.clone()).repo(spec.repo());
@@ -196,8 +202,8 @@ struct Getter<'a> {
 }
 
 impl Getter<'_> {
-    /// `config.json` and the like, and all the weights.
-    fn directory(&self, names: &[&str], events: Events<'_>) -> Result<()> {
+    /// `config.json` and the like, and when they pass the check, all the weights.
+    fn directory(&self, names: &[&str], check: Check<'_>, events: Events<'_>) -> Result<()> {
         let has = |name: &str| names.contains(&name);
         if !has("config.json") || !(has(SINGLE) || has(INDEX)) {
             let message = match names.iter().any(|n| local::is_pickle(n)) {

@@ -47,20 +47,26 @@ pub(super) fn gguf(path: &Path) -> Result<ModelFiles> {
 
 /// A directory in the hub's layout.
 pub(super) fn directory(dir: &Path) -> Result<ModelFiles> {
+    let mut files = described(dir)?;
+    files.weights = weights(dir)?;
+    Ok(ModelFiles { root: dir.to_path_buf(), kind: ModelKind::HuggingFace(files) })
+}
+
+/// The files of a directory in the hub's layout besides its weights.
+pub(super) fn described(dir: &Path) -> Result<HfFiles> {
     let file = |name: &str| present(dir.join(name));
     let Some(config) = file("config.json")? else {
         return Err(Error::model(dir, format!("has no config.json; {}", listing(dir)?)));
     };
-    let files = HfFiles {
+    Ok(HfFiles {
         dir: dir.to_path_buf(),
         config,
         tokenizer: file("tokenizer.json")?,
         tokenizer_config: file("tokenizer_config.json")?,
         generation_config: file("generation_config.json")?,
         chat_template: file("chat_template.jinja")?,
-        weights: weights(dir)?,
-    };
-    Ok(ModelFiles { root: dir.to_path_buf(), kind: ModelKind::HuggingFace(files) })
+        weights: Vec::new(),
+    })
 }
 
 /// The file, if there is one. A link to nothing and what is no file are errors, not absent.

@@ -101,6 +101,9 @@ pub enum SourceEvent {
 /// Receives [`SourceEvent`]s.
 pub type Events<'e> = &'e mut dyn FnMut(SourceEvent);
 
+/// Checks a model's small files: its `weights` are empty.
+pub type Check<'c> = &'c mut dyn FnMut(&ModelFiles) -> Result<()>;
+
 /// Where and how to fetch.
 #[derive(Clone, Debug)]
 pub struct Sources {
@@ -133,6 +136,21 @@ impl Sources {
     /// A source that cannot be understood, found, fetched or written; only pickled weights; a hash that differs, and then a
     /// downloaded file is not kept.
     pub fn resolve(&self, model: &ModelConfig, events: Events<'_>) -> Result<ModelFiles> {
+        self.resolve_checked(model, &mut |_| Ok(()), events)
+    }
+
+    /// As [`Self::resolve`]. Before the weights of a hub's directory are downloaded, `check` sees its small files: what does not fit the
+    /// model is then told before gigabytes are fetched for it. Where the weights are here already, or one file has everything, it is
+    /// not called.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`], and those of `check`.
+    pub fn resolve_checked(
+        &self,
+        model: &ModelConfig,
+        check: Check<'_>,
+        events: Events<'_>,
+    ) -> Result<ModelFiles> {
         let source = model.source.trim();
         let sha256 = model.sha256.as_deref().map(parse_sha256).transpose()?;
         let cache = Cache::new(&self.cache);
@@ -141,7 +159,7 @@ impl Sources {
             return local::gguf(&path);
         }
         let files = match source.strip_prefix("hf:") {
-            Some(rest) => self.hub.fetch(rest, &cache, events)?,
+            Some(rest) => self.hub.fetch(rest, &cache, check, events)?,
             None => local::open(Path::new(source))?,
         };
         if let Some(expected) = sha256 {
