@@ -87,13 +87,7 @@ impl Hub {
     }
 
     /// The files of the repository that `spec` (what follows `hf:`) names.
-    pub(super) fn fetch(
-        &self,
-        spec: &str,
-        cache: &Cache,
-        check: Check<'_>,
-        events: Events<'_>,
-    ) -> Result<ModelFiles> {
+    pub(super) fn fetch(&self, spec: &str, cache: &Cache, check: Check<'_>, events: Events<'_>) -> Result<ModelFiles> {
         let spec = parse(spec)?;
         let key = format!("{}\n{}\n{spec:?}", self.endpoint, self.cache.display());
         let record = format!("hub/{}.json", &blake3::hash(key.as_bytes()).to_hex()[..32]);

@@ -145,12 +145,7 @@ impl Sources {
     ///
     /// # Errors
     /// As [`Self::resolve`], and those of `check`.
-    pub fn resolve_checked(
-        &self,
-        model: &ModelConfig,
-        check: Check<'_>,
-        events: Events<'_>,
-    ) -> Result<ModelFiles> {
+    pub fn resolve_checked(&self, model: &ModelConfig, check: Check<'_>, events: Events<'_>) -> Result<ModelFiles> {
         let source = model.source.trim();
         let sha256 = model.sha256.as_deref().map(parse_sha256).transpose()?;
         let cache = Cache::new(&self.cache);
