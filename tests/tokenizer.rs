@@ -174,13 +174,17 @@ fn the_template_of_a_directory_and_of_a_gguf_are_the_same() {
     let directory = model(dir.path().to_string_lossy());
     assert_eq!(rendered(&directory), (text, vec![0, 2], Some(1)));
 
-    std::fs::write(dir.path().join("chat_template.jinja"), "{{ messages[-1].content }}!<|endoftext|>").unwrap();
-    assert_eq!(rendered(&model(dir.path().to_string_lossy())).0, "Ho!<|endoftext|>");
+    std::fs::write(
+        dir.path().join("chat_template.jinja"),
+        "{% for m in messages %}{{ m.content }}!{% endfor %}<|endoftext|>",
+    )
+    .unwrap();
+    assert_eq!(rendered(&model(dir.path().to_string_lossy())).0, "Hi!Ho!<|endoftext|>");
     let own = dir.path().join("own.jinja");
-    std::fs::write(&own, "own {{ messages[-1].content }}").unwrap();
+    std::fs::write(&own, "own {% for m in messages %}{{ m.content }}{% endfor %}").unwrap();
     let mut tokenizer = Tokenizer::load(&directory).unwrap();
     let template = ChatTemplate::load(&directory, Some(&own), &mut tokenizer).unwrap().unwrap();
-    assert_eq!(template.render(&chat, true).unwrap(), "own Ho");
+    assert_eq!(template.render(&chat, true).unwrap(), "own HiHo");
 }
 
 #[test]

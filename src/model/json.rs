@@ -8,14 +8,14 @@ use crate::error::{Error, Result};
 use crate::files::read_regular_text;
 
 /// Bytes of such a file. The index of a model of 700 billion weights has 9 MB; a value takes up to ten times its text in memory.
-const MOST: u64 = 32 << 20;
+pub(crate) const MOST_BYTES: u64 = 32 << 20;
 
 /// Reads a JSON file.
 ///
 /// # Errors
 /// A file that is missing, no regular file, too long, not UTF-8, begins with a byte-order mark, or is not JSON.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let text = read_regular_text(path, MOST)?;
+    let text = read_regular_text(path, MOST_BYTES)?;
     refuse_mark(path, &text)?;
     serde_json::from_str(&text).map_err(|e| Error::model(path, format!("is not JSON: {e}")))
 }

@@ -30,7 +30,7 @@ const BYTES_OF_A_UNIT: u64 = 4;
 /// Messages need no more than this of [`FUEL`].
 const FUEL_OF_FEW: u64 = FUEL / 2;
 /// Longest template that is read.
-const MAX_SOURCE: usize = 1 << 20;
+pub(super) const MAX_SOURCE: usize = 1 << 20;
 /// Stack of a template that is parsed, or that calls itself. Most is never touched. The bounds of `source.rs` need a few MB.
 const STACK: usize = 64 << 20;
 /// Macros, blocks and loops within each other.

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::files::read_regular;
 
 /// Bytes of a `tokenizer.json`; Gemma 3's, one of the largest, has 33 MB.
-const MOST_BYTES: u64 = 128 << 20;
+pub(super) const MOST_BYTES: u64 = 128 << 20;
 
 /// Metadata of a GGUF file by key, as candle reads it.
 pub type GgufMetadata = HashMap<String, Value>;

@@ -8,6 +8,7 @@ use super::{HfFiles, ModelFiles, ModelKind};
 use crate::error::{Error, Result};
 use crate::files::open_regular;
 use crate::model::json::read_json;
+use crate::model::{json, template, tokenizer};
 
 /// Weights in one file.
 pub(super) const SINGLE: &str = "model.safetensors";
@@ -54,17 +55,22 @@ pub(super) fn directory(dir: &Path) -> Result<ModelFiles> {
 
 /// The files of a directory in the hub's layout besides its weights.
 pub(super) fn described(dir: &Path) -> Result<HfFiles> {
-    let file = |name: &str| present(dir.join(name));
-    let Some(config) = file("config.json")? else {
+    // They are hashed before they are read.
+    let file = |name: &str, most: u64| match present(dir.join(name))? {
+        Some(path) => not_longer(path, most).map(Some),
+        None => Ok(None),
+    };
+    let json = |name: &str| file(name, json::MOST_BYTES);
+    let Some(config) = json("config.json")? else {
         return Err(Error::model(dir, format!("has no config.json; {}", listing(dir)?)));
     };
     Ok(HfFiles {
         dir: dir.to_path_buf(),
         config,
-        tokenizer: file("tokenizer.json")?,
-        tokenizer_config: file("tokenizer_config.json")?,
-        generation_config: file("generation_config.json")?,
-        chat_template: file("chat_template.jinja")?,
+        tokenizer: file("tokenizer.json", tokenizer::MOST_BYTES)?,
+        tokenizer_config: json("tokenizer_config.json")?,
+        generation_config: json("generation_config.json")?,
+        chat_template: file("chat_template.jinja", template::MAX_SOURCE as u64)?,
         weights: Vec::new(),
     })
 }
@@ -76,6 +82,14 @@ fn present(path: PathBuf) -> Result<Option<PathBuf>> {
         _ if path.is_file() => Ok(Some(path)),
         _ => open_regular(&path).map(|_| Some(path)),
     }
+}
+
+fn not_longer(path: PathBuf, most: u64) -> Result<PathBuf> {
+    let bytes = path.metadata().map_err(Error::io(&path, "read"))?.len();
+    if bytes > most {
+        return Err(Error::model(path, format!("has {bytes} bytes, expected at most {most}")));
+    }
+    Ok(path)
 }
 
 fn weights(dir: &Path) -> Result<Vec<PathBuf>> {

@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(scaling(&[], true), RopeScaling::Factors(Vec::new()));
         assert_eq!(scaling(&[kind("linear"), factor.clone()], true), RopeScaling::Factors(vec![4.0]));
         assert_eq!(scaling(&[kind("none"), factor.clone()], true), RopeScaling::Factors(Vec::new()));
-        assert_eq!(scaling(&[factor.clone()], false), RopeScaling::Linear { factor: 4.0 });
+        assert_eq!(scaling(std::slice::from_ref(&factor), false), RopeScaling::Linear { factor: 4.0 });
         assert_eq!(scaling(&[("rope.scale_linear", Value::F32(4.0))], false), RopeScaling::Linear { factor: 4.0 });
         assert_eq!(scaling(&[("rope.scaling.factor", Value::F32(1.0))], false), RopeScaling::None);
         assert!(told(&[kind("zzz")], true).contains("rope scaling `zzz` is not known"));
