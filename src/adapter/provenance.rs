@@ -22,7 +22,7 @@ const TOKENIZER_BYTES: u64 = 64 << 20;
 /// Bytes of any other file that is read here.
 const OTHER_BYTES: u64 = 16 << 20;
 /// Characters of a name out of a file.
-const SHOWN: usize = 120;
+const SHOWN: usize = 80;
 /// Tokens that a note names.
 const EXAMPLES: usize = 3;
 
@@ -122,7 +122,8 @@ const PUBLISHERS: [&str; 12] = [
     "nvidia",
 ];
 
-/// Compares a base's name in an adapter with the project's source; `own` are names out of the base's own files.
+/// Compares a base's name in an adapter with the project's source. `own` are names out of the base's own files, which are often those of
+/// what it was made from: they can tell that it is the same, and not that it is another.
 fn compare(theirs: &str, ours: &str, own: impl FnOnce() -> Vec<String>) -> Names {
     let Some(name) = parts(theirs).pop().filter(|name| !is_any(name)) else { return Names::Unknown };
     let source = parts(ours);
@@ -130,8 +131,7 @@ fn compare(theirs: &str, ours: &str, own: impl FnOnce() -> Vec<String>) -> Names
     if source.iter().any(fits) {
         return Names::Same;
     }
-    let own = own();
-    if own.iter().any(fits) {
+    if own().iter().any(fits) {
         return Names::Same;
     }
     // The last part of a path is the model's name, and what is before it is where it lies; the hub's comes first.
@@ -139,8 +139,7 @@ fn compare(theirs: &str, ours: &str, own: impl FnOnce() -> Vec<String>) -> Names
         Some(_) => source.get(1),
         None => source.last(),
     };
-    let telling = telling.filter(|name| !is_any(name)).or(own.iter().find(|name| !is_any(name)));
-    if telling.is_some() { Names::Different } else { Names::Unknown }
+    if telling.is_some_and(|name| !is_any(name)) { Names::Different } else { Names::Unknown }
 }
 
 /// The parts of a path or source as they are compared, the last the most telling.
@@ -358,11 +357,13 @@ fn base_tokens(files: &ModelFiles, theirs: &[u8]) -> Option<Vocabulary> {
     }
 }
 
+/// A name out of a file, on one line and not endless.
 fn clipped(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
+    let mut shown: String = text.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push('…');
     }
+    shown
 }
 
 #[cfg(test)]
@@ -432,7 +433,7 @@ mod tests {
         }
         let own = || vec!["qwen2.5-7b".to_owned()];
         assert_eq!(compare("Qwen/Qwen2.5-7B", "model.gguf", own), Names::Same);
-        assert_eq!(compare("Qwen/Qwen2.5-7B-Instruct", "model.gguf", own), Names::Different);
+        assert_eq!(compare("Qwen/Qwen2.5-7B-Instruct", "model.gguf", own), Names::Unknown);
     }
 
     /// Names out of a file are as long and as odd as somebody wants.
