@@ -179,7 +179,7 @@ const ALL_FAMILIES: [&str; 12] = [
 
 fn heard(family: &str) -> Heard {
     let decoder = decoder(family);
-    let engine = Engine { decoder: &decoder, arms: vec![None], batch: 2 };
+    let engine = Engine { decoder: &decoder, arms: &[None], batch: 2 };
     let prompt = vec![5, 9, 2, 77, 31, 8];
     let drawn = Sampling { temperature: 0.8, top_p: 0.9, seed: 7, ..Sampling::default() };
     let greedy = Generation::greedy(0, prompt.clone(), 12);

@@ -31,7 +31,7 @@ pub(super) fn check_run(config: &Config) -> Result<Checked> {
         let message = "there is neither [adapter] nor [train], so there is nothing to compare the base with";
         return Err(Error::input(&config.manifest, None, message));
     }
-    let named = |path: &PathBuf| Ok((config.relative(path), drift_text(path)?));
+    let named = |path: &PathBuf| -> Result<_> { Ok((config.relative(path), drift_text(path)?)) };
     let drift_text = config.run.drift_text.as_ref().map(named).transpose()?;
     check_training(config)?;
     Ok(Checked { scenarios, drift_text })

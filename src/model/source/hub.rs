@@ -213,6 +213,9 @@ impl Getter<'_> {
                 check_supported(&path, &read_json(&path)?)?;
             }
         }
+        let root = self.hub.snapshot(self.spec, self.commit);
+        let described = local::described(&root)?;
+        check(&ModelFiles { root, kind: ModelKind::HuggingFace(described) })?;
         if has(SINGLE) {
             return self.file(SINGLE, events).map(drop);
         }
