@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Draft, Ends, Engine, Generated, Generation};
+use super::{Continuation, Draft, Ends, Engine, Generated, Generation};
 use crate::adapter;
 use crate::model::decoder::Decoder;
 use crate::model::linear::LowRank;
@@ -139,4 +139,18 @@ fn an_approved_answer_that_holds_takes_one_step_and_a_broken_one_goes_on_from_th
     let (some, same) = draft(&broken, true);
     assert!(1 < some && some < LENGTH, "{some}");
     assert_eq!(same, answer);
+}
+
+#[test]
+fn a_token_outside_the_vocabulary_is_an_error() {
+    let decoder = decoder("llama");
+    let engine = Engine { decoder: &decoder, arms: vec![None, None], batch: 4 };
+    let text = |token| [Continuation { arm: 0, prompt: vec![1, 2], tokens: vec![3, token] }];
+    let outside = text(u32::try_from(decoder.spec.vocab_size).expect("a small vocabulary"));
+    let words = format!("is outside the vocabulary of {}", decoder.spec.vocab_size);
+    let told = engine.log_likelihoods(&outside).expect_err("refused").to_string();
+    assert!(told.contains(&words), "{told}");
+    let told = engine.compare(&outside, 0, 1, &mut |_| ()).expect_err("refused").to_string();
+    assert!(told.contains(&words), "{told}");
+    assert!(engine.log_likelihoods(&text(4)).is_ok());
 }
