@@ -77,7 +77,7 @@ fn a_gguf_adapter_is_not_trained_and_not_taken_for_another_file() {
     project.append("finetest.toml", train);
     project.run(&[]).fails(1, &["[adapter] path is a.gguf, a file", "remove [train]"]);
     adapter(&project, "absent.gguf");
-    project.run(&[]).fails(1, &["absent.gguf", "cannot read"]);
+    project.run(&[]).fails(1, &["absent.gguf", "no such adapter"]);
     adapter(&project, "peft/adapter_model.safetensors");
     project.run(&[]).fails(1, &["adapter_model.safetensors", "neither a GGUF file nor a directory"]);
     adapter(&project, "model.gguf");

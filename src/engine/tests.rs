@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Draft, Ends, Engine, Generated, Generation};
+use super::{Continuation, Draft, Ends, Engine, Generated, Generation};
 use crate::adapter;
 use crate::backend::ENGINE_REVISION;
 use crate::model::decoder::Decoder;
@@ -210,4 +210,18 @@ fn the_engine_answers_as_its_revision_did() {
         let most = now.logits.iter().zip(&then.logits).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
         assert!(most <= ROUNDING * largest, "{family}'s logits changed by {most} of {largest}: {what_to_do}");
     }
+}
+
+#[test]
+fn a_token_outside_the_vocabulary_is_an_error() {
+    let decoder = decoder("llama");
+    let engine = Engine { decoder: &decoder, arms: vec![None, None], batch: 4 };
+    let text = |token| [Continuation { arm: 0, prompt: vec![1, 2], tokens: vec![3, token] }];
+    let outside = text(u32::try_from(decoder.spec.vocab_size).expect("a small vocabulary"));
+    let words = format!("is outside the vocabulary of {}", decoder.spec.vocab_size);
+    let told = engine.log_likelihoods(&outside).expect_err("refused").to_string();
+    assert!(told.contains(&words), "{told}");
+    let told = engine.compare(&outside, 0, 1, &mut |_| ()).expect_err("refused").to_string();
+    assert!(told.contains(&words), "{told}");
+    assert!(engine.log_likelihoods(&text(4)).is_ok());
 }

@@ -322,6 +322,16 @@ mod tests {
         Outline::of_gguf(&path, &Header::read(&path, &map).expect("a header"), map.len()).expect("an outline")
     }
 
+    #[test]
+    fn an_architecture_that_is_not_known_is_named_before_its_keys() {
+        let path = fixture("llama/model.gguf");
+        let map = map_file(&path).expect("a file");
+        let mut header = Header::read(&path, &map).expect("a header");
+        header.metadata.insert("general.architecture".to_owned(), Value::String("nonsense".to_owned()));
+        let told = Outline::of_gguf(&path, &header, map.len()).expect_err("refused").to_string();
+        assert!(told.contains("model family `nonsense` is not known; known are: llama, qwen2"), "{told}");
+    }
+
     /// With any byte of the header changed there is an outline or an error, and no panic.
     #[test]
     fn a_damaged_header_gives_an_outline_or_an_error() {

@@ -184,6 +184,20 @@ const CASES: &[Case] = &[
         words: &["tensor `model.norm.weight` holds NaN or infinite values; nothing is written"],
     },
     Case {
+        name: "NaN in a norm, export",
+        prepare: |p| {
+            not_a_number(p, "model.norm.weight");
+            for name in ["adapter_config.json", "adapter_model.safetensors"] {
+                let from = crate::support::fixture("llama/adapter").join(name);
+                std::fs::create_dir_all(p.path("given")).expect("a directory");
+                std::fs::copy(from, p.path("given").join(name)).expect("a copy");
+            }
+        },
+        command: &["export", "--format", "merged", "--out", "out", "--adapter", "given"],
+        code: 1,
+        words: &["the base's logits are not finite: its tensor `model.norm.weight` holds NaN"],
+    },
+    Case {
         name: "a bitsandbytes checkpoint",
         prepare: |p| {
             config(p, "_name_or_path", "unsloth/Llama-3.2-1B-Instruct-bnb-4bit".into());

@@ -10,7 +10,7 @@ use sha2::Digest as _;
 
 use super::{Events, SourceEvent};
 use crate::error::{Error, Result};
-use crate::files::{Lock, open_regular, write_atomically};
+use crate::files::{Lock, open_regular, sweep, write_atomically};
 
 /// `FINETEST_CACHE`, else `$XDG_CACHE_HOME/finetest`, else `~/.cache/finetest` (Windows: `%LOCALAPPDATA%\finetest`).
 ///
@@ -164,8 +164,10 @@ impl Cache {
     fn remember(&self, memo: Memo) {
         let path = self.memo_path(&memo.path);
         if let Ok(bytes) = serde_json::to_vec(&memo)
-            && self.directory("hashes").is_ok()
+            && let Ok(directory) = self.directory("hashes")
+            && let Ok(_lock) = Lock::acquire(&directory.join(".lock"), || ())
         {
+            sweep(&directory);
             let _ = write_atomically(&path, &bytes);
         }
     }
