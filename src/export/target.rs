@@ -121,8 +121,9 @@ impl Protected {
     /// Checks a directory that files are to be written into.
     fn check_directory(&self, out: &Path) -> Result<()> {
         if out.exists() && !out.is_dir() {
-            let why = self.conflict(out).unwrap_or_else(|| "is no directory, and this format is one".into());
-            return Err(refusal(out, &why));
+            let other =
+                || format!("{} is a file, and this format writes a directory; give another --out", out.display());
+            return Err(self.conflict(out).map_or_else(|| Error::Usage(other()), |why| refusal(out, &why)));
         }
         for Item { what, path } in &self.items {
             if same(out, path) {
