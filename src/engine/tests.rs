@@ -215,7 +215,7 @@ fn the_engine_answers_as_its_revision_did() {
 #[test]
 fn a_token_outside_the_vocabulary_is_an_error() {
     let decoder = decoder("llama");
-    let engine = Engine { decoder: &decoder, arms: vec![None, None], batch: 4 };
+    let engine = Engine { decoder: &decoder, arms: &[None, None], batch: 4 };
     let text = |token| [Continuation { arm: 0, prompt: vec![1, 2], tokens: vec![3, token] }];
     let outside = text(u32::try_from(decoder.spec.vocab_size).expect("a small vocabulary"));
     let words = format!("is outside the vocabulary of {}", decoder.spec.vocab_size);

@@ -75,7 +75,7 @@ pub fn crosscheck(
     let on = |name| Config { backend: name, ..config.clone() };
     let exact = other == BackendName::LlamaCppF32;
     let (reference, other) = (on(BackendName::Candle), on(other));
-    let base = || base(config, &mut |_| {});
+    let base = || base(config, &mut |_| Ok(()), &mut |_| {});
     // What llama.cpp refuses is told before minutes are spent on the reference.
     {
         let base = base()?;

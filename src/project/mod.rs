@@ -118,13 +118,8 @@ fn sweep_leftovers(config: &Config) {
     }
 }
 
-/// Fetches the base model of a project.
-pub(crate) fn base(config: &Config, on_event: Events<'_>) -> Result<Base> {
-    base_checked(config, &mut |_| Ok(()), on_event)
-}
-
-/// As [`base`]; `check` may refuse a model by its small files before its weights are downloaded.
-fn base_checked(config: &Config, check: source::Check<'_>, on_event: Events<'_>) -> Result<Base> {
+/// Fetches the base model of a project; `check` may refuse it by its small files before its weights are downloaded.
+fn base(config: &Config, check: source::Check<'_>, on_event: Events<'_>) -> Result<Base> {
     let sources = source::Sources::from_env()?;
     let files = sources.resolve_checked(&config.model, check, &mut |e| on_event(Event::Source(e)))?;
     let weights = sources.fingerprint(&files, &mut |e| on_event(Event::Source(e)))?;
@@ -163,7 +158,7 @@ pub fn run(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Result
 
 /// Asks both arms every case on the project's backend; the project is locked.
 fn ask(config: &Config, checked: &Checked, policy: TrainPolicy, on_event: Events<'_>) -> Result<RunRecord> {
-    let base = base_checked(config, &mut |files| early::check_model(config, files, checked), on_event)?;
+    let base = base(config, &mut |files| early::check_model(config, files, checked), on_event)?;
     let tuned = adapter::ready(config, &base, checked, policy, on_event)?;
     let model = ModelInfo {
         source: config.relative(Path::new(&config.model.source)),
@@ -192,7 +187,7 @@ pub fn train(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Resu
     let _lock = lock(config, on_event)?;
     // What is asked after it is the run's to check.
     let checked = Checked::default();
-    let base = base_checked(config, &mut |files| early::check_model(config, files, &checked), on_event)?;
+    let base = base(config, &mut |files| early::check_model(config, files, &checked), on_event)?;
     adapter::ready(config, &base, &checked, policy, on_event).map(|ready| ready.summary)
 }
 
