@@ -364,7 +364,8 @@ fn a_broken_stamp_says_what_to_do() {
 fn a_damaged_checkpoint_is_passed_over_and_said() {
     let whole = project();
     whole.run(&["train"]).expect(0);
-    let damage: [(&str, fn(&Path)); 3] = [
+    type Damage = fn(&Path);
+    let damage: [(&str, Damage); 3] = [
         ("optimizer.safetensors", |file| {
             let mut bytes = std::fs::read(file).expect("a file");
             let last = bytes.len() - 1;
