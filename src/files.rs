@@ -10,10 +10,12 @@ use crate::error::{Error, Result};
 
 mod regular;
 
-pub(crate) use regular::{open_regular, read_regular, read_regular_text};
+pub(crate) use regular::{open_regular, read_own, read_regular, read_regular_text};
 
 /// How the name of everything that is not complete yet begins.
 pub(crate) const WRITING: &str = ".writing-";
+/// Random characters at the end of such a name.
+const RANDOM: usize = 6;
 
 /// Writes a file beside `path` and moves it there, so that a killed process leaves the old file or the new one.
 ///
@@ -28,8 +30,9 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// As [`write_atomically`], and those of `write`.
 pub(crate) fn write_atomically_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    if path.metadata().is_ok_and(|m| !m.is_file()) {
-        // A device or a pipe is written to; it is not replaced by a file.
+    if let Some(there) = path.metadata().ok().filter(|there| !there.is_file()) {
+        regular::refuse_pipe(path, there.file_type())?;
+        // A device is written to; it is not replaced by a file.
         let mut there = File::options().write(true).open(path).map_err(Error::io(path, "write"))?;
         write(&mut there)?;
         return there.flush().map_err(Error::io(path, "write"));
@@ -78,8 +81,9 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
 
 /// Writes a directory aside and moves it to `path`, so that a killed process leaves all of the old files or all of the new ones.
 ///
-/// `own` names the files that may be replaced or removed; the first of them is what makes the others valid, and is written first
-/// where a directory cannot be moved. Everything else in the old directory stays in the new one.
+/// `own` names the files that may be replaced or removed; the first of them is what makes the others valid. Every other file of the old
+/// directory stays in the new one. A directory that cannot be moved, or that has directories in it, which would have to be moved too,
+/// keeps its place: its own files are replaced one by one, the first of `own` first.
 ///
 /// # Errors
 /// Those of `write`, or the directories cannot be written; the old directory is then untouched.
@@ -89,29 +93,52 @@ pub(crate) fn replace_directory(path: &Path, own: &[&str], write: impl FnOnce(&P
     let above = parent(&real);
     std::fs::create_dir_all(above).map_err(Error::io(above, "create"))?;
     step().map_err(Error::io(path, "write"))?;
-    let staged =
-        tempfile::Builder::new().prefix(&staged_prefix(&real)).tempdir_in(above).map_err(Error::io(above, "write"))?;
-    #[cfg(unix)]
-    {
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(staged.path(), mode).map_err(Error::io(staged.path(), "write"))?;
-    }
-    write(staged.path())?;
-    if real.is_dir() {
-        carry(&real, staged.path(), own)?;
-    }
-    sync_directory(staged.path())?;
-    step().map_err(Error::io(path, "write"))?;
-    if swap(staged.path(), &real).is_err() {
-        move_files(staged.path(), &real, own)?;
+    let guard = tempfile::Builder::new()
+        .prefix(&staged_prefix(&real))
+        .rand_bytes(RANDOM)
+        .tempdir_in(above)
+        .map_err(Error::io(above, "write"))?;
+    // The guard is this user's alone; what is in it has the usual permissions.
+    let staged = guard.path().join("new");
+    std::fs::create_dir(&staged).map_err(Error::io(&staged, "create"))?;
+    write(&staged)?;
+    let moved = is_movable(&real, &staged) && {
+        if real.is_dir() {
+            carry(&real, &staged, own)?;
+        }
+        sync_directory(&staged)?;
+        step().map_err(Error::io(path, "write"))?;
+        swap(&staged, &real).is_ok()
+    };
+    if moved {
+        // What somebody put into the old one since.
+        if staged.is_dir() {
+            carry(&staged, &real, own)?;
+        }
+    } else {
+        move_files(&staged, &real, own)?;
     }
     step().map_err(Error::io(path, "write"))?;
     sync_directory(above)?;
-    // What was there lies in `staged` now, and goes with it.
-    if let Err(error) = staged.close() {
-        return Err(Error::io(above, "remove")(error));
+    // What was there lies beside the guard's other content now, and goes with it.
+    guard.close().map_err(Error::io(above, "remove"))
+}
+
+/// Whether a new directory can take the place of an old one as it is: the old one holds files alone, and has the owner, the group and
+/// the permissions that the new one can be given.
+fn is_movable(old: &Path, new: &Path) -> bool {
+    let Ok(metadata) = old.metadata() else { return true };
+    let holds_files = std::fs::read_dir(old)
+        .is_ok_and(|entries| entries.flatten().all(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir())));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let owned = |there: std::fs::Metadata| (there.uid(), there.gid()) == (metadata.uid(), metadata.gid());
+        if !new.metadata().is_ok_and(owned) {
+            return false;
+        }
     }
-    Ok(())
+    holds_files && std::fs::set_permissions(new, metadata.permissions()).is_ok()
 }
 
 /// How the names of directories begin that are written to become `path`.
@@ -123,9 +150,7 @@ fn staged_prefix(path: &Path) -> String {
 /// Exchanges two directories, or moves the first where there is no second.
 fn swap(staged: &Path, path: &Path) -> io::Result<()> {
     if !path.exists() {
-        std::fs::rename(staged, path)?;
-        // The guard of the staged directory expects one.
-        return std::fs::create_dir(staged);
+        return std::fs::rename(staged, path);
     }
     #[cfg(any(target_os = "linux", target_os = "macos"))]
     {
@@ -138,6 +163,7 @@ fn swap(staged: &Path, path: &Path) -> io::Result<()> {
 
 /// Moves files one by one: for a directory that is a mount point, or a file system without an exchange.
 fn move_files(staged: &Path, path: &Path, own: &[&str]) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(Error::io(path, "create"))?;
     for name in own {
         let (from, to) = (staged.join(name), path.join(name));
         if from.is_file() {
@@ -150,7 +176,8 @@ fn move_files(staged: &Path, path: &Path, own: &[&str]) -> Result<()> {
     sync_directory(path)
 }
 
-/// Puts what is not `own` of an old directory into the new one too: as another name of the same file where that can be, else as a copy.
+/// Puts the files that are not `own` of an old directory into the new one too: as another name of the same file where that can be, else
+/// as a copy. What is there already stays.
 fn carry(old: &Path, new: &Path, own: &[&str]) -> Result<()> {
     for entry in std::fs::read_dir(old).map_err(Error::io(old, "read"))? {
         let entry = entry.map_err(Error::io(old, "read"))?;
@@ -160,32 +187,34 @@ fn carry(old: &Path, new: &Path, own: &[&str]) -> Result<()> {
         if own.contains(&name.as_ref()) || name.starts_with(WRITING) || to.symlink_metadata().is_ok() {
             continue;
         }
-        let kind = entry.file_type().map_err(Error::io(&from, "read"))?;
-        if kind.is_dir() {
-            std::fs::create_dir(&to).map_err(Error::io(&to, "create"))?;
-            carry(&from, &to, &[])?;
-        } else if std::fs::hard_link(&from, &to).is_err() {
-            std::fs::copy(&from, &to).map_err(Error::io(&from, "copy"))?;
-        }
+        let moved = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            std::fs::rename(&from, &to)
+        } else {
+            std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(|_| ()))
+        };
+        moved.map_err(Error::io(&from, "keep"))?;
     }
     Ok(())
 }
 
 /// Removes what killed writers left in a directory; nobody else may be writing there. What cannot be removed stays.
 pub(crate) fn sweep(directory: &Path) {
-    sweep_named(directory, WRITING);
+    sweep_named(directory, |name| name.starts_with(WRITING));
 }
 
 /// Removes what killed writers left of a directory that [`replace_directory`] writes, beside it and in it.
 pub(crate) fn sweep_directory(path: &Path) {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    sweep_named(parent(&real), &staged_prefix(&real));
+    let prefix = staged_prefix(&real);
+    // Of `tiny`, and not of `tiny-2`, which another process may be writing.
+    let is_random = |rest: &str| rest.len() == RANDOM && rest.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    sweep_named(parent(&real), |name| name.strip_prefix(&prefix).is_some_and(is_random));
     sweep(&real);
 }
 
-fn sweep_named(directory: &Path, prefix: &str) {
+fn sweep_named(directory: &Path, is_leftover: impl Fn(&str) -> bool) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(prefix) {
+        if is_leftover(&entry.file_name().to_string_lossy()) {
             let path = entry.path();
             let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
             let _ = if is_directory { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
@@ -324,16 +353,14 @@ mod tests {
     }
 
     fn old(directory: &Path) {
-        for (name, text) in
-            [("stamp", "old"), ("weights", "old"), ("old", "old"), ("notes", "mine"), ("deep/er", "mine")]
-        {
+        for (name, text) in [("stamp", "old"), ("weights", "old"), ("old", "old"), ("notes", "mine")] {
             write_atomically(&directory.join(name), text.as_bytes()).expect("written");
         }
     }
 
     fn is_new(directory: &Path) {
         let read = |name: &str| std::fs::read_to_string(directory.join(name)).expect("readable");
-        assert_eq!(["stamp", "weights", "notes", "deep/er"].map(read), ["new", "new", "mine", "mine"]);
+        assert_eq!(["stamp", "weights", "notes"].map(read), ["new", "new", "mine"]);
         assert!(!directory.join("old").exists());
     }
 
@@ -369,6 +396,35 @@ mod tests {
         assert_eq!(names(root.path()).len(), 1, "nothing is left beside it");
     }
 
+    /// A directory inside has permissions, mounts and open files of its own: it is left where it is.
+    #[cfg(unix)]
+    #[test]
+    fn a_directory_keeps_its_permissions_and_the_directories_in_it() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let path = root.path().join("adapter");
+        let mode = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("permissions");
+        };
+        let now = |path: &Path| path.metadata().expect("there").mode() & 0o7777;
+        old(&path);
+        mode(&path, 0o2770);
+        replace_directory(&path, &OWN, write_new).expect("replaced");
+        is_new(&path);
+        assert_eq!(now(&path), 0o2770);
+        let inside = path.join("private");
+        write_atomically(&inside.join("mine"), b"mine").expect("written");
+        mode(&inside, 0o700);
+        let inode = |path: &Path| path.metadata().expect("there").ino();
+        let before = (inode(&path), inode(&inside));
+        old(&path);
+        replace_directory(&path, &OWN, write_new).expect("replaced");
+        is_new(&path);
+        assert_eq!((inode(&path), inode(&inside)), before);
+        assert_eq!((now(&path), now(&inside)), (0o2770, 0o700));
+        assert_eq!(names(root.path()).len(), 1, "nothing is left beside it");
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_link_to_a_directory_stays_one() {
@@ -386,12 +442,19 @@ mod tests {
         let root = tempfile::tempdir().expect("a temporary directory");
         let path = root.path().join("adapter");
         old(&path);
-        for leftover in [".writing-adapter-x/weights", ".writing-other-x/weights", "adapter/.writing-y"] {
+        for leftover in [
+            ".writing-adapter-xyz123/weights",
+            ".writing-adapter-2-xyz123/weights",
+            ".writing-other-xyz123/weights",
+            "adapter/.writing-y",
+        ] {
             write_atomically(&root.path().join(leftover), b"half").expect("written");
         }
         sweep_directory(&path);
-        assert!(!root.path().join(".writing-adapter-x").exists() && !path.join(".writing-y").exists());
-        assert!(root.path().join(".writing-other-x").exists(), "another adapter's writer may be at work");
-        assert_eq!(names(&path).len(), 5);
+        assert!(!root.path().join(".writing-adapter-xyz123").exists() && !path.join(".writing-y").exists());
+        for other in [".writing-adapter-2-xyz123", ".writing-other-xyz123"] {
+            assert!(root.path().join(other).exists(), "another adapter's writer may be at work: {other}");
+        }
+        assert_eq!(names(&path).len(), 4);
     }
 }

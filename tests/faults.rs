@@ -398,7 +398,7 @@ fn a_damaged_checkpoint_is_passed_over_and_said() {
 /// Ctrl-C and a scheduler's signal say what is kept and how to go on.
 #[test]
 fn an_interrupted_training_says_how_to_go_on() {
-    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
         let project = project();
         let manifest =
             project.read("finetest.toml").replace("max_steps = 2\nsave_steps = 2", "num_epochs = 3000\nsave_steps = 1");
@@ -424,4 +424,99 @@ fn an_interrupted_training_says_how_to_go_on() {
         let words = ["interrupted", "checkpoint of step", "same command"];
         assert!(words.iter().all(|word| ran.stderr.contains(word)), "{}", ran.stderr);
     }
+}
+
+/// What finetest writes lies in directories of its own.
+#[test]
+fn an_adapter_or_a_store_is_not_put_into_what_a_person_made() {
+    let adapter = |path: &str| format!("\n[adapter]\npath = \"{path}\"\n");
+    let store = |path: &str| format!("\n[run]\nstore = \"{path}\"\n");
+    let places = [".", "..", "model", "model/deep", "data", "scenarios", ".finetest", ".finetest/store"].map(adapter);
+    let stores = [".", "model", "data", "scenarios/deep"].map(store);
+    for wrong in places.into_iter().chain(stores) {
+        let project = project();
+        project.append("finetest.toml", &wrong);
+        project.run(&["run"]).fails(1, &["finetest.toml: [", "give another place"]);
+        assert!(!project.path(".finetest").exists() && !project.path("model/lock").exists(), "{wrong}");
+    }
+    // A model's directory may be the project.
+    let project = project();
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::rename(project.path("model").join(file), project.path(file)).expect("moved");
+    }
+    let manifest = project.read("finetest.toml").replace("source = \"model\"", "source = \".\"");
+    project.write("finetest.toml", &manifest);
+    project.run(&["run"]).expect(0);
+}
+
+/// A pipe in place of a file that finetest wrote would be waited for, for ever.
+#[test]
+fn no_file_of_finetest_s_own_is_waited_for() {
+    let whole = project();
+    whole.run(&["run"]).expect(0);
+    let mut files = Vec::new();
+    all_files(&whole.path("."), &mut files);
+    let own = files.iter().filter(|path| {
+        let shown = path.display().to_string();
+        ["/.finetest/", "/adapters/", "/cache/"].iter().any(|room| shown.contains(room))
+    });
+    let mut tried = 0;
+    for path in own {
+        let kept = std::fs::read(path).expect("a file");
+        std::fs::remove_file(path).expect("removed");
+        let made = std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo");
+        assert!(made.success());
+        let child = whole.command(&["run", "--quiet"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("it starts");
+        let started = Instant::now();
+        let status = loop {
+            match child.try_wait().expect("a child") {
+                Some(status) => break status,
+                None if started.elapsed() > Duration::from_secs(20) => {
+                    child.kill().expect("killed");
+                    panic!("{} is waited for", path.display());
+                }
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        assert!(matches!(status.code(), Some(0 | 1)), "{}: {status}", path.display());
+        let _ = std::fs::remove_file(path);
+        std::fs::write(path, kept).expect("put back");
+        tried += 1;
+    }
+    assert!(tried > 15, "only {tried} files");
+}
+
+fn all_files(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
+        let kind = entry.file_type().expect("a kind");
+        if kind.is_dir() {
+            all_files(&entry.path(), found);
+        } else if kind.is_file() {
+            found.push(entry.path());
+        }
+    }
+}
+
+/// Pickled weights, or weights on a disk that is away, are somebody's adapter all the same.
+#[test]
+fn an_adapter_without_readable_weights_is_not_trained_over() {
+    for name in ["adapter_config.json", "adapter_model.bin"] {
+        let project = project();
+        project.write(&format!("adapters/tiny/{name}"), "{}");
+        project.run(&["run"]).fails(1, &["adapters/tiny", "finetest did not train", "another [adapter] path"]);
+        assert_eq!(project.read(&format!("adapters/tiny/{name}")), "{}");
+    }
+}
+
+/// Also where nothing is trained, a prompt that does not fit is told with its file and case.
+#[test]
+fn a_prompt_that_does_not_fit_an_adapter_that_is_tested_as_it_is_names_its_case() {
+    let project = project();
+    project.run(&["train"]).expect(0);
+    project
+        .write("finetest.toml", &format!("[model]\nsource = \"model\"\n[adapter]\npath = \"adapters/tiny\"\n{GATE}"));
+    let long = format!("\n[[cases]]\nname = \"long\"\nprompt = \"{}\"\nchecks = [\"not-json\"]\n", "word ".repeat(400));
+    project.append("scenarios/says.toml", &long);
+    project.run(&["run"]).fails(1, &["scenarios/says.toml", "\"long\"", "context"]);
 }

@@ -65,16 +65,16 @@ impl Doing {
     }
 }
 
-/// Has SIGINT and SIGTERM end this process with a message, and the usual exit codes 130 and 143.
+/// Has SIGINT, SIGTERM and SIGHUP (a terminal that is closed) end this process with a message, and the usual exit codes 130, 143 and 129.
 #[cfg(unix)]
 pub(crate) fn install() {
     use std::io::Write;
 
-    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     use signal_hook::iterator::Signals;
 
     // Without a handler the signals end the process as ever.
-    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else { return };
+    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             let kept = DOING.lock().unwrap_or_else(PoisonError::into_inner).kept();

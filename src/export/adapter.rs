@@ -27,7 +27,7 @@ impl Export<'_> {
             std::fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
             for (name, to) in names.iter().zip(&files) {
                 let from = self.directory.join(name);
-                let bytes = std::fs::read(&from).map_err(Error::io(&from, "read"))?;
+                let bytes = crate::files::read_own(&from)?;
                 crate::files::write_atomically(to, &bytes)?;
             }
         }

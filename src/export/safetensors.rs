@@ -121,7 +121,7 @@ impl Export<'_> {
         for name in BESIDE {
             let from = base.dir.join(name);
             if from.is_file() {
-                let bytes = std::fs::read(&from).map_err(Error::io(&from, "read"))?;
+                let bytes = crate::files::read_own(&from)?;
                 files.push(write(out, name, &bytes)?);
             }
         }

@@ -38,6 +38,14 @@ pub(crate) fn read_regular(path: &Path, most: u64) -> Result<Vec<u8>> {
     if bytes.len() as u64 > most { Err(too_long(format!("more than {most}"))) } else { Ok(bytes) }
 }
 
+/// The content of a file that finetest itself wrote, whatever its length.
+///
+/// # Errors
+/// As [`open_regular`].
+pub(crate) fn read_own(path: &Path) -> Result<Vec<u8>> {
+    read_regular(path, u64::MAX)
+}
+
 /// As [`read_regular`], for text. Nothing is removed from it.
 ///
 /// # Errors
@@ -57,6 +65,19 @@ fn refuse_other_than_regular(path: &Path, kind: FileType) -> Result<()> {
         kind => special(kind),
     };
     Err(Error::input(path, None, format!("is {what}, expected a regular file")))
+}
+
+/// Refuses a pipe or a socket to write to: it would be waited for until somebody reads.
+pub(super) fn refuse_pipe(path: &Path, kind: FileType) -> Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if kind.is_fifo() || kind.is_socket() {
+            return refuse_other_than_regular(path, kind);
+        }
+    }
+    let _ = (path, kind);
+    Ok(())
 }
 
 #[cfg(unix)]

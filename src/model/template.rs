@@ -250,6 +250,8 @@ fn environment() -> Result<Environment<'static>> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
     environment.add_function("strftime_now", strftime);
+    // To Jinja none is not iterable, and templates ask that of `tools`.
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     Ok(environment)
 }
 

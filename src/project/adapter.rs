@@ -81,7 +81,8 @@ pub(super) fn ready(
     if let Some(stamp) = &stamp
         && stamp.base != base.fingerprint
     {
-        let message = "the adapter was trained on another base (or its tokenizer or template changed): its stamp names another fingerprint";
+        let message = "the adapter was trained on another base, or the base's configuration, tokenizer or template changed since; give the \
+                       base that it was trained on, or remove finetest.json beside it to test it on this one";
         return Err(Error::model(directory, message));
     }
     let (adapter, family, parameters) = match stamp {

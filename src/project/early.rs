@@ -45,6 +45,7 @@ pub(super) fn check_training(config: &Config) -> Result<()> {
     if let Some(path) = &config.model.chat_template {
         ChatTemplate::check_file(path)?;
     }
+    check_places(config)?;
     match (&config.recipe, &config.adapter) {
         (Some(_), adapter) => check_data(data_of(config)?, adapter.as_ref().map(|a| a.path.as_path())),
         (None, Some(adapter)) => check_adapter(config, &adapter.path),
@@ -63,6 +64,59 @@ fn check_data(data: &DataConfig, adapter: Option<&Path>) -> Result<()> {
         data::load(path, data.format, data.on_error)?;
     }
     Ok(())
+}
+
+/// Refuses an adapter to be trained, or a store, whose directory is or holds what a person made, or lies in it.
+fn check_places(config: &Config) -> Result<()> {
+    let adapter = config.adapter.as_ref().filter(|_| config.recipe.is_some()).map(|adapter| adapter.path.as_path());
+    let source = Path::new(&config.model.source);
+    let data = config.data.iter().flat_map(|data| std::iter::once(&data.train).chain(&data.validation));
+    let mut theirs: Vec<(&str, &Path)> = vec![
+        ("the project", &config.root),
+        ("the base", source),
+        ("the scenarios", &config.run.scenarios),
+        ("the snapshots", &config.run.snapshots),
+    ];
+    theirs.extend(data.map(|path| ("the data", path.as_path())));
+    let (store, root) = (config.store(), real(&config.root));
+    let ours = adapter.map(|path| ("[adapter] path", path)).into_iter().chain([("[run] store", store)]);
+    for (key, path) in ours {
+        for (what, other) in &theirs {
+            let (mine, other) = (real(path), real(other));
+            // Everything lies in the project, and so in what holds it. A store may be shared by the projects below it.
+            let inside = other.is_dir() && mine.starts_with(&other) && !root.starts_with(&other);
+            let holds = other.starts_with(&mine) && (key != "[run] store" || mine.starts_with(&root));
+            if mine == other || inside || holds {
+                let (path, other) = (config.relative(path), config.relative(&other));
+                let message = format!(
+                    "{key} is {path:?}, and {what} is {other:?}: finetest writes into a directory of its own; give another place"
+                );
+                return Err(Error::input(&config.manifest, None, message));
+            }
+        }
+    }
+    match adapter.filter(|path| real(path).starts_with(real(store)) || real(store).starts_with(real(path))) {
+        Some(path) => {
+            let message = format!(
+                "[adapter] path is {:?}, and [run] store is {:?}, which may be deleted at any time; give another place",
+                config.relative(path),
+                config.relative(store)
+            );
+            Err(Error::input(&config.manifest, None, message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A path without links and `..`, also of what is not there yet.
+fn real(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    for above in absolute.ancestors() {
+        if let Ok(found) = above.canonicalize() {
+            return found.join(absolute.strip_prefix(above).unwrap_or(Path::new("")));
+        }
+    }
+    absolute
 }
 
 /// Reads an adapter that is tested as it is.

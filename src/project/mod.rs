@@ -173,9 +173,12 @@ fn ask(config: &Config, checked: &Checked, policy: TrainPolicy, on_event: Events
     let approved = snapshot::approved(&config.run.snapshots, names, &[BASE, TUNED]);
     let drift_text = drift_text.clone();
     let inputs = Inputs { project: config.project.clone(), model, arms, scenarios, drift_text, approved };
+    let files = base.files.clone();
     let mut backend = backend::of(config, base, tuned)?;
     let store = Store::new(config.store().join("store"));
-    execute(&inputs, &mut *backend, &store, &mut |p| on_event(Event::Progress(p)))
+    let run = execute(&inputs, &mut *backend, &store, &mut |p| on_event(Event::Progress(p)));
+    // A backend knows no scenarios: of a prompt that does not fit, the check tells the file and the case.
+    run.map_err(|error| early::open_tokenizer(config, &files, checked).err().unwrap_or(error))
 }
 
 /// Trains a project's adapter, if `policy` says so or there is none that fits.

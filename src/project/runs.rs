@@ -9,7 +9,7 @@ use super::train::LOSS_PLOT;
 use crate::compare::Comparison;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::files::{WRITING, replace_directory, write_atomically};
+use crate::files::{WRITING, read_regular_text, replace_directory, write_atomically};
 use crate::record::{BASE, Decision, RunRecord, TUNED};
 use crate::report::{self, Report};
 
@@ -108,7 +108,7 @@ fn latest(all: &Path) -> Option<PathBuf> {
     let link = all.join(LATEST);
     let name = match std::fs::read_link(&link) {
         Ok(name) => name.to_string_lossy().into_owned(),
-        Err(_) => std::fs::read_to_string(&link).ok()?.trim().to_owned(),
+        Err(_) => read_regular_text(&link, 4096).ok()?.trim().to_owned(),
     };
     let is_name = !name.is_empty() && !name.contains(['/', '\\']) && name != "..";
     is_name.then(|| all.join(name)).filter(|folder| folder.is_dir())

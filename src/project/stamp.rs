@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::train::Wanted;
 use crate::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{read_own, read_regular_text, write_atomically};
 
 /// File beside an adapter that says what it was trained from.
 pub(super) const STAMP: &str = "finetest.json";
+/// Bytes of a stamp.
+const LONGEST: u64 = 1 << 20;
 
 /// Hashes of what an adapter was trained from, and of what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,10 +56,11 @@ impl Stamp {
     /// It cannot be read, or is not a stamp of this version.
     pub(super) fn read(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(STAMP);
-        if !path.is_file() {
+        // A link to nothing and a pipe are there, and are not a stamp.
+        if path.symlink_metadata().is_err() {
             return Ok(None);
         }
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+        let text = read_regular_text(&path, LONGEST)?;
         serde_json::from_str(&text).map(Some).map_err(|e| {
             let message = format!(
                 "is damaged or of another version of finetest: {e}; train the adapter again with `finetest train --force`, or remove \
@@ -79,15 +82,21 @@ impl Stamp {
     }
 }
 
+/// Files that an adapter has, whoever trained it.
+const FOREIGN: [&str; 3] = [ADAPTER_WEIGHTS, ADAPTER_CONFIG, "adapter_model.bin"];
+
 /// Why the adapter in `directory` is not the one that is wanted; `None` when it is.
 ///
 /// # Errors
 /// It is somebody else's.
 pub(super) fn mismatch(directory: &Path, wanted: &Wanted) -> Result<Option<String>> {
-    if !directory.join(ADAPTER_WEIGHTS).is_file() {
+    let stamp = Stamp::read(directory)?;
+    // Also where its weights are pickled, or lie on a disk that is not there now.
+    let foreign = FOREIGN.iter().any(|name| directory.join(name).symlink_metadata().is_ok());
+    if stamp.is_none() && !foreign {
         return Ok(Some("there is none yet".into()));
     }
-    let Some(stamp) = Stamp::read(directory)? else {
+    let Some(stamp) = stamp else {
         let message = format!(
             "holds an adapter that finetest did not train (there is no {STAMP} beside it), and training would overwrite it; \
              remove [train] from the manifest to test it as it is, or give another [adapter] path"
@@ -108,6 +117,6 @@ pub(super) fn mismatch(directory: &Path, wanted: &Wanted) -> Result<Option<Strin
 
 /// Hash of a file's content.
 pub(super) fn hash_file(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    let bytes = read_own(path)?;
     Ok(blake3::hash(&bytes).to_hex().to_string())
 }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
-use crate::files::step;
+use crate::files::{read_own, step};
 
 /// Raised when stored results of older versions must not be read.
 const VERSION: u32 = 2;
@@ -90,7 +90,7 @@ impl Store {
 
     /// A stored result, if there is one that can be read.
     pub(crate) fn read<T: DeserializeOwned>(&self, key: &Key) -> Option<T> {
-        unseal(key, &std::fs::read(self.path(key)).ok()?)
+        unseal(key, &read_own(&self.path(key)).ok()?)
     }
 
     /// Stores a result.
@@ -105,7 +105,8 @@ impl Store {
         seal(&mut sealed, key, value)?;
         let path = self.path(key);
         step().map_err(Error::io(&path, "write"))?;
-        let written = match std::fs::write(&path, &sealed) {
+        let write = || refuse_special(&path).and_then(|()| std::fs::write(&path, &sealed));
+        let written = match write() {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let directory = path.parent().unwrap_or(&self.directory);
                 std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
@@ -134,7 +135,7 @@ impl Store {
     /// Stored results of arms, where there are some that can be read.
     pub(crate) fn read_all<T: DeserializeOwned + Send>(&self, keys: &[(Key, &str)]) -> Vec<Option<T>> {
         let read = |(path, of): &(PathBuf, Vec<usize>)| {
-            let bytes = std::fs::read(path).unwrap_or_default();
+            let bytes = read_own(path).unwrap_or_default();
             let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| line.split_at_checked(HASH_DIGITS));
             let found: HashMap<&[u8], &[u8]> = lines.collect();
             let value = |i: &usize| {
@@ -168,9 +169,18 @@ impl Store {
     }
 }
 
+/// A pipe that somebody put there would be waited for.
+fn refuse_special(path: &Path) -> std::io::Result<()> {
+    match path.metadata() {
+        Ok(there) if !there.is_file() => Err(std::io::Error::other("it is not a regular file; remove it")),
+        _ => Ok(()),
+    }
+}
+
 /// Puts lines behind those of a file, also behind one that a crash cut short. One write, so that another process's lines are not
 /// among them.
 fn append(path: &Path, mut lines: Vec<u8>) -> std::io::Result<()> {
+    refuse_special(path)?;
     let open = || File::options().create(true).read(true).append(true).open(path);
     let mut file = match open() {
         Err(error) if error.kind() == ErrorKind::NotFound => {

@@ -11,7 +11,7 @@ use super::state::{TRAINER_STATE, TrainerState};
 use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::config::AdapterDtype;
 use crate::error::{Error, Result};
-use crate::files::{WRITING, step, sync_directory, write_atomically};
+use crate::files::{WRITING, read_own, read_regular_text, step, sync_directory, write_atomically};
 
 const PREFIX: &str = "checkpoint-";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -119,7 +119,7 @@ pub(crate) fn finished_state(directory: &Path, fingerprint: &str) -> Option<Trai
 fn checksums(path: &Path) -> Result<BTreeMap<String, String>> {
     let of = |name: &str| {
         let file = path.join(name);
-        let bytes = std::fs::read(&file).map_err(Error::io(&file, "read"))?;
+        let bytes = read_own(&file)?;
         Ok((name.to_owned(), blake3::hash(&bytes).to_hex().to_string()))
     };
     CHECKED.into_iter().map(of).collect()
@@ -131,7 +131,7 @@ fn checksums(path: &Path) -> Result<BTreeMap<String, String>> {
 /// A file of it is missing, damaged or edited: by name.
 fn check(path: &Path) -> Result<()> {
     let file = path.join(CHECKSUMS);
-    let text = std::fs::read_to_string(&file).map_err(Error::io(&file, "read"))?;
+    let text = read_regular_text(&file, u64::MAX)?;
     let written: BTreeMap<String, String> =
         serde_json::from_str(&text).map_err(|e| Error::input(&file, e.line(), e.to_string()))?;
     for (name, hash) in checksums(path)? {

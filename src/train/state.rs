@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{read_regular_text, write_atomically};
 
 /// File name of a [`TrainerState`].
 pub const TRAINER_STATE: &str = "trainer_state.json";
@@ -54,7 +54,7 @@ impl TrainerState {
     /// # Errors
     /// The file is missing or is not one.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+        let text = read_regular_text(path, u64::MAX)?;
         serde_json::from_str(&text).map_err(|e| Error::input(path, e.line(), e.to_string()))
     }
 

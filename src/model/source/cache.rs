@@ -10,7 +10,7 @@ use sha2::Digest as _;
 
 use super::{Events, SourceEvent};
 use crate::error::{Error, Result};
-use crate::files::{Lock, open_regular, sweep, write_atomically};
+use crate::files::{Lock, open_regular, read_own, sweep, write_atomically};
 
 /// `FINETEST_CACHE`, else `$XDG_CACHE_HOME/finetest`, else `~/.cache/finetest` (Windows: `%LOCALAPPDATA%\finetest`).
 ///
@@ -152,7 +152,7 @@ impl Cache {
     }
 
     fn memo(&self, now: &Memo) -> Memo {
-        let read = std::fs::read(self.memo_path(&now.path)).ok().and_then(|b| serde_json::from_slice::<Memo>(&b).ok());
+        let read = read_own(&self.memo_path(&now.path)).ok().and_then(|b| serde_json::from_slice::<Memo>(&b).ok());
         let same = |m: &Memo| {
             let file = m.path == now.path && m.size == now.size && m.identity == now.identity;
             file && m.modified == now.modified && now.modified != 0
