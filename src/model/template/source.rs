@@ -15,6 +15,8 @@ pub(super) const HELD: &str = "finetest_held";
 const MOST_TOKENS: usize = 2000;
 /// `elif` tags, which nest.
 const MOST_ELIF: usize = 1000;
+/// Largest number that a value may be multiplied by.
+const LARGEST_FACTOR: u8 = 8;
 /// Tokens of a tag that need no stack of their own.
 const FEW_TOKENS: usize = 200;
 
@@ -197,12 +199,19 @@ impl<'s> Scan<'s> {
         Some(Placed { token, start: self.at, end: self.at + len })
     }
 
-    /// A list times a number is as long as the number says, for nothing; times a text is a text, which is paid for.
+    /// A list times a number is as long as the number says, for nothing; times a text is a text, which is paid for. One small factor a
+    /// tag makes nothing large.
     fn check_products(&self, tokens: &[Placed<'s>]) -> Result<(), Refused> {
         let sign = |i: Option<usize>, signs: &[&str]| {
             let token = i.and_then(|i| tokens.get(i)).map(|t| t.token);
             matches!(token, Some(Token::Sign(sign)) if signs.contains(&sign))
         };
+        let small = |i: Option<usize>| {
+            let number = i.and_then(|i| tokens.get(i)).filter(|token| token.token == Token::Number);
+            let digits = number.map(|number| self.source[number.start..number.end].replace('_', ""));
+            digits.and_then(|digits| digits.parse::<u8>().ok()).is_some_and(|factor| factor <= LARGEST_FACTOR)
+        };
+        let mut factors = 0;
         for (i, placed) in tokens.iter().enumerate() {
             let Token::Sign(found @ ("*" | "**")) = placed.token else { continue };
             // Arguments of a call: `f(*list)`.
@@ -210,13 +219,19 @@ impl<'s> Scan<'s> {
                 continue;
             }
             let text = |i: Option<usize>| i.and_then(|i| tokens.get(i)).is_some_and(|t| t.token == Token::Text);
-            let left = text(i.checked_sub(1)) && !sign(i.checked_sub(2), &["*", "/", "//", "%", "**", "."]);
+            let alone = !sign(i.checked_sub(2), &["*", "/", "//", "%", "**", "."]);
+            let left = text(i.checked_sub(1)) && alone;
             let filtered = sign(Some(i + 2), &["|", ".", "[", "(", "**"])
                 || tokens.get(i + 2).is_some_and(|t| t.token == Token::Name("is"));
             let right = text(Some(i + 1)) && !filtered;
+            let factor = (small(i.checked_sub(1)) && alone) || small(Some(i + 1));
+            if found == "*" && !(left || right) && factor && factors == 0 {
+                factors += 1;
+                continue;
+            }
             if found == "**" || !(left || right) {
                 return self
-                    .refuse(placed.start, "multiplies values, which is not supported except for a text in quotes");
+                    .refuse(placed.start, "multiplies values, which is not supported except by a text in quotes, and once a tag by a number up to 8");
             }
         }
         Ok(())
@@ -431,8 +446,18 @@ mod tests {
         let elifs = format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(2000));
         assert_eq!(guard(&elifs).unwrap_err().why, "has too many elif");
         assert!(guard("{{ '-' * 3 }}{{ n * \"ab\" }}{{ f(*a, **b) }}").is_ok());
-        for product in ["[a] * n", "n * 2", "2 ** n", "'a'|list * 5", "n * 'a'|list", "n * 'a'.split()", "n // 1 * [a]"]
-        {
+        assert!(guard("{{ messages|length * 2 }}{{ 3 * s }}{% set x = [a] * 8 %}").is_ok());
+        for product in [
+            "[a] * n",
+            "n * 9",
+            "n * 2 * 2",
+            "n * 1_000",
+            "2 ** n",
+            "'a'|list * 50",
+            "n * 'a'|list",
+            "n * 'a'.split()",
+            "n // 1 * [a]",
+        ] {
             assert!(guard(&format!("{{{{ {product} }}}}")).is_err(), "{product}");
         }
     }
