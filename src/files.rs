@@ -177,7 +177,7 @@ fn move_files(staged: &Path, path: &Path, own: &[&str]) -> Result<()> {
 }
 
 /// Puts the files that are not `own` of an old directory into the new one too: as another name of the same file where that can be, else
-/// as a copy. What is there already stays.
+/// as a copy. A file that the new directory already has is kept.
 fn carry(old: &Path, new: &Path, own: &[&str]) -> Result<()> {
     for entry in std::fs::read_dir(old).map_err(Error::io(old, "read"))? {
         let entry = entry.map_err(Error::io(old, "read"))?;

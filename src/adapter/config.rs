@@ -98,9 +98,10 @@ impl PeftConfig {
         Ok(Self {
             r: keys.value("r", RANK, rank)?,
             lora_alpha: keys.value("lora_alpha", "a number", Value::as_f64)?,
-            lora_dropout: match keys.map.contains_key("lora_dropout") {
-                true => keys.value("lora_dropout", "a number", Value::as_f64)?,
-                false => 0.0,
+            lora_dropout: if keys.map.contains_key("lora_dropout") {
+                keys.value("lora_dropout", "a number", Value::as_f64)?
+            } else {
+                0.0
             },
             base: keys.text("base_model_name_or_path")?.unwrap_or_default().to_owned(),
             revision: keys.text("revision")?.map(str::to_owned),

@@ -8,7 +8,7 @@ use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
-use super::peft::LFS_POINTER;
+use super::peft::{IS_LFS_POINTER, LFS_POINTER};
 use super::{Adapter, Module};
 use crate::error::{Error, Result};
 use crate::files::open_regular;
@@ -109,9 +109,10 @@ pub(super) fn load(path: &Path, base: &Outline) -> Result<Adapter> {
     open_regular(path)?;
     let map = map_file(path)?;
     if !map.starts_with(b"GGUF") {
-        let message = match map.starts_with(LFS_POINTER) {
-            true => "is Git LFS's pointer to the file, and not the file; run `git lfs pull` there",
-            false => "is neither a GGUF file nor a directory as PEFT writes it; give one of them",
+        let message = if map.starts_with(LFS_POINTER) {
+            IS_LFS_POINTER
+        } else {
+            "is neither a GGUF file nor a directory as PEFT writes it; give one of them"
         };
         return Err(Error::model(path, message));
     }

@@ -107,12 +107,13 @@ pub(crate) fn read_tensors(path: &Path) -> Result<BTreeMap<String, Read>> {
 
 fn not_safetensors(path: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> Error {
     if bytes.starts_with(LFS_POINTER) {
-        return Error::model(path, "is Git LFS's pointer to the file, and not the file; run `git lfs pull` there");
+        return Error::model(path, IS_LFS_POINTER);
     }
     Error::model(path, format!("not a safetensors file, truncated or corrupt: {error}"))
 }
 
 /// How a file begins that Git LFS keeps elsewhere.
+pub(super) const IS_LFS_POINTER: &str = "is Git LFS's pointer to the file, and not the file; run `git lfs pull` there";
 pub(super) const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// Takes the matrices of `modules_to_save` out of a file's tensors.

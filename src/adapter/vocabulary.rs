@@ -120,7 +120,7 @@ pub(super) struct Compared {
     pub(super) added: Vec<(String, u64)>,
 }
 
-/// Compares an adapter's tokens with the base's, which has so many rows.
+/// Compares an adapter's tokens with the base's; `rows` is the number of rows of the base's vocabulary.
 pub(super) fn compare(theirs: &Vocabulary, base: &Vocabulary, rows: usize) -> Compared {
     let beyond = theirs.iter().max_by_key(|(_, id)| **id).filter(|(_, id)| **id >= rows as u64);
     // A file of llama.cpp spells blanks as blanks.

@@ -59,7 +59,7 @@ impl Limits {
         Err(Error::failed(format!("has {bytes} bytes, and an example may have at most {most}, since {why}; {advice}")))
     }
 
-    /// Why an example of so many tokens cannot be learnt.
+    /// Checks that an example of `tokens` tokens is short enough to train on.
     ///
     /// # Errors
     /// More tokens than [`Self::tokens`].

@@ -111,7 +111,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Says no to tokens whose row of the logits there is not.
+    /// Refuses tokens outside the model's vocabulary.
     fn check_tokens(&self, continuations: &[Continuation]) -> Result<()> {
         let vocabulary = self.decoder.spec.vocab_size;
         let outside = |token: &&u32| **token as usize >= vocabulary;

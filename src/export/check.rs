@@ -71,7 +71,7 @@ pub(super) fn logits(decoder: &Decoder, tokens: &[u32], tuned: Option<&LowRank>)
     let slots: Vec<_> = tuned.map(|tuned| (0..tokens.len(), tuned)).into_iter().collect();
     let hidden = decoder.hidden(&Batch::new([tokens]), Adapters::Rows(&slots))?;
     let logits = decoder.logits(&hidden, &slots)?.to_vec2::<f32>()?;
-    // What was written is held against this, so a base that is broken is told first.
+    // The export is compared with this, so a broken base is reported first.
     if tuned.is_some()
         && !logits.iter().flatten().all(|value| value.is_finite())
         && let Some(tensor) = decoder.first_non_finite()
