@@ -113,8 +113,9 @@ fn not_safetensors(path: &Path, bytes: &[u8], error: &safetensors::SafeTensorErr
 }
 
 /// How a file begins that Git LFS keeps elsewhere.
-pub(super) const IS_LFS_POINTER: &str = "is Git LFS's pointer to the file, and not the file; run `git lfs pull` there";
 pub(super) const LFS_POINTER: &[u8] = b"version https://git-lfs";
+/// What is said of such a file.
+pub(super) const IS_LFS_POINTER: &str = "is Git LFS's pointer to the file, and not the file; run `git lfs pull` there";
 
 /// Takes the matrices of `modules_to_save` out of a file's tensors.
 fn saved(config: &PeftConfig, tensors: &mut BTreeMap<String, Read>) -> BTreeMap<String, Saved> {
