@@ -86,6 +86,20 @@ impl Error {
         Self::Failed(without_backtrace(message.into()))
     }
 
+    /// The same error of a file in `to`, when it was met in `from`, where `to` was written first.
+    pub(crate) fn moved(mut self, from: &Path, to: &Path) -> Self {
+        match &mut self {
+            Self::Io { path, .. } | Self::Input { path, .. } | Self::Model { path, .. } => {
+                if let Ok(inside) = path.strip_prefix(from) {
+                    *path = if inside.as_os_str().is_empty() { to.to_path_buf() } else { to.join(inside) };
+                }
+                self
+            }
+            Self::Many(all) => Self::Many(std::mem::take(all).into_iter().map(|one| one.moved(from, to)).collect()),
+            Self::Usage(_) | Self::NothingRan(_) | Self::Failed(_) => self,
+        }
+    }
+
     /// `Ok` when nothing is wrong, the error itself when one thing is, else all of them.
     pub(crate) fn collect(mut errors: Vec<Self>) -> Result<()> {
         match errors.len() {

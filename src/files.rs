@@ -81,7 +81,7 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
 
 /// Writes a directory aside and moves it to `path`, so that a killed process leaves all of the old files or all of the new ones.
 ///
-/// `own` names the files that may be replaced or removed; the first of them is what makes the others valid. Every other file of the old
+/// `own` names the files that are removed when they are not written again; the first of them is what makes the others valid. Every other file of the old
 /// directory stays in the new one. A directory that cannot be moved, or that has directories in it, which would have to be moved too,
 /// keeps its place: its own files are replaced one by one, the first of `own` first.
 ///
@@ -101,7 +101,7 @@ pub(crate) fn replace_directory(path: &Path, own: &[&str], write: impl FnOnce(&P
     // The guard is this user's alone; what is in it has the usual permissions.
     let staged = guard.path().join("new");
     std::fs::create_dir(&staged).map_err(Error::io(&staged, "create"))?;
-    write(&staged)?;
+    write(&staged).map_err(|error| error.moved(&staged, path))?;
     let moved = is_movable(&real, &staged) && {
         if real.is_dir() {
             carry(&real, &staged, own)?;
@@ -122,6 +122,32 @@ pub(crate) fn replace_directory(path: &Path, own: &[&str], write: impl FnOnce(&P
     sync_directory(above)?;
     // What was there lies beside the guard's other content now, and goes with it.
     guard.close().map_err(Error::io(above, "remove"))
+}
+
+/// Has `write` write a file aside, and moves it to `path` if that was right: until then the old file is there.
+///
+/// # Errors
+/// Those of `write`, or the directory cannot be written; the old file is then untouched.
+pub(crate) fn replace_file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    // A device is written to; it is not replaced by a file.
+    if path.metadata().is_ok_and(|there| !there.is_file()) {
+        return write(path);
+    }
+    let directory = parent(path);
+    std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
+    let guard = tempfile::Builder::new()
+        .prefix(&staged_prefix(path))
+        .rand_bytes(RANDOM)
+        .tempdir_in(directory)
+        .map_err(Error::io(directory, "write"))?;
+    let staged = guard.path().join(path.file_name().unwrap_or_default());
+    let written = write(&staged).map_err(|error| error.moved(&staged, path))?;
+    step().map_err(Error::io(path, "write"))?;
+    std::fs::rename(&staged, path).map_err(Error::io(path, "write"))?;
+    step().map_err(Error::io(path, "write"))?;
+    sync_directory(directory)?;
+    guard.close().map_err(Error::io(directory, "remove"))?;
+    Ok(written)
 }
 
 /// Whether a new directory can take the place of an old one as it is: the old one holds files alone, and has the owner, the group and
@@ -164,8 +190,10 @@ fn swap(staged: &Path, path: &Path) -> io::Result<()> {
 /// Moves files one by one: for a directory that is a mount point, or a file system without an exchange.
 fn move_files(staged: &Path, path: &Path, own: &[&str]) -> Result<()> {
     std::fs::create_dir_all(path).map_err(Error::io(path, "create"))?;
-    for name in own {
-        let (from, to) = (staged.join(name), path.join(name));
+    let entries = std::fs::read_dir(staged).map_err(Error::io(staged, "read"))?;
+    let new = entries.flatten().map(|entry| entry.file_name()).filter(|name| own.iter().all(|own| name != own));
+    for name in own.iter().map(std::ffi::OsString::from).chain(new) {
+        let (from, to) = (staged.join(&name), path.join(&name));
         if from.is_file() {
             copy_atomically(&from, &to)?;
         } else if to.is_file() {

@@ -359,6 +359,61 @@ fn a_broken_stamp_says_what_to_do() {
     project.run(&["run"]).expect(0);
 }
 
+/// An export over an earlier one: at any moment the old one is there whole, or the new one is.
+#[test]
+fn an_export_that_is_cut_or_wrong_leaves_the_earlier_one() {
+    let files = |project: &Project, names: &[&str]| -> Vec<Option<Vec<u8>>> {
+        names.iter().map(|name| std::fs::read(project.path(name)).ok()).collect()
+    };
+    let cases: [(&str, &str, &[&str]); 3] = [
+        ("gguf-adapter", "out.gguf", &["out.gguf"]),
+        ("peft", "out", &["out/finetest_export.json", "out/adapter_config.json", "out/adapter_model.safetensors"]),
+        ("merged", "out", &["out/finetest_export.json", "out/config.json", "out/model.safetensors"]),
+    ];
+    let project = project();
+    project.run(&["train"]).expect(0);
+    for (format, out, names) in cases {
+        let export = ["export", "--format", format, "--out", out, "--force"];
+        let scaled = |scale: f64| {
+            let config = project.read("adapters/tiny/adapter_config.json");
+            let mut config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+            config["lora_alpha"] = scale.into();
+            project.write("adapters/tiny/adapter_config.json", &config.to_string());
+        };
+        scaled(8.0);
+        project.run(&export).expect(0);
+        let old = files(&project, names);
+        assert!(old.iter().all(Option::is_some), "{format}");
+        // What cannot be computed is not exported, and what was stays.
+        scaled(1e30);
+        project.run(&export).fails(1, &["the logits of base and adapter are not finite"]);
+        assert_eq!(files(&project, names), old, "{format}");
+        scaled(16.0);
+        let mut new = None;
+        for fault in ["kill", "full"] {
+            for step in 1..ENDLESS {
+                let Some(ran) = faulty(&project, &export, &format!("{fault} {step}")) else {
+                    assert!(step > 4, "only {step} steps of writing were met");
+                    break;
+                };
+                assert!(!ran.stderr.contains(".writing-"), "{format}, {fault} {step}: {}", ran.stderr);
+                let now = files(&project, names);
+                if now != old {
+                    assert_eq!(new.get_or_insert_with(|| now.clone()), &now, "{format}, {fault} {step}");
+                }
+            }
+            project.run(&export).expect(0);
+            assert_eq!(new.as_ref(), Some(&files(&project, names)), "{format}, {fault}");
+            assert_eq!(leftovers(&project.path(".")), Vec::<PathBuf>::new(), "{format}, {fault}");
+            scaled(8.0);
+            project.run(&export).expect(0);
+            scaled(16.0);
+        }
+        let _ = std::fs::remove_dir_all(project.path("out"));
+        scaled(32.0);
+    }
+}
+
 /// One flipped bit, or a step that somebody wrote.
 #[test]
 fn a_damaged_checkpoint_is_passed_over_and_said() {

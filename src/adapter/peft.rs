@@ -309,12 +309,20 @@ pub(crate) type Stored = (String, Vec<usize>, Dtype, Vec<u8>);
 
 /// Writes tensors as safetensors, at once or not at all.
 pub(crate) fn write_tensors(path: &Path, tensors: &[Stored]) -> Result<()> {
+    write_tensors_with(path, tensors, ("format", "pt"))
+}
+
+/// As [`write_tensors`], with one entry of metadata of the caller's.
+///
+/// # Errors
+/// As [`write_tensors`].
+pub(crate) fn write_tensors_with(path: &Path, tensors: &[Stored], (key, value): (&str, &str)) -> Result<()> {
     let views = tensors.iter().map(|(name, shape, dtype, bytes)| {
         let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| Error::failed(format!("{name}: {e}")))?;
         Ok((name.as_str(), view))
     });
     let views = views.collect::<Result<Vec<_>>>()?;
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = HashMap::from([(key.to_owned(), value.to_owned())]);
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| Error::failed(e.to_string()))?;
     write_atomically(path, &bytes)
 }

@@ -9,7 +9,7 @@ use crate::engine::{Compared, Ends, Engine, Event, Generated, Generation, larger
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::linear::LowRank;
-use crate::model::{Arithmetic, ModelFiles, Voice, load_decoder};
+use crate::model::{self, Arithmetic, Limits, ModelFiles, Voice, load_decoder};
 use crate::record::{Prompt, Proof};
 
 /// An arm's adapter, and the factor on its scale.
@@ -21,12 +21,18 @@ pub struct CandleBackend {
     config: ModelConfig,
     arms: Vec<ArmAdapter>,
     batch: usize,
+    text: Option<Text>,
     loaded: Option<Loaded>,
+}
+
+/// What tells whether a question can be asked; it is opened before the weights.
+struct Text {
+    voice: Voice,
+    limits: Limits,
 }
 
 struct Loaded {
     decoder: Decoder,
-    voice: Voice,
     /// Each arm's adapter as the decoder takes it. With DoRA it is made by reading all of the base's weights.
     arms: Vec<Option<LowRank>>,
 }
@@ -34,7 +40,7 @@ struct Loaded {
 impl CandleBackend {
     /// Nothing is read yet.
     pub(crate) fn new(files: ModelFiles, config: ModelConfig, arms: Vec<ArmAdapter>, batch: usize) -> Self {
-        Self { files, config, arms, batch, loaded: None }
+        Self { files, config, arms, batch, text: None, loaded: None }
     }
 
     /// Name and version, and the precision of products with the model's weights, as they decide an answer.
@@ -46,22 +52,35 @@ impl CandleBackend {
         }
     }
 
-    fn load(&mut self, on_progress: &mut dyn FnMut(Progress)) -> Result<(&Loaded, Engine<'_>)> {
+    /// The tokenizer and the limits, read once.
+    fn text(&mut self) -> Result<&Text> {
+        let text = match self.text.take() {
+            Some(text) => text,
+            None => {
+                let voice = Voice::load(&self.files, &self.config)?;
+                let limits = model::limits(&self.files, &self.config)?;
+                voice.check_fits(limits.vocabulary)?;
+                Text { voice, limits }
+            }
+        };
+        Ok(self.text.insert(text))
+    }
+
+    fn load(&mut self, on_progress: &mut dyn FnMut(Progress)) -> Result<(&Text, Engine<'_>)> {
+        self.text()?;
         if self.loaded.is_none() {
             on_progress(Progress::Started { what: "loading the model", units: 0 });
-            let voice = Voice::load(&self.files, &self.config)?;
             let decoder = load_decoder(&self.files, &self.config)?;
-            voice.check_fits(decoder.spec.vocab_size)?;
             let attached = |arm: &ArmAdapter| {
                 arm.as_ref().map(|(adapter, factor)| adapter.attached(&decoder, *factor)).transpose()
             };
             let arms = self.arms.iter().map(attached).collect::<Result<_>>()?;
-            self.loaded = Some(Loaded { decoder, voice, arms });
+            self.loaded = Some(Loaded { decoder, arms });
         }
-        let Some(loaded) = &self.loaded else {
+        let (Some(text), Some(loaded)) = (&self.text, &self.loaded) else {
             return Err(Error::failed("the model is not loaded"));
         };
-        Ok((loaded, Engine { decoder: &loaded.decoder, arms: &loaded.arms, batch: self.batch }))
+        Ok((text, Engine { decoder: &loaded.decoder, arms: &loaded.arms, batch: self.batch }))
     }
 
     /// The engine as a run has it, for `bench`.
@@ -72,8 +91,8 @@ impl CandleBackend {
     /// Logits of every position that predicts one of an answer's tokens; (arm, prompt, answer) each.
     #[cfg(feature = "llama-cpp")]
     pub(crate) fn logits(&mut self, answers: &[(usize, &Prompt, &[u32])]) -> Result<Vec<Vec<Vec<f32>>>> {
-        let (loaded, engine) = self.load(&mut |_| {})?;
-        engine.logits_of(&prompts::answers(&loaded.voice, answers)?)
+        let (text, engine) = self.load(&mut |_| {})?;
+        engine.logits_of(&prompts::answers(&text.voice, answers)?)
     }
 }
 
@@ -88,12 +107,13 @@ impl Backend for CandleBackend {
         on_answers: OnAnswers<'_>,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let (loaded, engine) = self.load(on_progress)?;
-        let voice = &loaded.voice;
-        let context = engine.decoder.spec.context;
+        // What cannot be asked is told before the weights are loaded.
+        let Text { voice, limits } = self.text()?;
+        let context = limits.context;
         let encode = |q: &Question<'_>| prompts::encode(context, voice, q.request);
         let prompts = questions.iter().map(encode).collect::<Result<Vec<_>>>()?;
         let (choices, continuations) = prompts::choices(context, voice, questions, &prompts)?;
+        let (Text { voice, .. }, engine) = self.load(on_progress)?;
         let mut answers = Answers::begin(questions, &prompts);
         let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].request.max_tokens > 0).collect();
         on_progress(Progress::Started { what: "answering", units: questions.len() });
@@ -127,8 +147,8 @@ impl Backend for CandleBackend {
         arms: (usize, usize),
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Option<Vec<Measured<DriftSample>>>> {
-        let (loaded, engine) = self.load(on_progress)?;
-        let continuations = prompts::texts(engine.decoder.spec.context, &loaded.voice, texts)?;
+        let (text, engine) = self.load(on_progress)?;
+        let continuations = prompts::texts(engine.decoder.spec.context, &text.voice, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: continuations.len() });
         let compared = engine.compare(&continuations, arms.0, arms.1, &mut |event| on_progress(progress(event)))?;
         Ok(Some(compared.into_iter().map(|found| Ok(sample(found))).collect()))
@@ -142,11 +162,11 @@ impl Backend for CandleBackend {
         if adapter.is_zero() {
             return Err(prompts::untrained());
         }
-        let (loaded, engine) = self.load(&mut |_| {})?;
+        let (text, engine) = self.load(&mut |_| {})?;
         let alone = Engine { decoder: engine.decoder, arms: &[None], batch: 1 };
         let (mut effect, mut base) = (0f64, 0f64);
         for prompt in prompts {
-            let prompt = loaded.voice.encode(prompt)?;
+            let prompt = text.voice.encode(prompt)?;
             let together = engine.last_logits(&prompt, &[arms.0, arms.1])?;
             let untouched = alone.last_logits(&prompt, &[0])?;
             effect = larger(effect, largest_difference(&together[0], &together[1]));
@@ -165,5 +185,40 @@ fn progress(event: Event) -> Progress {
     match event {
         Event::Tokens(n) => Progress::Tokens(n),
         Event::Done(n) => Progress::Done(n),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::model::{ModelKind, parity::fixture, source};
+    use crate::record::Request;
+
+    /// Weights that are not there would be an error too, if they were looked at first.
+    #[test]
+    fn a_question_that_cannot_be_asked_is_told_before_the_weights_are_loaded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, from) in [
+            ("config.json", "llama/config.json"),
+            ("model.safetensors", "llama/model.safetensors"),
+            ("tokenizer.json", "tokenizer/tokenizer.json"),
+            ("tokenizer_config.json", "tokenizer/tokenizer_config.json"),
+        ] {
+            std::fs::copy(fixture(from), folder.path().join(name)).expect("a copy");
+        }
+        let config = ModelConfig { source: folder.path().display().to_string(), ..ModelConfig::default() };
+        let mut files = source::resolve(&config, &mut |_| {}).expect("a model");
+        let ModelKind::HuggingFace(found) = &mut files.kind else { panic!("a directory") };
+        found.weights = vec![PathBuf::from("nowhere.safetensors")];
+        let mut backend = CandleBackend::new(files, config, vec![None], 1);
+        let mut ask = |prompt: &str| {
+            let request = Request::greedy(Prompt::Text(prompt.to_owned()), 4);
+            let question = Question { arm: 0, request: &request, draft: None };
+            backend.answer(&[question], &mut |_| Ok(()), &mut |_| {}).expect_err("an error").to_string()
+        };
+        assert!(ask(&"word ".repeat(300)).contains("context is 256"));
+        assert!(ask("word").contains("nowhere.safetensors"));
     }
 }

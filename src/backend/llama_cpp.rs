@@ -144,7 +144,7 @@ impl LlamaCppBackend {
         if !path.is_file() {
             let directory = &self.kept.directory;
             std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
-            export::convert(&arm.adapter, outline, &self.files, &arm.directory, arm.scale, &path)?;
+            export::convert(&arm.adapter, outline, &self.files, &arm.directory, arm.scale, &[], &path)?;
             forget_old(directory, false, CONVERTED);
         }
         Ok(path)

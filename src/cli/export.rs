@@ -6,12 +6,12 @@ use super::progress::Display;
 use super::{Global, config, notes, print};
 use crate::adapter;
 use crate::error::{Error, Result, exit};
-use crate::export::gguf::modelfile_of;
-use crate::export::{self, Export, Format, Precision, Protected};
+use crate::export::{self, Export, Format, Precision, Protected, earlier};
+use crate::files::sweep_directory;
 use crate::model::outline::Outline;
 use crate::model::tokenizer::gguf_metadata;
 use crate::model::{self, ModelFiles, ModelKind, Voice, load_decoder, source};
-use crate::project::Event;
+use crate::project::{self, Event};
 
 /// What base and adapter, and what was written, are compared on.
 const PROBE: &str = "The capital of France is Paris. In 1998 the team won 3 : 0.\n\n```python\nfor i in range(10):\n    print(i)\n```\n\n{\"name\": \"Ada\", \"year\": 1815}\n\nLa casa es grande. 你好，世界。";
@@ -44,7 +44,7 @@ pub(super) struct Args {
     /// The form to write
     #[arg(long, value_enum)]
     format: Form,
-    /// A directory (peft, merged) or a file (gguf-adapter, merged-gguf) that is not there yet
+    /// A directory (peft, merged) or a file (gguf-adapter, merged-gguf) that is not there yet, or an empty directory
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
     /// A PEFT directory or a GGUF adapter; default: the manifest's
@@ -53,7 +53,7 @@ pub(super) struct Args {
     /// Precision of merged weights; default: bf16 in safetensors, f16 in GGUF
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
-    /// Write over what is there
+    /// Write over an export that this command wrote before
     #[arg(long)]
     force: bool,
 }
@@ -93,13 +93,12 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     let mut protected = Protected::project(&config);
     protected.add("the adapter", &directory);
     protected.check_export(format, &args.out)?;
-    let beside = (args.format == Form::MergedGguf).then(|| modelfile_of(&args.out));
-    if let Some(there) = std::iter::once(&args.out).chain(&beside).find(|path| path.exists() && !args.force) {
-        let out = there.display();
-        return Err(Error::Usage(format!("{out} is there already; give another --out, or --force to write over it")));
-    }
+    earlier::check(format, &args.out, args.force)?;
     let scale = if args.adapter.is_none() { place.map_or(1.0, |place| place.scale) } else { 1.0 };
     let mut display = Display::new(global.quiet);
+    // Nobody trains the adapter meanwhile, and what a killed export left is nobody's.
+    let _lock = project::lock(&config, &mut |event| display.show(event))?;
+    sweep_directory(&args.out);
     let files = source::resolve(&config.model, &mut |event| display.show(Event::Source(event)));
     display.finish();
     let files = files?;
@@ -112,7 +111,7 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
             let outline = model::outline(&files, &config.model)?;
             let adapter = adapter::open(&directory, &outline)?;
             notes(global, adapter::provenance::notes(&adapter, &config.root, &files, &config.model, &outline)?);
-            export::convert(&adapter, &outline, &files, &directory, scale, &args.out)?;
+            export::convert(&adapter, &outline, &files, &directory, scale, &earlier::header(), &args.out)?;
             let out = args.out.display();
             print(&format!(
                 "{out}\nread back and compared with the adapter value by value, since candle cannot take this base: {why}\n"

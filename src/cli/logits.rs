@@ -9,7 +9,7 @@ use super::{Global, config, notes, print};
 use crate::adapter;
 use crate::config::{Config, ModelConfig};
 use crate::error::{Error, Result, exit};
-use crate::export::Protected;
+use crate::export::{Protected, earlier};
 use crate::files::read_regular_text;
 use crate::model::decoder::Batch;
 use crate::model::linear::Adapters;
@@ -33,7 +33,7 @@ pub(super) struct Args {
     /// Written: one f32 tensor `logits` of shape (tokens, vocabulary)
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Write over what is there
+    /// Write over logits that this command wrote before
     #[arg(long)]
     force: bool,
 }
@@ -46,10 +46,7 @@ const ROWS: usize = 32;
 pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     let mut protected = protected(global, args);
     protected.check_file(&args.out)?;
-    if args.out.is_file() && !args.force {
-        let out = args.out.display();
-        return Err(Error::Usage(format!("{out} is there already; give another --out, or --force to write over it")));
-    }
+    earlier::check_file(&args.out, earlier::LOGITS, args.force)?;
     let config = ModelConfig { source: args.model.clone(), ..ModelConfig::default() };
     let mut display = Display::new(global.quiet);
     let files = source::resolve(&config, &mut |event| display.show(Event::Source(event)));
@@ -106,7 +103,8 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
         }
         bytes.extend(values.into_iter().flat_map(f32::to_le_bytes));
     }
-    adapter::write_tensors(&args.out, &[("logits".to_owned(), vec![tokens.len(), vocabulary], Dtype::F32, bytes)])?;
+    let logits = ("logits".to_owned(), vec![tokens.len(), vocabulary], Dtype::F32, bytes);
+    adapter::write_tensors_with(&args.out, &[logits], (earlier::KEY, earlier::LOGITS))?;
     let mut text = format!("{}: logits ({}, {vocabulary})\n", args.out.display(), tokens.len());
     if let Some(peak) = peak_memory() {
         let weights = decoder.weight_bytes() as f64;

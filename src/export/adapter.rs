@@ -1,15 +1,16 @@
 //! The adapter by itself: PEFT's directory, and llama.cpp's GGUF form.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::Value;
 
-use super::{Export, Exported, Tuned};
+use super::{Difference, Export, Exported, Tuned, earlier};
 use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::config::AdapterDtype;
 use crate::engine::largest_difference;
 use crate::error::{Error, Result};
+use crate::files::replace_file;
 use crate::model::linear::{LowRank, Pair};
 use crate::model::outline::Outline;
 use crate::model::{ModelFiles, ModelKind};
@@ -36,13 +37,12 @@ impl Export<'_> {
         Ok(Exported { files, difference })
     }
 
-    pub(super) fn gguf_adapter(&self, out: &Path, tuned: &Tuned) -> Result<Exported> {
+    pub(super) fn gguf_adapter(&self, out: &Path, tuned: &Tuned) -> Result<Difference> {
         let outline = Outline::of(self.decoder);
         check_gguf_holds(self.adapter, &outline, self.files, self.directory)?;
-        write_gguf(&tuned.low_rank, &outline, self.directory, out)?;
+        write_gguf(&tuned.low_rank, &outline, self.directory, out, &earlier::header())?;
         let read_back = adapter::open(out, &outline)?.attached(self.decoder, 1.0)?;
-        let difference = self.compared(&tuned.expected, self.decoder, Some(&read_back))?;
-        Ok(Exported { files: vec![out.to_path_buf()], difference })
+        self.compared(&tuned.expected, self.decoder, Some(&read_back))
     }
 }
 
@@ -50,7 +50,7 @@ impl Export<'_> {
 const MOST_ROUNDING: f64 = 1e-5;
 
 /// Writes llama.cpp's form of an adapter for a base that need not be loaded, reads it back and compares value by value. `directory` is
-/// the adapter's, `scale` the manifest's.
+/// the adapter's, `scale` the manifest's, `header` what the file's header holds besides.
 ///
 /// # Errors
 /// An adapter that does not fit the base or that the form cannot hold; `out` cannot be written or does not hold what was written.
@@ -60,30 +60,20 @@ pub(crate) fn convert(
     files: &ModelFiles,
     directory: &Path,
     scale: f64,
+    header: &[(&str, Value)],
     out: &Path,
 ) -> Result<()> {
     adapter.check_fits(outline)?;
     check_gguf_holds(adapter, outline, files, directory)?;
     let tuned = adapter.low_rank(scale)?;
     // It has its name when it was read back, and not before: who finds it there takes it for right.
-    let unverified = unverified(out);
-    write_gguf(&tuned, outline, directory, &unverified)?;
-    let same = holds(&tuned, &unverified, outline);
-    match same {
-        Ok(true) => std::fs::rename(&unverified, out).map_err(Error::io(out, "write")),
-        other => {
-            let _ = std::fs::remove_file(&unverified);
-            other?;
-            Err(Error::model(out, "would not hold the adapter that was written: is the disk whole?"))
+    replace_file(out, |aside| {
+        write_gguf(&tuned, outline, directory, aside, header)?;
+        if holds(&tuned, aside, outline)? {
+            return Ok(());
         }
-    }
-}
-
-/// Where an adapter lies until it was read back.
-pub(super) fn unverified(out: &Path) -> PathBuf {
-    let mut name = out.file_name().unwrap_or_default().to_os_string();
-    name.push(".unverified");
-    out.with_file_name(name)
+        Err(Error::model(out, "would not hold the adapter that was written: is the disk whole?"))
+    })
 }
 
 /// Does the file at `out` say what `tuned` does?
@@ -129,10 +119,16 @@ fn check_gguf_holds(adapter: &Adapter, outline: &Outline, files: &ModelFiles, di
     Ok(())
 }
 
-fn write_gguf(tuned: &LowRank, outline: &Outline, directory: &Path, out: &Path) -> Result<()> {
+fn write_gguf(
+    tuned: &LowRank,
+    outline: &Outline,
+    directory: &Path,
+    out: &Path,
+    header: &[(&str, Value)],
+) -> Result<()> {
     let tensors = adapter::gguf::tensors(tuned, outline, directory)?;
     let metadata = adapter::gguf::metadata(outline, adapter::gguf::ALPHA);
-    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let metadata: Vec<(&str, &Value)> = metadata.iter().chain(header).map(|(key, value)| (*key, value)).collect();
     let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     super::gguf::write(out, &metadata, &tensors)
 }

@@ -7,7 +7,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
-use super::{Export, Exported, Precision, Tuned, merged, merged_bias, transpose};
+use super::{Difference, Export, Precision, Tuned, earlier, merged, merged_bias, transpose};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::linear::{Linear, LowRank};
@@ -17,7 +17,7 @@ use crate::model::weights::map_file;
 use crate::model::{ModelFiles, ModelKind, gguf::Header, load_decoder};
 
 impl Export<'_> {
-    pub(super) fn merged_gguf(&self, out: &Path, precision: Precision, tuned: &Tuned) -> Result<Exported> {
+    pub(super) fn merged_gguf(&self, out: &Path, precision: Precision, tuned: &Tuned) -> Result<Difference> {
         let base = self.gguf_base()?;
         let map = map_file(base)?;
         let header = Header::read(base, &map)?;
@@ -48,7 +48,8 @@ impl Export<'_> {
             tensors.push((name.as_str(), tensor));
         }
         let mut metadata: Vec<(&str, Value)> = header.metadata.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
-        metadata.retain(|(key, _)| !["general.file_type", "general.alignment"].contains(key));
+        metadata.retain(|(key, _)| !["general.file_type", "general.alignment", earlier::KEY].contains(key));
+        metadata.extend(earlier::header());
         // llama.cpp's numbers for "mostly f32, f16, q8_0".
         let kind = match dtype {
             GgmlDType::F32 => 0,
@@ -65,16 +66,7 @@ impl Export<'_> {
         let files = ModelFiles { root: out.to_path_buf(), kind: ModelKind::Gguf(out.to_path_buf()) };
         let config = ModelConfig::default();
         let read_back = load_decoder(&files, &config)?;
-        let difference = self.compared(&tuned.expected, &read_back, None)?;
-        let modelfile = modelfile_of(out);
-        crate::files::write_atomically(&modelfile, self.modelfile(out).as_bytes())?;
-        Ok(Exported { files: vec![out.to_path_buf(), modelfile], difference })
-    }
-
-    /// Ollama's recipe; it takes the template out of the GGUF.
-    fn modelfile(&self, out: &Path) -> String {
-        let name = out.file_name().unwrap_or_default().to_string_lossy();
-        format!("# ollama create NAME -f THIS-FILE\nFROM ./{name}\nPARAMETER temperature 0\n")
+        self.compared(&tuned.expected, &read_back, None)
     }
 
     /// New values of a tensor with this Hugging Face name, in the file's order of rows, and whether it is a vector; `None` when
@@ -156,6 +148,12 @@ fn half_of(spec: &DecoderSpec, kv_b: &[f32], keys: bool) -> Vec<f32> {
         true => heads.flat_map(|(keys, _)| transpose(keys, rank)).collect(),
         false => heads.flat_map(|(_, values)| values.iter().copied()).collect(),
     }
+}
+
+/// Ollama's recipe; it takes the template out of the GGUF.
+pub(super) fn modelfile(out: &Path) -> String {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    format!("# ollama create NAME -f THIS-FILE\nFROM ./{name}\nPARAMETER temperature 0\n")
 }
 
 /// Where the recipe of a model file lies: beside it, under its name.

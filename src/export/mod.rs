@@ -10,6 +10,7 @@
 
 mod adapter;
 mod check;
+pub(crate) mod earlier;
 mod fused;
 pub(crate) mod gguf;
 mod safetensors;
@@ -19,11 +20,11 @@ use std::path::{Path, PathBuf};
 
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
+use crate::files::{replace_file, write_atomically};
 use crate::model::decoder::Decoder;
 use crate::model::linear::{Linear, LowRank};
 use crate::model::{ModelFiles, ModelKind};
 pub(crate) use adapter::convert;
-use adapter::unverified;
 pub use check::Difference;
 pub(crate) use target::{Protected, unwritable};
 
@@ -106,7 +107,7 @@ pub struct Exported {
 }
 
 impl Export<'_> {
-    /// Writes `out`, reads it back, and says how far it is from base and adapter.
+    /// Writes an export, reads it back, says how far it is from base and adapter, and only then gives it the name `out`.
     ///
     /// # Errors
     /// `out` is the base or the adapter ([`Protected`]); a form that cannot hold this adapter or this base, by name; `out` cannot be written; or what was read back is far off.
@@ -118,19 +119,26 @@ impl Export<'_> {
         format.check(precision)?;
         let tuned = self.adapter.attached(self.decoder, self.scale)?;
         let tuned = Tuned { expected: self.expected(&tuned)?, low_rank: tuned };
-        let was_there = out.symlink_metadata().is_ok();
-        let exported = match format {
-            Format::Peft => self.peft(out, &tuned),
-            Format::PeftFused => self.peft_fused(out, &tuned),
-            Format::GgufAdapter => self.gguf_adapter(out, &tuned),
-            Format::Merged => self.merged(out, precision.unwrap_or(Precision::Bf16), &tuned),
-            Format::MergedGguf => self.merged_gguf(out, precision.unwrap_or(Precision::F16), &tuned),
+        let file = |write: &dyn Fn(&Path) -> Result<Difference>| {
+            let difference = replace_file(out, write)?;
+            Ok(Exported { files: vec![out.to_path_buf()], difference })
         };
-        if exported.is_err() && !was_there {
-            // What is not right is not left to be taken for right.
-            let _ = if out.is_dir() { std::fs::remove_dir_all(out) } else { std::fs::remove_file(out) };
+        match format {
+            Format::Peft => earlier::fill(out, |aside| self.peft(aside, &tuned)),
+            Format::PeftFused => earlier::fill(out, |aside| self.peft_fused(aside, &tuned)),
+            Format::Merged => {
+                earlier::fill(out, |aside| self.merged(aside, precision.unwrap_or(Precision::Bf16), &tuned))
+            }
+            Format::GgufAdapter => file(&|aside| self.gguf_adapter(aside, &tuned)),
+            Format::MergedGguf => {
+                let precision = precision.unwrap_or(Precision::F16);
+                let mut exported = file(&|aside| self.merged_gguf(aside, precision, &tuned))?;
+                let modelfile = gguf::modelfile_of(out);
+                write_atomically(&modelfile, gguf::modelfile(out).as_bytes())?;
+                exported.files.push(modelfile);
+                Ok(exported)
+            }
         }
-        exported
     }
 
     /// PEFT's configuration has no place for the manifest's scale.

@@ -77,9 +77,7 @@ impl Protected {
     pub(crate) fn check_export(&self, format: Format, out: &Path) -> Result<()> {
         match format {
             Format::Peft | Format::PeftFused | Format::Merged => self.check_directory(out),
-            Format::GgufAdapter => {
-                [out.to_path_buf(), super::unverified(out)].iter().try_for_each(|out| self.check_file(out))
-            }
+            Format::GgufAdapter => self.check_file(out),
             Format::MergedGguf => {
                 [out.to_path_buf(), super::gguf::modelfile_of(out)].iter().try_for_each(|out| self.check_file(out))
             }

@@ -50,7 +50,7 @@ fn converted(family: &str, directory: &Path) -> PathBuf {
     let files = ModelFiles { root: model.clone(), kind: ModelKind::Gguf(model) };
     let outline = outline(&files, &ModelConfig::default()).expect("an outline");
     let out = directory.join(format!("{}.gguf", family.replace('/', "-")));
-    export::convert(&adapter, &outline, &files, &peft, 1.0, &out).expect("an adapter for llama.cpp");
+    export::convert(&adapter, &outline, &files, &peft, 1.0, &[], &out).expect("an adapter for llama.cpp");
     out
 }
 

@@ -160,7 +160,7 @@ pub(super) fn train(
         if config.backend != BackendName::Candle {
             // As it was rounded, so that both forms are the same adapter.
             let rounded = adapter::load(staged)?;
-            export::convert(&rounded, &outline, &base.files, directory, 1.0, &staged.join(GGUF_ADAPTER))?;
+            export::convert(&rounded, &outline, &base.files, directory, 1.0, &[], &staged.join(GGUF_ADAPTER))?;
         }
         write_log(&trained.state, staged)?;
         Stamp::write(staged, wanted, &outline.family, outline.parameters)

@@ -50,6 +50,68 @@ fn nothing_is_written_over_what_a_project_is_made_of() {
     project.run(&["export", "--format", "gguf-adapter", "--out", "out.gguf", "--force"]).expect(0);
 }
 
+/// `--force` replaces what the same command wrote before. Whatever else is there stays, also what belongs to no project.
+#[test]
+fn force_replaces_nothing_that_the_command_did_not_write() {
+    let project = Project::new();
+    llama(&project);
+    gguf(&project);
+    project.write("finetest.toml", "[model]\nsource = \"model.gguf\"\n[adapter]\npath = \"given\"\n");
+    let others = [
+        "model2/model.safetensors",
+        "model2/config.json",
+        "adapters/other/adapter_config.json",
+        "recipes/other.toml",
+        "other.jsonl",
+        "other.gguf",
+        "other.safetensors",
+    ];
+    for (other, from) in others.iter().zip([
+        "model/model.safetensors",
+        "model/config.json",
+        CONFIG,
+        "finetest.toml",
+        "data/train.jsonl",
+        "model.gguf",
+        WEIGHTS,
+    ]) {
+        std::fs::create_dir_all(project.path(other).parent().expect("a parent")).expect("a directory");
+        std::fs::copy(project.path(from), project.path(other)).expect("a copy");
+    }
+    let export = |format: &str, out: &str| project.run(&["export", "--format", format, "--out", out, "--force"]);
+    let logits = |out: &str| {
+        project.run(&["logits", "model", "--adapter", "given", "--tokens", "ids.json", "--out", out, "--force"])
+    };
+    export("gguf-adapter", "a-out.gguf").expect(0);
+    export("peft", "peft-out").expect(0);
+    logits("logits.safetensors").expect(0);
+    let before = bytes(&project, &others);
+    for out in others.iter().copied().chain(["model2", "adapters/other", "recipes"]) {
+        for format in ["gguf-adapter", "merged-gguf", "peft", "merged"] {
+            export(format, out).fails(2, &[out, "give another --out"]);
+        }
+        logits(out).fails(2, &[out, "give another --out"]);
+    }
+    // Nor does one command replace what another wrote.
+    export("gguf-adapter", "logits.safetensors").fails(2, &["this command did not write it"]);
+    logits("a-out.gguf").fails(2, &["this command did not write it"]);
+    assert_eq!(bytes(&project, &others), before);
+    export("gguf-adapter", "a-out.gguf").expect(0);
+    export("merged-gguf", "a-out.gguf").expect(0);
+    export("merged-gguf", "a-out.gguf").expect(0);
+    logits("logits.safetensors").expect(0);
+    // A recipe that somebody changed is theirs; what lies beside an exported directory's files stays.
+    project.append("a-out.Modelfile", "SYSTEM mine\n");
+    export("merged-gguf", "a-out.gguf").fails(2, &["a-out.Modelfile", "this command did not write it"]);
+    project.write("peft-out/README.md", "mine");
+    export("merged", "peft-out").expect(0);
+    assert_eq!(project.read("peft-out/README.md"), "mine");
+    assert!(!project.path("peft-out/adapter_config.json").exists(), "of the export before");
+    project.run(&["logits", "peft-out", "--text", "a", "--out", "merged.safetensors"]).expect(0);
+    std::fs::create_dir(project.path("empty")).expect("a directory");
+    project.run(&["export", "--format", "peft", "--out", "empty"]).expect(0);
+}
+
 #[test]
 fn a_precision_that_would_be_ignored_is_refused() {
     let project = Project::new();
