@@ -330,6 +330,7 @@ mod tests {
         assert_eq!(problem(load("[model]\nsource = 3")), ":2: [model] source is 3, expected text in quotes");
         assert_eq!(problem(load("gate = 3\n[model]\nsource = \"m\"")), ":1: [gate] is 3, expected a table");
         assert_eq!(problem(load("extends = 3")), ":1: extends is 3, expected text in quotes");
+        assert_eq!(problem(load("extends = \"\"")), ":1: extends is empty; give a manifest's path, or leave it out");
         assert_eq!(problem(train("lora_r = -1")), ":6: [train] lora_r is -1, expected a whole number of at least 0");
         assert!(problem(load("[model\n")).starts_with(":1: "));
     }

@@ -104,10 +104,12 @@ fn extended(path: &Path, text: &str, table: &Spanned<DeTable<'_>>) -> Result<Opt
         }
         told
     })?;
-    Ok(raw.extends.map(|extends| {
-        let line = line_at(text, &extends.span());
-        (extends.into_inner(), line)
-    }))
+    let Some(extends) = raw.extends else { return Ok(None) };
+    let line = line_at(text, &extends.span());
+    if extends.get_ref().as_os_str().is_empty() {
+        return Err(Error::input(path, line, "extends is empty; give a manifest's path, or leave it out"));
+    }
+    Ok(Some((extends.into_inner(), line)))
 }
 
 /// Renames the aliases in `[train]`; the same key under two names is an error.

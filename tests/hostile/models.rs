@@ -177,6 +177,13 @@ const CASES: &[Case] = &[
         words: &["tensor `model.layers.0.input_layernorm.weight` holds NaN or infinite values"],
     },
     Case {
+        name: "an empty path, logits",
+        prepare: |_| {},
+        command: &["logits", "", "--text", "hello", "--out", "out.safetensors"],
+        code: 2,
+        words: &["the model is an empty path; give a path, hf:ORG/NAME or pypi:PACKAGE==VERSION/PATH"],
+    },
+    Case {
         name: "NaN in the last norm, logits",
         prepare: |p| not_a_number(p, "model.norm.weight"),
         command: &["logits", "model", "--text", "hello", "--out", "out.safetensors"],

@@ -17,6 +17,11 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// The model at `path`: a directory in the hub's layout, or a GGUF file.
 pub(super) fn open(path: &Path) -> Result<ModelFiles> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::Usage(
+            "the model is an empty path; give a path, hf:ORG/NAME or pypi:PACKAGE==VERSION/PATH".into(),
+        ));
+    }
     let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound if !path.is_symlink() => Error::model(
             path,
