@@ -154,7 +154,7 @@ fn unsafe_is_where_it_is_known_to_be() {
             "llama_cpp/raw/hook.rs",
             "llama_cpp/raw/mod.rs",
             "llama_cpp/raw/tensor.rs",
-            "model/mapped.rs",
+            "model/formats/mapped.rs",
             "model/ops/bf16/units.rs",
             "model/ops/gemm.rs",
             "model/weights/vectors.rs"

@@ -8,14 +8,15 @@ use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
-use super::peft::{IS_LFS_POINTER, LFS_POINTER};
 use super::{Adapter, Module};
 use crate::error::{Error, Result};
 use crate::files::open_regular;
-use crate::model::gguf::Header;
+use crate::model::formats::gguf::Header;
+use crate::model::formats::mapped::map_file;
+use crate::model::formats::{IS_LFS_POINTER, LFS_POINTER};
 use crate::model::linear::{LowRank, Pair};
 use crate::model::outline::Outline;
-use crate::model::weights::{Weights, map_file};
+use crate::model::weights::Weights;
 
 /// What llama.cpp divides by the rank when we wrote the file; B holds the rest of a layer's scale.
 pub(crate) const ALPHA: f32 = 16.0;

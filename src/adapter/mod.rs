@@ -23,7 +23,7 @@ use crate::model::weights::Matrix;
 
 pub(crate) use gguf::is_gguf;
 pub use peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
-pub(crate) use peft::{PREFIX, Stored, load, read_tensors, save, write_tensors, write_tensors_with};
+pub(crate) use peft::{PREFIX, load, save};
 use targets::Targets;
 pub(crate) use targets::partial;
 

@@ -9,8 +9,8 @@ use candle_core::quantized::{GgmlDType, QTensor};
 
 use crate::error::{Error, Result};
 use crate::export::gguf::write;
-use crate::model::gguf::Header;
-use crate::model::weights::map_file;
+use crate::model::formats::gguf::Header;
+use crate::model::formats::mapped::map_file;
 
 /// Largest model, in weights: 4 GB of memory while it is written, and of disk.
 const WIDEN_UP_TO: usize = 1_000_000_000;

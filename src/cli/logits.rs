@@ -12,6 +12,7 @@ use crate::error::{Error, Result, exit};
 use crate::export::{Protected, earlier};
 use crate::files::read_regular_text;
 use crate::model::decoder::Batch;
+use crate::model::formats::safetensors::write_tensors_with;
 use crate::model::linear::Adapters;
 use crate::model::outline::Outline;
 use crate::model::{Voice, load_decoder, source};
@@ -104,7 +105,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
         bytes.extend(values.into_iter().flat_map(f32::to_le_bytes));
     }
     let logits = ("logits".to_owned(), vec![tokens.len(), vocabulary], Dtype::F32, bytes);
-    adapter::write_tensors_with(&args.out, &[logits], (earlier::KEY, earlier::LOGITS))?;
+    write_tensors_with(&args.out, &[logits], (earlier::KEY, earlier::LOGITS))?;
     let mut text = format!("{}: logits ({}, {vocabulary})\n", args.out.display(), tokens.len());
     if let Some(peak) = peak_memory() {
         let weights = decoder.weight_bytes() as f64;

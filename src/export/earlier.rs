@@ -12,8 +12,8 @@ use super::gguf::modelfile_of;
 use super::{Exported, Format};
 use crate::error::{Error, Result};
 use crate::files::{read_regular_text, replace_directory, write_atomically};
-use crate::model::gguf::Header;
-use crate::model::weights::map_file;
+use crate::model::formats::gguf::Header;
+use crate::model::formats::mapped::map_file;
 
 /// The key in a file's header; its value is the command that wrote the file.
 pub(crate) const KEY: &str = "finetest.written_by";

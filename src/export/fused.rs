@@ -11,8 +11,9 @@ use safetensors::Dtype;
 use serde_json::json;
 
 use super::{Export, Exported, Tuned};
-use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Module, PREFIX, Stored, write_tensors};
+use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Module, PREFIX};
 use crate::error::{Error, Result};
+use crate::model::formats::safetensors::{Stored, write_tensors};
 use crate::model::spec::Experts;
 
 /// A and B with room for `rank`.

@@ -10,11 +10,12 @@ use candle_core::{Device, Tensor};
 use super::{Difference, Export, Precision, Tuned, earlier, merged, merged_bias, transpose};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::model::formats::gguf::Header;
+use crate::model::formats::mapped::map_file;
 use crate::model::linear::{Linear, LowRank};
 use crate::model::outline::Outline;
 use crate::model::spec::{DecoderSpec, Latent, Projection};
-use crate::model::weights::map_file;
-use crate::model::{ModelFiles, ModelKind, gguf::Header, load_decoder};
+use crate::model::{ModelFiles, ModelKind, load_decoder};
 
 impl Export<'_> {
     pub(super) fn merged_gguf(&self, out: &Path, precision: Precision, tuned: &Tuned) -> Result<Difference> {

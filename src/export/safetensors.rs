@@ -9,14 +9,15 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
 use super::{Export, Exported, Precision, Tuned, merged, merged_bias, transpose};
-use crate::adapter::{Stored, write_tensors};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::decoder;
+use crate::model::formats::mapped::map_file;
+use crate::model::formats::safetensors::{Stored, write_tensors};
 use crate::model::linear::{Linear, LowRank};
 use crate::model::source::HfFiles;
 use crate::model::tokenizer::gguf_metadata;
-use crate::model::weights::{Matrix, map_file};
+use crate::model::weights::Matrix;
 use crate::model::{ModelKind, Tokenizer, load_decoder, source};
 
 /// Files that are taken over as they are.

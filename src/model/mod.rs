@@ -4,11 +4,9 @@ mod attention;
 pub(crate) mod cache;
 pub(crate) mod decoder;
 mod feed_forward;
-pub(crate) mod gguf;
-pub(crate) mod json;
+pub(crate) mod formats;
 pub(crate) mod linear;
 pub(crate) mod loader;
-mod mapped;
 pub(crate) mod names;
 mod norm;
 pub(crate) mod ops;
@@ -36,13 +34,14 @@ pub use tokenizer::Tokenizer;
 
 use crate::config::{Dtype, ModelConfig};
 use crate::error::{Error, Result};
+use crate::model::formats::gguf::Header;
+use crate::model::formats::mapped::map_file;
 use crate::record::{Message, Prompt};
 use decoder::Decoder;
-use gguf::Header;
 use ops::bf16::has_units;
 use outline::Outline;
 use rows::{GgufRows, gguf_rows};
-use weights::{Weights, map_file};
+use weights::Weights;
 
 /// What products with the base's weights are computed in. All else is in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

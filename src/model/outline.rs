@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::decoder::Decoder;
-use super::gguf::{Header, TensorInfo};
 use super::names::{LLAMA, Names, PHI3, names};
 use super::rows::{GgufRows, RowOrder, gguf_rows};
 use super::spec::{Family, Keys, whole};
 use crate::error::{Error, Result};
+use crate::model::formats::gguf::{Header, TensorInfo};
 
 /// Families that llama.cpp computes and this crate's decoder does not, by GGUF's name: what Hugging Face calls their layers, and how
 /// llama.cpp's converter orders their rows.
@@ -313,8 +313,8 @@ mod tests {
     use candle_core::quantized::gguf_file::Value;
 
     use super::*;
+    use crate::model::formats::mapped::map_file;
     use crate::model::parity::{decoder, fixture};
-    use crate::model::weights::map_file;
 
     fn of_file(name: &str) -> Outline {
         let path = fixture(name);

@@ -15,11 +15,11 @@ use regex::Regex;
 
 use self::source::guard;
 use self::values::{Size, with_room};
-use super::json::{read_json, refuse_mark};
 use super::source::{ModelFiles, ModelKind};
 use super::tokenizer::{Tokenizer, gguf_metadata};
 use crate::error::{Error, Result, panic_message};
 use crate::files::read_regular_text;
+use crate::model::formats::json::{read_json, refuse_mark};
 use crate::record::Message;
 
 /// Budget of one rendering: about 200 000 steps, or 13 MB. There is more for each message and its bytes.

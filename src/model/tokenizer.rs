@@ -18,10 +18,10 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{DecoderWrapper, ModelWrapper};
 
 use self::gguf::Gguf;
-use super::json::{read_json, refuse_mark};
 use super::source::{HfFiles, ModelFiles, ModelKind};
 use crate::error::{Error, Result};
 use crate::files::read_regular;
+use crate::model::formats::json::{read_json, refuse_mark};
 
 /// Bytes of a `tokenizer.json`; Gemma 3's, one of the largest, has 33 MB.
 pub(super) const MOST_BYTES: u64 = 128 << 20;
@@ -421,8 +421,8 @@ impl Tokenizer {
 /// A file that cannot be read or is not GGUF.
 pub fn gguf_metadata(path: impl AsRef<Path>) -> Result<GgufMetadata> {
     let path = path.as_ref();
-    let map = super::weights::map_file(path)?;
-    Ok(super::gguf::Header::read(path, &map)?.metadata)
+    let map = crate::model::formats::mapped::map_file(path)?;
+    Ok(crate::model::formats::gguf::Header::read(path, &map)?.metadata)
 }
 
 /// Switches off what a tokenizer does by chance: the same text must have the same ids every time.

@@ -24,10 +24,10 @@ pub(crate) use format::Format;
 pub(super) use format::fp8;
 
 use super::Arithmetic;
-use super::gguf::{Header, not_read};
-use super::mapped::Mapped;
-pub(crate) use super::mapped::map_file;
 use crate::error::{Error, Result};
+use crate::model::formats::gguf::{Header, not_read};
+use crate::model::formats::mapped::Mapped;
+use crate::model::formats::mapped::map_file;
 
 /// Elements that are widened to f32 at once.
 const BLOCK_ELEMENTS: usize = 1 << 20;

@@ -12,6 +12,7 @@ use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::config::AdapterDtype;
 use crate::error::{Error, Result};
 use crate::files::{WRITING, read_own, read_regular_text, step, sync_directory, write_atomically};
+use crate::model::formats::safetensors::{read_tensors, write_tensors};
 
 const PREFIX: &str = "checkpoint-";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -46,7 +47,7 @@ impl Checkpoint {
                 bytes(&moments.second),
             ));
         }
-        adapter::write_tensors(&partial.path().join(OPTIMIZER), &tensors)?;
+        write_tensors(&partial.path().join(OPTIMIZER), &tensors)?;
         self.state.save(&partial.path().join(TRAINER_STATE))?;
         let checksums =
             serde_json::to_string_pretty(&checksums(partial.path())?).map_err(|e| Error::failed(e.to_string()))?;
@@ -86,7 +87,7 @@ impl Checkpoint {
         let state = TrainerState::load(&path.join(TRAINER_STATE))?;
         let adapter = adapter::load(path)?;
         let optimizer = path.join(OPTIMIZER);
-        let mut tensors = adapter::read_tensors(&optimizer)?;
+        let mut tensors = read_tensors(&optimizer)?;
         let mut moments = BTreeMap::new();
         for (module, m) in &adapter.modules {
             for (kind, len) in [("lora_A", m.a.len()), ("lora_B", m.b.len())] {

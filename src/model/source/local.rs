@@ -7,8 +7,9 @@ use std::path::{Component, Path, PathBuf};
 use super::{HfFiles, ModelFiles, ModelKind};
 use crate::error::{Error, Result};
 use crate::files::open_regular;
-use crate::model::json::read_json;
-use crate::model::{json, template, tokenizer};
+use crate::model::formats::json;
+use crate::model::formats::json::read_json;
+use crate::model::{template, tokenizer};
 
 /// Weights in one file.
 pub(super) const SINGLE: &str = "model.safetensors";

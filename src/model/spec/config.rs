@@ -11,7 +11,7 @@ use super::{
     NormSpec, Positions, Projection, Residual, RopeScaling, Rotary, Router, Score, Window, Yarn,
 };
 use crate::error::{Error, Result};
-use crate::model::json::read_json;
+use crate::model::formats::json::read_json;
 
 pub(super) fn read(path: &Path) -> Result<DecoderSpec> {
     parse(path, &read_json(path)?)

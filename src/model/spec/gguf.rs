@@ -11,7 +11,7 @@ use super::{
     NormSpec, Positions, Projection, Residual, RopeScaling, Rotary, Router, Score, Window, Yarn,
 };
 use crate::error::{Error, Result};
-use crate::model::gguf::Header;
+use crate::model::formats::gguf::Header;
 
 pub(super) fn read(path: &Path, header: &Header) -> Result<DecoderSpec> {
     let keys = Keys::of(path, header)?;
@@ -297,7 +297,7 @@ fn experts(keys: &Keys<'_>, family: Family, layers: usize, count: usize) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::gguf::{Kind, TensorInfo};
+    use crate::model::formats::gguf::{Kind, TensorInfo};
 
     /// The fixture's description with more keys; `factors`: with frequency factors.
     fn described(keys: &[(&str, Value)], factors: bool) -> Result<DecoderSpec> {

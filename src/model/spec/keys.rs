@@ -6,7 +6,7 @@ use candle_core::quantized::gguf_file::Value;
 
 use super::{Family, MOST_PARTS};
 use crate::error::{Error, Result};
-use crate::model::gguf::Header;
+use crate::model::formats::gguf::Header;
 
 /// Longest name of an architecture.
 const LONGEST_NAME: usize = 64;

@@ -17,8 +17,8 @@ pub(in crate::model) use keys::{Keys, whole};
 pub use rotary::{RopeScaling, Rotary, Yarn};
 pub(in crate::model) use unsupported::check as check_supported;
 
-use super::gguf::Header;
 use crate::error::{Error, Result};
+use crate::model::formats::gguf::Header;
 
 /// A family of models that can be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

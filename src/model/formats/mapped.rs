@@ -202,7 +202,12 @@ mod tests {
             let path = folder.path().join(name);
             std::fs::write(&path, vec![7u8; 20_000]).expect("written");
             let mut command = Command::new(std::env::current_exe().expect("this program"));
-            command.args(["--exact", "model::mapped::tests::reads_a_file_that_is_cut", "--ignored", "--nocapture"]);
+            command.args([
+                "--exact",
+                "model::formats::mapped::tests::reads_a_file_that_is_cut",
+                "--ignored",
+                "--nocapture",
+            ]);
             command.env(FILE, path).output().expect("it runs")
         };
         let ended = run("model.gguf");
