@@ -15,10 +15,10 @@ use candle_core::{Device, Tensor};
 use crate::config::{Recipe, TargetModules};
 use crate::error::{Error, Result};
 use crate::files::open_regular;
+use crate::model::architecture::outline::Outline;
 use crate::model::decoder::Decoder;
 use crate::model::linear::{Linear, LowRank, Pair};
 use crate::model::ops::lora::mix;
-use crate::model::outline::Outline;
 use crate::model::weights::Matrix;
 
 pub(crate) use gguf::is_gguf;

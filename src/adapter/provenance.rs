@@ -13,7 +13,7 @@ use super::{ADAPTER_CONFIG, Adapter, partial};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::files::{read_regular, read_regular_text};
-use crate::model::outline::Outline;
+use crate::model::architecture::outline::Outline;
 use crate::model::tokenizer::gguf_metadata;
 use crate::model::{ChatTemplate, ModelFiles, ModelKind};
 

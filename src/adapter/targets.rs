@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Adapter;
 use super::config::{Keys, ends, expression};
 use crate::error::Result;
-use crate::model::outline::Outline;
+use crate::model::architecture::outline::Outline;
 
 /// Modules that a note names.
 const EXAMPLES: usize = 3;

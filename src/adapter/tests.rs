@@ -8,8 +8,9 @@ use candle_core::{Device, Tensor};
 
 use super::*;
 use crate::config::ModelConfig;
+use crate::model::outline;
 use crate::model::parity::fixture;
-use crate::model::{outline, source};
+use crate::model::source;
 
 const Q: &str = "blk.0.attn_q.weight";
 

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::export;
 use crate::llama_cpp::protocol::{Job, Opening, Reply, floats};
 use crate::llama_cpp::{VERSION, VERSION_F32};
-use crate::model::outline::Outline;
+use crate::model::architecture::outline::Outline;
 use crate::model::{self, ModelFiles, ModelKind, Voice};
 use crate::record::{Message, Prompt, Proof};
 
@@ -105,7 +105,7 @@ impl LlamaCppBackend {
             on_progress(Progress::Started { what: "loading the model", units: 0 });
             let voice = Voice::load(&self.files, &self.config)?;
             // What is wrong with the file is told before llama.cpp has it.
-            let outline = model::outline(&self.files, &self.config)?;
+            let outline = model::architecture::outline(&self.files, &self.config)?;
             let arms = self.arms.iter().map(|arm| arm.as_ref().map(|a| self.convert(a, &outline)).transpose());
             let opening = Opening {
                 model: self.model()?,

@@ -14,7 +14,7 @@ use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 use crate::export::gguf;
 use crate::llama_cpp::protocol::{Job, OpeningToTrain, Reply, Window, floats};
-use crate::model::outline::Outline;
+use crate::model::architecture::outline::Outline;
 use crate::model::{ModelFiles, ModelKind, load_decoder};
 use crate::train::{Gradients, Objective, targets};
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Result, Tensor, Var};
 
+use crate::model::architecture::{Activation, Router, Score};
 use crate::model::ops::activation::{activate, gated};
 use crate::model::ops::attention::{Heads, Sequence, attention};
 use crate::model::ops::bf16;
@@ -20,7 +21,6 @@ use crate::model::ops::reference;
 use crate::model::ops::rms_norm::rms_norm;
 use crate::model::ops::rope::{RopeTable, rope};
 use crate::model::ops::view;
-use crate::model::spec::{Activation, Router, Score};
 use crate::model::tape::Tape;
 use crate::model::weights::Matrix;
 

@@ -11,7 +11,7 @@ use crate::config::{Bf16, ModelConfig, Recipe};
 use crate::data::encode::Encoded;
 use crate::engine::{Continuation, Ends, Generation};
 use crate::error::{Error, Result};
-use crate::model::outline::Outline;
+use crate::model::architecture::outline::Outline;
 use crate::model::{load_decoder, source};
 use crate::train::{InProcess, Trainer, TrainerState};
 

@@ -8,7 +8,7 @@ use crate::adapter;
 use crate::error::{Error, Result, exit};
 use crate::export::{self, Export, Format, Precision, Protected, earlier};
 use crate::files::sweep_directory;
-use crate::model::outline::Outline;
+use crate::model::architecture::outline::Outline;
 use crate::model::tokenizer::gguf_metadata;
 use crate::model::{self, ModelFiles, ModelKind, Voice, load_decoder, source};
 use crate::project::{self, Event};

@@ -11,10 +11,10 @@ use crate::config::{Config, ModelConfig};
 use crate::error::{Error, Result, exit};
 use crate::export::{Protected, earlier};
 use crate::files::read_regular_text;
+use crate::model::architecture::outline::Outline;
 use crate::model::decoder::Batch;
 use crate::model::formats::safetensors::write_tensors_with;
 use crate::model::linear::Adapters;
-use crate::model::outline::Outline;
 use crate::model::{Voice, load_decoder, source};
 use crate::project::Event;
 

@@ -11,8 +11,8 @@ use crate::config::AdapterDtype;
 use crate::engine::largest_difference;
 use crate::error::{Error, Result};
 use crate::files::replace_file;
+use crate::model::architecture::outline::Outline;
 use crate::model::linear::{LowRank, Pair};
-use crate::model::outline::Outline;
 use crate::model::{ModelFiles, ModelKind};
 
 impl Export<'_> {

@@ -13,8 +13,8 @@ use serde_json::json;
 use super::{Export, Exported, Tuned};
 use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Module, PREFIX};
 use crate::error::{Error, Result};
+use crate::model::architecture::Experts;
 use crate::model::formats::safetensors::{Stored, write_tensors};
-use crate::model::spec::Experts;
 
 /// A and B with room for `rank`.
 struct Room {

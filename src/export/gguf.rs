@@ -10,11 +10,11 @@ use candle_core::{Device, Tensor};
 use super::{Difference, Export, Precision, Tuned, earlier, merged, merged_bias, transpose};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::model::architecture::outline::Outline;
+use crate::model::architecture::{DecoderSpec, Latent, Projection};
 use crate::model::formats::gguf::Header;
 use crate::model::formats::mapped::map_file;
 use crate::model::linear::{Linear, LowRank};
-use crate::model::outline::Outline;
-use crate::model::spec::{DecoderSpec, Latent, Projection};
 use crate::model::{ModelFiles, ModelKind, load_decoder};
 
 impl Export<'_> {

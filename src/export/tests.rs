@@ -3,7 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::adapter;
 use crate::config::ModelConfig;
-use crate::model::outline::Outline;
+use crate::model::architecture::outline::Outline;
 use crate::model::parity::fixture;
 use crate::model::{ModelKind, Voice, load_decoder, source};
 use crate::record::{Message, Prompt};

@@ -10,8 +10,9 @@ use crate::adapter;
 use crate::config::ModelConfig;
 use crate::engine::{Compared, Continuation, Ends, Engine, Generated, Generation};
 use crate::export;
+use crate::model::architecture::outline;
 use crate::model::parity::{decoder, fixture, reference, relative};
-use crate::model::{Family, ModelFiles, ModelKind, outline};
+use crate::model::{Family, ModelFiles, ModelKind};
 use crate::record::{Finish, Sampling};
 
 /// A draw, so that the same luck on both sides gives the same tokens.

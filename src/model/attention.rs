@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
+use super::architecture::rows::Part;
+use super::architecture::{AttentionSpec, FusedOrder, Latent, Projection};
 use super::linear::{Adapters, Linear};
 use super::loader::Loader;
 use super::norm::Norm;
 use super::ops::columns::{Piece, columns};
 use super::ops::rope::{RopeTable, rope};
-use super::rows::Part;
-use super::spec::{AttentionSpec, FusedOrder, Latent, Projection};
 use super::tape::reshape;
 
 /// Queries (tokens, heads, head_dim), keys (tokens, kv_heads, head_dim) and values (tokens, kv_heads, value_dim).

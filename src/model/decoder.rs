@@ -10,19 +10,19 @@ use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::Arithmetic;
+use super::architecture::names::{Names, names};
+use super::architecture::rows::GgufRows;
+use super::architecture::{AttentionSpec, DecoderSpec, Family, Positions, Residual, RopeScaling, Rotary};
 use super::attention::{Attention, Qkv};
 use super::cache::Cache;
 use super::feed_forward::FeedForward;
 use super::linear::{Adapters, Linear, LowRank};
 use super::loader::Loader;
-use super::names::{Names, names};
 use super::norm::Norm;
 use super::ops::attention::{Heads, Keys, Sequence, add_columns, alibi_slopes, attend, attention};
 use super::ops::lora::{Dropout, Frozen, linear};
 use super::ops::rope::RopeTable;
 use super::ops::{cross_entropy, view};
-use super::rows::GgufRows;
-use super::spec::{AttentionSpec, DecoderSpec, Family, Positions, Residual, RopeScaling, Rotary};
 use super::tape::{Tape, add, checkpoint};
 use super::weights::{Matrix, Weights};
 

@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
+use super::architecture::rows::Part;
+use super::architecture::{Activation, Experts, Router, Score};
 use super::linear::{Adapters, Linear, LowRank};
 use super::loader::Loader;
 use super::ops::activation::{activate, gated};
 use super::ops::experts::{Share, combine, route};
 use super::ops::lora::linear;
-use super::rows::Part;
-use super::spec::{Activation, Experts, Router, Score};
 use super::tape::{add, select_rows};
 
 /// The feed-forward part of one block.

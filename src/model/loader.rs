@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 
 use candle_core::Tensor;
 
+use super::architecture::names::Names;
+use super::architecture::rows::{GgufRows, Part, RowOrder};
+use super::architecture::{DecoderSpec, Latent, NormKind};
 use super::linear::Linear;
-use super::names::Names;
 use super::norm::Norm;
 use super::ops::lora::Frozen;
-use super::rows::{GgufRows, Part, RowOrder};
-use super::spec::{DecoderSpec, Latent, NormKind};
 use super::weights::{Matrix, Weights};
 use crate::error::{Error, Result};
 

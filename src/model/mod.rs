@@ -1,5 +1,6 @@
 //! The base model: where its files come from, its tokenizer, its chat template, and the decoder.
 
+pub mod architecture;
 mod attention;
 pub(crate) mod cache;
 pub(crate) mod decoder;
@@ -7,18 +8,13 @@ mod feed_forward;
 pub(crate) mod formats;
 pub(crate) mod linear;
 pub(crate) mod loader;
-pub(crate) mod names;
 mod norm;
 pub(crate) mod ops;
-pub(crate) mod outline;
 #[cfg(test)]
 pub(crate) mod parity;
 mod pretokenizer;
-mod rows;
 mod sentencepiece;
-mod sizes;
 pub mod source;
-pub mod spec;
 pub(crate) mod tape;
 pub mod template;
 pub mod tokenizer;
@@ -26,21 +22,21 @@ pub(crate) mod weights;
 
 use std::path::Path;
 
-pub use sizes::Sizes;
+pub use crate::model::architecture::sizes::Sizes;
+pub use crate::model::architecture::{DecoderSpec, Family};
 pub use source::{ModelFiles, ModelKind, SourceEvent};
-pub use spec::{DecoderSpec, Family};
 pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
 
 use crate::config::{Dtype, ModelConfig};
 use crate::error::{Error, Result};
+use crate::model::architecture::outline::Outline;
+use crate::model::architecture::rows::{GgufRows, gguf_rows};
 use crate::model::formats::gguf::Header;
 use crate::model::formats::mapped::map_file;
 use crate::record::{Message, Prompt};
 use decoder::Decoder;
 use ops::bf16::has_units;
-use outline::Outline;
-use rows::{GgufRows, gguf_rows};
 use weights::Weights;
 
 /// What products with the base's weights are computed in. All else is in f32.
@@ -134,8 +130,8 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
             let map = map_file(path)?;
             let header = Header::read(path, &map)?;
             let spec = DecoderSpec::from_gguf(path, &header)?;
-            let own_norm = spec.residual == spec::Residual::Parallel { own_norm: true };
-            let names = names::names(spec.family, own_norm);
+            let own_norm = spec.residual == architecture::Residual::Parallel { own_norm: true };
+            let names = architecture::names::names(spec.family, own_norm);
             let weights = Weights::gguf(path, &map, &header, |name| names.hugging_face(name))?;
             let rows = gguf_rows(spec.family);
             (spec, weights, rows)

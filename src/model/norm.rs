@@ -2,9 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
+use super::architecture::NormKind;
 use super::ops::layer_norm::layer_norm;
 use super::ops::rms_norm::rms_norm;
-use super::spec::NormKind;
 use super::tape::Tape;
 
 /// A frozen norm over the last dimension.

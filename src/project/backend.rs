@@ -6,8 +6,8 @@ use crate::backend::{Kept, LlamaAdapter, LlamaCppBackend, LlamaCppObjective};
 use crate::config::{BackendName, Config, Recipe};
 use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
+use crate::model::architecture::outline::Outline;
 use crate::model::decoder::Decoder;
-use crate::model::outline::Outline;
 use crate::train::{InProcess, Objective};
 
 use super::Base;

@@ -15,7 +15,7 @@ use crate::data::{self, Example, file_hash};
 use crate::error::{Error, Result};
 use crate::export;
 use crate::files::{replace_directory, write_atomically};
-use crate::model::outline::Outline;
+use crate::model::architecture::outline::Outline;
 use crate::model::{self, ModelFiles, Voice, load_decoder};
 use crate::train::{TRAINER_STATE, TrainerState, Training, finished_state, loss_plot};
 

@@ -26,7 +26,7 @@ use crate::adapter::Adapter;
 use crate::config::Recipe;
 use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
-use crate::model::outline::Outline;
+use crate::model::architecture::outline::Outline;
 use checkpoint::Checkpoint;
 pub(crate) use checkpoint::finished_state;
 use optimizer::{AdamWConfig, Moments, norm};

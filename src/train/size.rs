@@ -2,7 +2,7 @@
 
 use crate::config::{Recipe, TargetModules};
 use crate::error::{Error, Result};
-use crate::model::outline::Outline;
+use crate::model::architecture::outline::Outline;
 
 /// Copies of the adapter in f32 that a step holds: the values, once more as tensors, their gradients as tensors and summed up, and
 /// AdamW's two moments.

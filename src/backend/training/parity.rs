@@ -11,10 +11,11 @@ use crate::data::encode::Encoded;
 use crate::error::Result;
 use crate::export::gguf;
 use crate::llama_cpp::Differentiator;
+use crate::model::architecture::outline;
 use crate::model::formats::gguf::Header;
 use crate::model::formats::mapped::map_file;
 use crate::model::parity::fixture;
-use crate::model::{outline, source};
+use crate::model::source;
 use crate::train::parity::{Recorded, descends_as_peft, examples_of, recipe};
 use crate::train::{Gradients, Objective, targets};
 

@@ -9,7 +9,7 @@ use pulp::{Arch, NullaryFnOnce};
 
 use super::exp::exp;
 use super::{for_each_row, rows_of, slice, view};
-use crate::model::spec::Activation;
+use crate::model::architecture::Activation;
 use crate::model::tape::{Tape, apply1, apply2};
 
 /// An activation, computed for rows at once.

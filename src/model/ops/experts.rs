@@ -7,7 +7,7 @@ use candle_core::{Device, Result, Tensor, bail};
 
 use super::exp::{exp_in_place, max};
 use super::{dot, for_each_row, view};
-use crate::model::spec::{Router, Score};
+use crate::model::architecture::{Router, Score};
 use crate::model::tape::Tape;
 
 /// DeepSeek's guard against a sum of zero.

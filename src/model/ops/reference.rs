@@ -4,7 +4,7 @@ use candle_core::{D, Result, Tensor};
 
 use super::attention::{Heads, Sequence};
 use super::rope::RopeTable;
-use crate::model::spec::Activation;
+use crate::model::architecture::Activation;
 
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let mean = x.sqr()?.mean_keepdim(D::Minus1)?;

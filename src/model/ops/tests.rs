@@ -14,7 +14,7 @@ use super::lora::{Dropout, Frozen, linear, lora};
 use super::rms_norm::rms_norm;
 use super::rope::{RopeTable, rope};
 use super::{lora as lora_ops, reference};
-use crate::model::spec::{Activation, Groups, Router, Score};
+use crate::model::architecture::{Activation, Groups, Router, Score};
 use crate::model::tape::Tape;
 use crate::model::weights::Matrix;
 

@@ -12,8 +12,8 @@ use super::local::{self, INDEX, SINGLE};
 use super::{Check, Events, ModelFiles, ModelKind, SourceEvent, printable};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
+use crate::model::architecture::check_supported;
 use crate::model::formats::json::read_json;
-use crate::model::spec::check_supported;
 
 /// What is taken from a repository besides its weights, where it is there.
 const SMALL_FILES: &[&str] =

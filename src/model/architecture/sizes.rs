@@ -1,6 +1,6 @@
 //! How large a model is, on paper: from its configuration alone, without a weight.
 
-use super::spec::{AttentionSpec, DecoderSpec, NormKind, Positions, Projection, Residual};
+use super::{AttentionSpec, DecoderSpec, NormKind, Positions, Projection, Residual};
 
 /// Numbers of a model. Multiply by 4, 2 or 1 for bytes in f32, bf16 or fp8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

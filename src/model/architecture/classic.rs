@@ -2,7 +2,7 @@
 
 use serde_json::Map;
 
-use super::config::{Keys, activation, rotary};
+use super::hf_keys::{Keys, activation, rotary};
 use super::{
     Activation, AttentionSpec, DecoderSpec, Family, FeedForwardSpec, FusedOrder, NormKind, NormSpec, Positions,
     Projection, Residual,

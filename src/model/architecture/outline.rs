@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::decoder::Decoder;
 use super::names::{LLAMA, Names, PHI3, names};
 use super::rows::{GgufRows, RowOrder, gguf_rows};
-use super::spec::{Family, Keys, whole};
+use super::{Family, Keys, whole};
 use crate::error::{Error, Result};
+use crate::model::decoder::Decoder;
 use crate::model::formats::gguf::{Header, TensorInfo};
 
 /// Families that llama.cpp computes and this crate's decoder does not, by GGUF's name: what Hugging Face calls their layers, and how

@@ -1,13 +1,18 @@
 //! What a decoder is, as data: read from `config.json` or from GGUF metadata.
 //!
-//! A family is a variant of [`Family`], its rules of reading a configuration in `config.rs` and `gguf.rs`, and its table of
+//! A family is a variant of [`Family`], its rules of reading a configuration in `hf.rs` and `gguf.rs`, and its table of
 //! tensor names in `names.rs`; the decoder itself knows only the [`DecoderSpec`].
 
 mod classic;
-mod config;
 mod gguf;
+mod hf;
+mod hf_keys;
 mod keys;
+pub(crate) mod names;
+pub(crate) mod outline;
 mod rotary;
+pub(crate) mod rows;
+pub(crate) mod sizes;
 mod unsupported;
 mod write;
 
@@ -375,7 +380,7 @@ impl DecoderSpec {
     /// # Errors
     /// A key that is missing, has another type, or names a family, activation or scaling that is not known.
     pub fn from_config(path: &Path) -> Result<Self> {
-        let spec = config::read(path)?;
+        let spec = hf::read(path)?;
         spec.check(path)?;
         Ok(spec)
     }
@@ -391,7 +396,7 @@ impl DecoderSpec {
         };
         let config =
             write::config(self).ok_or_else(|| cannot("its rotary scaling or its windows have no name there"))?;
-        let again = config::parse(path, &config)?;
+        let again = hf::parse(path, &config)?;
         if write::same(self, &again) { Ok(config) } else { Err(cannot("what was written reads as another model")) }
     }
 

@@ -1,7 +1,7 @@
 //! The order of a matrix's rows in a GGUF file, where it is not Hugging Face's.
 
 use super::names::Names;
-use super::spec::{DecoderSpec, Family};
+use super::{DecoderSpec, Family};
 
 /// How GGUF orders rows that Hugging Face orders otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! A [`Names`] has one name for each part that a decoder can have, relative to the model (embedding, last norm, head) or to its
 //! block. A part that a family has not keeps its neighbour's name and is never asked for.
 
-use super::spec::Family;
+use super::Family;
 
 /// A family's names.
 #[derive(Clone, Copy, Debug)]
