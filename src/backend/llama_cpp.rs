@@ -105,7 +105,7 @@ impl LlamaCppBackend {
             on_progress(Progress::Started { what: "loading the model", units: 0 });
             let voice = Voice::load(&self.files, &self.config)?;
             // What is wrong with the file is told before llama.cpp has it.
-            let outline = model::architecture::outline(&self.files, &self.config)?;
+            let outline = model::outline(&self.files, &self.config)?;
             let arms = self.arms.iter().map(|arm| arm.as_ref().map(|a| self.convert(a, &outline)).transpose());
             let opening = Opening {
                 model: self.model()?,

@@ -14,6 +14,7 @@ use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 use crate::export::gguf;
 use crate::llama_cpp::protocol::{Job, OpeningToTrain, Reply, Window, floats};
+use crate::model::architecture::families::{NO_EXPERTS, without_backward};
 use crate::model::architecture::outline::Outline;
 use crate::model::{ModelFiles, ModelKind, load_decoder};
 use crate::train::{Gradients, Objective, targets};
@@ -22,24 +23,6 @@ use crate::train::{Gradients, Objective, targets};
 const STEP: usize = 256;
 /// Longest window that is chosen to be filled better: memory grows with it (1.6 GB for a model of 135 million weights at 512, 2.4 GB at 768).
 const MOST_TOKENS: usize = 512;
-
-/// Families, by GGUF's names, whose graph llama.cpp can differentiate.
-const TRAINED: [&str; 6] = ["llama", "qwen2", "qwen3", "granite", "olmo2", "smollm3"];
-
-/// What has no backward in any family.
-const EXPERTS: &str = "the choice of experts";
-
-/// What a family's graph has of which llama.cpp has no backward, by GGUF's name.
-fn without_backward(architecture: &str) -> Option<&'static str> {
-    Some(match architecture {
-        "gemma3" => "GEGLU",
-        "qwen2moe" | "qwen3moe" => EXPERTS,
-        "deepseek2" => "its latent attention and experts",
-        "bloom" | "mpt" | "falcon" | "gpt2" => "LayerNorm and GELU",
-        "phi3" => "SwiGLU of a layer that is gate and up together",
-        _ => return None,
-    })
-}
 
 /// llama.cpp as what a training descends.
 pub(crate) struct LlamaCppObjective<'a> {
@@ -87,14 +70,17 @@ impl<'a> LlamaCppObjective<'a> {
             return Err(refuse("is safetensors, and llama.cpp trains on a GGUF file".into()));
         };
         let family = &outline.family;
-        let why = match (TRAINED.contains(&outline.architecture.as_str()), without_backward(&outline.architecture)) {
+        let architecture = outline.architecture.as_str();
+        let why = match without_backward().find(|(name, _)| *name == architecture) {
             // A file of Llama's architecture may have experts, as Mixtral's do.
-            (true, _) => (outline.experts > 0).then_some(EXPERTS),
-            (false, Some(why)) => Some(why),
-            (false, None) => {
-                let trained = TRAINED.join(", ");
+            Some((_, None)) => (outline.experts > 0).then_some(NO_EXPERTS),
+            Some((_, why)) => why,
+            None => {
+                let trained: Vec<&str> =
+                    without_backward().filter(|(_, why)| why.is_none()).map(|(name, _)| name).collect();
                 let message = format!(
-                    "is of the family {family}, of which it is not known whether llama.cpp can differentiate it; it trains {trained}"
+                    "is of the family {family}, of which it is not known whether llama.cpp can differentiate it; it trains {}",
+                    trained.join(", ")
                 );
                 return Err(Error::model(&files.root, message));
             }

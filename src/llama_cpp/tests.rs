@@ -10,7 +10,7 @@ use crate::adapter;
 use crate::config::ModelConfig;
 use crate::engine::{Compared, Continuation, Ends, Engine, Generated, Generation};
 use crate::export;
-use crate::model::architecture::outline;
+use crate::model::outline;
 use crate::model::parity::{decoder, fixture, reference, relative};
 use crate::model::{Family, ModelFiles, ModelKind};
 use crate::record::{Finish, Sampling};

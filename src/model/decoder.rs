@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::Arithmetic;
 use super::architecture::names::{Names, names};
 use super::architecture::rows::GgufRows;
-use super::architecture::{AttentionSpec, DecoderSpec, Family, Positions, Residual, RopeScaling, Rotary};
+use super::architecture::{AttentionSpec, DecoderSpec, Positions, Residual, RopeScaling, Rotary};
 use super::attention::{Attention, Qkv};
 use super::cache::Cache;
 use super::feed_forward::FeedForward;
@@ -354,8 +354,7 @@ impl Decoder {
     pub(crate) fn tensors(&self) -> Vec<(String, Stored<'_>)> {
         let (names, mut all) = (self.names(), Vec::new());
         let weight = |path: &str| format!("{path}.weight");
-        // Gemma's norms are stored less their 1.
-        let less = if self.spec.family == Family::Gemma3 { 1.0 } else { 0.0 };
+        let less = self.spec.family.facts().norms_less as f32;
         let norm = |norm: &Norm, all: &mut Vec<_>| {
             let values = |t: &Tensor| t.to_vec1::<f32>().unwrap_or_default();
             all.push((weight(&norm.path), Stored::Vector(values(&norm.weight).iter().map(|v| v - less).collect())));

@@ -31,7 +31,7 @@ pub use tokenizer::Tokenizer;
 use crate::config::{Dtype, ModelConfig};
 use crate::error::{Error, Result};
 use crate::model::architecture::outline::Outline;
-use crate::model::architecture::rows::{GgufRows, gguf_rows};
+use crate::model::architecture::rows::GgufRows;
 use crate::model::formats::gguf::Header;
 use crate::model::formats::mapped::map_file;
 use crate::record::{Message, Prompt};
@@ -133,7 +133,7 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
             let own_norm = spec.residual == architecture::Residual::Parallel { own_norm: true };
             let names = architecture::names::names(spec.family, own_norm);
             let weights = Weights::gguf(path, &map, &header, |name| names.hugging_face(name))?;
-            let rows = gguf_rows(spec.family);
+            let rows = spec.family.facts().rows;
             (spec, weights, rows)
         }
         ModelKind::HuggingFace(found) => {

@@ -4,64 +4,22 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
 
-use super::keys::Keys;
+use super::gguf_keys::Keys;
 use super::rotary::yarn_magnitude;
 use super::{
-    Activation, AttentionSpec, DecoderSpec, Experts, Family, FeedForwardSpec, FusedOrder, Groups, Latent, NormKind,
-    NormSpec, Positions, Projection, Residual, RopeScaling, Rotary, Router, Score, Window, Yarn,
+    Activation, AttentionSpec, DecoderSpec, Experts, Family, FeedForwardSpec, Groups, NormKind, NormSpec, Positions,
+    Projection, Residual, RopeScaling, Rotary, Router, Score, Yarn,
 };
 use crate::error::{Error, Result};
 use crate::model::formats::gguf::Header;
 
 pub(super) fn read(path: &Path, header: &Header) -> Result<DecoderSpec> {
     let keys = Keys::of(path, header)?;
+    check_arithmetic(&keys)?;
     match keys.family()? {
-        Some(family) => spec(&keys, family),
+        Some(family) => (family.facts().from_gguf)(&keys, family),
         None => Err(Family::unknown(path, keys.architecture, Family::architecture)),
     }
-}
-
-fn spec(keys: &Keys<'_>, family: Family) -> Result<DecoderSpec> {
-    let path = keys.path;
-    check_arithmetic(keys)?;
-    let vocab_size = match keys.header.tensors.get("token_embd.weight").map(|t| t.shape.as_slice()) {
-        Some([vocab, _]) => *vocab,
-        _ => return Err(Error::model(path, "tensor `token_embd.weight` is missing or not a matrix")),
-    };
-    let (hidden_size, heads) = (keys.count("embedding_length")?, keys.count("attention.head_count")?);
-    let layers = keys.count("block_count")?;
-    if layers > super::MOST_PARTS {
-        return Err(Error::model(path, format!("block_count is {layers}")));
-    }
-    let attention = attention(keys, family, hidden_size, heads, layers)?;
-    let norm = match family {
-        Family::Bloom | Family::Falcon | Family::Gpt2 | Family::Mpt => NormSpec {
-            kind: NormKind::Layer { bias: keys.has("output_norm.bias") },
-            eps: keys.number("attention.layer_norm_epsilon")?,
-        },
-        // The weights of Gemma's norms are stored with their 1.
-        _ => NormSpec { kind: NormKind::Rms, eps: keys.number("attention.layer_norm_rms_epsilon")? },
-    };
-    Ok(DecoderSpec {
-        family,
-        vocab_size,
-        hidden_size,
-        layers,
-        feed_forward: feed_forward(keys, family, layers)?,
-        norm,
-        positions: positions(keys, family, &attention)?,
-        attention,
-        residual: match family {
-            Family::Gemma3 => Residual::Sandwich,
-            Family::Falcon => Residual::Parallel { own_norm: keys.has("blk.0.attn_norm_2.weight") },
-            _ => Residual::Sequential,
-        },
-        embedding_scale: if family == Family::Gemma3 { (hidden_size as f64).sqrt() } else { 1.0 },
-        embedding_norm: family == Family::Bloom,
-        tied_head: !keys.has("output.weight"),
-        context: keys.count("context_length")?,
-        eos: keys.optional("tokenizer.ggml.eos_token_id", Value::to_u32)?.into_iter().collect(),
-    })
 }
 
 /// Says no to keys that change what a model computes, and that this crate's decoder does not apply.
@@ -98,86 +56,75 @@ fn check_arithmetic(keys: &Keys<'_>) -> Result<()> {
     }
 }
 
-fn attention(
-    keys: &Keys<'_>,
-    family: Family,
-    hidden_size: usize,
-    heads: usize,
-    layers: usize,
-) -> Result<AttentionSpec> {
-    let kv_heads = keys.count_if("attention.head_count_kv")?.unwrap_or(heads);
-    let mut head_dim = keys.count_if("attention.key_length")?.unwrap_or(hidden_size / heads.max(1));
-    let mut value_dim = keys.count_if("attention.value_length")?.unwrap_or(head_dim);
-    let mut scale = (head_dim as f64).sqrt().recip();
-    let mut kv_heads = kv_heads;
-    let projection = match family {
-        Family::Bloom | Family::Falcon => Projection::Fused(FusedOrder::ByGroup),
-        Family::Gpt2 | Family::Mpt => Projection::Fused(FusedOrder::Blocks),
-        Family::DeepseekV2 | Family::DeepseekV3 => {
-            // Newer files describe the absorbed form there, and the plain one under `…_mla`.
-            head_dim = keys.count_if("attention.key_length_mla")?.unwrap_or(head_dim);
-            value_dim = keys.count_if("attention.value_length_mla")?.unwrap_or(value_dim);
-            kv_heads = heads;
-            scale = (head_dim as f64).sqrt().recip();
-            let rope = keys.count("rope.dimension_count")?;
-            let nope = head_dim.checked_sub(rope).ok_or_else(|| {
-                let message = format!("{rope} elements of a head of {head_dim} are turned");
-                Error::model(keys.path, message)
-            })?;
-            if let (Some(factor), Some(log)) =
-                (keys.number_if("rope.scaling.factor")?, keys.number_if("rope.scaling.yarn_log_multiplier")?)
-            {
-                // The multiplier is 0.1 · mscale_all_dim.
-                scale *= yarn_magnitude(factor, log * 10.0).powi(2);
-            }
-            Projection::Latent(Latent {
-                q_rank: keys.count_if("attention.q_lora_rank")?.filter(|rank| *rank > 0),
-                kv_rank: keys.count("attention.kv_lora_rank")?,
-                nope,
-                rope,
-            })
-        }
-        _ => Projection::Separate,
+/// What most families have in common, as Llama has it; a family changes its own part of it.
+pub(super) fn common(keys: &Keys<'_>, family: Family, norm: NormSpec, positions: Positions) -> Result<DecoderSpec> {
+    let path = keys.path;
+    let vocab_size = match keys.header.tensors.get("token_embd.weight").map(|t| t.shape.as_slice()) {
+        Some([vocab, _]) => *vocab,
+        _ => return Err(Error::model(path, "tensor `token_embd.weight` is missing or not a matrix")),
     };
-    // Gemma 3 27B alone divides by the hidden size's share of a head; GGUF does not say so, and llama.cpp tells it by its layers.
-    if family == Family::Gemma3 && layers == 62 {
-        scale = (hidden_size as f64 / heads.max(1) as f64).sqrt().recip();
+    let (hidden_size, heads) = (keys.count("embedding_length")?, keys.count("attention.head_count")?);
+    let layers = keys.count("block_count")?;
+    if layers > super::MOST_PARTS {
+        return Err(Error::model(path, format!("block_count is {layers}")));
     }
-    let window = match (family, keys.count_if("attention.sliding_window")?) {
-        (Family::Gemma3, Some(size)) => {
-            Some(Window { size, layers: (0..layers).map(|layer| (layer + 1) % 6 != 0).collect() })
-        }
-        _ => None,
-    };
-    Ok(AttentionSpec {
-        heads,
-        kv_heads,
-        head_dim,
-        value_dim,
-        projection,
-        qkv_bias: keys.has("blk.0.attn_q.bias") || keys.has("blk.0.attn_qkv.bias"),
-        output_bias: keys.has("blk.0.attn_output.bias"),
-        qk_norm: keys.has("blk.0.attn_q_norm.weight"),
-        scale,
-        window,
+    let head_dim = head_dim(keys)?;
+    Ok(DecoderSpec {
+        family,
+        vocab_size,
+        hidden_size,
+        layers,
+        attention: AttentionSpec {
+            heads,
+            kv_heads: keys.count_if("attention.head_count_kv")?.unwrap_or(heads),
+            head_dim,
+            value_dim: keys.count_if("attention.value_length")?.unwrap_or(head_dim),
+            projection: Projection::Separate,
+            qkv_bias: keys.has("blk.0.attn_q.bias") || keys.has("blk.0.attn_qkv.bias"),
+            output_bias: keys.has("blk.0.attn_output.bias"),
+            qk_norm: keys.has("blk.0.attn_q_norm.weight"),
+            scale: (head_dim as f64).sqrt().recip(),
+            window: None,
+        },
+        feed_forward: feed_forward(keys, layers)?,
+        norm,
+        positions,
+        residual: Residual::Sequential,
+        embedding_scale: 1.0,
+        embedding_norm: false,
+        tied_head: !keys.has("output.weight"),
+        context: keys.count("context_length")?,
+        eos: keys.optional("tokenizer.ggml.eos_token_id", Value::to_u32)?.into_iter().collect(),
     })
 }
 
-fn positions(keys: &Keys<'_>, family: Family, attention: &AttentionSpec) -> Result<Positions> {
-    let (dim, interleaved) = match &attention.projection {
-        Projection::Latent(latent) => (latent.rope, true),
-        _ => (keys.count_if("rope.dimension_count")?.unwrap_or(attention.head_dim), false),
+fn head_dim(keys: &Keys<'_>) -> Result<usize> {
+    let heads = keys.count("attention.head_count")?;
+    Ok(match keys.count_if("attention.key_length")? {
+        Some(length) => length,
+        None => keys.count("embedding_length")? / heads.max(1),
+    })
+}
+
+/// RMSNorm.
+pub(super) fn rms(keys: &Keys<'_>) -> Result<NormSpec> {
+    Ok(NormSpec { kind: NormKind::Rms, eps: keys.number("attention.layer_norm_rms_epsilon")? })
+}
+
+/// Rotary positions of heads that are turned whole, or as far as the file says.
+pub(super) fn rotary_positions(keys: &Keys<'_>) -> Result<Positions> {
+    let dim = match keys.count_if("rope.dimension_count")? {
+        Some(dim) => dim,
+        None => head_dim(keys)?,
     };
-    match family {
-        Family::Gpt2 => return Ok(Positions::Learned),
-        Family::Bloom => return Ok(Positions::Alibi { max_bias: 8.0 }),
-        Family::Mpt => {
-            return Ok(Positions::Alibi { max_bias: keys.number_if("attention.max_alibi_bias")?.unwrap_or(8.0) });
-        }
-        _ => {}
-    }
+    let scaling = scaling(keys, |factor| yarn_magnitude(factor, 1.0))?;
+    Ok(Positions::Rotary { global: rotary(keys, dim, false, scaling)?, local: None })
+}
+
+/// Turns of the first `dim` elements of a head, with the file's own factors where it has them.
+pub(super) fn rotary(keys: &Keys<'_>, dim: usize, interleaved: bool, scaling: RopeScaling) -> Result<Rotary> {
     let theta = keys.number_if("rope.freq_base")?.unwrap_or(10_000.0);
-    let scaling = match (keys.has("rope_freqs.weight"), scaling(keys, family)?) {
+    let scaling = match (keys.has("rope_freqs.weight"), scaling) {
         (true, RopeScaling::None) => RopeScaling::Factors(Vec::new()),
         // llama.cpp divides by both.
         (true, RopeScaling::Linear { factor }) if factor > 0.0 && factor.is_finite() => {
@@ -192,19 +139,11 @@ fn positions(keys: &Keys<'_>, family: Family, attention: &AttentionSpec) -> Resu
         }
         (false, scaling) => scaling,
     };
-    let local = match family {
-        Family::Gemma3 => Some(Rotary {
-            theta: keys.number_if("rope.freq_base_swa")?.unwrap_or(10_000.0),
-            dim,
-            interleaved,
-            scaling: RopeScaling::None,
-        }),
-        _ => None,
-    };
-    Ok(Positions::Rotary { global: Rotary { theta, dim, interleaved, scaling }, local })
+    Ok(Rotary { theta, dim, interleaved, scaling })
 }
 
-fn scaling(keys: &Keys<'_>, family: Family) -> Result<RopeScaling> {
+/// How angles are scaled. `magnitude`: YaRN's of a factor, where the file does not say one.
+pub(super) fn scaling(keys: &Keys<'_>, magnitude: impl Fn(f64) -> f64) -> Result<RopeScaling> {
     match keys.text_if("rope.scaling.type")?.as_deref() {
         Some("none") => Ok(RopeScaling::None),
         // A factor alone is linear, as in llama.cpp; old files call it so.
@@ -220,12 +159,9 @@ fn scaling(keys: &Keys<'_>, family: Family) -> Result<RopeScaling> {
         Some("linear") => Ok(RopeScaling::Linear { factor: keys.number("rope.scaling.factor")? }),
         Some("yarn") => {
             let factor = keys.number("rope.scaling.factor")?;
-            // DeepSeek's mscale and mscale_all_dim are equal in every published model, and cancel each other here.
-            let latent = matches!(family, Family::DeepseekV2 | Family::DeepseekV3);
             let magnitude = match keys.number_if("rope.scaling.attn_factor")? {
                 Some(given) => given * yarn_magnitude(factor, 1.0),
-                None if latent => 1.0,
-                None => yarn_magnitude(factor, 1.0),
+                None => magnitude(factor),
             };
             Ok(RopeScaling::Yarn(Yarn {
                 factor,
@@ -243,9 +179,9 @@ fn scaling(keys: &Keys<'_>, family: Family) -> Result<RopeScaling> {
     }
 }
 
-fn feed_forward(keys: &Keys<'_>, family: Family, layers: usize) -> Result<FeedForwardSpec> {
+fn feed_forward(keys: &Keys<'_>, layers: usize) -> Result<FeedForwardSpec> {
     let experts = match keys.count_if("expert_count")?.filter(|count| *count > 0) {
-        Some(count) => Some(experts(keys, family, layers, count)?),
+        Some(count) => Some(experts(keys, layers, count)?),
         None => None,
     };
     let intermediate_size = match keys.count_if("feed_forward_length")? {
@@ -255,21 +191,16 @@ fn feed_forward(keys: &Keys<'_>, family: Family, layers: usize) -> Result<FeedFo
     };
     Ok(FeedForwardSpec {
         intermediate_size,
-        activation: match family {
-            Family::Gemma3 | Family::Bloom | Family::Gpt2 => Activation::GeluTanh,
-            Family::Mpt | Family::Falcon => Activation::Gelu,
-            _ => Activation::Silu,
-        },
-        gated: !matches!(family, Family::Bloom | Family::Mpt | Family::Falcon | Family::Gpt2),
+        activation: Activation::Silu,
+        gated: true,
         bias: keys.has("blk.0.ffn_up.bias"),
         experts,
     })
 }
 
-fn experts(keys: &Keys<'_>, family: Family, layers: usize, count: usize) -> Result<Experts> {
-    let v3 = family == Family::DeepseekV3;
-    let groups = keys.count_if("expert_group_count")?.unwrap_or(if v3 && count == 256 { 8 } else { 1 });
-    let keep = keys.count_if("expert_group_used_count")?.unwrap_or(if v3 && count == 256 { 4 } else { 1 });
+fn experts(keys: &Keys<'_>, layers: usize, count: usize) -> Result<Experts> {
+    let groups = keys.count_if("expert_group_count")?.unwrap_or(1);
+    let keep = keys.count_if("expert_group_used_count")?.unwrap_or(1);
     Ok(Experts {
         count,
         per_token: keys.count("expert_used_count")?,
@@ -283,12 +214,8 @@ fn experts(keys: &Keys<'_>, family: Family, layers: usize, count: usize) -> Resu
         router: Router {
             score: if keys.count_if("expert_gating_func")? == Some(2) { Score::Sigmoid } else { Score::Softmax },
             correction: keys.has_suffix("exp_probs_b.bias"),
-            groups: (groups > 1).then_some(Groups { count: groups, keep, best: if v3 { 2 } else { 1 } }),
-            normalize: match keys.flag("expert_weights_norm")? {
-                Some(normalize) => normalize,
-                // Llama's files with experts are Mixtral's, which has no key for what it always does.
-                None => matches!(family, Family::Qwen3Moe | Family::Llama),
-            },
+            groups: (groups > 1).then_some(Groups { count: groups, keep, best: 1 }),
+            normalize: keys.flag("expert_weights_norm")?.unwrap_or(false),
             scale: keys.number_if("expert_weights_scale")?.filter(|scale| *scale != 0.0).unwrap_or(1.0),
         },
     })

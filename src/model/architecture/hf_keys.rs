@@ -161,3 +161,21 @@ pub(super) fn rms(keys: &Keys<'_>) -> Result<NormSpec> {
 pub(super) fn activation(keys: &Keys<'_>, key: &str, default: &'static str) -> Result<Activation> {
     Activation::named(keys.path, keys.text_or(key, default)?)
 }
+
+/// Which layers slide, when `layer_types` says so.
+pub(super) fn layer_types(keys: &Keys<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
+    let Some(types) = keys.read("layer_types", "a list", Value::as_array)? else { return Ok(None) };
+    if types.len() != layers {
+        let message = format!("layer_types names {} layers, but num_hidden_layers is {layers}", types.len());
+        return Err(Error::model(keys.path, message));
+    }
+    let slides = |value: &Value| match value.as_str() {
+        Some("sliding_attention") => Ok(true),
+        Some("full_attention") => Ok(false),
+        _ => Err(Error::model(
+            keys.path,
+            format!("layer_types holds {value}, expected \"full_attention\" or \"sliding_attention\""),
+        )),
+    };
+    types.iter().map(slides).collect::<Result<_>>().map(Some)
+}

@@ -1,13 +1,13 @@
 //! What a decoder is, as data: read from `config.json` or from GGUF metadata.
 //!
-//! A family is a variant of [`Family`], its rules of reading a configuration in `hf.rs` and `gguf.rs`, and its table of
-//! tensor names in `names.rs`; the decoder itself knows only the [`DecoderSpec`].
+//! A family is a variant of [`Family`] and a file in `families/`, which holds all that is known of it; the decoder itself knows only the
+//! [`DecoderSpec`].
 
-mod classic;
+pub(crate) mod families;
 mod gguf;
+mod gguf_keys;
 mod hf;
 mod hf_keys;
-mod keys;
 pub(crate) mod names;
 pub(crate) mod outline;
 mod rotary;
@@ -18,104 +18,13 @@ mod write;
 
 use std::path::Path;
 
-pub(in crate::model) use keys::{Keys, whole};
+pub use families::Family;
+pub(in crate::model) use gguf_keys::{Keys, whole};
 pub use rotary::{RopeScaling, Rotary, Yarn};
 pub(in crate::model) use unsupported::check as check_supported;
 
 use crate::error::{Error, Result};
 use crate::model::formats::gguf::Header;
-
-/// A family of models that can be loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// Llama 1 to 3.x and what has its form: SmolLM2, TinyLlama, DeepSeek's distilled Llamas, …
-    Llama,
-    /// Qwen 1.5, 2 and 2.5.
-    Qwen2,
-    /// Qwen 1.5 and 2 with experts and one shared expert behind a gate.
-    Qwen2Moe,
-    /// Qwen 3.
-    Qwen3,
-    /// Qwen 3 with experts.
-    Qwen3Moe,
-    /// DeepSeek-V2.
-    DeepseekV2,
-    /// DeepSeek-V3 and R1.
-    DeepseekV3,
-    /// Gemma 3, text only.
-    Gemma3,
-    /// BLOOM.
-    Bloom,
-    /// MPT.
-    Mpt,
-    /// Falcon 7B, 40B and 180B, and Falcon-RW.
-    Falcon,
-    /// GPT-2.
-    Gpt2,
-}
-
-impl Family {
-    /// All of them.
-    pub const ALL: [Self; 12] = [
-        Self::Llama,
-        Self::Qwen2,
-        Self::Qwen2Moe,
-        Self::Qwen3,
-        Self::Qwen3Moe,
-        Self::DeepseekV2,
-        Self::DeepseekV3,
-        Self::Gemma3,
-        Self::Bloom,
-        Self::Mpt,
-        Self::Falcon,
-        Self::Gpt2,
-    ];
-
-    /// Its name in `config.json`: `model_type`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Qwen2 => "qwen2",
-            Self::Qwen2Moe => "qwen2_moe",
-            Self::Qwen3 => "qwen3",
-            Self::Qwen3Moe => "qwen3_moe",
-            Self::DeepseekV2 => "deepseek_v2",
-            Self::DeepseekV3 => "deepseek_v3",
-            Self::Gemma3 => "gemma3_text",
-            Self::Bloom => "bloom",
-            Self::Mpt => "mpt",
-            Self::Falcon => "falcon",
-            Self::Gpt2 => "gpt2",
-        }
-    }
-
-    /// Its name in GGUF: `general.architecture`.
-    #[must_use]
-    pub fn architecture(self) -> &'static str {
-        match self {
-            Self::Qwen2Moe => "qwen2moe",
-            Self::Qwen3Moe => "qwen3moe",
-            Self::DeepseekV2 | Self::DeepseekV3 => "deepseek2",
-            Self::Gemma3 => "gemma3",
-            _ => self.name(),
-        }
-    }
-
-    fn named(path: &Path, name: &str, of: impl Fn(Self) -> &'static str) -> Result<Self> {
-        Self::ALL.into_iter().find(|f| of(*f) == name).ok_or_else(|| Self::unknown(path, name, of))
-    }
-
-    pub(in crate::model) fn unknown(path: &Path, name: &str, of: impl Fn(Self) -> &'static str) -> Error {
-        let mut known: Vec<&str> = Self::ALL.iter().map(|f| of(*f)).collect();
-        known.dedup();
-        let known = known.join(", ");
-        // llama.cpp reads GGUF alone.
-        let gguf = path.extension().is_none_or(|e| e != "json");
-        let other = unsupported::instead(name, gguf);
-        Error::model(path, format!("model family `{name}` is not known; known are: {known}{other}"))
-    }
-}
 
 /// Shape and constants of a decoder.
 #[derive(Clone, Debug, PartialEq)]

@@ -99,73 +99,10 @@ pub(crate) const LLAMA: Names = Names {
     transposed: false,
 };
 
-/// Phi-3's, whose gate and up are one layer.
-pub(crate) const PHI3: Names = Names { up: "mlp.gate_up_proj", ..LLAMA };
-
-const GEMMA3: Names = Names { ffn_norm: "pre_feedforward_layernorm", ..LLAMA };
-
-const QWEN2_MOE: Names = Names { shared: "mlp.shared_expert", ..LLAMA };
-
-/// BLOOM's and Falcon's.
-const BLOOM: Names = Names {
-    embedding: "transformer.word_embeddings",
-    embedding_norm: "transformer.word_embeddings_layernorm",
-    final_norm: "transformer.ln_f",
-    blocks: "transformer.h",
-    qkv: "self_attention.query_key_value",
-    output: "self_attention.dense",
-    up: "mlp.dense_h_to_4h",
-    down: "mlp.dense_4h_to_h",
-    ..LLAMA
-};
-
-const FALCON: Names = BLOOM;
-
-/// Falcon's newer form, whose attention and feed-forward have a norm each.
-const FALCON_NEW: Names = Names { attention_norm: "ln_attn", ffn_norm: "ln_mlp", ..FALCON };
-
-const MPT: Names = Names {
-    embedding: "transformer.wte",
-    final_norm: "transformer.norm_f",
-    blocks: "transformer.blocks",
-    attention_norm: "norm_1",
-    ffn_norm: "norm_2",
-    qkv: "attn.Wqkv",
-    output: "attn.out_proj",
-    up: "ffn.up_proj",
-    down: "ffn.down_proj",
-    ..LLAMA
-};
-
-const GPT2: Names = Names {
-    embedding: "transformer.wte",
-    positions: "transformer.wpe",
-    final_norm: "transformer.ln_f",
-    blocks: "transformer.h",
-    attention_norm: "ln_1",
-    ffn_norm: "ln_2",
-    qkv: "attn.c_attn",
-    output: "attn.c_proj",
-    up: "mlp.c_fc",
-    down: "mlp.c_proj",
-    transposed: true,
-    ..LLAMA
-};
-
 /// The table of a family; `own_norm`: its feed-forward, beside the attention, has a norm of its own.
 pub(crate) fn names(family: Family, own_norm: bool) -> Names {
-    match family {
-        Family::Llama | Family::Qwen2 | Family::Qwen3 | Family::Qwen3Moe | Family::DeepseekV2 | Family::DeepseekV3 => {
-            LLAMA
-        }
-        Family::Qwen2Moe => QWEN2_MOE,
-        Family::Gemma3 => GEMMA3,
-        Family::Bloom => BLOOM,
-        Family::Falcon if own_norm => FALCON_NEW,
-        Family::Falcon => FALCON,
-        Family::Mpt => MPT,
-        Family::Gpt2 => GPT2,
-    }
+    let facts = family.facts();
+    facts.names_with_own_norm.filter(|_| own_norm).unwrap_or(facts.names)
 }
 
 impl Names {
@@ -229,7 +166,7 @@ impl Names {
         let expert = |name: &str| format!("{}.{name}", self.experts);
         let shared = |name: &str| format!("{}.{name}", self.shared);
         // Falcon's newer form has two norms before its two parts; GGUF calls the feed-forward's `attn_norm` then.
-        let two_norms = self.attention_norm == FALCON_NEW.attention_norm;
+        let two_norms = self.attention_norm == "ln_attn";
         let plain = [
             ("attn_norm", if two_norms { self.ffn_norm } else { self.attention_norm }),
             ("attn_norm_2", self.attention_norm),

@@ -6,21 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::names::{LLAMA, Names, PHI3, names};
-use super::rows::{GgufRows, RowOrder, gguf_rows};
+use super::families::FOREIGN;
+use super::names::{Names, names};
+use super::rows::{GgufRows, RowOrder};
 use super::{Family, Keys, whole};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::formats::gguf::{Header, TensorInfo};
-
-/// Families that llama.cpp computes and this crate's decoder does not, by GGUF's name: what Hugging Face calls their layers, and how
-/// llama.cpp's converter orders their rows.
-const OTHERS: [(&str, Names, GgufRows); 4] = [
-    ("granite", LLAMA, GgufRows::Interleaved),
-    ("olmo2", LLAMA, GgufRows::Same),
-    ("phi3", PHI3, GgufRows::Same),
-    ("smollm3", LLAMA, GgufRows::Interleaved),
-];
 
 /// A base without its weights.
 #[derive(Clone, Debug)]
@@ -55,7 +47,7 @@ impl Outline {
             family: spec.family.name().to_owned(),
             architecture: spec.family.architecture().to_owned(),
             names: Some(decoder.names()),
-            rows: RowOrder::new(spec, gguf_rows(spec.family)),
+            rows: RowOrder::new(spec, spec.family.facts().rows),
             layers: decoder.linears().map(|l| (l.path.clone(), [l.frozen.weight.rows, l.frozen.weight.cols])).collect(),
             experts: spec.feed_forward.experts.as_ref().map_or(0, |e| e.count),
             vocabulary: spec.vocab_size,
@@ -77,15 +69,15 @@ impl Outline {
             return Err(Error::model(path, message));
         }
         let family = keys.family()?;
-        let other = OTHERS.iter().find(|(name, ..)| *name == keys.architecture);
-        let names = match (family, other) {
+        let foreign = FOREIGN.iter().find(|foreign| foreign.architecture == keys.architecture);
+        let names = match (family, foreign) {
             (Some(family), _) => Some(names(family, keys.has("blk.0.attn_norm_2.weight"))),
-            (None, Some((_, names, _))) => Some(*names),
+            (None, Some(foreign)) => Some(foreign.names),
             (None, None) => None,
         };
-        let file = match (family, other) {
-            (Some(family), _) => gguf_rows(family),
-            (None, Some((.., rows))) => *rows,
+        let file = match (family, foreign) {
+            (Some(family), _) => family.facts().rows,
+            (None, Some(foreign)) => foreign.rows,
             (None, None) => GgufRows::Same,
         };
         let rows = if file == GgufRows::Same { RowOrder::SAME } else { row_order(&keys, file)? };
@@ -205,8 +197,11 @@ impl Outline {
 
     /// Says what to do without them; `path` is the adapter's.
     pub(crate) fn no_names(&self, path: &Path) -> Error {
-        let mut known: Vec<&str> =
-            Family::ALL.iter().map(|f| f.architecture()).chain(OTHERS.iter().map(|(name, ..)| *name)).collect();
+        let mut known: Vec<&str> = Family::ALL
+            .iter()
+            .map(|f| f.architecture())
+            .chain(FOREIGN.iter().map(|foreign| foreign.architecture))
+            .collect();
         // Two families are `deepseek2`.
         known.dedup();
         let (architecture, known) = (&self.architecture, known.join(", "));

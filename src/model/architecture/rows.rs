@@ -1,7 +1,7 @@
 //! The order of a matrix's rows in a GGUF file, where it is not Hugging Face's.
 
+use super::DecoderSpec;
 use super::names::Names;
-use super::{DecoderSpec, Family};
 
 /// How GGUF orders rows that Hugging Face orders otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,15 +12,6 @@ pub(crate) enum GgufRows {
     Interleaved,
     /// A fused layer in blocks of all queries, all keys, all values.
     Blocks,
-}
-
-/// A family's order of rows in GGUF.
-pub(crate) fn gguf_rows(family: Family) -> GgufRows {
-    match family {
-        Family::Llama => GgufRows::Interleaved,
-        Family::Bloom | Family::Falcon => GgufRows::Blocks,
-        _ => GgufRows::Same,
-    }
 }
 
 /// What a matrix is, of which the order of its rows depends.

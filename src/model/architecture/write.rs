@@ -3,20 +3,12 @@
 use serde_json::{Value, json};
 
 use super::rotary::yarn_scale;
-use super::{
-    Activation, DecoderSpec, Experts, Family, NormKind, Positions, Projection, Residual, RopeScaling, Rotary, Score,
-};
+use super::{Activation, DecoderSpec, NormKind, Positions, Projection, RopeScaling, Rotary};
 
 /// The configuration, in the keys of transformers 4, which 5 reads too; `None` where Hugging Face's form of the family cannot say it.
 pub(super) fn config(spec: &DecoderSpec) -> Option<Value> {
-    let mut keys = match spec.family {
-        Family::Bloom => bloom(spec),
-        Family::Mpt => mpt(spec),
-        Family::Falcon => falcon(spec)?,
-        Family::Gpt2 => gpt2(spec),
-        _ => modern(spec)?,
-    };
-    let (family, class) = (spec.family.name(), class(spec.family));
+    let facts = spec.family.facts();
+    let (mut keys, family, class) = ((facts.to_config)(spec)?, facts.name, facts.class);
     let mut all = json!({
         "architectures": [class],
         "model_type": family,
@@ -30,25 +22,7 @@ pub(super) fn config(spec: &DecoderSpec) -> Option<Value> {
     Some(all)
 }
 
-/// What transformers calls the family's model.
-fn class(family: Family) -> &'static str {
-    match family {
-        Family::Llama => "LlamaForCausalLM",
-        Family::Qwen2 => "Qwen2ForCausalLM",
-        Family::Qwen2Moe => "Qwen2MoeForCausalLM",
-        Family::Qwen3 => "Qwen3ForCausalLM",
-        Family::Qwen3Moe => "Qwen3MoeForCausalLM",
-        Family::DeepseekV2 => "DeepseekV2ForCausalLM",
-        Family::DeepseekV3 => "DeepseekV3ForCausalLM",
-        Family::Gemma3 => "Gemma3ForCausalLM",
-        Family::Bloom => "BloomForCausalLM",
-        Family::Mpt => "MptForCausalLM",
-        Family::Falcon => "FalconForCausalLM",
-        Family::Gpt2 => "GPT2LMHeadModel",
-    }
-}
-
-fn activation(activation: Activation) -> &'static str {
+pub(super) fn activation(activation: Activation) -> &'static str {
     match activation {
         Activation::Silu => "silu",
         Activation::Gelu => "gelu",
@@ -56,10 +30,10 @@ fn activation(activation: Activation) -> &'static str {
     }
 }
 
-/// Llama's form and what grew out of it.
-fn modern(spec: &DecoderSpec) -> Option<Value> {
+/// Llama's form and what grew out of it; `own`: the family's keys.
+pub(super) fn modern(spec: &DecoderSpec, mut own: Value) -> Option<Value> {
     let (a, f) = (&spec.attention, &spec.feed_forward);
-    let Positions::Rotary { global, local } = &spec.positions else { return None };
+    let Positions::Rotary { global, .. } = &spec.positions else { return None };
     let mut keys = json!({
         "hidden_size": spec.hidden_size,
         "intermediate_size": f.intermediate_size,
@@ -71,100 +45,15 @@ fn modern(spec: &DecoderSpec) -> Option<Value> {
         "max_position_embeddings": spec.context,
         "rope_theta": global.theta,
     });
-    let set = |keys: &mut Value, more: Value| {
-        if let (Some(keys), Value::Object(mut more)) = (keys.as_object_mut(), more) {
-            keys.append(&mut more);
-        }
-    };
     if !matches!(a.projection, Projection::Latent(_)) {
-        set(&mut keys, json!({"head_dim": a.head_dim}));
+        keys["head_dim"] = json!(a.head_dim);
     }
-    match spec.family {
-        // One key says both; the projection's own biases go with Qwen 2.
-        Family::Llama => set(&mut keys, json!({"attention_bias": a.qkv_bias, "mlp_bias": f.bias})),
-        Family::Qwen2 | Family::Qwen2Moe => set(&mut keys, json!({"qkv_bias": a.qkv_bias})),
-        Family::Gemma3 => {
-            let window = a.window.as_ref()?;
-            let kind = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
-            set(
-                &mut keys,
-                json!({
-                    "hidden_activation": activation(f.activation),
-                    "query_pre_attn_scalar": whole(a.scale.powi(-2)),
-                    "sliding_window": window.size,
-                    "layer_types": window.layers.iter().map(kind).collect::<Vec<_>>(),
-                    "rope_local_base_freq": local.as_ref()?.theta,
-                }),
-            );
-        }
-        _ => {}
-    }
-    if let Projection::Latent(latent) = &a.projection {
-        set(
-            &mut keys,
-            json!({
-                "attention_bias": a.qkv_bias,
-                "q_lora_rank": latent.q_rank,
-                "kv_lora_rank": latent.kv_rank,
-                "qk_nope_head_dim": latent.nope,
-                "qk_rope_head_dim": latent.rope,
-                "v_head_dim": a.value_dim,
-                "rope_interleave": global.interleaved,
-            }),
-        );
-    }
-    if let Some(experts) = &f.experts {
-        set(&mut keys, mixture(spec, experts)?);
-    }
+    keys.as_object_mut()?.append(own.as_object_mut()?);
     match scaling(spec, global)? {
         Value::Null => {}
         scaling => keys["rope_scaling"] = scaling,
     }
     Some(keys)
-}
-
-/// 24 rather than 23.999999999: transformers wants a whole number where there is one.
-fn whole(value: f64) -> Value {
-    if (value - value.round()).abs() < 1e-6 * value.abs() { json!(value.round() as i64) } else { json!(value) }
-}
-
-fn mixture(spec: &DecoderSpec, e: &Experts) -> Option<Value> {
-    let deepseek = matches!(spec.family, Family::DeepseekV2 | Family::DeepseekV3);
-    if !deepseek {
-        let dense: Vec<usize> = (0..spec.layers).filter(|layer| !e.layers[*layer]).collect();
-        return Some(json!({
-            "num_experts": e.count,
-            "num_experts_per_tok": e.per_token,
-            "moe_intermediate_size": e.intermediate_size,
-            "shared_expert_intermediate_size": e.shared_size,
-            "norm_topk_prob": e.router.normalize,
-            "decoder_sparse_step": 1,
-            "mlp_only_layers": dense,
-        }));
-    }
-    let v3 = spec.family == Family::DeepseekV3;
-    let groups = e.router.groups;
-    let method = if v3 {
-        "noaux_tc"
-    } else if groups.is_some() {
-        "group_limited_greedy"
-    } else {
-        "greedy"
-    };
-    Some(json!({
-        "n_routed_experts": e.count,
-        "num_experts_per_tok": e.per_token,
-        "moe_intermediate_size": e.intermediate_size,
-        "n_shared_experts": e.shared_size / e.intermediate_size.max(1),
-        "first_k_dense_replace": e.layers.iter().take_while(|sparse| !**sparse).count(),
-        "moe_layer_freq": 1,
-        "n_group": groups.map_or(1, |g| g.count),
-        "topk_group": groups.map_or(1, |g| g.keep),
-        "topk_method": method,
-        "scoring_func": if e.router.score == Score::Sigmoid { "sigmoid" } else { "softmax" },
-        "norm_topk_prob": e.router.normalize,
-        "routed_scaling_factor": e.router.scale,
-    }))
 }
 
 /// `rope_scaling`; null for none, `None` when no `rope_type` says it.
@@ -247,78 +136,6 @@ fn llama3_of(rotary: &Rotary, factors: &[f64]) -> Option<RopeScaling> {
     scalings.into_iter().find(says_the_same)
 }
 
-fn bloom(spec: &DecoderSpec) -> Value {
-    json!({
-        "hidden_size": spec.hidden_size,
-        "n_head": spec.attention.heads,
-        "n_layer": spec.layers,
-        "layer_norm_epsilon": spec.norm.eps,
-        "seq_length": spec.context,
-    })
-}
-
-fn mpt(spec: &DecoderSpec) -> Value {
-    let bias = match spec.positions {
-        Positions::Alibi { max_bias } => max_bias,
-        _ => 0.0,
-    };
-    json!({
-        "d_model": spec.hidden_size,
-        "n_heads": spec.attention.heads,
-        "n_layers": spec.layers,
-        "layer_norm_epsilon": spec.norm.eps,
-        "max_seq_len": spec.context,
-        "expansion_ratio": spec.feed_forward.intermediate_size / spec.hidden_size.max(1),
-        "no_bias": true,
-        "attn_config": {"alibi": true, "alibi_bias_max": bias},
-    })
-}
-
-fn falcon(spec: &DecoderSpec) -> Option<Value> {
-    let a = &spec.attention;
-    let Positions::Rotary { global, .. } = &spec.positions else { return None };
-    let (parallel, own_norm) = match spec.residual {
-        Residual::Parallel { own_norm } => (true, own_norm),
-        _ => (false, false),
-    };
-    // The newer form has any number of key-value heads, the older one or all.
-    let new = own_norm || (a.kv_heads != 1 && a.kv_heads != a.heads);
-    let mut keys = json!({
-        "hidden_size": spec.hidden_size,
-        "num_attention_heads": a.heads,
-        "num_kv_heads": a.kv_heads,
-        "num_hidden_layers": spec.layers,
-        "ffn_hidden_size": spec.feed_forward.intermediate_size,
-        "activation": activation(spec.feed_forward.activation),
-        "layer_norm_epsilon": spec.norm.eps,
-        "max_position_embeddings": spec.context,
-        "rope_theta": global.theta,
-        "new_decoder_architecture": new,
-        "multi_query": !new && a.kv_heads == 1,
-        "parallel_attn": parallel,
-        "bias": a.qkv_bias,
-        "alibi": false,
-    });
-    if new {
-        keys["num_ln_in_parallel_attn"] = json!(if own_norm { 2 } else { 1 });
-    }
-    Some(keys)
-}
-
-fn gpt2(spec: &DecoderSpec) -> Value {
-    let a = &spec.attention;
-    json!({
-        "n_embd": spec.hidden_size,
-        "n_head": a.heads,
-        "n_layer": spec.layers,
-        "n_inner": spec.feed_forward.intermediate_size,
-        "n_positions": spec.context,
-        "activation_function": activation(spec.feed_forward.activation),
-        "layer_norm_epsilon": spec.norm.eps,
-        "scale_attn_weights": a.scale != 1.0,
-    })
-}
-
 /// Are two specs the same model? `wrote` was read from what [`config`] made of `from`.
 pub(super) fn same(from: &DecoderSpec, wrote: &DecoderSpec) -> bool {
     let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b.abs();
@@ -348,6 +165,7 @@ pub(super) fn same(from: &DecoderSpec, wrote: &DecoderSpec) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Family;
     use crate::model::parity::fixture;
 
     /// What is written says what was read, for each family.
