@@ -11,7 +11,7 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use finetest::compare::{line_diff, stats, word_diff};
 use finetest::data::packs;
-use finetest::model::Tokenizer;
+use finetest::model::tokenizer::Tokenizer;
 use finetest::model::tokenizer::gguf_metadata;
 use finetest::record::{Completion, Finish};
 use finetest::{Case, Scenario};

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::gguf_file::Value;
 use finetest::config::ModelConfig;
 use finetest::model::source::{self, ModelFiles};
+use finetest::model::tokenizer::{ChatTemplate, Tokenizer};
 use finetest::model::tokenizer::{GgufMetadata, gguf_metadata};
-use finetest::model::{ChatTemplate, Tokenizer};
 use finetest::record::Message;
 use serde::Deserialize;
 

@@ -9,7 +9,8 @@ use crate::engine::{Compared, Ends, Engine, Event, Generated, Generation, larger
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::linear::LowRank;
-use crate::model::{self, Arithmetic, Limits, ModelFiles, Voice, load_decoder};
+use crate::model::tokenizer::ChatTokenizer;
+use crate::model::{self, Arithmetic, Limits, ModelFiles, load_decoder};
 use crate::record::{Prompt, Proof};
 
 /// An arm's adapter, and the factor on its scale.
@@ -27,7 +28,7 @@ pub struct CandleBackend {
 
 /// What tells whether a question can be asked; it is opened before the weights.
 struct Text {
-    voice: Voice,
+    chat: ChatTokenizer,
     limits: Limits,
 }
 
@@ -57,10 +58,10 @@ impl CandleBackend {
         let text = match self.text.take() {
             Some(text) => text,
             None => {
-                let voice = Voice::load(&self.files, &self.config)?;
+                let chat = ChatTokenizer::load(&self.files, &self.config)?;
                 let limits = model::limits(&self.files, &self.config)?;
-                voice.check_fits(limits.vocabulary)?;
-                Text { voice, limits }
+                chat.check_fits(limits.vocabulary)?;
+                Text { chat, limits }
             }
         };
         Ok(self.text.insert(text))
@@ -92,7 +93,7 @@ impl CandleBackend {
     #[cfg(feature = "llama-cpp")]
     pub(crate) fn logits(&mut self, answers: &[(usize, &Prompt, &[u32])]) -> Result<Vec<Vec<Vec<f32>>>> {
         let (text, engine) = self.load(&mut |_| {})?;
-        engine.logits_of(&prompts::answers(&text.voice, answers)?)
+        engine.logits_of(&prompts::answers(&text.chat, answers)?)
     }
 }
 
@@ -108,28 +109,28 @@ impl Backend for CandleBackend {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
         // What cannot be asked is told before the weights are loaded.
-        let Text { voice, limits } = self.text()?;
+        let Text { chat, limits } = self.text()?;
         let context = limits.context;
-        let encode = |q: &Question<'_>| prompts::encode(context, voice, q.request);
+        let encode = |q: &Question<'_>| prompts::encode(context, chat, q.request);
         let prompts = questions.iter().map(encode).collect::<Result<Vec<_>>>()?;
-        let (choices, continuations) = prompts::choices(context, voice, questions, &prompts)?;
-        let (Text { voice, .. }, engine) = self.load(on_progress)?;
+        let (choices, continuations) = prompts::choices(context, chat, questions, &prompts)?;
+        let (Text { chat, .. }, engine) = self.load(on_progress)?;
         let mut answers = Answers::begin(questions, &prompts);
         let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].request.max_tokens > 0).collect();
         on_progress(Progress::Started { what: "answering", units: questions.len() });
         on_answers(answers.whole())?;
         let generations: Vec<Generation> = generated
             .iter()
-            .map(|i| prompts::generation(voice, &questions[*i], prompts[*i].clone()))
+            .map(|i| prompts::generation(chat, &questions[*i], prompts[*i].clone()))
             .collect::<Result<_>>()?;
-        let text = |tokens: &[u32]| voice.tokenizer.decode(tokens, false).unwrap_or_default();
-        let ends = Ends { tokens: voice.tokenizer.stop_ids(), text: &text };
+        let text = |tokens: &[u32]| chat.tokenizer.decode(tokens, false).unwrap_or_default();
+        let ends = Ends { tokens: chat.tokenizer.stop_ids(), text: &text };
         let mut ended = |outputs: Vec<(usize, Generated)>| {
             let put = |(row, output): (usize, Generated)| {
                 let i = generated[row];
                 let request = questions[i].request;
                 answers
-                    .put(i, Ok(output), |answer, output| prompts::answered(voice, request, output, answer))
+                    .put(i, Ok(output), |answer, output| prompts::answered(chat, request, output, answer))
                     .transpose()
             };
             on_answers(outputs.into_iter().filter_map(put).collect::<Result<_>>()?)
@@ -148,7 +149,7 @@ impl Backend for CandleBackend {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Option<Vec<Measured<DriftSample>>>> {
         let (text, engine) = self.load(on_progress)?;
-        let continuations = prompts::texts(engine.decoder.spec.context, &text.voice, texts)?;
+        let continuations = prompts::texts(engine.decoder.spec.context, &text.chat, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: continuations.len() });
         let compared = engine.compare(&continuations, arms.0, arms.1, &mut |event| on_progress(progress(event)))?;
         Ok(Some(compared.into_iter().map(|found| Ok(sample(found))).collect()))
@@ -166,7 +167,7 @@ impl Backend for CandleBackend {
         let alone = Engine { decoder: engine.decoder, arms: &[None], batch: 1 };
         let (mut effect, mut base) = (0f64, 0f64);
         for prompt in prompts {
-            let prompt = text.voice.encode(prompt)?;
+            let prompt = text.chat.encode(prompt)?;
             let together = engine.last_logits(&prompt, &[arms.0, arms.1])?;
             let untouched = alone.last_logits(&prompt, &[0])?;
             effect = larger(effect, largest_difference(&together[0], &together[1]));

@@ -16,7 +16,8 @@ use crate::export;
 use crate::llama_cpp::protocol::{Job, Opening, Reply, floats};
 use crate::llama_cpp::{VERSION, VERSION_F32};
 use crate::model::architecture::outline::Outline;
-use crate::model::{self, ModelFiles, ModelKind, Voice};
+use crate::model::tokenizer::ChatTokenizer;
+use crate::model::{self, ModelFiles, ModelKind};
 use crate::record::{Message, Prompt, Proof};
 
 /// Raised when the same adapter would be converted to another file.
@@ -56,7 +57,7 @@ pub struct LlamaCppBackend {
 }
 
 struct Loaded {
-    voice: Voice,
+    chat: ChatTokenizer,
     worker: Isolated,
     context: usize,
     vocabulary: usize,
@@ -103,7 +104,7 @@ impl LlamaCppBackend {
     fn load(&mut self, on_progress: &mut dyn FnMut(Progress)) -> Result<&mut Loaded> {
         if self.loaded.is_none() {
             on_progress(Progress::Started { what: "loading the model", units: 0 });
-            let voice = Voice::load(&self.files, &self.config)?;
+            let chat = ChatTokenizer::load(&self.files, &self.config)?;
             // What is wrong with the file is told before llama.cpp has it.
             let outline = model::outline(&self.files, &self.config)?;
             let arms = self.arms.iter().map(|arm| arm.as_ref().map(|a| self.convert(a, &outline)).transpose());
@@ -116,9 +117,9 @@ impl LlamaCppBackend {
             };
             let mut worker = Isolated::new(opening);
             let opened = worker.opened()?;
-            voice.check_fits(opened.vocabulary)?;
+            chat.check_fits(opened.vocabulary)?;
             let context = model::context(&self.files, &self.config, opened.context)?;
-            self.loaded = Some(Loaded { voice, worker, context, vocabulary: opened.vocabulary });
+            self.loaded = Some(Loaded { chat, worker, context, vocabulary: opened.vocabulary });
         }
         self.loaded.as_mut().ok_or_else(|| Error::failed("the model is not loaded"))
     }
@@ -178,8 +179,8 @@ impl LlamaCppBackend {
     }
 
     /// The tokenizer and template that prompts are made with.
-    pub(crate) fn voice(&mut self) -> Result<&Voice> {
-        Ok(&self.load(&mut |_| {})?.voice)
+    pub(crate) fn chat(&mut self) -> Result<&ChatTokenizer> {
+        Ok(&self.load(&mut |_| {})?.chat)
     }
 
     /// Logits of every position that predicts one of an answer's tokens, or why there are none; (arm, prompt, answer) each.
@@ -187,9 +188,9 @@ impl LlamaCppBackend {
     /// # Errors
     /// A prompt that cannot be rendered, logits that are not finite, a file that cannot be read.
     pub(crate) fn logits(&mut self, answers: &[(usize, &Prompt, &[u32])]) -> Result<Vec<Measured<Vec<Vec<f32>>>>> {
-        let Loaded { voice, worker, vocabulary, .. } = self.load(&mut |_| {})?;
+        let Loaded { chat, worker, vocabulary, .. } = self.load(&mut |_| {})?;
         let directory = tempfile::tempdir().map_err(Error::io(Path::new("a temporary directory"), "create"))?;
-        let items = prompts::answers(voice, answers)?;
+        let items = prompts::answers(chat, answers)?;
         let job =
             |some: &[usize]| Job::Logits { items: picked(&items, some), directory: directory.path().to_path_buf() };
         // A later job begins to number its items anew, so a file is read when it is told of.
@@ -228,10 +229,10 @@ impl Backend for LlamaCppBackend {
         on_answers: OnAnswers<'_>,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let Loaded { voice, worker, context, .. } = self.load(on_progress)?;
-        let encode = |q: &Question<'_>| prompts::encode(*context, voice, q.request);
+        let Loaded { chat, worker, context, .. } = self.load(on_progress)?;
+        let encode = |q: &Question<'_>| prompts::encode(*context, chat, q.request);
         let prompts = questions.iter().map(encode).collect::<Result<Vec<_>>>()?;
-        let (choices, continuations) = prompts::choices(*context, voice, questions, &prompts)?;
+        let (choices, continuations) = prompts::choices(*context, chat, questions, &prompts)?;
         let mut answers = Answers::begin(questions, &prompts);
         on_progress(Progress::Started { what: "answering", units: questions.len() });
         on_answers(answers.whole())?;
@@ -241,10 +242,10 @@ impl Backend for LlamaCppBackend {
         let mut ended = |row: usize, output: Measured<Generated>| {
             let i = generated[row];
             let request = questions[i].request;
-            let whole = answers.put(i, output, |answer, output| prompts::answered(voice, request, output, answer))?;
+            let whole = answers.put(i, output, |answer, output| prompts::answered(chat, request, output, answer))?;
             on_answers(whole.into_iter().collect())
         };
-        generate(worker, &generations, voice.tokenizer.stop_ids(), &mut ended, on_progress)?;
+        generate(worker, &generations, chat.tokenizer.stop_ids(), &mut ended, on_progress)?;
         let mut scored = |row: usize, score: Measured<f64>| {
             let whole = answers.put_score(&choices[row], score)?;
             on_answers(whole.into_iter().collect())
@@ -263,8 +264,8 @@ impl Backend for LlamaCppBackend {
         arms: (usize, usize),
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Option<Vec<Measured<DriftSample>>>> {
-        let Loaded { voice, worker, context, .. } = self.load(on_progress)?;
-        let all = prompts::texts(*context, voice, texts)?;
+        let Loaded { chat, worker, context, .. } = self.load(on_progress)?;
+        let all = prompts::texts(*context, chat, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: all.len() });
         let job = |some: &[usize]| Job::Compare { items: picked(&all, some), arms };
         let take = |reply| match reply {
@@ -283,8 +284,8 @@ impl Backend for LlamaCppBackend {
         if adapter.is_zero() {
             return Err(prompts::untrained());
         }
-        let Loaded { voice, worker, .. } = self.load(&mut |_| {})?;
-        let encoded = probes.iter().map(|prompt| voice.encode(prompt)).collect::<Result<Vec<_>>>()?;
+        let Loaded { chat, worker, .. } = self.load(&mut |_| {})?;
+        let encoded = probes.iter().map(|prompt| chat.encode(prompt)).collect::<Result<Vec<_>>>()?;
         let job = |_: &[usize]| Job::Prove { prompts: encoded.clone(), arms };
         let take = |reply| match reply {
             Reply::Proved { effect, base } => Some((0, (effect, base))),

@@ -4,7 +4,7 @@ use super::{Answered, DriftText, Measured, Question};
 use crate::data::limits::most_bytes;
 use crate::engine::{Continuation, Draft, Generated, Generation};
 use crate::error::{Error, Result};
-use crate::model::Voice;
+use crate::model::tokenizer::ChatTokenizer;
 use crate::record::{ChoiceScore, Completion, Finish, Prompt, Request};
 
 /// Tokens of one text when drift is measured on a file.
@@ -13,7 +13,7 @@ const WINDOW: usize = 256;
 const ROUNDING: f64 = 1e-2;
 
 /// A request's prompt in tokens, checked to leave room for the answer in a context of so many.
-pub(super) fn encode(context: usize, voice: &Voice, request: &Request) -> Result<Vec<u32>> {
+pub(super) fn encode(context: usize, chat: &ChatTokenizer, request: &Request) -> Result<Vec<u32>> {
     let (bytes, most) = (bytes(&request.prompt), most_bytes(context));
     if bytes > most {
         return Err(Error::failed(format!(
@@ -21,7 +21,7 @@ pub(super) fn encode(context: usize, voice: &Voice, request: &Request) -> Result
             shown(request)
         )));
     }
-    let prompt = voice.encode(&request.prompt)?;
+    let prompt = chat.encode(&request.prompt)?;
     if prompt.is_empty() {
         return Err(Error::failed("a prompt is empty"));
     }
@@ -111,7 +111,7 @@ impl Answers {
 }
 
 /// What is to be generated for a question.
-pub(super) fn generation(voice: &Voice, question: &Question<'_>, prompt: Vec<u32>) -> Result<Generation> {
+pub(super) fn generation(chat: &ChatTokenizer, question: &Question<'_>, prompt: Vec<u32>) -> Result<Generation> {
     let mut generation = Generation::of(question.arm, prompt, question.request);
     generation.draft = match question.draft {
         None => Draft::default(),
@@ -121,7 +121,7 @@ pub(super) fn generation(voice: &Voice, question: &Question<'_>, prompt: Vec<u32
             let most = most_bytes(question.request.max_tokens).min(text.len());
             let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
             let text = &text[..end];
-            Draft { tokens: voice.tokenizer.encode(text, false)?, approved: true }
+            Draft { tokens: chat.tokenizer.encode(text, false)?, approved: true }
         }
     };
     generation.draft.tokens.truncate(question.request.max_tokens);
@@ -129,21 +129,26 @@ pub(super) fn generation(voice: &Voice, question: &Question<'_>, prompt: Vec<u32
 }
 
 /// Puts what was generated into an answer: of a text with a string that stops it, what is before the first of them.
-pub(super) fn answered(voice: &Voice, request: &Request, output: Generated, answer: &mut Completion) -> Result<()> {
+pub(super) fn answered(
+    chat: &ChatTokenizer,
+    request: &Request,
+    output: Generated,
+    answer: &mut Completion,
+) -> Result<()> {
     let Generated { mut tokens, mut finish, near_ties } = output;
-    let mut text = voice.tokenizer.decode(&tokens, false)?;
+    let mut text = chat.tokenizer.decode(&tokens, false)?;
     if let Some(end) = request.stop.iter().filter_map(|stop| text.find(stop.as_str())).min() {
         text.truncate(end);
         finish = Finish::Stop;
-        tokens.truncate(within(voice, &tokens, &text)?);
+        tokens.truncate(within(chat, &tokens, &text)?);
     }
     (answer.text, answer.tokens, answer.finish, answer.near_ties) = (text, tokens, finish, near_ties);
     Ok(())
 }
 
 /// The most of `tokens`, from the first on, whose text `text` begins with.
-fn within(voice: &Voice, tokens: &[u32], text: &str) -> Result<usize> {
-    let decode = |n: usize| voice.tokenizer.decode(&tokens[..n], false);
+fn within(chat: &ChatTokenizer, tokens: &[u32], text: &str) -> Result<usize> {
+    let decode = |n: usize| chat.tokenizer.decode(&tokens[..n], false);
     // Texts grow with their tokens, but for a character that is not whole yet: it is some replacement characters, and those are
     // longer than the character by less than this.
     let slack = 16;
@@ -176,14 +181,14 @@ pub(super) struct Choice {
 /// The choices of all questions as continuations of their prompts, in order; and whose each is.
 pub(super) fn choices(
     context: usize,
-    voice: &Voice,
+    chat: &ChatTokenizer,
     questions: &[Question<'_>],
     prompts: &[Vec<u32>],
 ) -> Result<(Vec<Choice>, Vec<Continuation>)> {
     let (mut owners, mut continuations) = (Vec::new(), Vec::new());
     for (i, (question, prompt)) in questions.iter().zip(prompts).enumerate() {
         for (number, choice) in question.request.choices.iter().enumerate() {
-            let tokens = fitting_choice(context, voice, choice, prompt.len())?;
+            let tokens = fitting_choice(context, chat, choice, prompt.len())?;
             owners.push(Choice { question: i, number, tokens: tokens.len() });
             continuations.push(Continuation { arm: question.arm, prompt: prompt.clone(), tokens });
         }
@@ -192,7 +197,7 @@ pub(super) fn choices(
 }
 
 /// A choice in tokens, checked to fit behind its prompt.
-fn fitting_choice(context: usize, voice: &Voice, choice: &str, prompt: usize) -> Result<Vec<u32>> {
+fn fitting_choice(context: usize, chat: &ChatTokenizer, choice: &str, prompt: usize) -> Result<Vec<u32>> {
     let (bytes, most) = (choice.len(), most_bytes(context));
     if bytes > most {
         let start: String = choice.chars().take(60).collect();
@@ -200,7 +205,7 @@ fn fitting_choice(context: usize, voice: &Voice, choice: &str, prompt: usize) ->
             "the choice {start:?} … has {bytes} bytes, and the model's context of {context} tokens holds at most {most}; shorten it"
         )));
     }
-    let tokens = voice.tokenizer.encode(choice, false)?;
+    let tokens = chat.tokenizer.encode(choice, false)?;
     if tokens.is_empty() {
         return Err(Error::failed(format!("the choice {choice:?} is no token")));
     }
@@ -217,32 +222,35 @@ fn fitting_choice(context: usize, voice: &Voice, choice: &str, prompt: usize) ->
 ///
 /// # Errors
 /// It does not.
-pub(crate) fn check(context: usize, voice: &Voice, request: &Request) -> Result<()> {
-    let prompt = encode(context, voice, request)?;
-    request.choices.iter().try_for_each(|choice| fitting_choice(context, voice, choice, prompt.len()).map(|_| ()))
+pub(crate) fn check(context: usize, chat: &ChatTokenizer, request: &Request) -> Result<()> {
+    let prompt = encode(context, chat, request)?;
+    request.choices.iter().try_for_each(|choice| fitting_choice(context, chat, choice, prompt.len()).map(|_| ()))
 }
 
 /// Answers as continuations of their prompts; (arm, prompt, answer) each.
 #[cfg(feature = "llama-cpp")]
-pub(super) fn answers(voice: &Voice, answers: &[(usize, &crate::record::Prompt, &[u32])]) -> Result<Vec<Continuation>> {
+pub(super) fn answers(
+    chat: &ChatTokenizer,
+    answers: &[(usize, &crate::record::Prompt, &[u32])],
+) -> Result<Vec<Continuation>> {
     let continuation = |(arm, prompt, tokens): &(usize, &crate::record::Prompt, &[u32])| {
-        Ok(Continuation { arm: *arm, prompt: voice.encode(prompt)?, tokens: tokens.to_vec() })
+        Ok(Continuation { arm: *arm, prompt: chat.encode(prompt)?, tokens: tokens.to_vec() })
     };
     answers.iter().map(continuation).collect()
 }
 
 /// What drift is measured on.
-pub(super) fn texts(context: usize, voice: &Voice, texts: &[DriftText<'_>]) -> Result<Vec<Continuation>> {
+pub(super) fn texts(context: usize, chat: &ChatTokenizer, texts: &[DriftText<'_>]) -> Result<Vec<Continuation>> {
     let mut continuations = Vec::new();
     for text in texts {
         match text {
             DriftText::Answer(prompt, tokens) => {
-                let prompt = voice.encode(prompt)?;
+                let prompt = chat.encode(prompt)?;
                 continuations.push(Continuation { arm: 0, prompt, tokens: tokens.to_vec() });
             }
             DriftText::Plain(text) => {
                 for window in
-                    voice.tokenizer.encode_raw(text)?.chunks(WINDOW.min(context).max(2)).filter(|w| w.len() > 1)
+                    chat.tokenizer.encode_raw(text)?.chunks(WINDOW.min(context).max(2)).filter(|w| w.len() > 1)
                 {
                     let (prompt, tokens) = (window[..1].to_vec(), window[1..].to_vec());
                     continuations.push(Continuation { arm: 0, prompt, tokens });

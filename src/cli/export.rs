@@ -9,8 +9,9 @@ use crate::error::{Error, Result, exit};
 use crate::export::{self, Export, Format, Precision, Protected, earlier};
 use crate::files::sweep_directory;
 use crate::model::architecture::outline::Outline;
+use crate::model::tokenizer::ChatTokenizer;
 use crate::model::tokenizer::gguf_metadata;
-use crate::model::{self, ModelFiles, ModelKind, Voice, load_decoder, source};
+use crate::model::{self, ModelFiles, ModelKind, load_decoder, source};
 use crate::project::{self, Event};
 
 /// What base and adapter, and what was written, are compared on.
@@ -126,9 +127,9 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     let vocabulary = decoder.spec.vocab_size as u32;
     // A model without a tokenizer is compared on any tokens.
     let mut probe = if has_tokenizer(&files)? {
-        let voice = Voice::load(&files, &config.model)?;
-        voice.check_fits(decoder.spec.vocab_size)?;
-        voice.tokenizer.encode_raw(PROBE)?
+        let chat = ChatTokenizer::load(&files, &config.model)?;
+        chat.check_fits(decoder.spec.vocab_size)?;
+        chat.tokenizer.encode_raw(PROBE)?
     } else {
         (0..64).map(|i| (7 + 13 * i) % vocabulary).collect()
     };

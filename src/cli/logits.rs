@@ -15,7 +15,8 @@ use crate::model::architecture::outline::Outline;
 use crate::model::decoder::Batch;
 use crate::model::formats::safetensors::write_tensors_with;
 use crate::model::linear::Adapters;
-use crate::model::{Voice, load_decoder, source};
+use crate::model::tokenizer::ChatTokenizer;
+use crate::model::{load_decoder, source};
 use crate::project::Event;
 
 #[derive(Debug, clap::Args)]
@@ -59,9 +60,9 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     let tokens = match (&args.tokens, &args.text) {
         (Some(path), _) => read_tokens(path)?,
         (None, Some(text)) => {
-            let voice = Voice::load(&files, &config)?;
-            voice.check_fits(decoder.spec.vocab_size)?;
-            voice.tokenizer.encode_raw(text)?
+            let chat = ChatTokenizer::load(&files, &config)?;
+            chat.check_fits(decoder.spec.vocab_size)?;
+            chat.tokenizer.encode_raw(text)?
         }
         (None, None) => Vec::new(),
     };

@@ -8,7 +8,7 @@
 use super::limits::Limits;
 use super::{Example, Turns};
 use crate::error::{Error, Result};
-use crate::model::{ChatTemplate, Tokenizer, Voice};
+use crate::model::tokenizer::{ChatTemplate, ChatTokenizer, Tokenizer};
 use crate::record::Message;
 
 /// A tokenised example.
@@ -60,14 +60,14 @@ impl Encoded {
 /// below.
 pub(crate) fn encode_example(
     example: &Example,
-    voice: &Voice,
+    chat: &ChatTokenizer,
     train_on_inputs: bool,
     limits: Limits,
 ) -> Result<Encoded> {
     limits.check_bytes(example.turns.bytes())?;
-    let tokenizer = &voice.tokenizer;
+    let tokenizer = &chat.tokenizer;
     let encoded = match &example.turns {
-        Turns::Chat(messages) => encode_chat(tokenizer, voice.template()?, messages, train_on_inputs)?,
+        Turns::Chat(messages) => encode_chat(tokenizer, chat.template()?, messages, train_on_inputs)?,
         Turns::Completion { prompt, completion } => encode_completion(tokenizer, prompt, completion, train_on_inputs)?,
         Turns::Text(text) => encode_text(tokenizer, text)?,
     };

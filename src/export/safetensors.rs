@@ -16,9 +16,10 @@ use crate::model::formats::mapped::map_file;
 use crate::model::formats::safetensors::{Stored, write_tensors};
 use crate::model::linear::{Linear, LowRank};
 use crate::model::source::HfFiles;
+use crate::model::tokenizer::Tokenizer;
 use crate::model::tokenizer::gguf_metadata;
 use crate::model::weights::Matrix;
-use crate::model::{ModelKind, Tokenizer, load_decoder, source};
+use crate::model::{ModelKind, load_decoder, source};
 
 /// Files that are taken over as they are.
 const BESIDE: [&str; 11] = [

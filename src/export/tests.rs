@@ -5,7 +5,8 @@ use crate::adapter;
 use crate::config::ModelConfig;
 use crate::model::architecture::outline::Outline;
 use crate::model::parity::fixture;
-use crate::model::{ModelKind, Voice, load_decoder, source};
+use crate::model::tokenizer::ChatTokenizer;
+use crate::model::{ModelKind, load_decoder, source};
 use crate::record::{Message, Prompt};
 
 /// Base and adapter of the fixtures, given to `write`.
@@ -165,7 +166,7 @@ fn a_gguf_base_is_exported_in_shards_with_its_tokenizer() {
     let gguf = ModelConfig { source: fixture("llama/model.gguf").display().to_string(), ..config.clone() };
     let of = |config: &ModelConfig| {
         let files = source::resolve(config, &mut |_| {}).expect("a model");
-        Voice::load(&files, config).expect("a tokenizer")
+        ChatTokenizer::load(&files, config).expect("a tokenizer")
     };
     let (from, to) = (of(&gguf), of(&config));
     let prompt =

@@ -283,7 +283,7 @@ fn texts_are_cut_as_by_our_tokenizer() {
     let session = session("llama", vec![None], 1);
     let path = fixture("llama/model.gguf");
     let metadata = crate::model::tokenizer::gguf_metadata(&path).expect("metadata");
-    let ours = crate::model::Tokenizer::from_gguf(&path, &metadata).expect("a tokenizer");
+    let ours = crate::model::tokenizer::Tokenizer::from_gguf(&path, &metadata).expect("a tokenizer");
     for text in ["the 1234 cats", "<|im_start|>user\nhé 你好<|im_end|>", "\u{1b}[31m  x\t\n"] {
         assert_eq!(session.tokenize(text), ours.encode(text, true).expect("tokens"), "{text:?}");
     }

@@ -12,11 +12,8 @@ mod norm;
 pub(crate) mod ops;
 #[cfg(test)]
 pub(crate) mod parity;
-mod pretokenizer;
-mod sentencepiece;
 pub mod source;
 pub(crate) mod tape;
-pub mod template;
 pub mod tokenizer;
 pub(crate) mod weights;
 
@@ -24,9 +21,8 @@ use std::path::Path;
 
 pub use crate::model::architecture::sizes::Sizes;
 pub use crate::model::architecture::{DecoderSpec, Family};
+pub use crate::model::tokenizer::template::ChatTemplate;
 pub use source::{ModelFiles, ModelKind, SourceEvent};
-pub use template::ChatTemplate;
-pub use tokenizer::Tokenizer;
 
 use crate::config::{Dtype, ModelConfig};
 use crate::error::{Error, Result};
@@ -34,7 +30,6 @@ use crate::model::architecture::outline::Outline;
 use crate::model::architecture::rows::GgufRows;
 use crate::model::formats::gguf::Header;
 use crate::model::formats::mapped::map_file;
-use crate::record::{Message, Prompt};
 use decoder::Decoder;
 use ops::bf16::has_units;
 use weights::Weights;
@@ -55,67 +50,6 @@ impl Arithmetic {
             Dtype::Auto if !has_units() => Self::F32,
             Dtype::Auto | Dtype::Bf16 => Self::Bf16,
             Dtype::F32 => Self::F32,
-        }
-    }
-}
-
-/// A model's tokenizer and template: what turns prompts into tokens and tokens into text.
-pub(crate) struct Voice {
-    pub(crate) tokenizer: Tokenizer,
-    pub(crate) template: Option<ChatTemplate>,
-    files: ModelFiles,
-}
-
-impl Voice {
-    /// Reads tokenizer and template of a model.
-    pub(crate) fn load(files: &ModelFiles, config: &ModelConfig) -> Result<Self> {
-        let mut tokenizer = Tokenizer::load(files)?;
-        let template = ChatTemplate::load(files, config.chat_template.as_deref(), &mut tokenizer)?;
-        Ok(Self { tokenizer, template, files: files.clone() })
-    }
-
-    /// Says no to a tokenizer that is another model's, whose vocabulary has `rows` rows.
-    ///
-    /// # Errors
-    /// It has ids that the model has no row for, or far fewer than the model has rows: those are padded, but by a few.
-    pub(crate) fn check_fits(&self, rows: usize) -> Result<()> {
-        self.tokenizer.check_ids(rows)?;
-        let tokens = self.tokenizer.vocab_size();
-        if tokens <= rows && rows - tokens <= rows / 8 {
-            return Ok(());
-        }
-        Err(Error::model(
-            &self.files.root,
-            format!(
-                "the tokenizer has {tokens} tokens, but the model's vocabulary is {rows}: they are not of one model; \
-                 put the model's own tokenizer.json and tokenizer_config.json there"
-            ),
-        ))
-    }
-
-    /// The chat template, or an error that says what to do without one.
-    pub(crate) fn template(&self) -> Result<&ChatTemplate> {
-        self.template.as_ref().ok_or_else(|| ChatTemplate::missing(&self.files))
-    }
-
-    /// A prompt's text, as the model reads it.
-    pub(crate) fn render(&self, prompt: &Prompt) -> Result<String> {
-        match prompt {
-            Prompt::Messages(messages) => self.render_messages(messages),
-            Prompt::Text(text) => Ok(text.clone()),
-        }
-    }
-
-    fn render_messages(&self, messages: &[Message]) -> Result<String> {
-        self.template()?.render(messages, true)
-    }
-
-    /// Tokens of a prompt. Raw text gets the tokenizer's own beginning (a BOS, where it has one).
-    pub(crate) fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>> {
-        let text = self.render(prompt)?;
-        match prompt {
-            Prompt::Messages(_) => self.tokenizer.encode(&text, true),
-            Prompt::Text(_) => self.tokenizer.encode_raw(&text),
         }
     }
 }

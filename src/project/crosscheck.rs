@@ -9,7 +9,7 @@ use crate::compare::crosscheck::{
 use crate::config::{BackendName, Config};
 use crate::engine::Compared;
 use crate::error::Result;
-use crate::model::Tokenizer;
+use crate::model::tokenizer::Tokenizer;
 use crate::record::{CaseRecord, Completion, Finish, Message, Prompt, RunRecord, ScenarioRecord};
 
 /// Positions whose logits are held at once, of both backends: 256 rows of 150 000 values are 150 MB.
@@ -80,7 +80,7 @@ pub fn crosscheck(
     {
         let base = base()?;
         let tuned = adapter::ready(&reference, &base, &checked, policy, on_event)?;
-        backend::llama_cpp(&other, base, tuned)?.voice()?;
+        backend::llama_cpp(&other, base, tuned)?.chat()?;
     }
     let one = ask(&reference, &checked, policy, on_event)?;
     let two = ask(&other, &checked, TrainPolicy::Never, on_event)?;
@@ -123,14 +123,14 @@ impl Pair {
 
     /// Every case's prompt, rendered.
     fn prompts(&mut self, run: &RunRecord) -> Result<TokenCheck> {
-        let voice = self.other.voice()?;
-        let rendered = run.cases().map(|(_, case)| voice.render(&case.prompt)).collect::<Result<Vec<_>>>()?;
+        let chat = self.other.chat()?;
+        let rendered = run.cases().map(|(_, case)| chat.render(&case.prompt)).collect::<Result<Vec<_>>>()?;
         self.tokens(&rendered)
     }
 
     /// Hard texts as a user's message, and turns on turns, by both renderers; nothing without a template.
     fn template(&mut self) -> Result<Option<TemplateCheck>> {
-        let Some(template) = &self.other.voice()?.template else { return Ok(None) };
+        let Some(template) = &self.other.chat()?.template else { return Ok(None) };
         let (system, user) = (Message::new("system", "Answer briefly."), |text: &str| Message::new("user", text));
         let turns = [user("One?"), Message::new("assistant", "Two."), user("Three?")];
         let asked = TEXTS.iter().map(|text| vec![user(text)]).chain([turns.to_vec()]);
@@ -146,13 +146,13 @@ impl Pair {
     }
 
     fn tokens(&mut self, texts: &[String]) -> Result<TokenCheck> {
-        let voice = self.other.voice()?;
-        let ours = texts.iter().map(|text| voice.tokenizer.encode(text, true)).collect::<Result<Vec<_>>>()?;
+        let chat = self.other.chat()?;
+        let ours = texts.iter().map(|text| chat.tokenizer.encode(text, true)).collect::<Result<Vec<_>>>()?;
         let theirs = self.other.tokenize(texts)?;
         let rows = texts.iter().zip(ours.iter().zip(&theirs));
         let rows = rows.map(|(text, (ours, theirs))| (text.as_str(), ours.as_slice(), theirs.as_slice()));
-        let voice = self.other.voice()?;
-        Ok(TokenCheck::of(rows, |id| spelling(&voice.tokenizer, id)))
+        let chat = self.other.chat()?;
+        Ok(TokenCheck::of(rows, |id| spelling(&chat.tokenizer, id)))
     }
 
     /// One arm's distributions over the reference's answers, and where the answers part.
@@ -192,7 +192,7 @@ impl Pair {
             }
         }
         parted.sort_by(|a, b| a.0.cmp(&b.0));
-        let tokenizer = &self.other.voice()?.tokenizer;
+        let tokenizer = &self.other.chat()?.tokenizer;
         let spelt = |tokens| spelt(tokens, |id| spelling(tokenizer, id));
         let parted = parted.into_iter();
         measured.divergences =

@@ -10,7 +10,8 @@ use crate::config::{Config, DataConfig};
 use crate::data;
 use crate::data::limits::drift_text;
 use crate::error::{Error, Result};
-use crate::model::{self, ChatTemplate, Limits, ModelFiles, Voice};
+use crate::model::tokenizer::{ChatTemplate, ChatTokenizer};
+use crate::model::{self, Limits, ModelFiles};
 use crate::scenario::{self, Scenario};
 
 /// What a run asks, read and checked without a model.
@@ -142,23 +143,27 @@ pub(super) fn check_model(config: &Config, files: &ModelFiles, checked: &Checked
 }
 
 /// A model's tokenizer and limits, and every prompt and choice checked by them.
-pub(super) fn open_tokenizer(config: &Config, files: &ModelFiles, checked: &Checked) -> Result<(Voice, Limits)> {
-    let voice = Voice::load(files, &config.model)?;
+pub(super) fn open_tokenizer(
+    config: &Config,
+    files: &ModelFiles,
+    checked: &Checked,
+) -> Result<(ChatTokenizer, Limits)> {
+    let chat = ChatTokenizer::load(files, &config.model)?;
     let limits = model::limits(files, &config.model)?;
-    voice.check_fits(limits.vocabulary)?;
-    check_prompts(&voice, limits.context, checked)?;
-    Ok((voice, limits))
+    chat.check_fits(limits.vocabulary)?;
+    check_prompts(&chat, limits.context, checked)?;
+    Ok((chat, limits))
 }
 
 /// Checks that the prompt and choices of every case fit a model's context.
 ///
 /// # Errors
 /// One does not, or it cannot be rendered: with the scenario's file and the case.
-fn check_prompts(voice: &Voice, context: usize, checked: &Checked) -> Result<()> {
+fn check_prompts(chat: &ChatTokenizer, context: usize, checked: &Checked) -> Result<()> {
     let mut errors = Vec::new();
     for scenario in &checked.scenarios {
         for case in &scenario.cases {
-            if let Err(error) = prompts::check(context, voice, &case.request) {
+            if let Err(error) = prompts::check(context, chat, &case.request) {
                 errors.push(Error::input(&scenario.path, None, format!("case {:?}: {error}", case.name)));
             }
         }

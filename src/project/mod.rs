@@ -125,13 +125,13 @@ fn base(config: &Config, check: source::Check<'_>, on_event: Events<'_>) -> Resu
     let weights = sources.fingerprint(&files, &mut |e| on_event(Event::Source(e)))?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(weights.as_bytes());
-    let mut voice: Vec<&Path> = Vec::new();
+    let mut chat: Vec<&Path> = Vec::new();
     if let ModelKind::HuggingFace(found) = &files.kind {
         let optional = [&found.tokenizer, &found.tokenizer_config, &found.generation_config, &found.chat_template];
-        voice.extend(optional.into_iter().flatten().map(PathBuf::as_path));
+        chat.extend(optional.into_iter().flatten().map(PathBuf::as_path));
     }
-    voice.extend(config.model.chat_template.as_deref());
-    for path in voice {
+    chat.extend(config.model.chat_template.as_deref());
+    for path in chat {
         hasher.update(data::file_hash(path)?.as_bytes());
     }
     Ok(Base { files, fingerprint: hasher.finalize().to_hex().to_string(), weights })

@@ -16,7 +16,8 @@ use crate::error::{Error, Result};
 use crate::export;
 use crate::files::{replace_directory, write_atomically};
 use crate::model::architecture::outline::Outline;
-use crate::model::{self, ModelFiles, Voice, load_decoder};
+use crate::model::tokenizer::ChatTokenizer;
+use crate::model::{self, ModelFiles, load_decoder};
 use crate::train::{TRAINER_STATE, TrainerState, Training, finished_state, loss_plot};
 
 /// The plot of a training, beside its adapter.
@@ -116,9 +117,9 @@ pub(super) fn prepare(
     for warning in recipe.warnings() {
         on_event(Event::Note(warning));
     }
-    let (voice, limits) = early::open_tokenizer(config, files, checked)?;
+    let (chat, limits) = early::open_tokenizer(config, files, checked)?;
     let lengths = Limits::new(recipe.sequence_len, limits.context);
-    let (train, validation) = examples(config, recipe, &voice, lengths, on_event)?;
+    let (train, validation) = examples(config, recipe, &chat, lengths, on_event)?;
     Ok(Lesson { train, validation })
 }
 
@@ -195,7 +196,7 @@ pub(super) fn restore_log(config: &Config, wanted: &Wanted, directory: &Path) ->
 fn examples(
     config: &Config,
     recipe: &Recipe,
-    voice: &Voice,
+    chat: &ChatTokenizer,
     limits: Limits,
     on_event: Events<'_>,
 ) -> Result<(Vec<Encoded>, Vec<Encoded>)> {
@@ -226,7 +227,7 @@ fn examples(
             (train, validation, &data.train)
         }
     };
-    let encode = |example: &Example| encode_example(example, voice, inputs, limits);
+    let encode = |example: &Example| encode_example(example, chat, inputs, limits);
     let train = encode_all(&data.train, &train, encode, data.on_error, on_event)?;
     let validation = encode_all(validation_path, &validation, encode, data.on_error, on_event)?;
     if train.is_empty() {

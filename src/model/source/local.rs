@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::files::open_regular;
 use crate::model::formats::json;
 use crate::model::formats::json::read_json;
-use crate::model::{template, tokenizer};
+use crate::model::formats::{MOST_TEMPLATE_BYTES, MOST_TOKENIZER_BYTES};
 
 /// Weights in one file.
 pub(super) const SINGLE: &str = "model.safetensors";
@@ -73,10 +73,10 @@ pub(super) fn described(dir: &Path) -> Result<HfFiles> {
     Ok(HfFiles {
         dir: dir.to_path_buf(),
         config,
-        tokenizer: file("tokenizer.json", tokenizer::MOST_BYTES)?,
+        tokenizer: file("tokenizer.json", MOST_TOKENIZER_BYTES)?,
         tokenizer_config: json("tokenizer_config.json")?,
         generation_config: json("generation_config.json")?,
-        chat_template: file("chat_template.jinja", template::MAX_SOURCE as u64)?,
+        chat_template: file("chat_template.jinja", MOST_TEMPLATE_BYTES)?,
         weights: Vec::new(),
     })
 }

@@ -8,10 +8,10 @@ use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::tokenizer::AddedToken;
 
+use super::pretokenizer::pre_tokenizer;
+use super::sentencepiece::Pieces;
 use super::{GgufMetadata, token_type};
 use crate::error::{Error, Result};
-use crate::model::pretokenizer::pre_tokenizer;
-use crate::model::sentencepiece::Pieces;
 
 /// Squares of the lengths of all tokens of a SentencePiece vocabulary, together; Gemma's 262 144 tokens have 30 million.
 const MOST_WORK: usize = 1 << 30;

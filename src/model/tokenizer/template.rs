@@ -15,11 +15,12 @@ use regex::Regex;
 
 use self::source::guard;
 use self::values::{Size, with_room};
-use super::source::{ModelFiles, ModelKind};
-use super::tokenizer::{Tokenizer, gguf_metadata};
+use super::{Tokenizer, gguf_metadata};
 use crate::error::{Error, Result, panic_message};
 use crate::files::read_regular_text;
+use crate::model::formats::MOST_TEMPLATE_BYTES;
 use crate::model::formats::json::{read_json, refuse_mark};
+use crate::model::source::{ModelFiles, ModelKind};
 use crate::record::Message;
 
 /// Budget of one rendering: about 200 000 steps, or 13 MB. There is more for each message and its bytes.
@@ -29,8 +30,6 @@ const FUEL_OF_A_MESSAGE: u64 = 4000;
 const BYTES_OF_A_UNIT: u64 = 4;
 /// Messages need no more than this of [`FUEL`].
 const FUEL_OF_FEW: u64 = FUEL / 2;
-/// Longest template that is read.
-pub(super) const MAX_SOURCE: usize = 1 << 20;
 /// Stack of a template that is parsed, or that calls itself. Most is never touched. The bounds of `source.rs` need a few MB.
 const STACK: usize = 64 << 20;
 /// Macros, blocks and loops within each other.
@@ -102,8 +101,9 @@ impl ChatTemplate {
     /// Text that is not valid Jinja, or longer than a mebibyte.
     pub fn new(path: impl Into<PathBuf>, source: &str, bos: Option<String>, eos: Option<String>) -> Result<Self> {
         let path = path.into();
-        if source.len() > MAX_SOURCE {
-            let message = format!("the chat template has {} bytes, expected at most {MAX_SOURCE}", source.len());
+        if source.len() as u64 > MOST_TEMPLATE_BYTES {
+            let message =
+                format!("the chat template has {} bytes, expected at most {MOST_TEMPLATE_BYTES}", source.len());
             return Err(Error::model(path, message));
         }
         let guarded = guard(&without_generation_tags(source))
@@ -200,7 +200,7 @@ impl ChatTemplate {
 }
 
 fn read_file(path: &Path) -> Result<String> {
-    let text = read_regular_text(path, MAX_SOURCE as u64)?;
+    let text = read_regular_text(path, MOST_TEMPLATE_BYTES)?;
     refuse_mark(path, &text)?;
     Ok(text)
 }

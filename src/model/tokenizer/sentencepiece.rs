@@ -15,7 +15,7 @@ use tokenizers::normalizers::{Prepend, Replace};
 use tokenizers::tokenizer::AddedToken;
 use tokenizers::{DecoderWrapper, NormalizerWrapper, Tokenizer};
 
-use super::tokenizer::token_type;
+use super::token_type;
 
 /// What stands for a space.
 const SPACE: &str = "\u{2581}";

@@ -5,7 +5,11 @@
 //! special token too. That is the reference behaviour and the model's answers depend on it, so it is kept; text that must stay
 //! text is encoded with `special = false`.
 
+mod chat;
 mod gguf;
+mod pretokenizer;
+mod sentencepiece;
+pub mod template;
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,14 +21,15 @@ use serde_json::Value as Json;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{DecoderWrapper, ModelWrapper};
 
+pub(crate) use chat::ChatTokenizer;
+pub use template::ChatTemplate;
+
 use self::gguf::Gguf;
 use super::source::{HfFiles, ModelFiles, ModelKind};
 use crate::error::{Error, Result};
 use crate::files::read_regular;
+use crate::model::formats::MOST_TOKENIZER_BYTES;
 use crate::model::formats::json::{read_json, refuse_mark};
-
-/// Bytes of a `tokenizer.json`; Gemma 3's, one of the largest, has 33 MB.
-pub(super) const MOST_BYTES: u64 = 128 << 20;
 
 /// Metadata of a GGUF file by key, as candle reads it.
 pub type GgufMetadata = HashMap<String, Value>;
@@ -85,7 +90,7 @@ impl Tokenizer {
     /// A file that cannot be read or is not a tokenizer.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = read_regular(path, MOST_BYTES)?;
+        let bytes = read_regular(path, MOST_TOKENIZER_BYTES)?;
         if bytes.starts_with("\u{feff}".as_bytes()) {
             refuse_mark(path, "\u{feff}")?;
         }
