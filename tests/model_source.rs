@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use finetest::config::ModelConfig;
 use finetest::error::{Error, Result};
-use finetest::model::source::{Hub, ModelFiles, ModelKind, SourceEvent, Sources};
+use finetest::model::sources::{Hub, ModelFiles, ModelKind, SourceEvent, Sources};
 use sha2::{Digest, Sha256};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";

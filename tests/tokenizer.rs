@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::Value;
 use finetest::config::ModelConfig;
-use finetest::model::source::{self, ModelFiles};
+use finetest::model::sources::{self, ModelFiles};
 use finetest::model::tokenizer::{ChatTemplate, Tokenizer};
 use finetest::model::tokenizer::{GgufMetadata, gguf_metadata};
 use finetest::record::Message;
@@ -21,7 +21,7 @@ fn fixture(path: &str) -> PathBuf {
 
 fn model(source: impl Into<String>) -> ModelFiles {
     let model = ModelConfig { source: source.into(), ..ModelConfig::default() };
-    source::resolve(&model, &mut |_| ()).unwrap()
+    sources::resolve(&model, &mut |_| ()).unwrap()
 }
 
 fn local(path: &str) -> ModelFiles {

@@ -10,14 +10,14 @@ use super::*;
 use crate::config::ModelConfig;
 use crate::model::outline;
 use crate::model::parity::fixture;
-use crate::model::source;
+use crate::model::sources;
 
 const Q: &str = "blk.0.attn_q.weight";
 
 pub(super) fn base(family: &str) -> Outline {
     let source = fixture(family).display().to_string();
     let config = ModelConfig { source, ..ModelConfig::default() };
-    outline(&source::resolve(&config, &mut |_| {}).expect("files"), &config).expect("an outline")
+    outline(&sources::resolve(&config, &mut |_| {}).expect("files"), &config).expect("an outline")
 }
 
 /// An adapter's file before it is written: what is right for the tiny llama, to be made wrong.

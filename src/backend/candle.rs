@@ -194,7 +194,8 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::model::{ModelKind, parity::fixture, source};
+    use crate::model::parity::fixture;
+    use crate::model::{ModelKind, sources};
     use crate::record::Request;
 
     /// Weights that are not there would be an error too, if they were looked at first.
@@ -210,7 +211,7 @@ mod tests {
             std::fs::copy(fixture(from), folder.path().join(name)).expect("a copy");
         }
         let config = ModelConfig { source: folder.path().display().to_string(), ..ModelConfig::default() };
-        let mut files = source::resolve(&config, &mut |_| {}).expect("a model");
+        let mut files = sources::resolve(&config, &mut |_| {}).expect("a model");
         let ModelKind::HuggingFace(found) = &mut files.kind else { panic!("a directory") };
         found.weights = vec![PathBuf::from("nowhere.safetensors")];
         let mut backend = CandleBackend::new(files, config, vec![None], 1);

@@ -12,7 +12,7 @@ use crate::data::encode::Encoded;
 use crate::engine::{Continuation, Ends, Generation};
 use crate::error::{Error, Result};
 use crate::model::architecture::outline::Outline;
-use crate::model::{load_decoder, source};
+use crate::model::{load_decoder, sources};
 use crate::train::{InProcess, Trainer, TrainerState};
 
 /// What to do.
@@ -64,7 +64,7 @@ pub fn serve(model: &str, work: &Work, bf16: Bf16, next: &mut dyn FnMut(Option<R
             };
             let continuations = sequences.iter().map(split).collect::<Result<Vec<_>>>()?;
             let units = sequences.iter().map(Vec::len).sum();
-            let mut backend = CandleBackend::new(source::resolve(&config, &mut |_| {})?, config, vec![None], 1);
+            let mut backend = CandleBackend::new(sources::resolve(&config, &mut |_| {})?, config, vec![None], 1);
             let engine = backend.engine()?;
             repeat(units, engine.decoder.weight_bytes(), next, || {
                 let scores = engine.log_likelihoods(&continuations)?;
@@ -77,7 +77,7 @@ pub fn serve(model: &str, work: &Work, bf16: Bf16, next: &mut dyn FnMut(Option<R
             generate(config, vec![None], &generations, prompts.len() * max_tokens, next)
         }
         Work::Arms(prompt, max_tokens, arms) => {
-            let decoder = load_decoder(&source::resolve(&config, &mut |_| {})?, &config)?;
+            let decoder = load_decoder(&sources::resolve(&config, &mut |_| {})?, &config)?;
             let outline = Outline::of(&decoder);
             let adapter = || Adapter::initialised(&Recipe::default(), &outline, model);
             let adapters: Vec<ArmAdapter> = std::iter::once(Ok(None))
@@ -98,7 +98,7 @@ fn generate(
     units: usize,
     next: &mut dyn FnMut(Option<Repetition>) -> bool,
 ) -> Result<()> {
-    let files = source::resolve(&config, &mut |_| {})?;
+    let files = sources::resolve(&config, &mut |_| {})?;
     let mut backend = CandleBackend::new(files, config, arms, generations.len().max(1));
     let engine = backend.engine()?;
     repeat(units, engine.decoder.weight_bytes(), next, || {
@@ -114,7 +114,7 @@ fn train(
     steps: &[Vec<(Vec<u32>, usize)>],
     next: &mut dyn FnMut(Option<Repetition>) -> bool,
 ) -> Result<()> {
-    let decoder = load_decoder(&source::resolve(config, &mut |_| {})?, config)?;
+    let decoder = load_decoder(&sources::resolve(config, &mut |_| {})?, config)?;
     let encode = |(ids, prompt): &(Vec<u32>, usize)| Encoded {
         ids: ids.clone(),
         labels: (0..ids.len()).map(|i| i > 0 && i >= *prompt).collect(),

@@ -11,7 +11,7 @@ use crate::files::sweep_directory;
 use crate::model::architecture::outline::Outline;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::tokenizer::gguf_metadata;
-use crate::model::{self, ModelFiles, ModelKind, load_decoder, source};
+use crate::model::{self, ModelFiles, ModelKind, load_decoder, sources};
 use crate::project::{self, Event};
 
 /// What base and adapter, and what was written, are compared on.
@@ -100,7 +100,7 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     // Nobody trains the adapter meanwhile, and what a killed export left is nobody's.
     let _lock = project::lock(&config, &mut |event| display.show(event))?;
     sweep_directory(&args.out);
-    let files = source::resolve(&config.model, &mut |event| display.show(Event::Source(event)));
+    let files = sources::resolve(&config.model, &mut |event| display.show(Event::Source(event)));
     display.finish();
     let files = files?;
     protected.add_base(&files);

@@ -16,7 +16,7 @@ use crate::model::decoder::Batch;
 use crate::model::formats::safetensors::write_tensors_with;
 use crate::model::linear::Adapters;
 use crate::model::tokenizer::ChatTokenizer;
-use crate::model::{load_decoder, source};
+use crate::model::{load_decoder, sources};
 use crate::project::Event;
 
 #[derive(Debug, clap::Args)]
@@ -51,7 +51,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     earlier::check_file(&args.out, earlier::LOGITS, args.force)?;
     let config = ModelConfig { source: args.model.clone(), ..ModelConfig::default() };
     let mut display = Display::new(global.quiet);
-    let files = source::resolve(&config, &mut |event| display.show(Event::Source(event)));
+    let files = sources::resolve(&config, &mut |event| display.show(Event::Source(event)));
     display.finish();
     let files = files?;
     protected.add_base(&files);

@@ -15,11 +15,11 @@ use crate::model::decoder;
 use crate::model::formats::mapped::map_file;
 use crate::model::formats::safetensors::{Stored, write_tensors};
 use crate::model::linear::{Linear, LowRank};
-use crate::model::source::HfFiles;
+use crate::model::sources::HfFiles;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::tokenizer::gguf_metadata;
 use crate::model::weights::Matrix;
-use crate::model::{ModelKind, load_decoder, source};
+use crate::model::{ModelKind, load_decoder, sources};
 
 /// Files that are taken over as they are.
 const BESIDE: [&str; 11] = [
@@ -89,7 +89,7 @@ impl Export<'_> {
             ModelKind::Gguf(base) => self.merge_gguf(base, out, encoding, low_rank, SHARD)?,
         };
         let config = ModelConfig { source: out.display().to_string(), ..ModelConfig::default() };
-        let read_back = load_decoder(&source::resolve(&config, &mut |_| {})?, &config)?;
+        let read_back = load_decoder(&sources::resolve(&config, &mut |_| {})?, &config)?;
         let difference = self.compared(expected, &read_back, None)?;
         Ok(Exported { files, difference })
     }

@@ -6,14 +6,14 @@ use crate::config::ModelConfig;
 use crate::model::architecture::outline::Outline;
 use crate::model::parity::fixture;
 use crate::model::tokenizer::ChatTokenizer;
-use crate::model::{ModelKind, load_decoder, source};
+use crate::model::{ModelKind, load_decoder, sources};
 use crate::record::{Message, Prompt};
 
 /// Base and adapter of the fixtures, given to `write`.
 fn with_export<T>(base: &str, adapter: &str, write: impl FnOnce(&Export<'_>) -> Result<T>) -> Result<T> {
     let source = fixture(base).display().to_string();
     let config = ModelConfig { source, ..ModelConfig::default() };
-    let files = source::resolve(&config, &mut |_| {})?;
+    let files = sources::resolve(&config, &mut |_| {})?;
     let decoder = load_decoder(&files, &config)?;
     let directory = fixture(adapter);
     let adapter = adapter::load(&directory)?;
@@ -160,12 +160,12 @@ fn a_gguf_base_is_exported_in_shards_with_its_tokenizer() {
     assert_eq!(shards, 7, "608 kB in files of at most 100 kB");
     let source = out.display().to_string();
     let config = ModelConfig { source, ..ModelConfig::default() };
-    let read = source::resolve(&config, &mut |_| {}).expect("a model");
+    let read = sources::resolve(&config, &mut |_| {}).expect("a model");
     load_decoder(&read, &config).expect("all shards together");
 
     let gguf = ModelConfig { source: fixture("llama/model.gguf").display().to_string(), ..config.clone() };
     let of = |config: &ModelConfig| {
-        let files = source::resolve(config, &mut |_| {}).expect("a model");
+        let files = sources::resolve(config, &mut |_| {}).expect("a model");
         ChatTokenizer::load(&files, config).expect("a tokenizer")
     };
     let (from, to) = (of(&gguf), of(&config));

@@ -12,7 +12,7 @@ mod norm;
 pub(crate) mod ops;
 #[cfg(test)]
 pub(crate) mod parity;
-pub mod source;
+pub mod sources;
 pub(crate) mod tape;
 pub mod tokenizer;
 pub(crate) mod weights;
@@ -21,8 +21,8 @@ use std::path::Path;
 
 pub use crate::model::architecture::sizes::Sizes;
 pub use crate::model::architecture::{DecoderSpec, Family};
+pub use crate::model::sources::{ModelFiles, ModelKind, SourceEvent};
 pub use crate::model::tokenizer::template::ChatTemplate;
-pub use source::{ModelFiles, ModelKind, SourceEvent};
 
 use crate::config::{Dtype, ModelConfig};
 use crate::error::{Error, Result};

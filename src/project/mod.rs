@@ -20,7 +20,7 @@ use crate::data;
 use crate::error::{Error, Result};
 use crate::files::{Lock, sweep, sweep_directory};
 use crate::gate;
-use crate::model::{ModelFiles, ModelKind, SourceEvent, source};
+use crate::model::{ModelFiles, ModelKind, SourceEvent, sources};
 use crate::record::{Arm, BASE, Decision, ModelInfo, RunRecord, TUNED};
 use crate::run::{Inputs, Store, execute};
 use crate::scenario;
@@ -119,8 +119,8 @@ fn sweep_leftovers(config: &Config) {
 }
 
 /// Fetches the base model of a project; `check` may refuse it by its small files before its weights are downloaded.
-fn base(config: &Config, check: source::Check<'_>, on_event: Events<'_>) -> Result<Base> {
-    let sources = source::Sources::from_env()?;
+fn base(config: &Config, check: sources::Check<'_>, on_event: Events<'_>) -> Result<Base> {
+    let sources = sources::Sources::from_env()?;
     let files = sources.resolve_checked(&config.model, check, &mut |e| on_event(Event::Source(e)))?;
     let weights = sources.fingerprint(&files, &mut |e| on_event(Event::Source(e)))?;
     let mut hasher = blake3::Hasher::new();

@@ -15,7 +15,7 @@ use crate::model::formats::gguf::Header;
 use crate::model::formats::mapped::map_file;
 use crate::model::outline;
 use crate::model::parity::fixture;
-use crate::model::source;
+use crate::model::sources;
 use crate::train::parity::{Recorded, descends_as_peft, examples_of, recipe};
 use crate::train::{Gradients, Objective, targets};
 
@@ -70,7 +70,7 @@ impl Objective for Here {
 /// What a family's training is through llama.cpp, `model` being its file.
 fn agrees(family: &'static str, model: &Path) {
     let config = ModelConfig { source: model.display().to_string(), ..ModelConfig::default() };
-    let files = source::resolve(&config, &mut |_| {}).expect("files");
+    let files = sources::resolve(&config, &mut |_| {}).expect("files");
     let (outline, recipe) = (outline(&files, &config).expect("an outline"), Recipe { lora_dropout: 0.0, ..recipe() });
     let recorded = Recorded::of(family);
     let examples = examples_of(&recorded);
@@ -84,7 +84,7 @@ fn agrees(family: &'static str, model: &Path) {
 /// Why OLMo 2's recorded training is refused on this file.
 fn refused(model: &Path) -> String {
     let config = ModelConfig { source: model.display().to_string(), ..ModelConfig::default() };
-    let files = source::resolve(&config, &mut |_| {}).expect("files");
+    let files = sources::resolve(&config, &mut |_| {}).expect("files");
     let outline = outline(&files, &config).expect("an outline");
     let examples = examples_of(&Recorded::of("llama_cpp_only/olmo2"));
     let directory = tempfile::tempdir().expect("a directory");

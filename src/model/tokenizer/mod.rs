@@ -25,7 +25,7 @@ pub(crate) use chat::ChatTokenizer;
 pub use template::ChatTemplate;
 
 use self::gguf::Gguf;
-use super::source::{HfFiles, ModelFiles, ModelKind};
+use super::sources::{HfFiles, ModelFiles, ModelKind};
 use crate::error::{Error, Result};
 use crate::files::read_regular;
 use crate::model::formats::MOST_TOKENIZER_BYTES;

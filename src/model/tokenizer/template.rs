@@ -20,7 +20,7 @@ use crate::error::{Error, Result, panic_message};
 use crate::files::read_regular_text;
 use crate::model::formats::MOST_TEMPLATE_BYTES;
 use crate::model::formats::json::{read_json, refuse_mark};
-use crate::model::source::{ModelFiles, ModelKind};
+use crate::model::sources::{ModelFiles, ModelKind};
 use crate::record::Message;
 
 /// Budget of one rendering: about 200 000 steps, or 13 MB. There is more for each message and its bytes.
