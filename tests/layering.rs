@@ -157,7 +157,7 @@ fn unsafe_is_where_it_is_known_to_be() {
             "model/formats/mapped.rs",
             "model/ops/bf16/units.rs",
             "model/ops/gemm.rs",
-            "model/weights/vectors.rs"
+            "model/ops/matrix/vectors.rs"
         ]
     );
 }

@@ -12,11 +12,11 @@ use super::{Adapter, Module};
 use crate::error::{Error, Result};
 use crate::files::open_regular;
 use crate::model::architecture::outline::Outline;
+use crate::model::decoder::weights::Weights;
 use crate::model::formats::gguf::Header;
 use crate::model::formats::mapped::map_file;
 use crate::model::formats::{IS_LFS_POINTER, LFS_POINTER};
-use crate::model::linear::{LowRank, Pair};
-use crate::model::weights::Weights;
+use crate::model::ops::low_rank::{LowRank, Pair};
 
 /// What llama.cpp divides by the rank when we wrote the file; B holds the rest of a layer's scale.
 pub(crate) const ALPHA: f32 = 16.0;

@@ -17,9 +17,10 @@ use crate::error::{Error, Result};
 use crate::files::open_regular;
 use crate::model::architecture::outline::Outline;
 use crate::model::decoder::Decoder;
-use crate::model::linear::{Linear, LowRank, Pair};
+use crate::model::decoder::linear::Linear;
 use crate::model::ops::lora::mix;
-use crate::model::weights::Matrix;
+use crate::model::ops::low_rank::{LowRank, Pair};
+use crate::model::ops::matrix::Matrix;
 
 pub(crate) use gguf::is_gguf;
 pub use peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};

@@ -165,8 +165,8 @@ mod tests {
     use super::*;
     use crate::adapter::tests::base;
     use crate::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, load};
+    use crate::model::decoder::parity::fixture;
     use crate::model::formats::safetensors::{read_tensors, write_tensors};
-    use crate::model::parity::fixture;
 
     /// The llama adapter with these keys in its configuration and these tensors left in its file.
     fn adapter(keys: &[(&str, Value)], kept: fn(&str) -> bool) -> (tempfile::TempDir, Adapter) {

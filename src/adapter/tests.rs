@@ -8,8 +8,8 @@ use candle_core::{Device, Tensor};
 
 use super::*;
 use crate::config::ModelConfig;
+use crate::model::decoder::parity::fixture;
 use crate::model::outline;
-use crate::model::parity::fixture;
 use crate::model::sources;
 
 const Q: &str = "blk.0.attn_q.weight";

@@ -8,9 +8,10 @@ use crate::config::ModelConfig;
 use crate::engine::{Compared, Ends, Engine, Event, Generated, Generation, larger, largest_difference};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
-use crate::model::linear::LowRank;
+use crate::model::ops::arithmetic::Arithmetic;
+use crate::model::ops::low_rank::LowRank;
 use crate::model::tokenizer::ChatTokenizer;
-use crate::model::{self, Arithmetic, Limits, ModelFiles, load_decoder};
+use crate::model::{self, Limits, ModelFiles, load_decoder};
 use crate::record::{Prompt, Proof};
 
 /// An arm's adapter, and the factor on its scale.
@@ -194,7 +195,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::model::parity::fixture;
+    use crate::model::decoder::parity::fixture;
     use crate::model::{ModelKind, sources};
     use crate::record::Request;
 

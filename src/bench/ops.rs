@@ -17,12 +17,12 @@ use crate::model::ops::few_rows;
 use crate::model::ops::gemm::{Into, Mat, MatMut, matmul};
 use crate::model::ops::layer_norm::layer_norm;
 use crate::model::ops::lora::{Frozen, lora, mix};
+use crate::model::ops::matrix::Matrix;
 use crate::model::ops::reference;
 use crate::model::ops::rms_norm::rms_norm;
 use crate::model::ops::rope::{RopeTable, rope};
+use crate::model::ops::tape::Tape;
 use crate::model::ops::view;
-use crate::model::tape::Tape;
-use crate::model::weights::Matrix;
 
 /// Tokens of a batch.
 const ROWS: usize = 256;

@@ -12,7 +12,7 @@ use super::prefix::Prefixes;
 use super::score::POSITIONS;
 use super::{Engine, Event, PREFILL_TOKENS, Row};
 use crate::error::Result;
-use crate::model::cache::Cache;
+use crate::model::decoder::cache::Cache;
 use crate::record::{Finish, Request, Sampling};
 
 /// Rows of a product that cost less than twice as much as one, most of which is reading and widening the weights. Doubtful drafts are

@@ -24,10 +24,11 @@ pub(crate) use prefix::shared_beginnings;
 pub(crate) use score::{Compared, Continuation, divergence, larger, largest_difference, log_normaliser};
 
 use crate::error::{Error, Result};
-use crate::model::cache::Cache;
+use crate::model::decoder::cache::Cache;
+use crate::model::decoder::linear::Adapters;
 use crate::model::decoder::{Batch, Decoder};
-use crate::model::linear::{Adapters, LowRank};
 use crate::model::ops::in_pool;
+use crate::model::ops::low_rank::LowRank;
 
 /// Tokens of one prefill: more sequences wait for the next one.
 const PREFILL_TOKENS: usize = 1024;

@@ -2,7 +2,7 @@
 
 use super::{Engine, Row};
 use crate::error::Result;
-use crate::model::cache::Cache;
+use crate::model::decoder::cache::Cache;
 
 /// Shorter beginnings are not worth a pass of their own.
 const SHORTEST: usize = 8;

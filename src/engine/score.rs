@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::prefix::Prefixes;
 use super::{Engine, Event, PREFILL_TOKENS, Row, argmax};
 use crate::error::{Error, Result};
-use crate::model::cache::Cache;
+use crate::model::decoder::cache::Cache;
 use crate::model::ops::{exp, view};
 
 /// Positions whose logits are held at once, for each of two arms.

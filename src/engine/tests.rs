@@ -6,8 +6,8 @@ use super::{Continuation, Draft, Ends, Engine, Generated, Generation};
 use crate::adapter;
 use crate::backend::ENGINE_REVISION;
 use crate::model::decoder::Decoder;
-use crate::model::linear::LowRank;
-use crate::model::parity::{decoder, fixture};
+use crate::model::decoder::parity::{decoder, fixture};
+use crate::model::ops::low_rank::LowRank;
 use crate::record::Sampling;
 
 /// Grouped queries, norms of queries and keys, windows, latent attention, ALiBi: each keeps another cache.

@@ -12,7 +12,7 @@ use crate::engine::largest_difference;
 use crate::error::{Error, Result};
 use crate::files::replace_file;
 use crate::model::architecture::outline::Outline;
-use crate::model::linear::{LowRank, Pair};
+use crate::model::ops::low_rank::{LowRank, Pair};
 use crate::model::{ModelFiles, ModelKind};
 
 impl Export<'_> {

@@ -3,8 +3,9 @@
 use super::Export;
 use crate::engine::{argmax, divergence, larger, largest_difference, log_normaliser};
 use crate::error::{Error, Result};
+use crate::model::decoder::linear::Adapters;
 use crate::model::decoder::{Batch, Decoder};
-use crate::model::linear::{Adapters, LowRank};
+use crate::model::ops::low_rank::LowRank;
 
 /// Two models' next-token distributions on the same tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]

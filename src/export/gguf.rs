@@ -12,9 +12,10 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::architecture::outline::Outline;
 use crate::model::architecture::{DecoderSpec, Latent, Projection};
+use crate::model::decoder::linear::Linear;
 use crate::model::formats::gguf::Header;
 use crate::model::formats::mapped::map_file;
-use crate::model::linear::{Linear, LowRank};
+use crate::model::ops::low_rank::LowRank;
 use crate::model::{ModelFiles, ModelKind, load_decoder};
 
 impl Export<'_> {

@@ -12,13 +12,14 @@ use super::{Export, Exported, Precision, Tuned, merged, merged_bias, transpose};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::decoder;
+use crate::model::decoder::linear::Linear;
 use crate::model::formats::mapped::map_file;
 use crate::model::formats::safetensors::{Stored, write_tensors};
-use crate::model::linear::{Linear, LowRank};
+use crate::model::ops::low_rank::LowRank;
+use crate::model::ops::matrix::Matrix;
 use crate::model::sources::HfFiles;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::tokenizer::gguf_metadata;
-use crate::model::weights::Matrix;
 use crate::model::{ModelKind, load_decoder, sources};
 
 /// Files that are taken over as they are.

@@ -4,7 +4,7 @@ use super::*;
 use crate::adapter;
 use crate::config::ModelConfig;
 use crate::model::architecture::outline::Outline;
-use crate::model::parity::fixture;
+use crate::model::decoder::parity::fixture;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::{ModelKind, load_decoder, sources};
 use crate::record::{Message, Prompt};

@@ -10,8 +10,8 @@ use crate::adapter;
 use crate::config::ModelConfig;
 use crate::engine::{Compared, Continuation, Ends, Engine, Generated, Generation};
 use crate::export;
+use crate::model::decoder::parity::{decoder, fixture, reference, relative};
 use crate::model::outline;
-use crate::model::parity::{decoder, fixture, reference, relative};
 use crate::model::{Family, ModelFiles, ModelKind};
 use crate::record::{Finish, Sampling};
 

@@ -9,11 +9,11 @@ use crate::adapter::Adapter;
 use crate::config::Recipe;
 use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
+use crate::model::decoder::linear::Adapters;
 use crate::model::decoder::{Batch, Decoder};
-use crate::model::linear::Adapters;
 use crate::model::ops::in_pool;
 use crate::model::ops::lora::{Dropout, mix};
-use crate::model::tape::{Tape, select_rows};
+use crate::model::ops::tape::{Tape, select_rows};
 
 /// Shorter beginnings are not worth sharing.
 const SHORTEST_PREFIX: usize = 8;

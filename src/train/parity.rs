@@ -7,7 +7,7 @@ use crate::config::{Dtype, Recipe};
 use crate::data::encode::Encoded;
 use crate::model::architecture::outline::Outline;
 use crate::model::decoder::Decoder;
-use crate::model::parity::{FAMILIES, decoder, decoder_in, fixture, reference};
+use crate::model::decoder::parity::{FAMILIES, decoder, decoder_in, fixture, reference};
 use crate::train::state::TrainerState;
 use crate::train::{InProcess, Objective, Trainer, Training};
 

@@ -401,7 +401,7 @@ impl DecoderSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::parity::fixture;
+    use crate::model::decoder::parity::fixture;
 
     /// The refusal of a family's configuration with some keys changed.
     fn refused(family: &str, changes: &[(&str, serde_json::Value)]) -> String {

@@ -308,8 +308,8 @@ mod tests {
     use candle_core::quantized::gguf_file::Value;
 
     use super::*;
+    use crate::model::decoder::parity::{decoder, fixture};
     use crate::model::formats::mapped::map_file;
-    use crate::model::parity::{decoder, fixture};
 
     fn of_file(name: &str) -> Outline {
         let path = fixture(name);

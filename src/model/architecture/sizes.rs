@@ -142,7 +142,7 @@ fn feed_forward(spec: &DecoderSpec, layer: usize) -> (u128, u128, u128) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::parity::{FAMILIES, decoder, fixture};
+    use crate::model::decoder::parity::{FAMILIES, decoder, fixture};
 
     fn sizes(config: &str) -> Sizes {
         let folder = tempfile::tempdir().expect("a folder");

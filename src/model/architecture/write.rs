@@ -166,7 +166,7 @@ pub(super) fn same(from: &DecoderSpec, wrote: &DecoderSpec) -> bool {
 mod tests {
     use super::*;
     use crate::model::Family;
-    use crate::model::parity::fixture;
+    use crate::model::decoder::parity::fixture;
 
     /// What is written says what was read, for each family.
     #[test]

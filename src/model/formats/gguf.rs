@@ -328,7 +328,7 @@ mod tests {
     use candle_core::quantized::gguf_file::Content;
 
     use super::*;
-    use crate::model::parity::fixture;
+    use crate::model::decoder::parity::fixture;
 
     fn read(bytes: &[u8]) -> Result<Header> {
         Header::read(Path::new("m.gguf"), bytes)

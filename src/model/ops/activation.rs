@@ -8,9 +8,9 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use pulp::{Arch, NullaryFnOnce};
 
 use super::exp::exp;
+use super::tape::{Tape, apply1, apply2};
 use super::{for_each_row, rows_of, slice, view};
 use crate::model::architecture::Activation;
-use crate::model::tape::{Tape, apply1, apply2};
 
 /// An activation, computed for rows at once.
 trait Function {

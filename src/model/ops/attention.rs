@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use super::exp::{exp_in_place, max};
 use super::few_rows::{self, Strided};
 use super::gemm::{Into, Mat, MatMut, matmul_single};
+use super::tape::{Tape, apply3};
 use super::{dot, slice, view};
-use crate::model::tape::{Tape, apply3};
 
 /// Queries whose scores are held at once.
 const BLOCK: usize = 128;

@@ -7,8 +7,8 @@ mod units;
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::matrix::Matrix;
 use super::{few_rows, frozen};
-use crate::model::weights::Matrix;
 
 /// Rows with which unpacking the weights is most of the work: they are multiplied where they are unpacked, in f32, which holds the
 /// products of rounded values exactly.

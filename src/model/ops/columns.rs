@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor, bail};
 
+use super::tape::Tape;
 use super::{for_each_row, view};
-use crate::model::tape::Tape;
 
 /// Columns of one of the sources.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::exp::{exp_in_place, max};
+use super::matrix::Matrix;
+use super::tape::{Tape, apply1};
 use super::{frozen, rows_of, slice};
-use crate::model::tape::{Tape, apply1};
-use crate::model::weights::Matrix;
 
 /// Positions whose logits are held at once: 128 × 49 152 × 4 bytes are 25 MB.
 const POSITIONS: usize = 128;

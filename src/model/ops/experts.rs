@@ -6,9 +6,9 @@ use std::cmp::Ordering;
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::exp::{exp_in_place, max};
+use super::tape::Tape;
 use super::{dot, for_each_row, view};
 use crate::model::architecture::{Router, Score};
-use crate::model::tape::Tape;
 
 /// DeepSeek's guard against a sum of zero.
 const LEAST_SUM: f32 = 1e-20;

@@ -9,7 +9,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::bf16;
-use crate::model::weights::Matrix;
+use super::matrix::Matrix;
 
 /// Rows that count as few: with more, `gemm` is as fast, which packs the weights for many.
 pub(crate) const FEW: usize = 48;

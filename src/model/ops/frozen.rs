@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
+use super::arithmetic::Arithmetic;
 use super::bf16;
 use super::few_rows::{self, FEW};
 use super::gemm::{Into, Mat, MatMut, matmul};
-use crate::model::Arithmetic;
-use crate::model::weights::Matrix;
+use super::matrix::Matrix;
 
 /// y (rows, out) = x (rows, in) Wᵀ.
 pub(crate) fn product(weight: &Matrix, x: &[f32], y: &mut [f32]) {

@@ -11,10 +11,10 @@ use rayon::prelude::*;
 
 use super::few_rows::{self, FEW, Strided};
 use super::gemm::{Into, Mat, MatMut, matmul};
+use super::low_rank::Pair;
+use super::matrix::Matrix;
+use super::tape::{Tape, apply1, apply3};
 use super::{for_each_row, frozen, rows_of, slice, view};
-use crate::model::linear::Pair;
-use crate::model::tape::{Tape, apply1, apply3};
-use crate::model::weights::Matrix;
 
 /// The frozen part: W (out, in) and an optional bias (out).
 #[derive(Clone)]

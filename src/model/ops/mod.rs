@@ -5,6 +5,7 @@
 //! which the tests compare it with, values and gradients, besides finite differences, and `benches/ops.rs` in time.
 
 pub(crate) mod activation;
+pub(crate) mod arithmetic;
 pub(crate) mod attention;
 pub(crate) mod bf16;
 pub(crate) mod columns;
@@ -16,9 +17,12 @@ pub(crate) mod frozen;
 pub(crate) mod gemm;
 pub(crate) mod layer_norm;
 pub(crate) mod lora;
+pub(crate) mod low_rank;
+pub(crate) mod matrix;
 pub(crate) mod reference;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
+pub(crate) mod tape;
 #[cfg(test)]
 mod tests;
 

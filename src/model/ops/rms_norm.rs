@@ -2,8 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+use super::tape::{Tape, apply1};
 use super::{dot, for_each_row, rows_of, slice, view};
-use crate::model::tape::{Tape, apply1};
 
 struct RmsNorm {
     weight: Tensor,

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
+use super::tape::{Tape, apply1};
 use super::{for_each_row, slice, view};
-use crate::model::tape::{Tape, apply1};
 
 /// Positions whose cos and sin are computed together, when the first of them is asked for.
 const CHUNK: usize = 256;

@@ -11,12 +11,12 @@ use super::cross_entropy::head_cross_entropy;
 use super::experts::{Share, combine, route};
 use super::layer_norm::layer_norm;
 use super::lora::{Dropout, Frozen, linear, lora};
+use super::matrix::Matrix;
 use super::rms_norm::rms_norm;
 use super::rope::{RopeTable, rope};
+use super::tape::Tape;
 use super::{lora as lora_ops, reference};
 use crate::model::architecture::{Activation, Groups, Router, Score};
-use crate::model::tape::Tape;
-use crate::model::weights::Matrix;
 
 fn values(seed: u64, len: usize) -> Vec<f32> {
     let unit = |i: usize| (lora_ops::mix(seed ^ lora_ops::mix(i as u64)) >> 40) as f32 / (1u64 << 24) as f32;

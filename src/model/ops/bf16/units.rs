@@ -11,7 +11,7 @@ use std::ops::Range;
 use pulp::NullaryFnOnce;
 use rayon::prelude::*;
 
-use crate::model::weights::Matrix;
+use crate::model::ops::matrix::Matrix;
 
 /// Rows of the left matrix in a group: with three vectors of columns as many sums as the registers hold.
 const ROWS: usize = 8;

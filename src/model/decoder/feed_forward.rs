@@ -4,14 +4,15 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::architecture::rows::Part;
-use super::architecture::{Activation, Experts, Router, Score};
-use super::linear::{Adapters, Linear, LowRank};
+use super::linear::{Adapters, Linear};
 use super::loader::Loader;
-use super::ops::activation::{activate, gated};
-use super::ops::experts::{Share, combine, route};
-use super::ops::lora::linear;
-use super::tape::{add, select_rows};
+use crate::model::architecture::rows::Part;
+use crate::model::architecture::{Activation, Experts, Router, Score};
+use crate::model::ops::activation::{activate, gated};
+use crate::model::ops::experts::{Share, combine, route};
+use crate::model::ops::lora::linear;
+use crate::model::ops::low_rank::LowRank;
+use crate::model::ops::tape::{add, select_rows};
 
 /// The feed-forward part of one block.
 pub(crate) enum FeedForward {

@@ -22,7 +22,7 @@ pub(crate) enum Format {
 
 impl Format {
     /// Bytes of `elements` consecutive values; `None` when they do not fill whole blocks.
-    pub(super) fn bytes(self, elements: usize) -> Option<usize> {
+    pub(crate) fn bytes(self, elements: usize) -> Option<usize> {
         let (block, size) = match self {
             Self::F32 => (1, 4),
             Self::F16 | Self::Bf16 => (1, 2),
@@ -33,7 +33,7 @@ impl Format {
     }
 
     /// Writes `out.len()` values.
-    pub(super) fn widen(self, bytes: &[u8], out: &mut [f32]) {
+    pub(crate) fn widen(self, bytes: &[u8], out: &mut [f32]) {
         match self {
             Self::F32 => out
                 .iter_mut()
@@ -85,7 +85,7 @@ fn widen_f16(bytes: &[u8], out: &mut [f32]) {
 static FP8: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|byte| fp8(byte as u8)));
 
 /// The values of an FP8 E4M3 number without infinities: sign, four bits of exponent (bias 7), three of mantissa.
-pub(in crate::model) fn fp8(byte: u8) -> f32 {
+pub(crate) fn fp8(byte: u8) -> f32 {
     let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
     let magnitude = match (exponent, byte & 7) {
         (15, 7) => f32::NAN,

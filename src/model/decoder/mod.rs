@@ -3,28 +3,40 @@
 //! Its input is a ragged batch: the tokens of several sequences one after another, without padding. Training and inference are
 //! the same code; in training there is no cache, and an adapter's tensors carry gradients.
 
+mod attention;
+pub(crate) mod cache;
+mod feed_forward;
+pub(crate) mod linear;
+pub(crate) mod loader;
+mod norm;
+#[cfg(test)]
+pub(crate) mod parity;
+pub(crate) mod weights;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::Arithmetic;
 use super::architecture::names::{Names, names};
 use super::architecture::rows::GgufRows;
 use super::architecture::{AttentionSpec, DecoderSpec, Positions, Residual, RopeScaling, Rotary};
-use super::attention::{Attention, Qkv};
-use super::cache::Cache;
-use super::feed_forward::FeedForward;
-use super::linear::{Adapters, Linear, LowRank};
-use super::loader::Loader;
-use super::norm::Norm;
+use super::ops::arithmetic::Arithmetic;
 use super::ops::attention::{Heads, Keys, Sequence, add_columns, alibi_slopes, attend, attention};
 use super::ops::lora::{Dropout, Frozen, linear};
+use super::ops::low_rank::LowRank;
+use super::ops::matrix::Matrix;
 use super::ops::rope::RopeTable;
+use super::ops::tape::{Tape, add, checkpoint};
 use super::ops::{cross_entropy, view};
-use super::tape::{Tape, add, checkpoint};
-use super::weights::{Matrix, Weights};
+use attention::{Attention, Qkv};
+use cache::Cache;
+use feed_forward::FeedForward;
+use linear::{Adapters, Linear};
+use loader::Loader;
+use norm::Norm;
+use weights::Weights;
 
 /// Tokens of several sequences, one after another.
 pub(crate) struct Batch {

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::architecture::rows::Part;
-use super::architecture::{AttentionSpec, FusedOrder, Latent, Projection};
 use super::linear::{Adapters, Linear};
 use super::loader::Loader;
 use super::norm::Norm;
-use super::ops::columns::{Piece, columns};
-use super::ops::rope::{RopeTable, rope};
-use super::tape::reshape;
+use crate::model::architecture::rows::Part;
+use crate::model::architecture::{AttentionSpec, FusedOrder, Latent, Projection};
+use crate::model::ops::columns::{Piece, columns};
+use crate::model::ops::rope::{RopeTable, rope};
+use crate::model::ops::tape::reshape;
 
 /// Queries (tokens, heads, head_dim), keys (tokens, kv_heads, head_dim) and values (tokens, kv_heads, value_dim).
 pub(crate) struct Qkv {

@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 
 use candle_core::Tensor;
 
-use super::architecture::names::Names;
-use super::architecture::rows::{GgufRows, Part, RowOrder};
-use super::architecture::{DecoderSpec, Latent, NormKind};
 use super::linear::Linear;
 use super::norm::Norm;
-use super::ops::lora::Frozen;
-use super::weights::{Matrix, Weights};
+use super::weights::Weights;
 use crate::error::{Error, Result};
+use crate::model::architecture::names::Names;
+use crate::model::architecture::rows::{GgufRows, Part, RowOrder};
+use crate::model::architecture::{DecoderSpec, Latent, NormKind};
+use crate::model::ops::lora::Frozen;
+use crate::model::ops::matrix::Matrix;
 
 pub(crate) struct Loader<'w> {
     pub(crate) weights: &'w Weights,

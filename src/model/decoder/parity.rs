@@ -7,12 +7,13 @@ use candle_core::Tensor;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::decoder::{Batch, Decoder};
-use super::linear::{Adapters, LowRank};
-use super::{DecoderSpec, ModelFiles, load_decoder};
+use super::linear::Adapters;
+use super::{Batch, Decoder};
 use crate::adapter;
 use crate::config::{self, ModelConfig};
 use crate::engine::{Ends, Engine, Generation};
+use crate::model::ops::low_rank::LowRank;
+use crate::model::{DecoderSpec, ModelFiles, load_decoder};
 use crate::record::Finish;
 
 /// A fixture's file.
@@ -300,14 +301,17 @@ fn missing_and_extra_tensors_and_wrong_shapes_are_named_with_the_nearest() {
 /// DeepSeek's published form: E4M3 with a scale for each block of 128 × 128. The oracle is the same rounded weights as f32.
 #[test]
 fn fp8_weights_with_block_scales_are_widened() {
-    let values: Vec<f32> = (0..=255u8).map(super::weights::fp8).collect();
+    let values: Vec<f32> = (0..=255u8).map(crate::model::ops::matrix::fp8).collect();
     let nearest = |value: f32| {
         let finite = (0..=255u8).filter(|byte| values[usize::from(*byte)].is_finite());
         let error = |byte: &u8| (values[usize::from(*byte)] - value).abs();
         finite.min_by(|a, b| error(a).total_cmp(&error(b))).expect("a number")
     };
-    assert_eq!([0x38, 0xb8, 0x7e, 0x01, 0x08].map(super::weights::fp8), [1.0, -1.0, 448.0, 0.001_953_125, 0.015_625]);
-    assert!(super::weights::fp8(0x7f).is_nan());
+    assert_eq!(
+        [0x38, 0xb8, 0x7e, 0x01, 0x08].map(crate::model::ops::matrix::fp8),
+        [1.0, -1.0, 448.0, 0.001_953_125, 0.015_625]
+    );
+    assert!(crate::model::ops::matrix::fp8(0x7f).is_nan());
     let is_linear =
         |name: &str, shape: &[usize]| shape.len() == 2 && (name.contains("_proj")) && name.ends_with(".weight");
     let scale = 0.01f32;

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use candle_core::{CustomOp1, CustomOp2, CustomOp3, Result, Tensor, TensorId, bail};
 use rayon::prelude::*;
 
-use super::ops::view;
+use super::view;
 
 /// The gradients of an operation's inputs, in their order.
 pub(crate) type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>>>;

@@ -2,10 +2,10 @@
 
 use candle_core::{Result, Tensor};
 
-use super::architecture::NormKind;
-use super::ops::layer_norm::layer_norm;
-use super::ops::rms_norm::rms_norm;
-use super::tape::Tape;
+use crate::model::architecture::NormKind;
+use crate::model::ops::layer_norm::layer_norm;
+use crate::model::ops::rms_norm::rms_norm;
+use crate::model::ops::tape::Tape;
 
 /// A frozen norm over the last dimension.
 pub(crate) struct Norm {
