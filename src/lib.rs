@@ -66,8 +66,6 @@
 
 #![cfg_attr(not(feature = "candle"), allow(dead_code, reason = "what only the engine's rooms use"))]
 
-#[cfg(feature = "candle")]
-pub mod adapter;
 pub mod backend;
 #[cfg(feature = "candle")]
 #[doc(hidden)]
@@ -77,8 +75,6 @@ pub mod cli;
 pub mod compare;
 pub mod config;
 pub mod data;
-#[cfg(feature = "candle")]
-pub(crate) mod engine;
 pub mod error;
 #[cfg(feature = "candle")]
 pub mod export;

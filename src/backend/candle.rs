@@ -1,15 +1,16 @@
 //! The decoder of this crate, in this process, on candle.
 
+use super::engine::{Compared, Ends, Engine, Event, Generated, Generation};
 use super::prompts::Answers;
 use super::{Backend, DriftText, Measured, OnAnswers, Progress, Question, prompts};
-use crate::adapter::Adapter;
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
-use crate::engine::{Compared, Ends, Engine, Event, Generated, Generation, larger, largest_difference};
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
+use crate::model::lora::Adapter;
 use crate::model::ops::arithmetic::Arithmetic;
 use crate::model::ops::low_rank::LowRank;
+use crate::model::ops::rows::{larger, largest_difference};
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::{self, Limits, ModelFiles, load_decoder};
 use crate::record::{Prompt, Proof};

@@ -4,18 +4,18 @@
 use std::path::{Path, PathBuf};
 
 use super::candle::sample;
+use super::engine::{Compared, Continuation, Generated, Generation};
 use super::isolated::{Isolated, OnOutcome};
 use super::prompts::Answers;
 use super::{Backend, DriftText, Measured, OnAnswers, Progress, Question, prompts};
-use crate::adapter::{Adapter, is_gguf};
 use crate::compare::DriftSample;
 use crate::config::{Dtype, ModelConfig};
-use crate::engine::{Compared, Continuation, Generated, Generation};
 use crate::error::{Error, Result};
 use crate::export;
 use crate::llama_cpp::protocol::{Job, Opening, Reply, floats};
 use crate::llama_cpp::{VERSION, VERSION_F32};
 use crate::model::architecture::outline::Outline;
+use crate::model::lora::{Adapter, is_gguf};
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::{self, ModelFiles, ModelKind};
 use crate::record::{Message, Prompt, Proof};

@@ -4,6 +4,8 @@
 
 #[cfg(feature = "candle")]
 mod candle;
+#[cfg(feature = "candle")]
+pub(crate) mod engine;
 #[cfg(feature = "llama-cpp")]
 mod isolated;
 #[cfg(feature = "llama-cpp")]
@@ -34,7 +36,7 @@ use crate::record::{Completion, Prompt, Proof, Request};
 
 /// Raised when the code of this crate would answer a question otherwise than before: the decoder, sampling, tokenisation, templates, the
 /// llama.cpp session. It is part of every answer's key, so that no stored answer of the old code is taken for one of the new.
-/// A test of `src/engine/tests.rs` fails when it has to be raised.
+/// A test of `engine/tests.rs` fails when it has to be raised.
 pub const ENGINE_REVISION: u32 = 1;
 
 /// What is going on while a backend works.

@@ -1,8 +1,8 @@
 //! What every backend that speaks in tokens does with prompts and texts.
 
+use super::engine::{Continuation, Draft, Generated, Generation};
 use super::{Answered, DriftText, Measured, Question};
 use crate::data::limits::most_bytes;
-use crate::engine::{Continuation, Draft, Generated, Generation};
 use crate::error::{Error, Result};
 use crate::model::tokenizer::ChatTokenizer;
 use crate::record::{ChoiceScore, Completion, Finish, Prompt, Request};

@@ -8,7 +8,6 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
 use super::isolated::{End, Worker};
-use crate::adapter::Adapter;
 use crate::config::{Bf16, ModelConfig, Recipe};
 use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
@@ -16,6 +15,7 @@ use crate::export::gguf;
 use crate::llama_cpp::protocol::{Job, OpeningToTrain, Reply, Window, floats};
 use crate::model::architecture::families::{NO_EXPERTS, without_backward};
 use crate::model::architecture::outline::Outline;
+use crate::model::lora::Adapter;
 use crate::model::{ModelFiles, ModelKind, load_decoder};
 use crate::train::{Gradients, Objective, targets};
 
@@ -170,7 +170,7 @@ impl<'a> LlamaCppObjective<'a> {
         }
         places.sort_by(|a, b| a.0.cmp(&b.0));
         // llama.cpp divides alpha by the rank, as PEFT does.
-        let metadata = crate::adapter::gguf::metadata(self.outline, adapter.alpha as f32);
+        let metadata = crate::model::lora::gguf::metadata(self.outline, adapter.alpha as f32);
         let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
         let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         gguf::write(path, &metadata, &tensors)?;

@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::adapter::Adapter;
+use crate::backend::engine::{Continuation, Ends, Generation};
 use crate::backend::{ArmAdapter, CandleBackend};
 use crate::config::{Bf16, ModelConfig, Recipe};
 use crate::data::encode::Encoded;
-use crate::engine::{Continuation, Ends, Generation};
 use crate::error::{Error, Result};
 use crate::model::architecture::outline::Outline;
+use crate::model::lora::Adapter;
 use crate::model::{load_decoder, sources};
 use crate::train::{InProcess, Trainer, TrainerState};
 

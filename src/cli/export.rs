@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use super::progress::Display;
 use super::{Global, config, notes, print};
-use crate::adapter;
 use crate::error::{Error, Result, exit};
 use crate::export::{self, Export, Format, Precision, Protected, earlier};
 use crate::files::sweep_directory;
 use crate::model::architecture::outline::Outline;
+use crate::model::lora;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::tokenizer::gguf_metadata;
 use crate::model::{self, ModelFiles, ModelKind, load_decoder, sources};
@@ -110,8 +110,8 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
         // Only llama.cpp computes this base, so that there are no logits to compare here.
         (Err(why), ModelKind::Gguf(_)) if args.format == Form::GgufAdapter => {
             let outline = model::outline(&files, &config.model)?;
-            let adapter = adapter::open(&directory, &outline)?;
-            notes(global, adapter::provenance::notes(&adapter, &config.root, &files, &config.model, &outline)?);
+            let adapter = lora::open(&directory, &outline)?;
+            notes(global, lora::provenance::notes(&adapter, &config.root, &files, &config.model, &outline)?);
             export::convert(&adapter, &outline, &files, &directory, scale, &earlier::header(), &args.out)?;
             let out = args.out.display();
             print(&format!(
@@ -122,8 +122,8 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
         (Err(why), _) => return Err(why),
     };
     let outline = Outline::of(&decoder);
-    let adapter = adapter::open(&directory, &outline)?;
-    notes(global, adapter::provenance::notes(&adapter, &config.root, &files, &config.model, &outline)?);
+    let adapter = lora::open(&directory, &outline)?;
+    notes(global, lora::provenance::notes(&adapter, &config.root, &files, &config.model, &outline)?);
     let vocabulary = decoder.spec.vocab_size as u32;
     // A model without a tokenizer is compared on any tokens.
     let mut probe = if has_tokenizer(&files)? {

@@ -6,7 +6,6 @@ use safetensors::Dtype;
 
 use super::progress::Display;
 use super::{Global, config, notes, print};
-use crate::adapter;
 use crate::config::{Config, ModelConfig};
 use crate::error::{Error, Result, exit};
 use crate::export::{Protected, earlier};
@@ -15,6 +14,7 @@ use crate::model::architecture::outline::Outline;
 use crate::model::decoder::Batch;
 use crate::model::decoder::linear::Adapters;
 use crate::model::formats::safetensors::write_tensors_with;
+use crate::model::lora;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::{load_decoder, sources};
 use crate::project::Event;
@@ -76,8 +76,8 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     let adapter = match &args.adapter {
         Some(directory) => {
             let outline = Outline::of(&decoder);
-            let adapter = adapter::open(directory, &outline)?;
-            notes(global, adapter::provenance::notes(&adapter, Path::new(""), &files, &config, &outline)?);
+            let adapter = lora::open(directory, &outline)?;
+            notes(global, lora::provenance::notes(&adapter, Path::new(""), &files, &config, &outline)?);
             Some(adapter.attached(&decoder, 1.0)?)
         }
         None => None,

@@ -6,13 +6,13 @@ use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::Value;
 
 use super::{Difference, Export, Exported, Tuned, earlier};
-use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::config::AdapterDtype;
-use crate::engine::largest_difference;
 use crate::error::{Error, Result};
 use crate::files::replace_file;
 use crate::model::architecture::outline::Outline;
+use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::model::ops::low_rank::{LowRank, Pair};
+use crate::model::ops::rows::largest_difference;
 use crate::model::{ModelFiles, ModelKind};
 
 impl Export<'_> {
@@ -22,8 +22,8 @@ impl Export<'_> {
         }
         let names = [ADAPTER_WEIGHTS, ADAPTER_CONFIG];
         let files = names.map(|name| out.join(name)).to_vec();
-        if adapter::is_gguf(self.directory) {
-            adapter::save(self.adapter, out, AdapterDtype::F32)?;
+        if lora::is_gguf(self.directory) {
+            lora::save(self.adapter, out, AdapterDtype::F32)?;
         } else {
             std::fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
             for (name, to) in names.iter().zip(&files) {
@@ -32,7 +32,7 @@ impl Export<'_> {
                 crate::files::write_atomically(to, &bytes)?;
             }
         }
-        let read_back = adapter::load(out)?.attached(self.decoder, 1.0)?;
+        let read_back = lora::load(out)?.attached(self.decoder, 1.0)?;
         let difference = self.compared(&tuned.expected, self.decoder, Some(&read_back))?;
         Ok(Exported { files, difference })
     }
@@ -41,7 +41,7 @@ impl Export<'_> {
         let outline = Outline::of(self.decoder);
         check_gguf_holds(self.adapter, &outline, self.files, self.directory)?;
         write_gguf(&tuned.low_rank, &outline, self.directory, out, &earlier::header())?;
-        let read_back = adapter::open(out, &outline)?.attached(self.decoder, 1.0)?;
+        let read_back = lora::open(out, &outline)?.attached(self.decoder, 1.0)?;
         self.compared(&tuned.expected, self.decoder, Some(&read_back))
     }
 }
@@ -78,7 +78,7 @@ pub(crate) fn convert(
 
 /// Does the file at `out` say what `tuned` does?
 fn holds(tuned: &LowRank, out: &Path, outline: &Outline) -> Result<bool> {
-    let mut read_back = adapter::open(out, outline)?.low_rank(1.0)?;
+    let mut read_back = lora::open(out, outline)?.low_rank(1.0)?;
     let product = |pair: &Pair| -> Result<Vec<f32>> { Ok((&pair.b * pair.scale)?.flatten_all()?.to_vec1()?) };
     let mut same = true;
     for (path, pair) in &tuned.pairs {
@@ -100,7 +100,7 @@ fn holds(tuned: &LowRank, out: &Path, outline: &Outline) -> Result<bool> {
 
 /// Says no to what llama.cpp's form has no place for.
 fn check_gguf_holds(adapter: &Adapter, outline: &Outline, files: &ModelFiles, directory: &Path) -> Result<()> {
-    let refuse = |what: &str| Err(adapter::gguf::cannot_hold(directory, what));
+    let refuse = |what: &str| Err(lora::gguf::cannot_hold(directory, what));
     if !adapter.saved.is_empty() {
         return refuse("modules_to_save");
     }
@@ -126,8 +126,8 @@ fn write_gguf(
     out: &Path,
     header: &[(&str, Value)],
 ) -> Result<()> {
-    let tensors = adapter::gguf::tensors(tuned, outline, directory)?;
-    let metadata = adapter::gguf::metadata(outline, adapter::gguf::ALPHA);
+    let tensors = lora::gguf::tensors(tuned, outline, directory)?;
+    let metadata = lora::gguf::metadata(outline, lora::gguf::ALPHA);
     let metadata: Vec<(&str, &Value)> = metadata.iter().chain(header).map(|(key, value)| (*key, value)).collect();
     let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     super::gguf::write(out, &metadata, &tensors)

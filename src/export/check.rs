@@ -1,11 +1,11 @@
 //! How far an exported model is from base and adapter.
 
 use super::Export;
-use crate::engine::{argmax, divergence, larger, largest_difference, log_normaliser};
 use crate::error::{Error, Result};
 use crate::model::decoder::linear::Adapters;
 use crate::model::decoder::{Batch, Decoder};
 use crate::model::ops::low_rank::LowRank;
+use crate::model::ops::rows::{argmax, divergence, larger, largest_difference, log_normaliser};
 
 /// Two models' next-token distributions on the same tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]

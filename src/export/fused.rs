@@ -11,10 +11,10 @@ use safetensors::Dtype;
 use serde_json::json;
 
 use super::{Export, Exported, Tuned};
-use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Module, PREFIX};
 use crate::error::{Error, Result};
 use crate::model::architecture::Experts;
 use crate::model::formats::safetensors::{Stored, write_tensors};
+use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Module, PREFIX};
 
 /// A and B with room for `rank`.
 struct Room {
@@ -123,7 +123,7 @@ impl Export<'_> {
         write_tensors(&files[0], &tensors)?;
         let config = serde_json::to_string_pretty(&config).map_err(|e| Error::failed(e.to_string()))?;
         crate::files::write_atomically(&files[1], config.as_bytes())?;
-        let read_back = adapter::load(out)?.attached(self.decoder, 1.0)?;
+        let read_back = lora::load(out)?.attached(self.decoder, 1.0)?;
         let difference = self.compared(&tuned.expected, self.decoder, Some(&read_back))?;
         Ok(Exported { files: files.to_vec(), difference })
     }

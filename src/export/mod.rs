@@ -18,11 +18,11 @@ mod target;
 
 use std::path::{Path, PathBuf};
 
-use crate::adapter::Adapter;
 use crate::error::{Error, Result};
 use crate::files::{replace_file, write_atomically};
 use crate::model::decoder::Decoder;
 use crate::model::decoder::linear::Linear;
+use crate::model::lora::Adapter;
 use crate::model::ops::low_rank::LowRank;
 use crate::model::{ModelFiles, ModelKind};
 pub(crate) use adapter::convert;

@@ -1,10 +1,10 @@
 use std::path::Path;
 
 use super::*;
-use crate::adapter;
 use crate::config::ModelConfig;
 use crate::model::architecture::outline::Outline;
 use crate::model::decoder::parity::fixture;
+use crate::model::lora;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::{ModelKind, load_decoder, sources};
 use crate::record::{Message, Prompt};
@@ -16,7 +16,7 @@ fn with_export<T>(base: &str, adapter: &str, write: impl FnOnce(&Export<'_>) -> 
     let files = sources::resolve(&config, &mut |_| {})?;
     let decoder = load_decoder(&files, &config)?;
     let directory = fixture(adapter);
-    let adapter = adapter::load(&directory)?;
+    let adapter = lora::load(&directory)?;
     let probe: Vec<u32> = (0..40).map(|i| (5 + 7 * i) % 320).collect();
     let export = Export {
         files: &files,
@@ -121,11 +121,11 @@ fn an_adapter_of_every_family_survives_gguf_and_the_way_back() {
             ["gguf", "peft"].map(|form| folder.path().join(format!("{}.{form}", base.replace('/', "-"))));
         with_export(base, adapter, |peft| {
             peft.write(Format::GgufAdapter, None, &file)?;
-            let read = adapter::open(&file, &Outline::of(peft.decoder))?;
+            let read = lora::open(&file, &Outline::of(peft.decoder))?;
             for (path, module) in &peft.adapter.modules {
                 let other = &read.modules[path];
                 assert_eq!((&module.a, module.rank), (&other.a, other.rank), "{base} {path}");
-                let scaled = |m: &adapter::Module| m.b.iter().map(|b| f64::from(*b) * m.scale).collect::<Vec<_>>();
+                let scaled = |m: &lora::Module| m.b.iter().map(|b| f64::from(*b) * m.scale).collect::<Vec<_>>();
                 for (one, two) in scaled(module).iter().zip(scaled(other)) {
                     assert!((one - two).abs() <= 1e-6 * one.abs(), "{base} {path}: {one} {two}");
                 }
@@ -133,7 +133,7 @@ fn an_adapter_of_every_family_survives_gguf_and_the_way_back() {
             // A stack has a pair for every expert, so there may be more than PEFT's, which change nothing.
             let more = read.modules.iter().filter(|(path, _)| !peft.adapter.modules.contains_key(*path));
             assert!(more.into_iter().all(|(_, module)| module.b.iter().all(|b| *b == 0.0)), "{base}");
-            let logits = |adapter: &adapter::Adapter| -> Result<Vec<Vec<f32>>> {
+            let logits = |adapter: &lora::Adapter| -> Result<Vec<Vec<f32>>> {
                 check::logits(peft.decoder, peft.probe, Some(&adapter.attached(peft.decoder, 1.0)?))
             };
             let largest = check::compare(&logits(peft.adapter)?, &logits(&read)?)?.largest;

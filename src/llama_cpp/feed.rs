@@ -12,7 +12,7 @@ use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 
-use crate::engine::shared_beginnings;
+use crate::backend::engine::shared_beginnings;
 use crate::error::{Error, Result};
 
 /// Tokens of one batch. llama.cpp keeps logits of a whole batch: 256 × 150 000 × 4 bytes is 150 MB.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Compared, Continuation, Generated, Generation};
+use crate::backend::engine::{Compared, Continuation, Generated, Generation};
 use crate::error::{Error, Result};
 use crate::record::Message;
 

@@ -1,5 +1,5 @@
 //! What a session is asked: answers, scores of given tokens, two arms on the same tokens, and the proof that the adapter is
-//! on. The same questions as those to [`crate::engine::Engine`], with the same meaning.
+//! on. The same questions as those to [`crate::backend::engine::Engine`], with the same meaning.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 use super::feed::{Reader, Sequence, Shape, by_length, feed};
 use super::protocol::Reply;
 use super::{Session, context, load};
-use crate::engine::{
-    Choice, Compared, Continuation, Ends, Generated, Generation, choose, larger, largest_difference, log_normaliser,
-};
+use crate::backend::engine::{Choice, Compared, Continuation, Ends, Generated, Generation, choose};
 use crate::error::{Error, Result};
+use crate::model::ops::rows::{larger, largest_difference, log_normaliser};
 
 /// Takes replies while a job is done; it fails when nobody listens.
 pub(super) type Tell<'t> = &'t mut dyn FnMut(Reply) -> Result<()>;

@@ -6,11 +6,11 @@ use candle_core::{Device, Tensor};
 
 use super::protocol::{Opening, Reply};
 use super::{Session, VERSION, VERSION_F32};
-use crate::adapter;
+use crate::backend::engine::{Compared, Continuation, Ends, Engine, Generated, Generation};
 use crate::config::ModelConfig;
-use crate::engine::{Compared, Continuation, Ends, Engine, Generated, Generation};
 use crate::export;
 use crate::model::decoder::parity::{decoder, fixture, reference, relative};
+use crate::model::lora;
 use crate::model::outline;
 use crate::model::{Family, ModelFiles, ModelKind};
 use crate::record::{Finish, Sampling};
@@ -47,7 +47,7 @@ fn session(family: &str, arms: Vec<Option<PathBuf>>, batch: usize) -> Session {
 /// A family's PEFT adapter, as our own export writes it for llama.cpp.
 fn converted(family: &str, directory: &Path) -> PathBuf {
     let (model, peft) = (fixture(&format!("{family}/model.gguf")), fixture(&format!("{family}/adapter")));
-    let adapter = adapter::load(&peft).expect("an adapter");
+    let adapter = lora::load(&peft).expect("an adapter");
     let files = ModelFiles { root: model.clone(), kind: ModelKind::Gguf(model) };
     let outline = outline(&files, &ModelConfig::default()).expect("an outline");
     let out = directory.join(format!("{}.gguf", family.replace('/', "-")));
@@ -153,8 +153,8 @@ fn an_adapter_that_llama_cpp_s_converter_wrote_is_read_as_peft_s() {
         let model = fixture(&format!("{family}/model.gguf"));
         let files = ModelFiles { root: model.clone(), kind: ModelKind::Gguf(model) };
         let outline = outline(&files, &ModelConfig::default()).expect("an outline");
-        let read = adapter::open(&fixture(&theirs), &outline).expect("an adapter");
-        let peft = adapter::load(&fixture(&format!("{family}/adapter"))).expect("an adapter");
+        let read = lora::open(&fixture(&theirs), &outline).expect("an adapter");
+        let peft = lora::load(&fixture(&format!("{family}/adapter"))).expect("an adapter");
         assert_eq!(read.modules, peft.modules, "{family}");
         let mut session = session(family, vec![None, Some(fixture(&theirs))], 4);
         let expected = reference(&format!("{family}/reference_lora.safetensors"));
@@ -175,7 +175,7 @@ fn batched_answers_agree_with_transformers_token_for_token() {
         let items: Vec<Generation> =
             [0, 1].iter().flat_map(|arm| [0, 1, 0].map(|i: usize| ask(*arm, &prompts[i], 24))).collect();
         let decoder = decoder(&format!("{family}/model.gguf"));
-        let peft = adapter::load(&fixture(&format!("{family}/adapter"))).expect("an adapter");
+        let peft = lora::load(&fixture(&format!("{family}/adapter"))).expect("an adapter");
         let peft = peft.attached(&decoder, 1.0).expect("tensors");
         let engine = Engine { decoder: &decoder, arms: &[None, Some(peft)], batch: 8 };
         let expected = engine.generate(&items, &Ends::NONE, &mut |_| {}).expect("answers");
@@ -267,7 +267,7 @@ fn distributions_of_two_arms_agree_with_candle() {
     };
     session("llama", vec![None, Some(adapter)], 4).compare(&items, (0, 1), &mut take).expect("compared");
     let decoder = decoder("llama/model.gguf");
-    let peft = adapter::load(&fixture("llama/adapter")).expect("an adapter").attached(&decoder, 1.0).expect("tensors");
+    let peft = lora::load(&fixture("llama/adapter")).expect("an adapter").attached(&decoder, 1.0).expect("tensors");
     let engine = Engine { decoder: &decoder, arms: &[None, Some(peft)], batch: 4 };
     let expected = engine.compare(&items, 0, 1, &mut |_| {}).expect("compared");
     for (found, expected) in found.into_iter().map(|f: Option<Compared>| f.expect("each")).zip(expected) {

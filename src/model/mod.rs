@@ -6,6 +6,7 @@
 pub mod architecture;
 pub(crate) mod decoder;
 pub(crate) mod formats;
+pub(crate) mod lora;
 mod open;
 pub(crate) mod ops;
 pub mod sources;

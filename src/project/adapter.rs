@@ -6,11 +6,11 @@ use super::early::Checked;
 use super::stamp::{self, Stamp, hash_file, mismatch};
 use super::train::{self, Summary};
 use super::{Base, Event, Events, TrainPolicy};
-use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::copy_atomically;
 use crate::model;
+use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 
 /// An adapter that can be asked.
 pub(super) struct Ready {
@@ -87,16 +87,16 @@ pub(super) fn ready(
     }
     let (adapter, family, parameters) = match stamp {
         // Ours, so it is a PEFT directory and fits the base.
-        Some(stamp) => (adapter::load(directory)?, stamp.family, stamp.parameters),
+        Some(stamp) => (lora::load(directory)?, stamp.family, stamp.parameters),
         None => {
             let outline = model::outline(&base.files, &config.model)?;
-            let adapter = adapter::open(directory, &outline)?;
-            let notes = adapter::provenance::notes(&adapter, &config.root, &base.files, &config.model, &outline)?;
+            let adapter = lora::open(directory, &outline)?;
+            let notes = lora::provenance::notes(&adapter, &config.root, &base.files, &config.model, &outline)?;
             notes.into_iter().for_each(|note| on_event(Event::Note(note)));
             (adapter, outline.family, outline.parameters)
         }
     };
-    let hash = if adapter::is_gguf(directory) { hash_file(directory)? } else { hash_files(directory)? };
+    let hash = if lora::is_gguf(directory) { hash_file(directory)? } else { hash_files(directory)? };
     Ok(Ready { adapter, directory: directory.clone(), hash, scale: place.scale, family, parameters, summary })
 }
 

@@ -1,13 +1,13 @@
 //! A project on candle and on llama.cpp: the same base, adapter and scenarios, so that what differs is the serving.
 
 use super::{Event, Events, TrainPolicy, adapter, ask, backend, base, early, lock};
+use crate::backend::engine::Compared;
 use crate::backend::{CandleBackend, LlamaCppBackend, Progress};
 use crate::compare::DriftSample;
 use crate::compare::crosscheck::{
     CrossCheck, Divergence, Limits, Measured, TemplateCheck, TokenCheck, divergence, spelt,
 };
 use crate::config::{BackendName, Config};
-use crate::engine::Compared;
 use crate::error::Result;
 use crate::model::tokenizer::Tokenizer;
 use crate::record::{CaseRecord, Completion, Finish, Message, Prompt, RunRecord, ScenarioRecord};

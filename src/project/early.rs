@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use super::stamp::Stamp;
 use super::train::{self, data_hash, data_of};
-use crate::adapter;
 use crate::backend::prompts;
 use crate::config::{Config, DataConfig};
 use crate::data;
 use crate::data::limits::drift_text;
 use crate::error::{Error, Result};
+use crate::model::lora;
 use crate::model::tokenizer::{ChatTemplate, ChatTokenizer};
 use crate::model::{self, Limits, ModelFiles};
 use crate::scenario::{self, Scenario};
@@ -127,7 +127,7 @@ fn check_adapter(config: &Config, path: &Path) -> Result<()> {
         return Err(Error::model(config.relative(path), message));
     }
     // Whether the tensors of a GGUF file fit is told with the base.
-    if adapter::is_gguf(path) { Ok(()) } else { adapter::load(path).map(|_| ()) }
+    if lora::is_gguf(path) { Ok(()) } else { lora::load(path).map(|_| ()) }
 }
 
 /// Checks what the model's small files tell: the tokenizer fits, prompts and choices fit the context, and so does every data line.

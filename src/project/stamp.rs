@@ -5,9 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::train::Wanted;
-use crate::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::error::{Error, Result};
 use crate::files::{read_own, read_regular_text, write_atomically};
+use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 
 /// File beside an adapter that says what it was trained from.
 pub(super) const STAMP: &str = "finetest.json";

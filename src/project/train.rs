@@ -7,7 +7,6 @@ use serde::Serialize;
 use super::early::{self, Checked};
 use super::stamp::{STAMP, Stamp};
 use super::{Base, Event, Events, TrainPolicy};
-use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::config::{BackendName, Config, DataConfig, ModelConfig, OnError, Recipe};
 use crate::data::encode::{Encoded, encode_example};
 use crate::data::limits::Limits;
@@ -16,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::export;
 use crate::files::{replace_directory, write_atomically};
 use crate::model::architecture::outline::Outline;
+use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::{self, ModelFiles, load_decoder};
 use crate::train::{TRAINER_STATE, TrainerState, Training, finished_state, loss_plot};
@@ -157,10 +157,10 @@ pub(super) fn train(
     let objective = super::backend::objective(config, base, decoder, &outline, recipe, [&train, &validation])?;
     let trained = training.run(objective, &mut |event| on_event(Event::Train(event)))?;
     replace_directory(directory, &OWN_FILES, |staged| {
-        adapter::save(&trained.adapter, staged, recipe.adapter_dtype)?;
+        lora::save(&trained.adapter, staged, recipe.adapter_dtype)?;
         if config.backend != BackendName::Candle {
             // As it was rounded, so that both forms are the same adapter.
-            let rounded = adapter::load(staged)?;
+            let rounded = lora::load(staged)?;
             export::convert(&rounded, &outline, &base.files, directory, 1.0, &[], &staged.join(GGUF_ADAPTER))?;
         }
         write_log(&trained.state, staged)?;

@@ -8,11 +8,11 @@ use safetensors::Dtype;
 
 use super::optimizer::Moments;
 use super::state::{TRAINER_STATE, TrainerState};
-use crate::adapter::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 use crate::config::AdapterDtype;
 use crate::error::{Error, Result};
 use crate::files::{WRITING, read_own, read_regular_text, step, sync_directory, write_atomically};
 use crate::model::formats::safetensors::{read_tensors, write_tensors};
+use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 
 const PREFIX: &str = "checkpoint-";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -35,7 +35,7 @@ impl Checkpoint {
         std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
         let partial =
             tempfile::Builder::new().prefix(WRITING).tempdir_in(directory).map_err(Error::io(directory, "write"))?;
-        adapter::save(&self.adapter, partial.path(), AdapterDtype::F32)?;
+        lora::save(&self.adapter, partial.path(), AdapterDtype::F32)?;
         let mut tensors = Vec::new();
         for (name, moments) in &self.moments {
             let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
@@ -85,7 +85,7 @@ impl Checkpoint {
     fn load(path: &Path) -> Result<Self> {
         check(path)?;
         let state = TrainerState::load(&path.join(TRAINER_STATE))?;
-        let adapter = adapter::load(path)?;
+        let adapter = lora::load(path)?;
         let optimizer = path.join(OPTIMIZER);
         let mut tensors = read_tensors(&optimizer)?;
         let mut moments = BTreeMap::new();

@@ -22,11 +22,11 @@ pub(crate) use objective::{Gradients, InProcess, Objective, targets};
 pub use plot::loss_plot;
 pub use state::{LogEntry, TRAINER_STATE, TrainerState};
 
-use crate::adapter::Adapter;
 use crate::config::Recipe;
 use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 use crate::model::architecture::outline::Outline;
+use crate::model::lora::Adapter;
 use checkpoint::Checkpoint;
 pub(crate) use checkpoint::finished_state;
 use optimizer::{AdamWConfig, Moments, norm};

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-use crate::adapter::Adapter;
 use crate::config::Recipe;
 use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 use crate::model::decoder::linear::Adapters;
 use crate::model::decoder::{Batch, Decoder};
+use crate::model::lora::Adapter;
 use crate::model::ops::in_pool;
 use crate::model::ops::lora::{Dropout, mix};
 use crate::model::ops::tape::{Tape, select_rows};

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::adapter::{self, Adapter};
 use crate::config::{Dtype, Recipe};
 use crate::data::encode::Encoded;
 use crate::model::architecture::outline::Outline;
 use crate::model::decoder::Decoder;
 use crate::model::decoder::parity::{FAMILIES, decoder, decoder_in, fixture, reference};
+use crate::model::lora::{self, Adapter};
 use crate::train::state::TrainerState;
 use crate::train::{InProcess, Objective, Trainer, Training};
 
@@ -69,7 +69,7 @@ pub(crate) fn examples_of(recorded: &Recorded) -> Vec<Encoded> {
 fn difference(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len());
     let scale = want.iter().fold(0f32, |m, v| m.max(v.abs()));
-    crate::engine::largest_difference(got, want) / f64::from(scale)
+    crate::model::ops::rows::largest_difference(got, want) / f64::from(scale)
 }
 
 fn agrees_with_peft(recorded: &Recorded, widened: bool) {
@@ -94,7 +94,7 @@ pub(crate) fn descends_as_peft(recorded: &Recorded, objective: Box<dyn Objective
     let losses: Vec<f64> =
         json["losses"].as_array().expect("losses").iter().filter_map(serde_json::Value::as_f64).collect();
     let examples = examples_of(recorded);
-    let start = adapter::load(&fixture(&recorded.adapter)).expect("an adapter");
+    let start = lora::load(&fixture(&recorded.adapter)).expect("an adapter");
     let mut trainer = Trainer::new(objective, recipe, start, TrainerState::default());
     let together = vec![examples.iter().collect::<Vec<_>>()];
     let apart: Vec<Vec<&Encoded>> = examples.iter().map(|e| vec![e]).collect();
@@ -214,7 +214,7 @@ fn gradients_through_quantised_weights_are_those_of_the_widened_ones() {
 #[test]
 fn packing_changes_no_gradient() {
     let (decoder, recipe, examples) = (decoder("llama"), recipe(), examples());
-    let start = adapter::load(&fixture("llama/adapter")).expect("an adapter");
+    let start = lora::load(&fixture("llama/adapter")).expect("an adapter");
     let mut trainer =
         Trainer::new(Box::new(InProcess::new(&decoder, &recipe)), &recipe, start, TrainerState::default());
     let packed = trainer.gradients(&[vec![&examples[1], &examples[0], &examples[1]]]).expect("gradients");
@@ -236,7 +236,7 @@ fn sharing_a_prefix_changes_no_gradient() {
         Encoded { ids, labels }
     };
     let examples = [example(&[3, 5, 8, 13]), example(&[21, 34, 55]), example(&[3, 144, 233, 6, 9])];
-    let start = adapter::load(&fixture("llama/adapter")).expect("an adapter");
+    let start = lora::load(&fixture("llama/adapter")).expect("an adapter");
     let mut trainer =
         Trainer::new(Box::new(InProcess::new(&decoder, &recipe)), &recipe, start, TrainerState::default());
     let together: Vec<&Encoded> = examples.iter().collect();
@@ -293,7 +293,7 @@ fn in_bf16_losses_and_gradients_are_near_those_of_peft() {
         let text = std::fs::read_to_string(fixture(&format!("{}.json", recorded.reference))).expect("a reference");
         let json: serde_json::Value = serde_json::from_str(&text).expect("json");
         let (decoder, recipe, examples) = (decoder_in(family, Dtype::Bf16), recipe(), examples_of(&recorded));
-        let start = adapter::load(&fixture(&recorded.adapter)).expect("an adapter");
+        let start = lora::load(&fixture(&recorded.adapter)).expect("an adapter");
         let objective = Box::new(InProcess::new(&decoder, &recipe));
         let mut trainer = Trainer::new(objective, &recipe, start, TrainerState::default());
         let (loss, gradients) = trainer.gradients(&[examples.iter().collect()]).expect("gradients");

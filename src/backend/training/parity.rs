@@ -5,7 +5,6 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Value;
 
 use super::{LlamaCppObjective, Place, by_name, windows};
-use crate::adapter::{self, Adapter};
 use crate::config::{ModelConfig, Recipe};
 use crate::data::encode::Encoded;
 use crate::error::Result;
@@ -14,6 +13,7 @@ use crate::llama_cpp::Differentiator;
 use crate::model::decoder::parity::fixture;
 use crate::model::formats::gguf::Header;
 use crate::model::formats::mapped::map_file;
+use crate::model::lora::{self, Adapter};
 use crate::model::outline;
 use crate::model::sources;
 use crate::train::parity::{Recorded, descends_as_peft, examples_of, recipe};
@@ -77,7 +77,7 @@ fn agrees(family: &'static str, model: &Path) {
     let directory = tempfile::tempdir().expect("a directory");
     let objective = LlamaCppObjective::new(&files, &config, &outline, &recipe, &[&examples], directory.path())
         .expect("an objective");
-    let start = adapter::load(&fixture(&format!("{family}/adapter"))).expect("an adapter");
+    let start = lora::load(&fixture(&format!("{family}/adapter"))).expect("an adapter");
     descends_as_peft(&recorded, Box::new(Here::new(&objective, &start)), &recipe);
 }
 

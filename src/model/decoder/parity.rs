@@ -9,9 +9,9 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::linear::Adapters;
 use super::{Batch, Decoder};
-use crate::adapter;
+use crate::backend::engine::{Ends, Engine, Generation};
 use crate::config::{self, ModelConfig};
-use crate::engine::{Ends, Engine, Generation};
+use crate::model::lora;
 use crate::model::ops::low_rank::LowRank;
 use crate::model::{DecoderSpec, ModelFiles, load_decoder};
 use crate::record::Finish;
@@ -51,7 +51,7 @@ pub(crate) fn relative(got: &Tensor, want: &Tensor) -> f64 {
     assert_eq!(got.len(), want.len());
     let mean = want.iter().map(|v| f64::from(*v)).sum::<f64>() / want.len() as f64;
     let spread = (want.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / want.len() as f64).sqrt();
-    crate::engine::largest_difference(&got, &want) / spread
+    crate::model::ops::rows::largest_difference(&got, &want) / spread
 }
 
 fn logits(decoder: &Decoder, ids: &[u32], adapter: Option<&LowRank>) -> (Tensor, Tensor) {
@@ -163,7 +163,7 @@ fn an_adapter_of_every_family_agrees_with_peft() {
         ["qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3"].map(|family| (family, "adapter_fused", "fused"));
     for (family, adapter, kind) in adapters.into_iter().chain(fused) {
         let decoder = decoder(family);
-        let adapter = adapter::load(&fixture(&format!("{family}/{adapter}"))).expect(family);
+        let adapter = lora::load(&fixture(&format!("{family}/{adapter}"))).expect(family);
         let adapter = adapter.attached(&decoder, 1.0).expect("tensors");
         let expected = reference(&format!("{family}/reference_{kind}.safetensors"));
         let base = reference(&format!("{family}/reference.safetensors"));
@@ -194,7 +194,7 @@ fn every_form_of_adapter_agrees_with_peft() {
     ];
     for (form, family) in forms {
         let decoder = decoder(family);
-        let adapter = adapter::load(&fixture(&format!("adapters/{form}"))).expect(form);
+        let adapter = lora::load(&fixture(&format!("adapters/{form}"))).expect(form);
         let adapter = adapter.attached(&decoder, 1.0).expect(form);
         let prompt = ids(&reference(&format!("{family}/reference.safetensors"))["input_ids_0"]);
         let expected = &reference(&format!("adapters/{form}/reference.safetensors"))["logits"];
@@ -208,7 +208,7 @@ fn every_form_of_adapter_agrees_with_peft() {
         let together = engine.last_logits(&prompt, &[0, 1]).expect("logits");
         for (row, alone) in together.iter().zip([base, tuned]) {
             let alone = alone.to_vec2::<f32>().expect("rows").pop().expect("a row");
-            let most = crate::engine::largest_difference(row, &alone);
+            let most = crate::model::ops::rows::largest_difference(row, &alone);
             assert!(most < 1e-4, "{form}: {most}");
         }
     }
@@ -234,7 +234,7 @@ fn every_family_decodes_as_transformers_does() {
 #[test]
 fn batched_decoding_agrees_with_transformers_token_for_token() {
     let decoder = decoder("llama");
-    let adapter = adapter::load(&fixture("llama/adapter")).expect("an adapter").low_rank(1.0).expect("tensors");
+    let adapter = lora::load(&fixture("llama/adapter")).expect("an adapter").low_rank(1.0).expect("tensors");
     let engine = Engine { decoder: &decoder, arms: &[None, Some(adapter)], batch: 3 };
     let expected = reference("llama/reference.safetensors");
     let prompts = [0, 1, 0].map(|i| ids(&expected[&format!("input_ids_{i}")]));

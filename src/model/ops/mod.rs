@@ -22,6 +22,7 @@ pub(crate) mod matrix;
 pub(crate) mod reference;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
+pub(crate) mod rows;
 pub(crate) mod tape;
 #[cfg(test)]
 mod tests;

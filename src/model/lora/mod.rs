@@ -23,22 +23,22 @@ use crate::model::ops::low_rank::{LowRank, Pair};
 use crate::model::ops::matrix::Matrix;
 
 pub(crate) use gguf::is_gguf;
-pub use peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+pub(crate) use peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 pub(crate) use peft::{PREFIX, load, save};
 use targets::Targets;
 pub(crate) use targets::partial;
 
 /// An adapter in memory: f32 values and what PEFT's `adapter_config.json` says of them.
 #[derive(Clone, Debug)]
-pub struct Adapter {
+pub(crate) struct Adapter {
     /// Rank.
-    pub r: usize,
+    pub(crate) r: usize,
     /// The product B·A is multiplied by `alpha / r`.
-    pub alpha: f64,
+    pub(crate) alpha: f64,
     /// Probability of dropping inputs while it was trained.
-    pub dropout: f64,
+    pub(crate) dropout: f64,
     /// Name of the base model, as `base_model_name_or_path`.
-    pub base: String,
+    pub(crate) base: String,
     /// The base's revision, where PEFT wrote it down.
     pub(crate) revision: Option<String>,
     /// Where it was read from, for messages; empty for one that was made here.
@@ -138,7 +138,7 @@ impl Adapter {
 
     /// Number of trained values.
     #[must_use]
-    pub fn parameters(&self) -> usize {
+    pub(crate) fn parameters(&self) -> usize {
         let more = |values: &Option<Vec<f32>>| values.as_ref().map_or(0, Vec::len);
         let modules = self.modules.values().map(|m| m.a.len() + m.b.len() + more(&m.magnitude) + more(&m.bias));
         modules.sum::<usize>() + self.saved.values().map(|saved| saved.values.len()).sum::<usize>()
@@ -146,7 +146,7 @@ impl Adapter {
 
     /// Does it change nothing: is every product B·A zero?
     #[must_use]
-    pub fn is_zero(&self) -> bool {
+    pub(crate) fn is_zero(&self) -> bool {
         let zero = |values: &[f32]| values.iter().all(|v| *v == 0.0);
         self.saved.is_empty()
             && self.modules.values().all(|m| {

@@ -21,7 +21,7 @@ pub(crate) use choose::{Choice, choose};
 pub(crate) use generate::{Draft, Generated, Generation};
 #[cfg(feature = "llama-cpp")]
 pub(crate) use prefix::shared_beginnings;
-pub(crate) use score::{Compared, Continuation, divergence, larger, largest_difference, log_normaliser};
+pub(crate) use score::{Compared, Continuation};
 
 use crate::error::{Error, Result};
 use crate::model::decoder::cache::Cache;
@@ -122,15 +122,4 @@ impl Engine<'_> {
         let last = hidden.index_select(&Tensor::from_vec(ends, arms.len(), hidden.device())?, 0)?;
         Ok(self.logits(&last, arms.iter().copied())?.to_vec2::<f32>()?)
     }
-}
-
-/// Index of the largest value; the first of equal ones.
-pub(crate) fn argmax(row: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, value) in row.iter().enumerate() {
-        if *value > row[best] {
-            best = i;
-        }
-    }
-    best as u32
 }

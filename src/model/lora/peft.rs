@@ -15,9 +15,9 @@ use crate::files::write_atomically;
 use crate::model::formats::safetensors::{Read, Stored, read_tensors, write_tensors};
 
 /// File of an adapter's hyper-parameters.
-pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// File of its tensors.
-pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 pub(crate) const PREFIX: &str = "base_model.model.";
 
 /// Reads a PEFT directory.

@@ -3,10 +3,10 @@
 use proptest::prelude::*;
 
 use super::{Continuation, Draft, Ends, Engine, Generated, Generation};
-use crate::adapter;
 use crate::backend::ENGINE_REVISION;
 use crate::model::decoder::Decoder;
 use crate::model::decoder::parity::{decoder, fixture};
+use crate::model::lora;
 use crate::model::ops::low_rank::LowRank;
 use crate::record::Sampling;
 
@@ -72,7 +72,7 @@ fn models() -> &'static [Model] {
     MODELS.get_or_init(|| {
         let model = |(family, adapter): &(&str, &str)| {
             let decoder = decoder(family);
-            let adapter = adapter::load(&fixture(adapter)).expect("an adapter");
+            let adapter = lora::load(&fixture(adapter)).expect("an adapter");
             let tuned = adapter.attached(&decoder, 1.0).expect("tensors");
             Model { decoder, tuned }
         };

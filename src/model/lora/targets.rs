@@ -163,10 +163,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::adapter::tests::base;
-    use crate::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, load};
     use crate::model::decoder::parity::fixture;
     use crate::model::formats::safetensors::{read_tensors, write_tensors};
+    use crate::model::lora::tests::base;
+    use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, load};
 
     /// The llama adapter with these keys in its configuration and these tensors left in its file.
     fn adapter(keys: &[(&str, Value)], kept: fn(&str) -> bool) -> (tempfile::TempDir, Adapter) {

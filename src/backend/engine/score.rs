@@ -7,10 +7,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::prefix::Prefixes;
-use super::{Engine, Event, PREFILL_TOKENS, Row, argmax};
+use super::{Engine, Event, PREFILL_TOKENS, Row};
 use crate::error::{Error, Result};
 use crate::model::decoder::cache::Cache;
-use crate::model::ops::{exp, view};
+use crate::model::ops::rows::{argmax, divergence, log_normaliser};
+use crate::model::ops::view;
 
 /// Positions whose logits are held at once, for each of two arms.
 pub(super) const POSITIONS: usize = 128;
@@ -238,27 +239,4 @@ fn groups(order: &[usize], tokens: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
         }
     }
     groups
-}
-
-/// ln Σ exp(x).
-pub(crate) fn log_normaliser(row: &[f32]) -> f64 {
-    let largest = exp::max(row);
-    f64::from(largest) + exp::sum_of_exp(row, largest).ln()
-}
-
-/// Σ_v p ln(p/q) of two rows of logits; rounding below 0 is 0, and NaN stays NaN.
-pub(crate) fn divergence(p: &[f32], q: &[f32], log_p: f64, log_q: f64) -> f64 {
-    let sum = exp::divergence(p, q, log_p as f32, log_q as f32);
-    // `f64::max` would make 0 of NaN.
-    if sum < 0.0 { 0.0 } else { sum }
-}
-
-/// Largest |a − b|; NaN when one is NaN, which `f64::max` would leave out.
-pub(crate) fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, larger)
-}
-
-/// The larger of two; NaN when one is.
-pub(crate) fn larger(a: f64, b: f64) -> f64 {
-    if b > a || b.is_nan() { b } else { a }
 }

@@ -1,7 +1,8 @@
 //! The next token out of logits, and whether an answer is over with it: the same for every backend.
 
-use super::{Generation, argmax};
+use super::Generation;
 use crate::data::SplitMix64;
+use crate::model::ops::rows::argmax;
 use crate::record::{Finish, Sampling};
 
 /// What ends an answer before its limit.
