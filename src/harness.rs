@@ -55,7 +55,7 @@ struct Suite {
 /// names). Exits with 0 or 101, as test programs do.
 pub fn main(directory: &str, assertion: Assertion) -> ExitCode {
     #[cfg(feature = "llama-cpp")]
-    if let Some(ended) = crate::llama_cpp::worker::serve_if_asked() {
+    if let Some(ended) = crate::backend::llama_cpp::worker::serve::serve_if_asked() {
         return ended;
     }
     interrupt::install();

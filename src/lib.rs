@@ -82,8 +82,6 @@ pub(crate) mod files;
 pub mod gate;
 #[cfg(feature = "candle")]
 pub mod harness;
-#[cfg(feature = "llama-cpp")]
-pub(crate) mod llama_cpp;
 #[cfg(feature = "candle")]
 pub mod model;
 #[cfg(feature = "candle")]

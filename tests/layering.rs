@@ -151,9 +151,9 @@ fn unsafe_is_where_it_is_known_to_be() {
     assert_eq!(
         found,
         [
-            "llama_cpp/raw/hook.rs",
-            "llama_cpp/raw/mod.rs",
-            "llama_cpp/raw/tensor.rs",
+            "backend/llama_cpp/worker/raw/hook.rs",
+            "backend/llama_cpp/worker/raw/mod.rs",
+            "backend/llama_cpp/worker/raw/tensor.rs",
             "model/formats/mapped.rs",
             "model/ops/bf16/units.rs",
             "model/ops/gemm.rs",

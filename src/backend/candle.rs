@@ -1,8 +1,8 @@
 //! The decoder of this crate, in this process, on candle.
 
+use super::encode::Answers;
 use super::engine::{Compared, Ends, Engine, Event, Generated, Generation};
-use super::prompts::Answers;
-use super::{Backend, DriftText, Measured, OnAnswers, Progress, Question, prompts};
+use super::{Backend, DriftText, Measured, OnAnswers, Progress, Question, encode};
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -95,7 +95,7 @@ impl CandleBackend {
     #[cfg(feature = "llama-cpp")]
     pub(crate) fn logits(&mut self, answers: &[(usize, &Prompt, &[u32])]) -> Result<Vec<Vec<Vec<f32>>>> {
         let (text, engine) = self.load(&mut |_| {})?;
-        engine.logits_of(&prompts::answers(&text.chat, answers)?)
+        engine.logits_of(&encode::answers(&text.chat, answers)?)
     }
 }
 
@@ -113,9 +113,9 @@ impl Backend for CandleBackend {
         // What cannot be asked is told before the weights are loaded.
         let Text { chat, limits } = self.text()?;
         let context = limits.context;
-        let encode = |q: &Question<'_>| prompts::encode(context, chat, q.request);
+        let encode = |q: &Question<'_>| encode::encode(context, chat, q.request);
         let prompts = questions.iter().map(encode).collect::<Result<Vec<_>>>()?;
-        let (choices, continuations) = prompts::choices(context, chat, questions, &prompts)?;
+        let (choices, continuations) = encode::choices(context, chat, questions, &prompts)?;
         let (Text { chat, .. }, engine) = self.load(on_progress)?;
         let mut answers = Answers::begin(questions, &prompts);
         let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].request.max_tokens > 0).collect();
@@ -123,7 +123,7 @@ impl Backend for CandleBackend {
         on_answers(answers.whole())?;
         let generations: Vec<Generation> = generated
             .iter()
-            .map(|i| prompts::generation(chat, &questions[*i], prompts[*i].clone()))
+            .map(|i| encode::generation(chat, &questions[*i], prompts[*i].clone()))
             .collect::<Result<_>>()?;
         let text = |tokens: &[u32]| chat.tokenizer.decode(tokens, false).unwrap_or_default();
         let ends = Ends { tokens: chat.tokenizer.stop_ids(), text: &text };
@@ -131,9 +131,7 @@ impl Backend for CandleBackend {
             let put = |(row, output): (usize, Generated)| {
                 let i = generated[row];
                 let request = questions[i].request;
-                answers
-                    .put(i, Ok(output), |answer, output| prompts::answered(chat, request, output, answer))
-                    .transpose()
+                answers.put(i, Ok(output), |answer, output| encode::answered(chat, request, output, answer)).transpose()
             };
             on_answers(outputs.into_iter().filter_map(put).collect::<Result<_>>()?)
         };
@@ -151,7 +149,7 @@ impl Backend for CandleBackend {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Option<Vec<Measured<DriftSample>>>> {
         let (text, engine) = self.load(on_progress)?;
-        let continuations = prompts::texts(engine.decoder.spec.context, &text.chat, texts)?;
+        let continuations = encode::texts(engine.decoder.spec.context, &text.chat, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: continuations.len() });
         let compared = engine.compare(&continuations, arms.0, arms.1, &mut |event| on_progress(progress(event)))?;
         Ok(Some(compared.into_iter().map(|found| Ok(sample(found))).collect()))
@@ -163,7 +161,7 @@ impl Backend for CandleBackend {
         };
         let adapted_modules = adapter.modules.len();
         if adapter.is_zero() {
-            return Err(prompts::untrained());
+            return Err(encode::untrained());
         }
         let (text, engine) = self.load(&mut |_| {})?;
         let alone = Engine { decoder: engine.decoder, arms: &[None], batch: 1 };
@@ -175,7 +173,7 @@ impl Backend for CandleBackend {
             effect = larger(effect, largest_difference(&together[0], &together[1]));
             base = larger(base, largest_difference(&together[0], &untouched[0]));
         }
-        prompts::check_proof(effect, base)?;
+        encode::check_proof(effect, base)?;
         Ok(Some(Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules })))
     }
 }

@@ -5,18 +5,12 @@
 #[cfg(feature = "candle")]
 mod candle;
 #[cfg(feature = "candle")]
+pub(crate) mod encode;
+#[cfg(feature = "candle")]
 pub(crate) mod engine;
 #[cfg(feature = "llama-cpp")]
-mod isolated;
-#[cfg(feature = "llama-cpp")]
-mod llama_cpp;
-#[cfg(feature = "candle")]
-pub(crate) mod prompts;
+pub(crate) mod llama_cpp;
 mod scripted;
-#[cfg(feature = "llama-cpp")]
-mod training;
-#[cfg(feature = "llama-cpp")]
-mod widened;
 
 #[cfg(feature = "candle")]
 pub(crate) use candle::ArmAdapter;
@@ -25,10 +19,8 @@ pub use candle::CandleBackend;
 #[cfg(feature = "llama-cpp")]
 pub use llama_cpp::LlamaCppBackend;
 #[cfg(feature = "llama-cpp")]
-pub(crate) use llama_cpp::{Kept, LlamaAdapter};
+pub(crate) use llama_cpp::{Kept, LlamaAdapter, LlamaCppObjective};
 pub use scripted::Scripted;
-#[cfg(feature = "llama-cpp")]
-pub(crate) use training::LlamaCppObjective;
 
 use crate::compare::DriftSample;
 use crate::error::{Error, Result};

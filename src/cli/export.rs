@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::progress::Display;
 use super::{Global, config, notes, print};
 use crate::error::{Error, Result, exit};
-use crate::export::{self, Export, Format, Precision, Protected, earlier};
+use crate::export::{Export, Format, Precision, Protected, earlier};
 use crate::files::sweep_directory;
 use crate::model::architecture::outline::Outline;
 use crate::model::lora;
@@ -112,7 +112,7 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
             let outline = model::outline(&files, &config.model)?;
             let adapter = lora::open(&directory, &outline)?;
             notes(global, lora::provenance::notes(&adapter, &config.root, &files, &config.model, &outline)?);
-            export::convert(&adapter, &outline, &files, &directory, scale, &earlier::header(), &args.out)?;
+            lora::convert(&adapter, &outline, &files, &directory, scale, &earlier::header(), &args.out)?;
             let out = args.out.display();
             print(&format!(
                 "{out}\nread back and compared with the adapter value by value, since candle cannot take this base: {why}\n"

@@ -101,7 +101,7 @@ enum Command {
 /// Runs the command line with these arguments (the program's name first) and says how it ended.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     #[cfg(feature = "llama-cpp")]
-    if let Some(ended) = crate::llama_cpp::worker::serve_if_asked() {
+    if let Some(ended) = crate::backend::llama_cpp::worker::serve::serve_if_asked() {
         return ended;
     }
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();

@@ -1,9 +1,8 @@
 //! A merged model as GGUF: the base's file with the adapted layers' tensors replaced.
 
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
@@ -13,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::architecture::outline::Outline;
 use crate::model::architecture::{DecoderSpec, Latent, Projection};
 use crate::model::decoder::linear::Linear;
+use crate::model::formats;
 use crate::model::formats::gguf::Header;
 use crate::model::formats::mapped::map_file;
 use crate::model::ops::low_rank::LowRank;
@@ -62,7 +62,7 @@ impl Export<'_> {
         metadata.sort_by_key(|(key, _)| *key);
         let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (*k, v)).collect();
         let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
-        write(out, &metadata, &tensors)?;
+        formats::gguf::write(out, &metadata, &tensors)?;
         drop(tensors);
 
         let files = ModelFiles { root: out.to_path_buf(), kind: ModelKind::Gguf(out.to_path_buf()) };
@@ -136,12 +136,6 @@ impl Export<'_> {
     }
 }
 
-/// Does a GGUF file hold a tensor whose name ends so?
-pub(super) fn has_tensor(path: &Path, suffix: &str) -> Result<bool> {
-    let header = Header::read(path, &map_file(path)?)?;
-    Ok(header.tensors.keys().any(|name| name.ends_with(suffix)))
-}
-
 /// The keys' or the values' half of a latent attention's `kv_b`, as GGUF holds them: the keys' part of each head transposed.
 fn half_of(spec: &DecoderSpec, kv_b: &[f32], keys: bool) -> Vec<f32> {
     let Projection::Latent(Latent { kv_rank: rank, nope, .. }) = spec.attention.projection else { return Vec::new() };
@@ -161,14 +155,4 @@ pub(super) fn modelfile(out: &Path) -> String {
 /// Where the recipe of a model file lies: beside it, under its name.
 pub(crate) fn modelfile_of(out: &Path) -> std::path::PathBuf {
     out.with_extension("Modelfile")
-}
-
-/// Writes a GGUF file at once or not at all.
-pub(crate) fn write(path: &Path, metadata: &[(&str, &Value)], tensors: &[(&str, &QTensor)]) -> Result<()> {
-    crate::files::write_atomically_with(path, |file| {
-        let mut writer = BufWriter::new(file);
-        gguf_file::write(&mut writer, metadata, tensors)
-            .map_err(|e| Error::model(path, format!("cannot be written: {e}")))?;
-        writer.flush().map_err(Error::io(path, "write"))
-    })
 }

@@ -25,7 +25,6 @@ use crate::model::decoder::linear::Linear;
 use crate::model::lora::Adapter;
 use crate::model::ops::low_rank::LowRank;
 use crate::model::{ModelFiles, ModelKind};
-pub(crate) use adapter::convert;
 pub use check::Difference;
 pub(crate) use target::{Protected, unwritable};
 

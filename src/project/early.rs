@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::stamp::Stamp;
 use super::train::{self, data_hash, data_of};
-use crate::backend::prompts;
+use crate::backend::encode;
 use crate::config::{Config, DataConfig};
 use crate::data;
 use crate::data::limits::drift_text;
@@ -163,7 +163,7 @@ fn check_prompts(chat: &ChatTokenizer, context: usize, checked: &Checked) -> Res
     let mut errors = Vec::new();
     for scenario in &checked.scenarios {
         for case in &scenario.cases {
-            if let Err(error) = prompts::check(context, chat, &case.request) {
+            if let Err(error) = encode::check(context, chat, &case.request) {
                 errors.push(Error::input(&scenario.path, None, format!("case {:?}: {error}", case.name)));
             }
         }

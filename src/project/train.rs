@@ -12,7 +12,6 @@ use crate::data::encode::{Encoded, encode_example};
 use crate::data::limits::Limits;
 use crate::data::{self, Example, file_hash};
 use crate::error::{Error, Result};
-use crate::export;
 use crate::files::{replace_directory, write_atomically};
 use crate::model::architecture::outline::Outline;
 use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS};
@@ -161,7 +160,7 @@ pub(super) fn train(
         if config.backend != BackendName::Candle {
             // As it was rounded, so that both forms are the same adapter.
             let rounded = lora::load(staged)?;
-            export::convert(&rounded, &outline, &base.files, directory, 1.0, &[], &staged.join(GGUF_ADAPTER))?;
+            lora::convert(&rounded, &outline, &base.files, directory, 1.0, &[], &staged.join(GGUF_ADAPTER))?;
         }
         write_log(&trained.state, staged)?;
         Stamp::write(staged, wanted, &outline.family, outline.parameters)

@@ -4,12 +4,14 @@
 //! tokenizer, template) depends on none. Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use candle_core::Device;
-use candle_core::quantized::gguf_file::Value;
+use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor, ggml_file};
 
+use super::mapped::map_file;
 use crate::error::{Error, Result};
 
 /// Dimensions that a tensor may have; ggml has no more.
@@ -318,6 +320,22 @@ impl<'a> Reader<'a> {
         self.at = end;
         Ok(taken)
     }
+}
+
+/// Does a GGUF file hold a tensor whose name ends so?
+pub(crate) fn has_tensor(path: &Path, suffix: &str) -> Result<bool> {
+    let header = Header::read(path, &map_file(path)?)?;
+    Ok(header.tensors.keys().any(|name| name.ends_with(suffix)))
+}
+
+/// Writes a GGUF file at once or not at all.
+pub(crate) fn write(path: &Path, metadata: &[(&str, &Value)], tensors: &[(&str, &QTensor)]) -> Result<()> {
+    crate::files::write_atomically_with(path, |file| {
+        let mut writer = BufWriter::new(file);
+        gguf_file::write(&mut writer, metadata, tensors)
+            .map_err(|e| Error::model(path, format!("cannot be written: {e}")))?;
+        writer.flush().map_err(Error::io(path, "write"))
+    })
 }
 
 #[cfg(test)]

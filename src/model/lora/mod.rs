@@ -1,6 +1,7 @@
 //! LoRA adapters: made for a model, read from and written to PEFT's directory form and llama.cpp's GGUF form.
 
 mod config;
+pub(crate) mod convert;
 pub(crate) mod gguf;
 mod peft;
 pub(crate) mod provenance;
@@ -22,6 +23,7 @@ use crate::model::ops::lora::mix;
 use crate::model::ops::low_rank::{LowRank, Pair};
 use crate::model::ops::matrix::Matrix;
 
+pub(crate) use convert::convert;
 pub(crate) use gguf::is_gguf;
 pub(crate) use peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 pub(crate) use peft::{PREFIX, load, save};

@@ -8,8 +8,8 @@ use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor};
 
 use crate::error::{Error, Result};
-use crate::export::gguf::write;
 use crate::model::formats::gguf::Header;
+use crate::model::formats::gguf::write;
 use crate::model::formats::mapped::map_file;
 
 /// Largest model, in weights: 4 GB of memory while it is written, and of disk.

@@ -8,11 +8,11 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::Progress;
+use super::protocol::{HELLO, Job, Opened, Opening, Reply, read_line, write_line};
+use super::worker::pass_on;
+use super::worker::serve::WORKER;
+use crate::backend::Progress;
 use crate::error::{Error, Result};
-use crate::llama_cpp::pass_on;
-use crate::llama_cpp::protocol::{HELLO, Job, Opened, Opening, Reply, read_line, write_line};
-use crate::llama_cpp::worker::WORKER;
 
 /// Names the program to start as the worker; default: this one.
 const PROGRAM: &str = "FINETEST_WORKER_PROGRAM";

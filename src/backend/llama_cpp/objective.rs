@@ -7,12 +7,11 @@ use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
-use super::isolated::{End, Worker};
+use super::process::{End, Worker};
+use super::protocol::{Job, OpeningToTrain, Reply, Window, floats};
 use crate::config::{Bf16, ModelConfig, Recipe};
 use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
-use crate::export::gguf;
-use crate::llama_cpp::protocol::{Job, OpeningToTrain, Reply, Window, floats};
 use crate::model::architecture::families::{NO_EXPERTS, without_backward};
 use crate::model::architecture::outline::Outline;
 use crate::model::lora::Adapter;
@@ -173,7 +172,7 @@ impl<'a> LlamaCppObjective<'a> {
         let metadata = crate::model::lora::gguf::metadata(self.outline, adapter.alpha as f32);
         let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
         let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        gguf::write(path, &metadata, &tensors)?;
+        crate::model::formats::gguf::write(path, &metadata, &tensors)?;
         Ok(places)
     }
 

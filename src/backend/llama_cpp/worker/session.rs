@@ -7,9 +7,9 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::feed::{Reader, Sequence, Shape, by_length, feed};
-use super::protocol::Reply;
 use super::{Session, context, load};
 use crate::backend::engine::{Choice, Compared, Continuation, Ends, Generated, Generation, choose};
+use crate::backend::llama_cpp::protocol::Reply;
 use crate::error::{Error, Result};
 use crate::model::ops::rows::{larger, largest_difference, log_normaliser};
 

@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 
-use super::protocol::{Opening, Reply};
 use super::{Session, VERSION, VERSION_F32};
 use crate::backend::engine::{Compared, Continuation, Ends, Engine, Generated, Generation};
+use crate::backend::llama_cpp::protocol::{Opening, Reply};
 use crate::config::ModelConfig;
-use crate::export;
 use crate::model::decoder::parity::{decoder, fixture, reference, relative};
 use crate::model::lora;
 use crate::model::outline;
@@ -51,7 +50,7 @@ fn converted(family: &str, directory: &Path) -> PathBuf {
     let files = ModelFiles { root: model.clone(), kind: ModelKind::Gguf(model) };
     let outline = outline(&files, &ModelConfig::default()).expect("an outline");
     let out = directory.join(format!("{}.gguf", family.replace('/', "-")));
-    export::convert(&adapter, &outline, &files, &peft, 1.0, &[], &out).expect("an adapter for llama.cpp");
+    lora::convert(&adapter, &outline, &files, &peft, 1.0, &[], &out).expect("an adapter for llama.cpp");
     out
 }
 
@@ -61,7 +60,7 @@ fn the_version_is_the_one_that_is_pinned() {
     let version = VERSION.rsplit(' ').next().expect("a number");
     assert_eq!(VERSION_F32, format!("{VERSION} f32"));
     for name in ["llama-cpp-2", "llama-cpp-sys-2"] {
-        let line = include_str!("../../Cargo.toml").lines().find(|line| line.starts_with(&format!("{name} =")));
+        let line = include_str!("../../../../Cargo.toml").lines().find(|line| line.starts_with(&format!("{name} =")));
         assert!(line.expect("a dependency").contains(&format!("\"={version}\"")), "{line:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! llama.cpp: one loaded model, a context of its own for each arm, many sequences a batch.
 //!
-//! Only the worker process calls it (see [`worker`]): ggml ends the process when one of its asserts does not hold. What runs here
+//! Only the worker process calls it (see [`serve`]): ggml ends the process when one of its asserts does not hold. What runs here
 //! uses `llama-cpp-2`'s safe interface alone. Adapters are loaded before any context exists, since loading one takes the model
 //! mutably; base and tuned never share a context, so they never share a cache.
 //!
@@ -9,12 +9,11 @@
 
 mod feed;
 mod logs;
-pub(crate) mod protocol;
 mod raw;
+pub(crate) mod serve;
 mod session;
 #[cfg(test)]
 mod tests;
-pub(crate) mod worker;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -26,11 +25,11 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::model::{LlamaChatMessage, LlamaLoraAdapter, LlamaModel};
 use llama_cpp_2::token::LlamaToken;
 
+use super::protocol::{Opened, Opening};
 use crate::error::{Error, Result};
 use crate::record::Message;
 use feed::{BATCH, Shape};
 pub(crate) use logs::pass_on;
-use protocol::{Opened, Opening};
 #[cfg(test)]
 pub(crate) use raw::Differentiator;
 

@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use sys::{ggml_op, ggml_tensor};
 
 use super::tensor::{by_values, is_dense, is_frozen, matrix, name, source, values, values_mut, widen};
+use crate::backend::llama_cpp::protocol::Window;
 use crate::error::panic_message;
-use crate::llama_cpp::protocol::Window;
 use crate::model::ops::gemm::{Into, Mat, MatMut, matmul};
 
 /// The head: a tensor of its own, or the embedding.

@@ -1,24 +1,31 @@
 //! llama.cpp, in a process of its own. Prompts are rendered and tokenised here, by the same code as candle's; the worker knows
 //! tokens only.
 
+mod objective;
+mod process;
+pub(crate) mod protocol;
+mod widened;
+pub(crate) mod worker;
+
 use std::path::{Path, PathBuf};
 
+pub(crate) use objective::LlamaCppObjective;
+
 use super::candle::sample;
+use super::encode::Answers;
 use super::engine::{Compared, Continuation, Generated, Generation};
-use super::isolated::{Isolated, OnOutcome};
-use super::prompts::Answers;
-use super::{Backend, DriftText, Measured, OnAnswers, Progress, Question, prompts};
+use super::{Backend, DriftText, Measured, OnAnswers, Progress, Question, encode};
 use crate::compare::DriftSample;
 use crate::config::{Dtype, ModelConfig};
 use crate::error::{Error, Result};
-use crate::export;
-use crate::llama_cpp::protocol::{Job, Opening, Reply, floats};
-use crate::llama_cpp::{VERSION, VERSION_F32};
 use crate::model::architecture::outline::Outline;
-use crate::model::lora::{Adapter, is_gguf};
+use crate::model::lora::{self, Adapter, is_gguf};
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::{self, ModelFiles, ModelKind};
 use crate::record::{Message, Prompt, Proof};
+use process::{Isolated, OnOutcome};
+use protocol::{Job, Opening, Reply, floats};
+use worker::{VERSION, VERSION_F32};
 
 /// Raised when the same adapter would be converted to another file.
 const CONVERSION: u32 = 1;
@@ -129,7 +136,7 @@ impl LlamaCppBackend {
         let Some(hash) = &self.kept.f32_of else { return Ok(self.gguf.clone()) };
         let path = self.kept.directory.join(format!("{}{WIDENED}", hash.get(..32).unwrap_or(hash)));
         if !path.is_file() {
-            super::widened::widen(&self.gguf, &path)?;
+            crate::backend::llama_cpp::widened::widen(&self.gguf, &path)?;
             forget_old(&self.kept.directory, true, 1);
         }
         Ok(path)
@@ -145,7 +152,7 @@ impl LlamaCppBackend {
         if !path.is_file() {
             let directory = &self.kept.directory;
             std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
-            export::convert(&arm.adapter, outline, &self.files, &arm.directory, arm.scale, &[], &path)?;
+            lora::convert(&arm.adapter, outline, &self.files, &arm.directory, arm.scale, &[], &path)?;
             forget_old(directory, false, CONVERTED);
         }
         Ok(path)
@@ -190,7 +197,7 @@ impl LlamaCppBackend {
     pub(crate) fn logits(&mut self, answers: &[(usize, &Prompt, &[u32])]) -> Result<Vec<Measured<Vec<Vec<f32>>>>> {
         let Loaded { chat, worker, vocabulary, .. } = self.load(&mut |_| {})?;
         let directory = tempfile::tempdir().map_err(Error::io(Path::new("a temporary directory"), "create"))?;
-        let items = prompts::answers(chat, answers)?;
+        let items = encode::answers(chat, answers)?;
         let job =
             |some: &[usize]| Job::Logits { items: picked(&items, some), directory: directory.path().to_path_buf() };
         // A later job begins to number its items anew, so a file is read when it is told of.
@@ -230,9 +237,9 @@ impl Backend for LlamaCppBackend {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
         let Loaded { chat, worker, context, .. } = self.load(on_progress)?;
-        let encode = |q: &Question<'_>| prompts::encode(*context, chat, q.request);
+        let encode = |q: &Question<'_>| encode::encode(*context, chat, q.request);
         let prompts = questions.iter().map(encode).collect::<Result<Vec<_>>>()?;
-        let (choices, continuations) = prompts::choices(*context, chat, questions, &prompts)?;
+        let (choices, continuations) = encode::choices(*context, chat, questions, &prompts)?;
         let mut answers = Answers::begin(questions, &prompts);
         on_progress(Progress::Started { what: "answering", units: questions.len() });
         on_answers(answers.whole())?;
@@ -242,7 +249,7 @@ impl Backend for LlamaCppBackend {
         let mut ended = |row: usize, output: Measured<Generated>| {
             let i = generated[row];
             let request = questions[i].request;
-            let whole = answers.put(i, output, |answer, output| prompts::answered(chat, request, output, answer))?;
+            let whole = answers.put(i, output, |answer, output| encode::answered(chat, request, output, answer))?;
             on_answers(whole.into_iter().collect())
         };
         generate(worker, &generations, chat.tokenizer.stop_ids(), &mut ended, on_progress)?;
@@ -265,7 +272,7 @@ impl Backend for LlamaCppBackend {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Option<Vec<Measured<DriftSample>>>> {
         let Loaded { chat, worker, context, .. } = self.load(on_progress)?;
-        let all = prompts::texts(*context, chat, texts)?;
+        let all = encode::texts(*context, chat, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: all.len() });
         let job = |some: &[usize]| Job::Compare { items: picked(&all, some), arms };
         let take = |reply| match reply {
@@ -282,7 +289,7 @@ impl Backend for LlamaCppBackend {
         };
         let adapted_modules = adapter.modules.len();
         if adapter.is_zero() {
-            return Err(prompts::untrained());
+            return Err(encode::untrained());
         }
         let Loaded { chat, worker, .. } = self.load(&mut |_| {})?;
         let encoded = probes.iter().map(|prompt| chat.encode(prompt)).collect::<Result<Vec<_>>>()?;
@@ -297,7 +304,7 @@ impl Backend for LlamaCppBackend {
             Ok(found) => found,
             Err(why) => return Ok(Some(Err(why))),
         };
-        prompts::check_proof(effect, base)?;
+        encode::check_proof(effect, base)?;
         Ok(Some(Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules })))
     }
 }

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::protocol::{HELLO, Job, OpeningToTrain, Reply, Window, floats, read_line, write_line};
 use super::raw::Differentiator;
 use super::{Session, logs};
+use crate::backend::llama_cpp::protocol::{HELLO, Job, OpeningToTrain, Reply, Window, floats, read_line, write_line};
 use crate::error::{Error, Result};
 
 /// Environment variable that makes this program a worker.

@@ -5,11 +5,10 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Value;
 
 use super::{LlamaCppObjective, Place, by_name, windows};
+use crate::backend::llama_cpp::worker::Differentiator;
 use crate::config::{ModelConfig, Recipe};
 use crate::data::encode::Encoded;
 use crate::error::Result;
-use crate::export::gguf;
-use crate::llama_cpp::Differentiator;
 use crate::model::decoder::parity::fixture;
 use crate::model::formats::gguf::Header;
 use crate::model::formats::mapped::map_file;
@@ -114,7 +113,7 @@ fn layers_with_a_window_see_each_example_alone_too() {
     let metadata: Vec<_> = header.metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("model.gguf");
-    gguf::write(&path, &metadata, &tensors).expect("a file");
+    crate::model::formats::gguf::write(&path, &metadata, &tensors).expect("a file");
     agrees("llama_cpp_only/olmo2", &path);
 
     // Shorter than an example it would have to be kept to, and the masks that are written here know nothing of it.
@@ -122,7 +121,7 @@ fn layers_with_a_window_see_each_example_alone_too() {
     let mut metadata = metadata;
     let short = Value::U32(16);
     metadata[window].1 = &short;
-    gguf::write(&path, &metadata, &tensors).expect("a file");
+    crate::model::formats::gguf::write(&path, &metadata, &tensors).expect("a file");
     let message = refused(&path);
     assert!(message.contains("see back 16 tokens, and an example has 23: lower sequence_len"), "{message}");
 }

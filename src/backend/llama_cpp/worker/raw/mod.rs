@@ -25,7 +25,7 @@ use std::ptr::{NonNull, null_mut};
 use llama_cpp_sys_2 as sys;
 use sys::ggml_tensor;
 
-use super::protocol::Window;
+use crate::backend::llama_cpp::protocol::Window;
 use crate::error::{Error, Result};
 use hook::{Hooked, Phase, on_node};
 
