@@ -8,8 +8,9 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::lora::Adapter;
-use crate::model::ops::arithmetic::Arithmetic;
+use crate::model::ops::bf16::arithmetic;
 use crate::model::ops::low_rank::LowRank;
+use crate::model::ops::matrix::Arithmetic;
 use crate::model::ops::rows::{larger, largest_difference};
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::{self, Limits, ModelFiles, load_decoder};
@@ -49,7 +50,7 @@ impl CandleBackend {
     /// Name and version, and the precision of products with the model's weights, as they decide an answer.
     #[must_use]
     pub fn version(config: &ModelConfig) -> String {
-        match Arithmetic::of(config.dtype) {
+        match arithmetic(config.dtype) {
             Arithmetic::F32 => "candle 0.11".into(),
             Arithmetic::Bf16 => "candle 0.11 in bf16".into(),
         }

@@ -9,7 +9,7 @@ use super::decoder::Decoder;
 use super::decoder::weights::Weights;
 use super::formats::gguf::Header;
 use super::formats::mapped::map_file;
-use super::ops::arithmetic::Arithmetic;
+use super::ops::bf16::arithmetic;
 use super::sources::{ModelFiles, ModelKind};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -36,7 +36,7 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
         }
     };
     spec.context = context(files, config, spec.context)?;
-    Decoder::load(spec, &weights, rows, Arithmetic::of(config.dtype))
+    Decoder::load(spec, &weights, rows, arithmetic(config.dtype))
 }
 
 /// A model without its weights; of a GGUF file whatever its family and its types of tensors.

@@ -5,10 +5,10 @@
 #[cfg(target_arch = "x86_64")]
 mod units;
 
-use pulp::{Arch, Simd, WithSimd};
-
-use super::matrix::Matrix;
-use super::{few_rows, frozen};
+use super::matrix::{Arithmetic, Matrix};
+use super::rounding::rounded;
+use super::{blocked, few_rows};
+use crate::config::Dtype;
 
 /// Rows with which unpacking the weights is most of the work: they are multiplied where they are unpacked, in f32, which holds the
 /// products of rounded values exactly.
@@ -20,6 +20,15 @@ pub(crate) fn has_units() -> bool {
     return units::Units::try_new().is_some();
     #[cfg(not(target_arch = "x86_64"))]
     false
+}
+
+/// The precision that a configuration asks for, on this processor.
+pub(crate) fn arithmetic(dtype: Dtype) -> Arithmetic {
+    match dtype {
+        Dtype::Auto if !has_units() => Arithmetic::F32,
+        Dtype::Auto | Dtype::Bf16 => Arithmetic::Bf16,
+        Dtype::F32 => Arithmetic::F32,
+    }
 }
 
 /// y (rows, out) = x (rows, in) Wᵀ.
@@ -43,38 +52,12 @@ pub(crate) fn back(weight: &Matrix, dy: &[f32], dx: &mut [f32]) {
     portable_back(weight, dy, dx);
 }
 
-/// Rounds to the nearest bf16, of two equally near ones to the even one.
-pub(crate) fn round(values: &mut [f32]) {
-    struct Round<'a>(&'a mut [f32]);
-
-    impl WithSimd for Round<'_> {
-        type Output = ();
-
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) {
-            for value in self.0 {
-                let bits = value.to_bits();
-                let nearest = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) & 0xFFFF_0000;
-                *value = if value.is_nan() { *value } else { f32::from_bits(nearest) };
-            }
-        }
-    }
-
-    Arch::new().dispatch(Round(values));
-}
-
-fn rounded(values: &[f32]) -> Vec<f32> {
-    let mut values = values.to_vec();
-    round(&mut values);
-    values
-}
-
 fn portable_product(weight: &Matrix, x: &[f32], y: &mut [f32]) {
-    frozen::product_of(weight, |w| rounded(w).into(), &rounded(x), y);
+    blocked::product_of(weight, |w| rounded(w).into(), &rounded(x), y);
 }
 
 fn portable_back(weight: &Matrix, dy: &[f32], dx: &mut [f32]) {
-    frozen::back_of(weight, |w| rounded(w).into(), &rounded(dy), dx);
+    blocked::back_of(weight, |w| rounded(w).into(), &rounded(dy), dx);
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::bf16;
 use super::matrix::Matrix;
+use super::rounding::round;
 
 /// Rows that count as few: with more, `gemm` is as fast, which packs the weights for many.
 pub(crate) const FEW: usize = 48;
@@ -185,7 +185,7 @@ impl Rows for Rounded<'_> {
 
     fn widen(&self, rows: Range<usize>, out: &mut [f32]) {
         self.0.widen_serially(rows, out);
-        bf16::round(out);
+        round(out);
     }
 }
 

@@ -17,13 +17,21 @@ pub(crate) use format::Format;
 #[cfg(test)]
 pub(crate) use format::fp8;
 
-use super::arithmetic::Arithmetic;
 use crate::model::formats::mapped::Mapped;
 
 /// Elements that are widened to f32 at once.
 const BLOCK_ELEMENTS: usize = 1 << 20;
 /// Elements that one task widens.
 const TASK_ELEMENTS: usize = 1 << 16;
+
+/// What products with the base's weights are computed in. All else is in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Arithmetic {
+    #[default]
+    F32,
+    /// Both sides are rounded to bf16, the sums are in f32.
+    Bf16,
+}
 
 #[derive(Clone)]
 enum Bytes {

@@ -5,9 +5,9 @@
 //! which the tests compare it with, values and gradients, besides finite differences, and `benches/ops.rs` in time.
 
 pub(crate) mod activation;
-pub(crate) mod arithmetic;
 pub(crate) mod attention;
 pub(crate) mod bf16;
+mod blocked;
 pub(crate) mod columns;
 pub(crate) mod cross_entropy;
 pub(crate) mod exp;
@@ -22,6 +22,7 @@ pub(crate) mod matrix;
 pub(crate) mod reference;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
+mod rounding;
 pub(crate) mod rows;
 pub(crate) mod tape;
 #[cfg(test)]
