@@ -29,8 +29,9 @@ use crate::compare::{CaseOutcome, case_outcome};
 use crate::config::{Config, MANIFEST};
 use crate::error::Result;
 use crate::project::{self, Outcome, TrainPolicy};
-use crate::record::{BASE, Decision, Role, Rule, TUNED, Verdict, visible};
+use crate::record::{BASE, Decision, Role, Rule, TUNED, Verdict};
 use crate::scenario::{self, Names};
+use crate::shown::visible;
 use crate::snapshot::{Assertion, SnapshotContext, assert_scenario, check_environment};
 
 /// Writes the `main` of a test with `harness = false` that tests the project of the crate it is written in.

@@ -86,10 +86,12 @@ pub mod harness;
 pub mod model;
 #[cfg(feature = "candle")]
 pub mod project;
+pub(crate) mod random;
 pub mod record;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub(crate) mod shown;
 pub mod snapshot;
 #[cfg(feature = "candle")]
 pub mod train;

@@ -6,7 +6,6 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 mod sampling;
-mod visible;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use crate::error::exit;
 
 pub use sampling::Sampling;
-pub use visible::visible;
 
 /// Name of the untouched model's arm: the control group.
 pub const BASE: &str = "base";

@@ -19,7 +19,8 @@ pub use approved::approved;
 use crate::compare::{Change, DiffLine, Span, line_diff, word_diff};
 use crate::error::{Error, Result, panic_message};
 use crate::files::read_regular_text;
-use crate::record::{Answer, CaseRecord, Completion, RunRecord, Sampling, ScenarioRecord, Verdict, visible};
+use crate::record::{Answer, CaseRecord, Completion, RunRecord, Sampling, ScenarioRecord, Verdict};
+use crate::shown::visible;
 
 /// Bytes of a snapshot.
 const MOST_BYTES: u64 = 256 << 20;

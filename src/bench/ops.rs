@@ -16,13 +16,14 @@ use crate::model::ops::experts::{Share, combine, route};
 use crate::model::ops::few_rows;
 use crate::model::ops::gemm::{Into, Mat, MatMut, matmul};
 use crate::model::ops::layer_norm::layer_norm;
-use crate::model::ops::lora::{Frozen, lora, mix};
+use crate::model::ops::lora::{Frozen, lora};
 use crate::model::ops::matrix::Matrix;
 use crate::model::ops::reference;
 use crate::model::ops::rms_norm::rms_norm;
 use crate::model::ops::rope::{RopeTable, rope};
 use crate::model::ops::tape::Tape;
 use crate::model::ops::view;
+use crate::random::mix;
 
 /// Tokens of a batch.
 const ROWS: usize = 256;

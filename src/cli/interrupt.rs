@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::backend::Progress;
 use crate::model::SourceEvent;
 use crate::project::Event;
-use crate::record::visible;
+use crate::shown::visible;
 use crate::train::TrainEvent;
 
 /// What is going on, as far as it decides what is lost.

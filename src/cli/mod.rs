@@ -22,8 +22,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{BackendName, Config};
 use crate::error::{Error, Result, exit};
-use crate::record::visible;
 use crate::report::Style;
+use crate::shown::visible;
 
 const AFTER: &str = "\
 Exit codes: 0 passed, 100 the gate failed, 1 an error, 2 wrong usage, 4 nothing ran.

@@ -9,7 +9,7 @@ use super::interrupt;
 use crate::backend::Progress;
 use crate::model::SourceEvent;
 use crate::project::Event;
-use crate::record::visible;
+use crate::shown::visible;
 use crate::train::TrainEvent;
 
 /// Without a terminal, a line at most this often.

@@ -6,10 +6,13 @@
 mod backend;
 mod dtype;
 mod keys;
+mod layers;
 mod message;
+mod paths;
+mod places;
 mod raw;
-mod read;
 mod recipe;
+mod resolve;
 
 use std::path::{Path, PathBuf};
 
@@ -18,9 +21,10 @@ use serde::{Deserialize, Serialize};
 pub use backend::BackendName;
 pub use dtype::{Bf16, Dtype};
 pub(crate) use message::{Lines, nearest, toml_error};
+use paths::normalise;
+pub(crate) use paths::relative;
+use places::Places;
 use raw::RawManifest;
-pub(crate) use read::relative;
-use read::{Places, normalise};
 pub(crate) use recipe::MOST_STEPS;
 pub use recipe::{AdapterDtype, AdapterKind, Recipe, Scheduler, TargetModules};
 
@@ -212,7 +216,7 @@ impl Config {
     /// Values out of range are reported all together.
     pub fn load(manifest: impl AsRef<Path>) -> Result<Self> {
         let manifest = manifest.as_ref();
-        let mut layers = read::layers(manifest)?;
+        let mut layers = layers::layers(manifest)?;
         let table = std::mem::take(&mut layers.table);
         let raw: RawManifest = table
             .try_into()

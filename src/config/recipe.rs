@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::MOST_TOKENS;
 use super::dtype::Bf16;
-use super::read::Places;
+use super::places::Places;
 use crate::error::Error;
 
 /// Other names of the keys of `[train]`, from PEFT, TRL, LLaMA-Factory and torchtune, each with the canonical one.

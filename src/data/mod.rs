@@ -13,7 +13,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 pub use pack::packs;
-pub use split::{SplitMix64, hold_back, order};
+pub use split::{hold_back, order};
 
 use crate::config::{DataFormat, OnError};
 use crate::error::{Error, Result};

@@ -8,7 +8,6 @@ use candle_core::quantized::gguf_file::Value;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
-use super::gguf::modelfile_of;
 use super::{Exported, Format};
 use crate::error::{Error, Result};
 use crate::files::{read_regular_text, replace_directory, write_atomically};
@@ -53,11 +52,11 @@ pub(crate) fn check(format: Format, out: &Path, force: bool) -> Result<()> {
         }
         Format::GgufAdapter => check_file(out, EXPORT, force),
         Format::MergedGguf => {
-            let modelfile = modelfile_of(out);
+            let modelfile = super::modelfile::place(out);
             check_file(out, EXPORT, force)?;
             // One that somebody changed is theirs.
             check_written(&modelfile, force, |path| {
-                read_regular_text(path, MARK_BYTES).is_ok_and(|text| text == super::gguf::modelfile(out))
+                read_regular_text(path, MARK_BYTES).is_ok_and(|text| text == super::modelfile::text(out))
             })
         }
     }

@@ -145,14 +145,3 @@ fn half_of(spec: &DecoderSpec, kv_b: &[f32], keys: bool) -> Vec<f32> {
         false => heads.flat_map(|(_, values)| values.iter().copied()).collect(),
     }
 }
-
-/// Ollama's recipe; it takes the template out of the GGUF.
-pub(super) fn modelfile(out: &Path) -> String {
-    let name = out.file_name().unwrap_or_default().to_string_lossy();
-    format!("# ollama create NAME -f THIS-FILE\nFROM ./{name}\nPARAMETER temperature 0\n")
-}
-
-/// Where the recipe of a model file lies: beside it, under its name.
-pub(crate) fn modelfile_of(out: &Path) -> std::path::PathBuf {
-    out.with_extension("Modelfile")
-}

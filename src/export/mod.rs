@@ -12,7 +12,8 @@ mod adapter;
 mod check;
 pub(crate) mod earlier;
 mod fused;
-pub(crate) mod gguf;
+mod gguf;
+mod modelfile;
 mod safetensors;
 mod target;
 
@@ -133,8 +134,8 @@ impl Export<'_> {
             Format::MergedGguf => {
                 let precision = precision.unwrap_or(Precision::F16);
                 let mut exported = file(&|aside| self.merged_gguf(aside, precision, &tuned))?;
-                let modelfile = gguf::modelfile_of(out);
-                write_atomically(&modelfile, gguf::modelfile(out).as_bytes())?;
+                let modelfile = modelfile::place(out);
+                write_atomically(&modelfile, modelfile::text(out).as_bytes())?;
                 exported.files.push(modelfile);
                 Ok(exported)
             }

@@ -79,7 +79,7 @@ impl Protected {
             Format::Peft | Format::PeftFused | Format::Merged => self.check_directory(out),
             Format::GgufAdapter => self.check_file(out),
             Format::MergedGguf => {
-                [out.to_path_buf(), super::gguf::modelfile_of(out)].iter().try_for_each(|out| self.check_file(out))
+                [out.to_path_buf(), super::modelfile::place(out)].iter().try_for_each(|out| self.check_file(out))
             }
         }
     }

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-pub use crate::record::visible as terminal_safe;
+pub use crate::shown::visible as terminal_safe;
 
 /// [`terminal_safe`] on one line: line breaks shown as `⏎`, tabs as spaces.
 #[must_use]

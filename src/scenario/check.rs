@@ -11,6 +11,7 @@ use super::repetition;
 use super::script::Writing;
 use super::tags;
 use crate::record::{ChoiceScore, Completion, Finish};
+use crate::shown::{plain, quote};
 
 /// One thing an answer must hold.
 #[derive(Clone, Debug)]
@@ -238,30 +239,6 @@ impl fmt::Display for Matcher {
             Self::Regex(regex) => write!(f, "regex '{}'", plain(regex.as_str(), usize::MAX)),
         }
     }
-}
-
-/// A model's text in quotes, on one line, cut to 80 characters, with nothing a terminal would obey.
-pub(super) fn quote(text: &str) -> String {
-    let text = text.trim();
-    let (cut, more) = match text.char_indices().nth(80) {
-        Some((at, _)) => (&text[..at], "…"),
-        None => (text, ""),
-    };
-    format!("{cut:?}{more}")
-}
-
-/// Text on one line, cut to `most` characters, with nothing a terminal would obey.
-pub(super) fn plain(text: &str, most: usize) -> String {
-    let (cut, more) = match text.char_indices().nth(most) {
-        Some((at, _)) => (&text[..at], "…"),
-        None => (text, ""),
-    };
-    // What `escape_debug` escapes, but quotes and backslashes, which are no danger and are hard to read doubled.
-    let lines = cut.split_inclusive(['"', '\'', '\\']).map(|piece| {
-        let text = piece.trim_end_matches(['"', '\'', '\\']);
-        format!("{}{}", text.escape_debug(), &piece[text.len()..])
-    });
-    lines.collect::<String>() + more
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use toml::Spanned;
 
-use super::check::{Check, Choice, Matcher, plain};
+use super::check::{Check, Choice, Matcher};
 use super::json::Schema;
 use super::pattern::Patterns;
 use super::script::Writing;
@@ -21,6 +21,7 @@ use crate::data::limits::MOST_TEXT_BYTES;
 use crate::error::{Error, Result};
 use crate::files::read_regular_text;
 use crate::record::{Message, Prompt, Request, Role, Sampling};
+use crate::shown::plain;
 
 /// Problems of a file that are shown; the others are counted.
 const SHOWN: usize = 50;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Number, Value};
 
-use super::check::{plain, quote};
 use super::pattern::REGEX_SIZE;
 use super::schema;
+use crate::shown::{plain, quote};
 
 /// A compiled JSON schema. `$ref` reaches only into the schema itself: nothing is fetched, no other file is read.
 #[derive(Clone)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use regex::{Regex, RegexBuilder};
 
-use super::check::plain;
+use crate::shown::plain;
 
 /// Largest compiled regular expression, in bytes: the regex crate's own default.
 pub(super) const REGEX_SIZE: usize = 10 << 20;

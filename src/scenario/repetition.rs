@@ -6,7 +6,7 @@ use std::hash::Hash;
 
 use unicode_script::{Script, UnicodeScript};
 
-use super::check::quote;
+use crate::shown::quote;
 
 /// How long a sequence, how often, and how long a run of one unit is too much.
 struct Limits {

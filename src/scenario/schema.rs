@@ -7,9 +7,9 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::check::plain;
 use super::pattern;
 use crate::config::nearest;
+use crate::shown::plain;
 
 /// Schemas that one schema may come to when each `$ref` is written out: what compiling and checking it take grows with them.
 const MOST_SCHEMAS: usize = 10_000;

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::check::quote;
+use crate::shown::quote;
 
 /// Tags as the known templates write them: `<|im_start|>`, DeepSeek's full-width bars, Llama 2 and Mistral, Gemma, sentence
 /// marks, and Alpaca's headings.

@@ -45,7 +45,7 @@ fn read(body: &str, scenario: &str, arms: &[&str], approved: &mut Approved) {
     }
 }
 
-/// Characters that [`crate::record::visible`] spelt out.
+/// Characters that [`crate::shown::visible`] spelt out.
 fn unescaped(line: &str) -> String {
     let mut parts = line.split("\\u{");
     let mut text = parts.next().unwrap_or_default().to_owned();

@@ -12,8 +12,9 @@ use crate::model::decoder::linear::Adapters;
 use crate::model::decoder::{Batch, Decoder};
 use crate::model::lora::Adapter;
 use crate::model::ops::in_pool;
-use crate::model::ops::lora::{Dropout, mix};
+use crate::model::ops::lora::Dropout;
 use crate::model::ops::tape::{Tape, select_rows};
+use crate::random::mix;
 
 /// Shorter beginnings are not worth sharing.
 const SHORTEST_PREFIX: usize = 8;

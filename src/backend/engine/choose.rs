@@ -1,8 +1,8 @@
 //! The next token out of logits, and whether an answer is over with it: the same for every backend.
 
 use super::Generation;
-use crate::data::SplitMix64;
 use crate::model::ops::rows::argmax;
+use crate::random::{SplitMix64, unit};
 use crate::record::{Finish, Sampling};
 
 /// What ends an answer before its limit.
@@ -88,7 +88,7 @@ fn draw(logits: &[f32], sampling: &Sampling, position: usize) -> u32 {
 
 /// In [0, 1), of a generator of its own for each position: 53 bits of its first number.
 fn uniform(seed: u64, position: usize) -> f64 {
-    (SplitMix64::new(seed, position as u64).next() >> 11) as f64 / (1u64 << 53) as f64
+    unit(SplitMix64::new(seed, position as u64).next())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::ops::Range;
 use candle_core::{Result, Tensor};
 
 use crate::model::ops::low_rank::LowRank;
+use crate::random::mix;
 
 use crate::model::ops::lora::{self, Dropout, Frozen, Slot};
 use crate::model::ops::tape::Tape;
@@ -52,7 +53,7 @@ impl Linear {
         match adapters {
             Adapters::Train { adapter, dropout, tape, .. } => match adapter.pairs.get(&self.path) {
                 Some(pair) => {
-                    let dropout = dropout.map(|d| Dropout { seed: lora::mix(d.seed ^ lora::mix(self.index)), ..d });
+                    let dropout = dropout.map(|d| Dropout { seed: mix(d.seed ^ mix(self.index)), ..d });
                     lora::lora(tape, x, &self.frozen, [&pair.a, &pair.b], pair.scale, dropout)
                 }
                 None => lora::linear(tape, x, &self.frozen, Vec::new()),

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::peft::ADAPTER_CONFIG;
+use super::ADAPTER_CONFIG;
+use super::keys::{Keys, clipped, ends, expression, shown};
 use super::targets::Targets;
 use crate::error::{Error, Result};
 use crate::files::read_regular_text;
@@ -15,10 +16,6 @@ use crate::files::read_regular_text;
 const MOST_BYTES: u64 = 16 << 20;
 /// Patterns that are regular expressions and no plain names.
 const MOST_EXPRESSIONS: usize = 256;
-/// Bytes of one compiled expression.
-const EXPRESSION_BYTES: usize = 1 << 20;
-/// Characters of a value that a message shows.
-const SHOWN: usize = 60;
 
 /// What is used of a configuration.
 pub(super) struct PeftConfig {
@@ -94,7 +91,7 @@ impl PeftConfig {
             let message = format!("bias is {bias:?}, expected \"none\", \"all\" or \"lora_only\"");
             return Err(keys.error("bias", message));
         }
-        let ranks = keys.patterns("rank_pattern", RANK, rank)?;
+        let ranks = Patterns::read(keys, "rank_pattern", RANK, rank)?;
         Ok(Self {
             r: keys.value("r", RANK, rank)?,
             lora_alpha: keys.value("lora_alpha", "a number", Value::as_f64)?,
@@ -112,7 +109,7 @@ impl PeftConfig {
             modules_to_save: keys.texts("modules_to_save")?,
             targets: Targets::read(keys)?,
             ranks,
-            alphas: keys.patterns("alpha_pattern", "a number", Value::as_f64)?,
+            alphas: Patterns::read(keys, "alpha_pattern", "a number", Value::as_f64)?,
             alpha_line: keys.line("lora_alpha"),
             path: keys.path.to_path_buf(),
         })
@@ -170,90 +167,6 @@ fn check_start(keys: &Keys<'_>) -> Result<()> {
     }
 }
 
-/// A configuration's keys, with their lines for messages.
-pub(super) struct Keys<'a> {
-    path: &'a Path,
-    text: &'a str,
-    map: &'a Map<String, Value>,
-}
-
-impl<'a> Keys<'a> {
-    fn line(&self, key: &str) -> Option<usize> {
-        line_of(self.text, key)
-    }
-
-    pub(super) fn error(&self, key: &str, message: String) -> Error {
-        Error::input(self.path, self.line(key), message)
-    }
-
-    /// What a key holds, and what it should.
-    pub(super) fn wrong(&self, key: &str, expected: &str) -> Error {
-        let got = self.map.get(key).map_or_else(|| "missing".to_owned(), shown);
-        self.error(key, format!("{key} is {got}, expected {expected}"))
-    }
-
-    /// A key's value; `None` when it is missing or null.
-    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
-        self.map.get(key).filter(|value| !value.is_null())
-    }
-
-    fn flag(&self, key: &str) -> Result<bool> {
-        self.get(key).map_or(Ok(false), |value| value.as_bool().ok_or_else(|| self.wrong(key, "true or false")))
-    }
-
-    fn value<T>(&self, key: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<T> {
-        self.map.get(key).and_then(read).ok_or_else(|| self.wrong(key, expected))
-    }
-
-    fn required_text(&self, key: &str, expected: &str) -> Result<&'a str> {
-        self.map.get(key).and_then(Value::as_str).ok_or_else(|| self.wrong(key, expected))
-    }
-
-    fn text(&self, key: &str) -> Result<Option<&'a str>> {
-        self.get(key).map(|_| self.required_text(key, "a text in quotes")).transpose()
-    }
-
-    pub(super) fn texts(&self, key: &str) -> Result<Vec<String>> {
-        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
-        let all = value.as_array().and_then(|all| all.iter().map(|name| name.as_str().map(str::to_owned)).collect());
-        all.ok_or_else(|| self.wrong(key, "a list of names"))
-    }
-
-    fn patterns<T: Copy>(
-        &self,
-        key: &'static str,
-        expected: &str,
-        read: impl Fn(&Value) -> Option<T>,
-    ) -> Result<Patterns<T>> {
-        let mut patterns = Patterns { plain: HashMap::new(), expressions: Vec::new() };
-        let Some(value) = self.get(key) else { return Ok(patterns) };
-        let map = value.as_object().ok_or_else(|| self.wrong(key, "an object of patterns"))?;
-        for (place, (pattern, value)) in map.iter().enumerate() {
-            let named = format!("{pattern:?} of {key}", pattern = clipped(pattern));
-            let value = read(value)
-                .ok_or_else(|| self.error(key, format!("{named} is {}, expected {expected}", shown(value))))?;
-            if is_plain(pattern) {
-                patterns.plain.insert(pattern.clone(), (place, value));
-                continue;
-            }
-            let whole = expression(&format!("^(?:.*\\.)?(?:{pattern})$"))
-                .ok_or_else(|| self.error(key, format!("{named} is not a regular expression that finetest can use")))?;
-            patterns.expressions.push((place, whole, value));
-        }
-        let count = patterns.expressions.len();
-        if count > MOST_EXPRESSIONS {
-            let message = format!("{key} has {count} regular expressions, expected at most {MOST_EXPRESSIONS}");
-            return Err(self.error(key, message));
-        }
-        Ok(patterns)
-    }
-}
-
-/// Compiles a regular expression of bounded size.
-pub(super) fn expression(pattern: &str) -> Option<Regex> {
-    regex::RegexBuilder::new(pattern).size_limit(EXPRESSION_BYTES).build().ok()
-}
-
 /// PEFT's patterns: a key is a regular expression for a module's path or its end after a dot; the first that fits counts.
 struct Patterns<T> {
     /// Keys that are names, with their place: an adapter may have one for each of its modules.
@@ -262,16 +175,35 @@ struct Patterns<T> {
 }
 
 impl<T: Copy> Patterns<T> {
+    fn read(keys: &Keys<'_>, key: &'static str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Self> {
+        let mut patterns = Self { plain: HashMap::new(), expressions: Vec::new() };
+        let Some(value) = keys.get(key) else { return Ok(patterns) };
+        let map = value.as_object().ok_or_else(|| keys.wrong(key, "an object of patterns"))?;
+        for (place, (pattern, value)) in map.iter().enumerate() {
+            let named = format!("{pattern:?} of {key}", pattern = clipped(pattern));
+            let value = read(value)
+                .ok_or_else(|| keys.error(key, format!("{named} is {}, expected {expected}", shown(value))))?;
+            if is_plain(pattern) {
+                patterns.plain.insert(pattern.clone(), (place, value));
+                continue;
+            }
+            let whole = expression(&format!("^(?:.*\\.)?(?:{pattern})$"))
+                .ok_or_else(|| keys.error(key, format!("{named} is not a regular expression that finetest can use")))?;
+            patterns.expressions.push((place, whole, value));
+        }
+        let count = patterns.expressions.len();
+        if count > MOST_EXPRESSIONS {
+            let message = format!("{key} has {count} regular expressions, expected at most {MOST_EXPRESSIONS}");
+            return Err(keys.error(key, message));
+        }
+        Ok(patterns)
+    }
+
     fn of(&self, module: &str) -> Option<T> {
         let plain = ends(module).filter_map(|end| self.plain.get(end).copied());
         let matching = self.expressions.iter().find(|(_, expression, _)| expression.is_match(module));
         plain.chain(matching.map(|(place, _, value)| (*place, *value))).min_by_key(|(place, _)| *place).map(|(_, v)| v)
     }
-}
-
-/// A module's path, and what follows each of its dots.
-pub(super) fn ends(module: &str) -> impl Iterator<Item = &str> {
-    std::iter::once(module).chain(module.match_indices('.').map(|(at, _)| &module[at + 1..]))
 }
 
 fn is_plain(pattern: &str) -> bool {
@@ -280,50 +212,6 @@ fn is_plain(pattern: &str) -> bool {
 
 fn rank(value: &Value) -> Option<usize> {
     usize::try_from(value.as_u64()?).ok().filter(|rank| *rank > 0)
-}
-
-/// A value as a message shows it: as JSON, cut when it is long.
-fn shown(value: &Value) -> String {
-    match value {
-        // A list of a million names is not written out to be cut.
-        Value::Array(items) if items.len() > 8 => format!("a list of {} items", items.len()),
-        Value::Object(map) if map.len() > 4 => format!("an object of {} keys", map.len()),
-        _ => clipped(&value.to_string()),
-    }
-}
-
-fn clipped(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
-}
-
-/// The line of a key of the outermost object, of a text that is JSON; of several, the last, whose value counts.
-fn line_of(text: &str, key: &str) -> Option<usize> {
-    let quoted = serde_json::to_string(key).ok()?;
-    let bytes = text.as_bytes();
-    let (mut at, mut depth, mut found) = (0, 0usize, None);
-    while at < bytes.len() {
-        match bytes[at] {
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            b'"' => {
-                let start = at;
-                at += 1;
-                while at < bytes.len() && bytes[at] != b'"' {
-                    at += if bytes[at] == b'\\' { 2 } else { 1 };
-                }
-                let is_key = text.get(at + 1..).is_some_and(|rest| rest.trim_start().starts_with(':'));
-                if depth == 1 && is_key && text.get(start..=at) == Some(quoted.as_str()) {
-                    found = Some(1 + bytes[..start].iter().filter(|byte| **byte == b'\n').count());
-                }
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    found
 }
 
 #[cfg(test)]
@@ -421,12 +309,5 @@ mod tests {
         let hostile: Vec<String> = (0..300).map(|i| format!("\"a{i}+\": 1")).collect();
         let hostile = GOOD.replace('}', &format!(",\"rank_pattern\": {{{}}}}}", hostile.join(",")));
         refused(&hostile, &["rank_pattern has 300 regular expressions, expected at most 256"]);
-    }
-
-    #[test]
-    fn a_key_is_found_in_the_outermost_object_alone() {
-        let text = "{\"a\": {\"r\": 1},\n\"b\": \"r\",\n\"c\\\"\": 1,\n\"r\": 2}";
-        assert_eq!((line_of(text, "r"), line_of(text, "b"), line_of(text, "d")), (Some(4), Some(2), None));
-        assert_eq!(line_of(text, "c\""), Some(3));
     }
 }

@@ -3,6 +3,7 @@
 mod config;
 pub(crate) mod convert;
 pub(crate) mod gguf;
+mod keys;
 mod peft;
 pub(crate) mod provenance;
 mod targets;
@@ -19,16 +20,20 @@ use crate::files::open_regular;
 use crate::model::architecture::outline::Outline;
 use crate::model::decoder::Decoder;
 use crate::model::decoder::linear::Linear;
-use crate::model::ops::lora::mix;
 use crate::model::ops::low_rank::{LowRank, Pair};
 use crate::model::ops::matrix::Matrix;
+use crate::random::{mix, unit};
 
 pub(crate) use convert::convert;
 pub(crate) use gguf::is_gguf;
-pub(crate) use peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 pub(crate) use peft::{PREFIX, load, save};
 use targets::Targets;
 pub(crate) use targets::partial;
+
+/// File of an adapter's hyper-parameters.
+pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// File of its tensors.
+pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 
 /// An adapter in memory: f32 values and what PEFT's `adapter_config.json` says of them.
 #[derive(Clone, Debug)]
@@ -276,7 +281,7 @@ impl Module {
         let rank = recipe.lora_r;
         let name = path.bytes().fold(recipe.seed, |hash, byte| mix(hash ^ u64::from(byte)));
         let bound = 1.0 / (inside as f64).sqrt();
-        let uniform = |i: usize| (mix(name ^ mix(i as u64)) >> 11) as f64 / (1u64 << 53) as f64;
+        let uniform = |i: usize| unit(mix(name ^ mix(i as u64)));
         let a = (0..rank * inside).map(|i| ((2.0 * uniform(i) - 1.0) * bound) as f32).collect();
         let scale = recipe.lora_alpha / rank as f64;
         Self { a, b: vec![0.0; outside * rank], rank, inside, outside, scale, magnitude: None, bias: None }

@@ -7,17 +7,14 @@ use half::bf16;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
-use super::config::{PeftConfig, ends};
-use super::{Adapter, Module, Saved};
+use super::config::PeftConfig;
+use super::keys::ends;
+use super::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Module, Saved};
 use crate::config::AdapterDtype;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::model::formats::safetensors::{Read, Stored, read_tensors, write_tensors};
 
-/// File of an adapter's hyper-parameters.
-pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
-/// File of its tensors.
-pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 pub(crate) const PREFIX: &str = "base_model.model.";
 
 /// Reads a PEFT directory.

@@ -6,7 +6,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use super::Adapter;
-use super::config::{Keys, ends, expression};
+use super::keys::{Keys, ends, expression};
 use crate::error::Result;
 use crate::model::architecture::outline::Outline;
 

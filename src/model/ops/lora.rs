@@ -15,6 +15,7 @@ use super::low_rank::Pair;
 use super::matrix::Matrix;
 use super::tape::{Tape, apply1, apply3};
 use super::{for_each_row, frozen, rows_of, slice, view};
+use crate::random::mix;
 
 /// The frozen part: W (out, in) and an optional bias (out).
 #[derive(Clone)]
@@ -189,14 +190,6 @@ impl Dropout {
             }
         });
     }
-}
-
-/// The finaliser of SplitMix64 (Steele et al. 2014).
-pub(crate) fn mix(mut z: u64) -> u64 {
-    z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 struct Lora {

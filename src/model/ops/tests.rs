@@ -12,14 +12,15 @@ use super::experts::{Share, combine, route};
 use super::layer_norm::layer_norm;
 use super::lora::{Dropout, Frozen, linear, lora};
 use super::matrix::Matrix;
+use super::reference;
 use super::rms_norm::rms_norm;
 use super::rope::{RopeTable, rope};
 use super::tape::Tape;
-use super::{lora as lora_ops, reference};
 use crate::model::architecture::{Activation, Groups, Router, Score};
+use crate::random::mix;
 
 fn values(seed: u64, len: usize) -> Vec<f32> {
-    let unit = |i: usize| (lora_ops::mix(seed ^ lora_ops::mix(i as u64)) >> 40) as f32 / (1u64 << 24) as f32;
+    let unit = |i: usize| (mix(seed ^ mix(i as u64)) >> 40) as f32 / (1u64 << 24) as f32;
     (0..len).map(|i| 2.0 * unit(i) - 1.0).collect()
 }
 

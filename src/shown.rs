@@ -1,4 +1,4 @@
-//! Text of a model, made visible: what cannot be seen, or would act on a terminal, is shown as `\u{1b}`.
+//! Text of a model or a file, made safe to show: what cannot be seen, or would act on a terminal, is shown as `\u{1b}`.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -36,6 +36,30 @@ pub fn visible(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(safe)
+}
+
+/// A model's text in quotes, on one line, cut to 80 characters, with nothing a terminal would obey.
+pub(crate) fn quote(text: &str) -> String {
+    let text = text.trim();
+    let (cut, more) = match text.char_indices().nth(80) {
+        Some((at, _)) => (&text[..at], "…"),
+        None => (text, ""),
+    };
+    format!("{cut:?}{more}")
+}
+
+/// Text on one line, cut to `most` characters, with nothing a terminal would obey.
+pub(crate) fn plain(text: &str, most: usize) -> String {
+    let (cut, more) = match text.char_indices().nth(most) {
+        Some((at, _)) => (&text[..at], "…"),
+        None => (text, ""),
+    };
+    // What `escape_debug` escapes, but quotes and backslashes, which are no danger and are hard to read doubled.
+    let lines = cut.split_inclusive(['"', '\'', '\\']).map(|piece| {
+        let text = piece.trim_end_matches(['"', '\'', '\\']);
+        format!("{}{}", text.escape_debug(), &piece[text.len()..])
+    });
+    lines.collect::<String>() + more
 }
 
 #[cfg(test)]

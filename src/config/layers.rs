@@ -1,13 +1,15 @@
 //! A manifest's text and those it extends, merged into one table that still knows where each key was written.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::message::{Lines, line_at, toml_error};
+use super::paths::{adapter_path, directory_name, identity, normalise};
+use super::places::Places;
 use super::raw::{RawAdapter, RawManifest};
 use super::recipe::{ALIASES, ALTERNATIVES, INVERSES};
 use super::{MOST_MANIFEST_BYTES, keys};
@@ -28,24 +30,6 @@ pub(super) struct Layers {
     pub(super) root: PathBuf,
     /// Where the extended manifest's adapter is, when this one trains something else.
     pub(super) foreign_adapter: Option<PathBuf>,
-}
-
-/// Where each key was written, for messages.
-pub(super) struct Places {
-    manifest: PathBuf,
-    keys: BTreeMap<String, (PathBuf, usize)>,
-}
-
-impl Places {
-    /// An error about `key` (`"train.lora_r"`, or a section), at its line, or its section's, or the manifest as a whole.
-    pub(super) fn error(&self, key: &str, message: impl std::fmt::Display) -> Error {
-        let (section, name) = key.split_once('.').unwrap_or((key, ""));
-        let message = format!("[{section}] {name}{}{message}", if name.is_empty() { "" } else { " " });
-        match self.keys.get(key).or_else(|| self.keys.get(section)) {
-            Some((path, line)) => Error::input(path, *line, message),
-            None => Error::input(&self.manifest, None, message),
-        }
-    }
 }
 
 /// Reads `path` and what it extends, each checked on its own, so that a wrong key is reported where it stands.
@@ -200,76 +184,4 @@ fn foreign_adapter(own: &toml::Table, below: &Layers) -> Option<PathBuf> {
     };
     let name = below.table.get("project").and_then(|p| p.get("name")).and_then(toml::Value::as_str).map(str::to_owned);
     Some(adapter_path(&below.root, path, &name.unwrap_or_else(|| directory_name(&below.root))))
-}
-
-/// Where an adapter is: `path`, or `adapters/<project>`.
-pub(super) fn adapter_path(root: &Path, path: Option<PathBuf>, project: &str) -> PathBuf {
-    under(root, path.unwrap_or_else(|| Path::new("adapters").join(project)))
-}
-
-/// `path`, which is relative to `root` unless it is absolute; a root that is the working directory is not spelt out.
-pub(super) fn under(root: &Path, path: impl AsRef<Path>) -> PathBuf {
-    if root == Path::new(".") { path.as_ref().to_path_buf() } else { root.join(path) }
-}
-
-/// What is the same for two paths of one file, whether or not it is there.
-fn identity(path: &Path) -> PathBuf {
-    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_path_buf())
-}
-
-/// Takes `./` and `a/../` out of a path, so that messages show it as a person would write it.
-pub(super) fn normalise(path: &Path) -> PathBuf {
-    let mut parts = PathBuf::new();
-    for part in path.components() {
-        match (part, parts.components().next_back()) {
-            (Component::CurDir, _) | (Component::ParentDir, Some(Component::RootDir)) => {}
-            (Component::ParentDir, Some(Component::Normal(_))) => {
-                parts.pop();
-            }
-            _ => parts.push(part),
-        }
-    }
-    if parts.as_os_str().is_empty() { PathBuf::from(".") } else { parts }
-}
-
-/// `path` relative to `root` where it lies in it, with `/`.
-#[must_use]
-pub(crate) fn relative(root: &Path, path: &Path) -> String {
-    let absolute = |p: &Path| normalise(&std::path::absolute(p).unwrap_or_else(|_| p.to_path_buf()));
-    let (inside, root) = (absolute(path), absolute(root));
-    let path = inside.strip_prefix(root).unwrap_or(path);
-    path.to_string_lossy().replace('\\', "/")
-}
-
-/// The last name of a directory.
-pub(super) fn directory_name(root: &Path) -> String {
-    identity(root).file_name().map_or_else(|| "project".to_owned(), |n| n.to_string_lossy().into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_shown_without_detours() {
-        for (given, expected) in [
-            ("recipes/../finetest.toml", "finetest.toml"),
-            ("../a/./b", "../a/b"),
-            ("../../a", "../../a"),
-            ("./a", "a"),
-            ("a/..", "."),
-            ("/../a", "/a"),
-        ] {
-            assert_eq!(normalise(Path::new(given)), Path::new(expected), "{given}");
-        }
-    }
-
-    #[test]
-    fn a_path_in_the_project_is_relative_however_the_root_is_written() {
-        let here = std::env::current_dir().expect("a working directory");
-        assert_eq!(relative(Path::new("."), &here.join("scenarios/a.toml")), "scenarios/a.toml");
-        assert_eq!(relative(&here, Path::new("./scenarios/a.toml")), "scenarios/a.toml");
-        assert_eq!(relative(Path::new("p/q/.."), Path::new("p/a.toml")), "a.toml");
-        assert_eq!(relative(Path::new("p"), Path::new("q/a.toml")), "q/a.toml");
-    }
 }
