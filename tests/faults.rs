@@ -574,4 +574,10 @@ fn a_prompt_that_does_not_fit_an_adapter_that_is_tested_as_it_is_names_its_case(
     let long = format!("\n[[cases]]\nname = \"long\"\nprompt = \"{}\"\nchecks = [\"not-json\"]\n", "word ".repeat(400));
     project.append("scenarios/says.toml", &long);
     project.run(&["run"]).fails(1, &["scenarios/says.toml", "\"long\"", "context"]);
+    // It needs no weights: these cannot be read.
+    std::fs::remove_file(project.path("adapters/tiny/finetest.json")).expect("removed");
+    project.write("model/model.safetensors", "no weights");
+    project.run(&["run"]).fails(1, &["scenarios/says.toml", "\"long\"", "context"]);
+    project.write("scenarios/says.toml", support::TARGET);
+    project.run(&["run"]).fails(1, &["model.safetensors", "not a safetensors file"]);
 }

@@ -78,7 +78,7 @@ pub fn serve(model: &str, work: &Work, bf16: Bf16, next: &mut dyn FnMut(Option<R
         }
         Work::Arms(prompt, max_tokens, arms) => {
             let decoder = load_decoder(&sources::resolve(&config, &mut |_| {})?, &config)?;
-            let outline = Outline::of(&decoder);
+            let outline = Outline::of(&decoder.spec);
             let adapter = || Adapter::initialised(&Recipe::default(), &outline, model);
             let adapters: Vec<ArmAdapter> = std::iter::once(Ok(None))
                 .chain((1..*arms).map(|_| adapter().map(|adapter| Some((adapter, 1.0)))))
@@ -120,7 +120,7 @@ fn train(
         labels: (0..ids.len()).map(|i| i > 0 && i >= *prompt).collect(),
     };
     let steps: Vec<Vec<Encoded>> = steps.iter().map(|examples| examples.iter().map(encode).collect()).collect();
-    let adapter = Adapter::initialised(recipe, &Outline::of(&decoder), &config.source)?;
+    let adapter = Adapter::initialised(recipe, &Outline::of(&decoder.spec), &config.source)?;
     let mut trainer =
         Trainer::new(Box::new(InProcess::new(&decoder, recipe)), recipe, adapter, TrainerState::default());
     let mut said = None;

@@ -121,7 +121,7 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
         }
         (Err(why), _) => return Err(why),
     };
-    let outline = Outline::of(&decoder);
+    let outline = Outline::of(&decoder.spec);
     let adapter = lora::open(&directory, &outline)?;
     notes(global, lora::provenance::notes(&adapter, &config.root, &files, &config.model, &outline)?);
     let vocabulary = decoder.spec.vocab_size as u32;

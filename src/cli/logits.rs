@@ -75,7 +75,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     }
     let adapter = match &args.adapter {
         Some(directory) => {
-            let outline = Outline::of(&decoder);
+            let outline = Outline::of(&decoder.spec);
             let adapter = lora::open(directory, &outline)?;
             notes(global, lora::provenance::notes(&adapter, Path::new(""), &files, &config, &outline)?);
             Some(adapter.attached(&decoder, 1.0)?)

@@ -32,7 +32,7 @@ impl Export<'_> {
     }
 
     pub(super) fn gguf_adapter(&self, out: &Path, tuned: &Tuned) -> Result<Difference> {
-        let outline = Outline::of(self.decoder);
+        let outline = Outline::of(&self.decoder.spec);
         check_holds(self.adapter, &outline, self.files, self.directory)?;
         write(&tuned.low_rank, &outline, self.directory, out, &earlier::header())?;
         let read_back = lora::open(out, &outline)?.attached(self.decoder, 1.0)?;

@@ -28,7 +28,7 @@ impl Export<'_> {
             Precision::F16 | Precision::Bf16 => GgmlDType::F16,
             Precision::Q8_0 => GgmlDType::Q8_0,
         };
-        let (names, outline) = (self.decoder.names(), Outline::of(self.decoder));
+        let (names, outline) = (self.decoder.names(), Outline::of(&self.decoder.spec));
         let mut tensors: Vec<(&str, QTensor)> = Vec::with_capacity(header.tensors.len());
         for (name, info) in header.in_order() {
             let tensor = match self.replaced(&outline, &names.hugging_face(name), &tuned.low_rank)? {

@@ -121,7 +121,7 @@ fn an_adapter_of_every_family_survives_gguf_and_the_way_back() {
             ["gguf", "peft"].map(|form| folder.path().join(format!("{}.{form}", base.replace('/', "-"))));
         with_export(base, adapter, |peft| {
             peft.write(Format::GgufAdapter, None, &file)?;
-            let read = lora::open(&file, &Outline::of(peft.decoder))?;
+            let read = lora::open(&file, &Outline::of(&peft.decoder.spec))?;
             for (path, module) in &peft.adapter.modules {
                 let other = &read.modules[path];
                 assert_eq!((&module.a, module.rank), (&other.a, other.rank), "{base} {path}");

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use super::architecture::DecoderSpec;
 use super::architecture::outline::Outline;
 use super::architecture::rows::GgufRows;
-use super::architecture::{self, DecoderSpec};
 use super::decoder::Decoder;
 use super::decoder::weights::Weights;
 use super::formats::gguf::Header;
@@ -24,8 +24,7 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
             let map = map_file(path)?;
             let header = Header::read(path, &map)?;
             let spec = DecoderSpec::from_gguf(path, &header)?;
-            let own_norm = spec.residual == architecture::Residual::Parallel { own_norm: true };
-            let names = architecture::names::names(spec.family, own_norm);
+            let names = spec.names();
             let weights = Weights::gguf(path, &map, &header, |name| names.hugging_face(name))?;
             let rows = spec.family.facts().rows;
             (spec, weights, rows)
@@ -39,14 +38,18 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
     Decoder::load(spec, &weights, rows, arithmetic(config.dtype))
 }
 
-/// A model without its weights; of a GGUF file whatever its family and its types of tensors.
+/// A model without its weights, from `config.json`, or from a GGUF header whatever its family and its types of tensors.
 ///
 /// # Errors
-/// As [`load_decoder`] for safetensors; for GGUF a header that is corrupt or lacks something.
+/// A configuration or a header that is corrupt or lacks something, or an unknown family.
 pub(crate) fn outline(files: &ModelFiles, config: &ModelConfig) -> Result<Outline> {
-    let ModelKind::Gguf(path) = &files.kind else { return Ok(Outline::of(&load_decoder(files, config)?)) };
-    let map = map_file(path)?;
-    let mut outline = Outline::of_gguf(path, &Header::read(path, &map)?, map.len())?;
+    let mut outline = match &files.kind {
+        ModelKind::HuggingFace(found) => Outline::of(&DecoderSpec::from_config(&found.config)?),
+        ModelKind::Gguf(path) => {
+            let map = map_file(path)?;
+            Outline::of_gguf(path, &Header::read(path, &map)?, map.len())?
+        }
+    };
     outline.context = context(files, config, outline.context)?;
     Ok(outline)
 }

@@ -140,7 +140,7 @@ pub(super) fn train(
         BackendName::LlamaCpp | BackendName::LlamaCppF32 => None,
     };
     let outline =
-        decoder.as_ref().map_or_else(|| model::outline(&base.files, &config.model), |d| Ok(Outline::of(d)))?;
+        decoder.as_ref().map_or_else(|| model::outline(&base.files, &config.model), |d| Ok(Outline::of(&d.spec)))?;
     let fingerprint = wanted.fingerprint(config.backend);
     let Lesson { train, validation } = lesson;
     let training = Training {

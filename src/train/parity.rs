@@ -173,7 +173,7 @@ fn quantised(family: &str, path: &std::path::Path) -> usize {
 
 /// An adapter on all linear layers that changes what they give.
 fn begun(recipe: &Recipe, decoder: &Decoder) -> Adapter {
-    let mut adapter = Adapter::initialised(recipe, &Outline::of(decoder), "base").expect("an adapter");
+    let mut adapter = Adapter::initialised(recipe, &Outline::of(&decoder.spec), "base").expect("an adapter");
     for (i, value) in adapter.modules.values_mut().flat_map(|m| &mut m.b).enumerate() {
         *value = 0.05 * (i as f32 * 0.7).sin();
     }
@@ -331,7 +331,7 @@ fn a_resumed_training_ends_with_the_same_bytes() {
     let train = |name: &str, stop_after: Option<usize>| {
         let checkpoints = directory.path().join(name);
         let training = Training {
-            outline: &Outline::of(&decoder),
+            outline: &Outline::of(&decoder.spec),
             recipe: &recipe,
             train: &examples,
             validation: &examples[..1],
@@ -373,7 +373,7 @@ fn a_checkpoint_is_resumed_by_the_same_training_that_does_not_begin_again() {
     let mut resumed = Vec::new();
     for (fingerprint, again) in [("one", false), ("other", false), ("other", false), ("other", true)] {
         let training = Training {
-            outline: &Outline::of(&decoder),
+            outline: &Outline::of(&decoder.spec),
             recipe: &recipe,
             train: &examples,
             validation: &[],

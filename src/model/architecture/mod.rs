@@ -8,6 +8,7 @@ mod gguf;
 mod gguf_keys;
 mod hf;
 mod hf_keys;
+pub(crate) mod layers;
 pub(crate) mod names;
 pub(crate) mod outline;
 mod rotary;
@@ -20,6 +21,7 @@ use std::path::Path;
 
 pub use families::Family;
 pub(in crate::model) use gguf_keys::{Keys, whole};
+use names::Names;
 pub use rotary::{RopeScaling, Rotary, Yarn};
 pub(in crate::model) use unsupported::check as check_supported;
 
@@ -282,6 +284,8 @@ pub enum Residual {
 const MOST: usize = 1 << 28;
 /// What the number of layers, heads or experts may be, and the width of a head: lists are made of them.
 const MOST_PARTS: usize = 1 << 16;
+/// Experts of all layers together: each is a name in memory.
+const MOST_EXPERTS: usize = 1 << 18;
 
 impl DecoderSpec {
     /// Reads a Hugging Face `config.json`, as transformers 4 or 5 writes it.
@@ -317,6 +321,11 @@ impl DecoderSpec {
         let spec = gguf::read(path, header)?;
         spec.check(path)?;
         Ok(spec)
+    }
+
+    /// What Hugging Face calls its tensors.
+    pub(crate) fn names(&self) -> Names {
+        names::names(self.family, self.residual == Residual::Parallel { own_norm: true })
     }
 
     /// Tokens that a layer sees back to, itself among them; `None` for all.
@@ -377,6 +386,12 @@ impl DecoderSpec {
             if let Some((key, value)) = counts.iter().find(|(_, n)| *n == 0 || *n > most) {
                 return Err(Error::model(path, format!("{key} is {value}, expected 1 to {most}")));
             }
+        }
+        let experts = self.feed_forward.experts.as_ref().map_or(0, |e| e.count);
+        if self.layers.saturating_mul(experts) > MOST_EXPERTS {
+            let layers = self.layers;
+            let message = format!("{layers} layers of {experts} experts are more than {MOST_EXPERTS} experts in all");
+            return Err(Error::model(path, message));
         }
         if !a.heads.is_multiple_of(a.kv_heads) {
             let (heads, kv) = (a.heads, a.kv_heads);

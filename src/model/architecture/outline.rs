@@ -9,9 +9,9 @@ use std::path::Path;
 use super::families::FOREIGN;
 use super::names::{Names, names};
 use super::rows::{GgufRows, RowOrder};
-use super::{Family, Keys, whole};
+use super::sizes::Sizes;
+use super::{DecoderSpec, Family, Keys, layers, whole};
 use crate::error::{Error, Result};
-use crate::model::decoder::Decoder;
 use crate::model::formats::gguf::{Header, TensorInfo};
 
 /// A base without its weights.
@@ -40,19 +40,18 @@ pub(crate) struct Outline {
 }
 
 impl Outline {
-    /// That of a loaded decoder.
-    pub(crate) fn of(decoder: &Decoder) -> Self {
-        let spec = &decoder.spec;
+    /// That of a model with this configuration.
+    pub(crate) fn of(spec: &DecoderSpec) -> Self {
         Self {
             family: spec.family.name().to_owned(),
             architecture: spec.family.architecture().to_owned(),
-            names: Some(decoder.names()),
+            names: Some(spec.names()),
             rows: RowOrder::new(spec, spec.family.facts().rows),
-            layers: decoder.linears().map(|l| (l.path.clone(), [l.frozen.weight.rows, l.frozen.weight.cols])).collect(),
+            layers: layers::adaptable(spec).collect(),
             experts: spec.feed_forward.experts.as_ref().map_or(0, |e| e.count),
             vocabulary: spec.vocab_size,
             context: spec.context,
-            parameters: decoder.parameters(),
+            parameters: Sizes::of(spec).parameters,
             window: spec.attention.window.as_ref().map(|window| window.size),
         }
     }
@@ -401,7 +400,7 @@ mod tests {
     fn the_outline_of_a_file_is_its_decoder_s() {
         for family in Family::ALL {
             let name = format!("{}/model.gguf", family.name());
-            let (file, decoder) = (of_file(&name), Outline::of(&decoder(&name)));
+            let (file, decoder) = (of_file(&name), Outline::of(&decoder(&name).spec));
             assert_eq!((&file.family, &file.architecture), (&decoder.family, &decoder.architecture));
             assert_eq!(file.layers, decoder.layers, "{name}");
             let counts = |o: &Outline| (o.experts, o.vocabulary, o.context, o.parameters);

@@ -15,7 +15,7 @@ pub(crate) enum GgufRows {
 }
 
 /// What a matrix is, of which the order of its rows depends.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// Queries or keys.
     Turned,

@@ -1,6 +1,7 @@
 //! How large a model is, on paper: from its configuration alone, without a weight.
 
-use super::{AttentionSpec, DecoderSpec, NormKind, Positions, Projection, Residual};
+use super::layers::{self, Place};
+use super::{DecoderSpec, Positions, Projection, Residual};
 
 /// Numbers of a model. Multiply by 4, 2 or 1 for bytes in f32, bf16 or fp8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,16 +36,30 @@ impl Sizes {
                 Residual::Sandwich => 4,
                 Residual::Parallel { own_norm: false } => 1,
             };
-        let (layers, inner_norms) = attention(spec);
-        let attention = layers.iter().map(Layer::weights).sum::<u128>() + inner_norms;
-        let lora = |layers: &[Layer]| layers.iter().map(|l| l.inside + l.outside).sum::<u128>();
+        let attention = layers::attention(spec).0;
+        let inner_norms: u128 = layers::attention_norms(spec).iter().map(|(_, width)| self::norm(spec, *width)).sum();
         let outside = embedding + positions + head + norm;
         let (mut parameters, mut active_parameters, mut lora_values) = (outside, outside, 0u128);
-        for layer in 0..spec.layers {
-            let (all, active, adapted) = feed_forward(spec, layer);
-            parameters += norms + attention + all;
-            active_parameters += norms + attention + active;
-            lora_values += lora(&layers) + adapted;
+        for block in 0..spec.layers {
+            let experts = spec.experts(block);
+            // The bias of the choice of experts is one number each.
+            let correction = experts.filter(|e| e.router.correction).map_or(0, |e| e.count as u128);
+            let fixed = norms + inner_norms + correction;
+            parameters += fixed;
+            active_parameters += fixed;
+            for layer in attention.iter().chain(&layers::feed_forward(spec, block).0) {
+                let (all, used) = match layer.place {
+                    Place::Expert => experts.map_or((0, 0), |e| (e.count as u128, e.per_token as u128)),
+                    Place::Block | Place::Shared | Place::Router => (1, 1),
+                };
+                let [outside, inside] = layer.shape.map(|n| n as u128);
+                let weights = outside * inside + if layer.bias { outside } else { 0 };
+                parameters += all * weights;
+                active_parameters += used * weights;
+                if layer.place != Place::Router {
+                    lora_values += all * (outside + inside);
+                }
+            }
         }
         let a = &spec.attention;
         let product = |factors: &[usize]| factors.iter().map(|n| *n as u128).product::<u128>();
@@ -68,75 +83,8 @@ fn short(n: u128) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
-/// A linear layer.
-struct Layer {
-    inside: u128,
-    outside: u128,
-    bias: bool,
-}
-
-impl Layer {
-    fn new(outside: usize, inside: usize, bias: bool) -> Self {
-        Self { inside: inside as u128, outside: outside as u128, bias }
-    }
-
-    fn weights(&self) -> u128 {
-        self.inside * self.outside + if self.bias { self.outside } else { 0 }
-    }
-}
-
 fn norm(spec: &DecoderSpec, width: usize) -> u128 {
-    let vectors = if spec.norm.kind == (NormKind::Layer { bias: true }) { 2 } else { 1 };
-    vectors * width as u128
-}
-
-/// One block's linear layers of attention, and the weights of norms between them.
-fn attention(spec: &DecoderSpec) -> (Vec<Layer>, u128) {
-    let AttentionSpec { heads, kv_heads, head_dim, value_dim, qkv_bias: bias, output_bias, .. } = spec.attention;
-    let hidden = spec.hidden_size;
-    let (q, k, v) = (heads * head_dim, kv_heads * head_dim, kv_heads * value_dim);
-    let mut norms = if spec.attention.qk_norm { 2 * norm(spec, head_dim) } else { 0 };
-    let mut layers = match &spec.attention.projection {
-        Projection::Separate => {
-            vec![Layer::new(q, hidden, bias), Layer::new(k, hidden, bias), Layer::new(v, hidden, bias)]
-        }
-        Projection::Fused(_) => vec![Layer::new(q + k + v, hidden, bias)],
-        Projection::Latent(latent) => {
-            norms += norm(spec, latent.kv_rank) + latent.q_rank.map_or(0, |rank| norm(spec, rank));
-            let mut layers = match latent.q_rank {
-                None => vec![Layer::new(q, hidden, false)],
-                Some(rank) => vec![Layer::new(rank, hidden, bias), Layer::new(q, rank, false)],
-            };
-            layers.push(Layer::new(latent.kv_rank + latent.rope, hidden, bias));
-            layers.push(Layer::new(heads * (latent.nope + value_dim), latent.kv_rank, false));
-            layers
-        }
-    };
-    layers.push(Layer::new(hidden, heads * value_dim, output_bias));
-    (layers, norms)
-}
-
-/// A block's feed-forward part: all weights, those a token uses, and values of a rank of LoRA.
-fn feed_forward(spec: &DecoderSpec, layer: usize) -> (u128, u128, u128) {
-    let (f, hidden) = (&spec.feed_forward, spec.hidden_size);
-    let network = |size: usize, gated: bool, bias: bool| {
-        let up = if gated { 2 } else { 1 };
-        let (inner, outer) = (Layer::new(size, hidden, bias), Layer::new(hidden, size, bias));
-        let lora = |l: &Layer| l.inside + l.outside;
-        (up * inner.weights() + outer.weights(), up * lora(&inner) + lora(&outer))
-    };
-    let Some(e) = spec.experts(layer) else {
-        let (weights, lora) = network(f.intermediate_size, f.gated, f.bias);
-        return (weights, weights, lora);
-    };
-    let (expert, lora) = network(e.intermediate_size, true, false);
-    let (shared, shared_lora) = if e.shared_size > 0 { network(e.shared_size, true, false) } else { (0, 0) };
-    let router = e.count as u128 * hidden as u128
-        + if e.router.correction { e.count as u128 } else { 0 }
-        + if e.shared_gate { hidden as u128 } else { 0 };
-    let always = shared + router;
-    let (count, used) = (e.count as u128, e.per_token as u128);
-    (always + count * expert, always + used * expert, count * lora + shared_lora)
+    layers::vectors_of_norm(spec) as u128 * width as u128
 }
 
 #[cfg(test)]

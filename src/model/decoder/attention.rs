@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use super::linear::{Adapters, Linear};
 use super::loader::Loader;
 use super::norm::Norm;
-use crate::model::architecture::rows::Part;
+use crate::model::architecture::layers::{self, Place};
 use crate::model::architecture::{AttentionSpec, FusedOrder, Latent, Projection};
 use crate::model::ops::columns::{Piece, columns};
 use crate::model::ops::rope::{RopeTable, rope};
@@ -53,34 +53,25 @@ enum Query {
 
 impl Attention {
     pub(crate) fn load(loader: &Loader<'_>, layer: usize) -> crate::Result<Self> {
-        let (a, names, hidden) = (&loader.spec.attention, &loader.names, loader.spec.hidden_size);
-        let (q, k, v) = (a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.value_dim);
-        let turned = |name: &str, rows| loader.linear(layer, name, Part::Turned, [rows, hidden], a.qkv_bias);
-        let other = |name: &str, shape, bias| loader.linear(layer, name, Part::Other, shape, bias);
+        let (a, names, all) = (&loader.spec.attention, &loader.names, layers::attention(loader.spec));
+        let linear = |module: &str| loader.linear(layer, all.get(Place::Block, module)?);
         let layers = match &a.projection {
-            Projection::Separate => Layers::Separate(Box::new([
-                turned(names.q, q)?,
-                turned(names.k, k)?,
-                other(names.v, [v, hidden], a.qkv_bias)?,
-            ])),
-            Projection::Fused(order) => Layers::Fused {
-                qkv: loader.linear(layer, names.qkv, Part::Fused, [q + k + v, hidden], a.qkv_bias)?,
-                order: *order,
-            },
+            Projection::Separate => Layers::Separate(Box::new([linear(names.q)?, linear(names.k)?, linear(names.v)?])),
+            Projection::Fused(order) => Layers::Fused { qkv: linear(names.qkv)?, order: *order },
             Projection::Latent(latent) => {
                 let query = match latent.q_rank {
-                    None => Query::Full(other(names.q, [q, hidden], false)?),
+                    None => Query::Full(linear(names.q)?),
                     Some(rank) => Query::Low {
-                        a: other(names.q_a, [rank, hidden], a.qkv_bias)?,
+                        a: linear(names.q_a)?,
                         norm: loader.block_norm(layer, names.q_a_norm, rank)?,
-                        b: other(names.q_b, [q, rank], false)?,
+                        b: linear(names.q_b)?,
                     },
                 };
                 Layers::Latent(Box::new(LatentLayers {
                     q: query,
-                    kv_a: other(names.kv_a, [latent.kv_rank + latent.rope, hidden], a.qkv_bias)?,
+                    kv_a: linear(names.kv_a)?,
                     kv_norm: loader.block_norm(layer, names.kv_a_norm, latent.kv_rank)?,
-                    kv_b: loader.keys_and_values(layer, latent)?,
+                    kv_b: loader.keys_and_values(layer, all.get(Place::Block, names.kv_b)?, latent)?,
                     latent: *latent,
                 }))
             }
@@ -92,7 +83,7 @@ impl Attention {
             )),
             false => None,
         };
-        let output = other(names.output, [hidden, a.heads * a.value_dim], a.output_bias)?;
+        let output = linear(names.output)?;
         Ok(Self { layers, output, qk_norm })
     }
 

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 
 use super::linear::{Adapters, Linear};
 use super::loader::Loader;
-use crate::model::architecture::rows::Part;
+use crate::model::architecture::layers::{self, Layers, Place};
 use crate::model::architecture::{Activation, Experts, Router, Score};
 use crate::model::ops::activation::{activate, gated};
 use crate::model::ops::experts::{Share, combine, route};
@@ -61,18 +61,17 @@ impl Dense {
 
 impl FeedForward {
     pub(crate) fn load(loader: &Loader<'_>, layer: usize) -> crate::Result<Self> {
-        let (f, names, hidden) = (&loader.spec.feed_forward, &loader.names, loader.spec.hidden_size);
-        let part = |name: &str, shape| loader.linear(layer, name, Part::Other, shape, f.bias);
+        let (f, names, all) = (&loader.spec.feed_forward, &loader.names, layers::feed_forward(loader.spec, layer));
         let Some(experts) = loader.spec.experts(layer) else {
-            let size = f.intermediate_size;
+            let linear = |module: &str| loader.linear(layer, all.get(Place::Block, module)?);
             return Ok(Self::Dense(Box::new(Dense {
-                gate: if f.gated { Some(part(names.gate, [size, hidden])?) } else { None },
-                up: part(names.up, [size, hidden])?,
-                down: part(names.down, [hidden, size])?,
+                gate: f.gated.then(|| linear(names.gate)).transpose()?,
+                up: linear(names.up)?,
+                down: linear(names.down)?,
                 activation: f.activation,
             })));
         };
-        Sparse::load(loader, layer, experts).map(|sparse| Self::Sparse(Box::new(sparse)))
+        Sparse::load(loader, layer, &all, experts).map(|sparse| Self::Sparse(Box::new(sparse)))
     }
 
     /// Of the normed input `h` (tokens, hidden).
@@ -115,42 +114,38 @@ impl FeedForward {
 }
 
 impl Sparse {
-    fn load(loader: &Loader<'_>, layer: usize, e: &Experts) -> crate::Result<Self> {
-        let (names, hidden) = (&loader.names, loader.spec.hidden_size);
+    fn load(loader: &Loader<'_>, layer: usize, all: &Layers, e: &Experts) -> crate::Result<Self> {
+        let names = &loader.names;
         let activation = loader.spec.feed_forward.activation;
         let expert = |i: usize| {
-            let size = e.intermediate_size;
+            let linear = |module: &str| loader.expert(layer, i, all.get(Place::Expert, module)?);
             Ok(Dense {
-                gate: Some(loader.expert(layer, i, names.expert_gate, [size, hidden])?),
-                up: loader.expert(layer, i, names.expert_up, [size, hidden])?,
-                down: loader.expert(layer, i, names.expert_down, [hidden, size])?,
+                gate: Some(linear(names.expert_gate)?),
+                up: linear(names.expert_up)?,
+                down: linear(names.expert_down)?,
                 activation,
             })
         };
-        let shared = |size: usize| -> crate::Result<Dense> {
-            let part = |name: &str, shape| {
-                loader.linear(layer, &format!("{}.{name}", names.shared), Part::Other, shape, false)
-            };
+        let shared = || -> crate::Result<Dense> {
+            let linear = |module: &str| loader.linear(layer, all.get(Place::Shared, module)?);
             Ok(Dense {
-                gate: Some(part(names.expert_gate, [size, hidden])?),
-                up: part(names.expert_up, [size, hidden])?,
-                down: part(names.expert_down, [hidden, size])?,
+                gate: Some(linear(names.expert_gate)?),
+                up: linear(names.expert_up)?,
+                down: linear(names.expert_down)?,
                 activation,
             })
         };
+        let router = |module: &str| loader.router(layer, all.get(Place::Router, module)?);
         let correction = match e.router.correction {
             true => Some(loader.vector(names.block(layer, names.correction), e.count)?.to_vec1::<f32>()?),
             false => None,
         };
         Ok(Self {
-            router: loader.router(layer, names.router, [e.count, hidden])?,
+            router: router(names.router)?,
             correction,
             experts: (0..e.count).map(expert).collect::<crate::Result<_>>()?,
-            shared: if e.shared_size > 0 { Some(shared(e.shared_size)?) } else { None },
-            shared_gate: match e.shared_gate {
-                true => Some(loader.router(layer, names.shared_gate, [1, hidden])?),
-                false => None,
-            },
+            shared: (e.shared_size > 0).then(shared).transpose()?,
+            shared_gate: e.shared_gate.then(|| router(names.shared_gate)).transpose()?,
             rule: e.router.clone(),
             per_token: e.per_token,
         })

@@ -9,8 +9,9 @@ use super::linear::Linear;
 use super::norm::Norm;
 use super::weights::Weights;
 use crate::error::{Error, Result};
+use crate::model::architecture::layers::Layer;
 use crate::model::architecture::names::Names;
-use crate::model::architecture::rows::{GgufRows, Part, RowOrder};
+use crate::model::architecture::rows::{GgufRows, RowOrder};
 use crate::model::architecture::{DecoderSpec, Latent, NormKind};
 use crate::model::ops::lora::Frozen;
 use crate::model::ops::matrix::Matrix;
@@ -45,16 +46,10 @@ impl<'w> Loader<'w> {
         self.weights.vector(&self.name(name), len)
     }
 
-    /// A linear layer of a block, at a path relative to it.
-    pub(crate) fn linear(
-        &self,
-        layer: usize,
-        module: &str,
-        part: Part,
-        [rows, cols]: [usize; 2],
-        bias: bool,
-    ) -> Result<Linear> {
-        let path = self.names.block(layer, module);
+    /// A linear layer of a block.
+    pub(crate) fn linear(&self, block: usize, layer: &Layer) -> Result<Linear> {
+        let Layer { part, shape: [rows, cols], bias, .. } = *layer;
+        let path = self.names.block(block, &layer.module(&self.names));
         // The file's own shape bounds what is made of the configuration's numbers.
         let fits =
             self.weights.shape(&format!("{path}.weight")).is_some_and(|s| s == [rows, cols] || s == [cols, rows]);
@@ -86,14 +81,13 @@ impl<'w> Loader<'w> {
 
     /// A latent attention's keys and values of every head, (heads · (nope + value_dim), rank): one tensor, or the two that newer GGUF
     /// files hold, in which the keys' part is transposed. Those are held in f32.
-    pub(crate) fn keys_and_values(&self, layer: usize, latent: &Latent) -> Result<Linear> {
+    pub(crate) fn keys_and_values(&self, block: usize, layer: &Layer, latent: &Latent) -> Result<Linear> {
         let (names, a) = (&self.names, &self.spec.attention);
         let Latent { kv_rank: rank, nope, .. } = *latent;
-        let rows = a.heads * (nope + a.value_dim);
-        let path = names.block(layer, names.kv_b);
-        let [k, v] = [names.k_b, names.v_b].map(|name| format!("{}.weight", names.block(layer, name)));
+        let path = names.block(block, names.kv_b);
+        let [k, v] = [names.k_b, names.v_b].map(|name| format!("{}.weight", names.block(block, name)));
         if !self.weights.has(&k) {
-            return self.linear(layer, names.kv_b, Part::Other, [rows, rank], false);
+            return self.linear(block, layer);
         }
         let (k, v) = (self.name(k), self.name(v));
         let mut values = Vec::new();
@@ -103,15 +97,16 @@ impl<'w> Loader<'w> {
             let of_values = self.weights.slab(&v, [a.heads, a.value_dim, rank], head, 0..a.value_dim)?;
             of_values.for_blocks(|_, block| values.extend_from_slice(block));
         }
-        let weight = Matrix::from_values(&format!("{path}.weight"), values, rows, rank);
+        let weight = Matrix::from_values(&format!("{path}.weight"), values, layer.shape[0], rank);
         Ok(self.adapted(path, Frozen { weight, bias: None }))
     }
 
     /// One expert's layer, however the file stores them: each for itself, all together, or gate and up together too.
-    pub(crate) fn expert(&self, layer: usize, expert: usize, name: &str, [rows, cols]: [usize; 2]) -> Result<Linear> {
-        let all = self.names.block(layer, self.names.experts);
+    pub(crate) fn expert(&self, block: usize, expert: usize, layer: &Layer) -> Result<Linear> {
+        let Layer { module: name, shape: [rows, cols], .. } = *layer;
+        let all = self.names.block(block, self.names.experts);
         let path = format!("{all}.{expert}.{name}");
-        let count = self.spec.experts(layer).map_or(0, |e| e.count);
+        let count = self.spec.experts(block).map_or(0, |e| e.count);
         let (stacked, pair, bare) =
             (format!("{all}.{name}.weight"), format!("{all}.gate_up_proj"), format!("{all}.{name}"));
         let weight = if self.weights.has(&stacked) {
@@ -128,8 +123,9 @@ impl<'w> Loader<'w> {
     }
 
     /// A layer that no adapter reaches: a router.
-    pub(crate) fn router(&self, layer: usize, module: &str, [rows, cols]: [usize; 2]) -> Result<Linear> {
-        let path = self.names.block(layer, module);
+    pub(crate) fn router(&self, block: usize, layer: &Layer) -> Result<Linear> {
+        let [rows, cols] = layer.shape;
+        let path = self.names.block(block, layer.module);
         // llama.cpp stores a gate of one row as a vector.
         let name = format!("{path}.weight");
         let weight = match self.weights.shape(&name) {

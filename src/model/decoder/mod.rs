@@ -19,7 +19,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::architecture::names::{Names, names};
+use super::architecture::names::Names;
 use super::architecture::rows::GgufRows;
 use super::architecture::{AttentionSpec, DecoderSpec, Positions, Residual, RopeScaling, Rotary};
 use super::ops::attention::{Heads, Keys, Sequence, add_columns, alibi_slopes, attend, attention};
@@ -276,7 +276,7 @@ impl Decoder {
             let all = factors.first().copied().unwrap_or(1.0);
             *factors = values.into_iter().map(|v| f64::from(v) * all).collect();
         }
-        let names = names(spec.family, spec.residual == Residual::Parallel { own_norm: true });
+        let names = spec.names();
         let loader = Loader::new(weights, &spec, names, rows);
         let shared = Shared::new(&spec);
         let (vocabulary, hidden) = (spec.vocab_size, spec.hidden_size);
@@ -337,7 +337,8 @@ impl Decoder {
         matrix.or_else(|| self.vectors().find(|(_, values)| !is_finite(values)).map(|(name, _)| name))
     }
 
-    /// Weights in the base; a tied head counts once.
+    /// Weights in the base; a tied head counts once. What is counted on paper is held to it.
+    #[cfg(test)]
     pub(crate) fn parameters(&self) -> u64 {
         let size = |m: &Matrix| (m.rows * m.cols) as u64;
         let bias = |f: &Frozen| f.bias.as_ref().map_or(0, |b| b.elem_count() as u64);
@@ -556,7 +557,7 @@ impl Decoder {
 
     /// The names of its tensors.
     pub(crate) fn names(&self) -> Names {
-        names(self.spec.family, self.spec.residual == Residual::Parallel { own_norm: true })
+        self.spec.names()
     }
 
     /// Σ NLL of `targets` (one a row of `hidden`) over `divisor`: a differentiable scalar; logits are never held whole.

@@ -28,6 +28,7 @@ impl Norm {
     }
 
     /// Its number of values.
+    #[cfg(test)]
     pub(crate) fn parameters(&self) -> usize {
         self.weight.elem_count() + self.bias.as_ref().map_or(0, Tensor::elem_count)
     }

@@ -177,7 +177,7 @@ impl Adapter {
     /// # Errors
     /// As [`Self::check_fits`].
     pub(crate) fn attached(&self, decoder: &Decoder, factor: f64) -> Result<LowRank> {
-        self.check_fits(&Outline::of(decoder))?;
+        self.check_fits(&Outline::of(&decoder.spec))?;
         let mut low_rank = self.low_rank(factor)?;
         for linear in decoder.linears() {
             let (Some(module), Some(pair)) = (self.modules.get(&linear.path), low_rank.pairs.get_mut(&linear.path))
