@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::backend::engine::{Continuation, Ends, Generation};
 use crate::backend::{ArmAdapter, CandleBackend};
 use crate::config::{Bf16, ModelConfig, Recipe};
-use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 use crate::model::architecture::outline::Outline;
 use crate::model::lora::Adapter;
 use crate::model::{load_decoder, sources};
+use crate::train::encode::Encoded;
 use crate::train::{InProcess, Trainer, TrainerState};
 
 /// What to do.

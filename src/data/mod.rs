@@ -1,7 +1,5 @@
 //! Training data: JSON Lines in five formats, read into examples; held back, ordered and packed.
 
-#[cfg(feature = "candle")]
-pub mod encode;
 mod format;
 pub(crate) mod limits;
 mod lines;

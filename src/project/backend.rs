@@ -4,10 +4,10 @@ use crate::backend::{Backend, CandleBackend};
 #[cfg(feature = "llama-cpp")]
 use crate::backend::{Kept, LlamaAdapter, LlamaCppBackend, LlamaCppObjective};
 use crate::config::{BackendName, Config, Recipe};
-use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 use crate::model::architecture::outline::Outline;
 use crate::model::decoder::Decoder;
+use crate::train::encode::Encoded;
 use crate::train::{InProcess, Objective};
 
 use super::Base;

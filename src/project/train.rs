@@ -8,7 +8,6 @@ use super::early::{self, Checked};
 use super::stamp::{STAMP, Stamp};
 use super::{Base, Event, Events, TrainPolicy};
 use crate::config::{BackendName, Config, DataConfig, ModelConfig, OnError, Recipe};
-use crate::data::encode::{Encoded, encode_example};
 use crate::data::limits::Limits;
 use crate::data::{self, Example, file_hash};
 use crate::error::{Error, Result};
@@ -17,6 +16,7 @@ use crate::model::architecture::outline::Outline;
 use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::{self, ModelFiles, load_decoder};
+use crate::train::encode::{Encoded, encode_example};
 use crate::train::{TRAINER_STATE, TrainerState, Training, finished_state, loss_plot};
 
 /// The plot of a training, beside its adapter.

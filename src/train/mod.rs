@@ -4,6 +4,7 @@
 //! recipe's seed and the step, so that a training that was killed and resumed writes the same bytes as one that was not.
 
 mod checkpoint;
+pub(crate) mod encode;
 mod objective;
 mod optimizer;
 #[cfg(test)]
@@ -23,10 +24,10 @@ pub use plot::loss_plot;
 pub use state::{LogEntry, TRAINER_STATE, TrainerState};
 
 use crate::config::Recipe;
-use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 use crate::model::architecture::outline::Outline;
 use crate::model::lora::Adapter;
+use crate::train::encode::Encoded;
 use checkpoint::Checkpoint;
 pub(crate) use checkpoint::finished_state;
 use optimizer::{AdamWConfig, Moments, norm};

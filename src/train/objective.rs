@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
+use super::encode::Encoded;
 use crate::config::Recipe;
-use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 use crate::model::decoder::linear::Adapters;
 use crate::model::decoder::{Batch, Decoder};

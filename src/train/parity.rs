@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::encode::Encoded;
 use crate::config::{Dtype, Recipe};
-use crate::data::encode::Encoded;
 use crate::model::architecture::outline::Outline;
 use crate::model::decoder::Decoder;
 use crate::model::decoder::parity::{FAMILIES, decoder, decoder_in, fixture, reference};

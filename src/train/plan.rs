@@ -2,9 +2,9 @@
 //!
 //! An epoch is planned when its first step comes, so that a plan takes the memory of one epoch, however many there are.
 
+use super::encode::Encoded;
 use crate::config::{MOST_STEPS, Recipe};
 use crate::data;
-use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 
 /// All steps of a training, in order.

@@ -10,12 +10,12 @@ use candle_core::{Device, Tensor};
 use super::process::{End, Worker};
 use super::protocol::{Job, OpeningToTrain, Reply, Window, floats};
 use crate::config::{Bf16, ModelConfig, Recipe};
-use crate::data::encode::Encoded;
 use crate::error::{Error, Result};
 use crate::model::architecture::families::{NO_EXPERTS, without_backward};
 use crate::model::architecture::outline::Outline;
 use crate::model::lora::Adapter;
 use crate::model::{ModelFiles, ModelKind, load_decoder};
+use crate::train::encode::Encoded;
 use crate::train::{Gradients, Objective, targets};
 
 /// llama.cpp's windows are multiples of this, since attention in training reads no cache.

@@ -158,7 +158,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::model::Family;
+    use crate::model::architecture::Family;
     use crate::model::decoder::parity::decoder;
 
     /// What is said of every family's layers on paper is what was loaded, from both forms of its files.

@@ -165,7 +165,7 @@ pub(super) fn same(from: &DecoderSpec, wrote: &DecoderSpec) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Family;
+    use crate::model::architecture::Family;
     use crate::model::decoder::parity::fixture;
 
     /// What is written says what was read, for each family.

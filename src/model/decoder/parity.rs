@@ -11,9 +11,11 @@ use super::linear::Adapters;
 use super::{Batch, Decoder};
 use crate::backend::engine::{Ends, Engine, Generation};
 use crate::config::{self, ModelConfig};
+use crate::model::architecture::DecoderSpec;
 use crate::model::lora;
+use crate::model::open::load_decoder;
 use crate::model::ops::low_rank::LowRank;
-use crate::model::{DecoderSpec, ModelFiles, load_decoder};
+use crate::model::sources::ModelFiles;
 use crate::record::Finish;
 
 /// A fixture's file.

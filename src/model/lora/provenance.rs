@@ -14,9 +14,9 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::files::{read_regular, read_regular_text};
 use crate::model::architecture::outline::Outline;
+use crate::model::sources::{ModelFiles, ModelKind};
 use crate::model::tokenizer::ChatTemplate;
 use crate::model::tokenizer::gguf_metadata;
-use crate::model::{ModelFiles, ModelKind};
 
 /// Bytes of a tokenizer's file: the largest known has 33 million.
 const TOKENIZER_BYTES: u64 = 64 << 20;

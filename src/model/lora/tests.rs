@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use super::*;
 use crate::config::ModelConfig;
 use crate::model::decoder::parity::fixture;
-use crate::model::outline;
+use crate::model::open::outline;
 use crate::model::sources;
 
 const Q: &str = "blk.0.attn_q.weight";

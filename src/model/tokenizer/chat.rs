@@ -3,7 +3,7 @@
 use super::{ChatTemplate, Tokenizer};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::model::ModelFiles;
+use crate::model::sources::ModelFiles;
 use crate::record::{Message, Prompt};
 
 /// A model's tokenizer and template: what turns prompts into tokens and tokens into text.

@@ -7,7 +7,6 @@ use candle_core::quantized::gguf_file::Value;
 use super::{LlamaCppObjective, Place, by_name, windows};
 use crate::backend::llama_cpp::worker::Differentiator;
 use crate::config::{ModelConfig, Recipe};
-use crate::data::encode::Encoded;
 use crate::error::Result;
 use crate::model::decoder::parity::fixture;
 use crate::model::formats::gguf::Header;
@@ -15,6 +14,7 @@ use crate::model::formats::mapped::map_file;
 use crate::model::lora::{self, Adapter};
 use crate::model::outline;
 use crate::model::sources;
+use crate::train::encode::Encoded;
 use crate::train::parity::{Recorded, descends_as_peft, examples_of, recipe};
 use crate::train::{Gradients, Objective, targets};
 

@@ -5,25 +5,25 @@
 //! before it with the header of the answer, tokenised whole as a run tokenises it; the answer's own ids follow. Where the tokenizer
 //! would merge the last character of the prompt with the first of the answer, the two stay apart, as they do when the model writes.
 
-use super::limits::Limits;
-use super::{Example, Turns};
+use crate::data::limits::Limits;
+use crate::data::{Example, Turns};
 use crate::error::{Error, Result};
 use crate::model::tokenizer::{ChatTemplate, ChatTokenizer, Tokenizer};
 use crate::record::Message;
 
 /// A tokenised example.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Encoded {
+pub(crate) struct Encoded {
     /// The tokens.
-    pub ids: Vec<u32>,
+    pub(crate) ids: Vec<u32>,
     /// For each token, whether predicting it counts in the loss. The first token is predicted from nothing and never counts.
-    pub labels: Vec<bool>,
+    pub(crate) labels: Vec<bool>,
 }
 
 impl Encoded {
     /// How many tokens count in the loss.
     #[must_use]
-    pub fn learnt(&self) -> usize {
+    pub(crate) fn learnt(&self) -> usize {
         self.labels.iter().filter(|l| **l).count()
     }
 
@@ -87,7 +87,7 @@ pub(crate) fn encode_example(
 /// # Errors
 /// No assistant message; a template that cannot render these messages, or renders them so that a prompt is not the beginning of
 /// the same chat with its answer.
-pub fn encode_chat(
+pub(crate) fn encode_chat(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     messages: &[Message],
@@ -131,7 +131,7 @@ pub fn encode_chat(
 ///
 /// # Errors
 /// The tokenizer's own.
-pub fn encode_completion(
+pub(crate) fn encode_completion(
     tokenizer: &Tokenizer,
     prompt: &str,
     completion: &str,
@@ -154,7 +154,7 @@ pub fn encode_completion(
 ///
 /// # Errors
 /// The tokenizer's own.
-pub fn encode_text(tokenizer: &Tokenizer, text: &str) -> Result<Encoded> {
+pub(crate) fn encode_text(tokenizer: &Tokenizer, text: &str) -> Result<Encoded> {
     encode_completion(tokenizer, "", text, true)
 }
 
