@@ -13,11 +13,11 @@ const LONGEST_NAME: usize = 64;
 
 /// Keys that begin with the architecture's name.
 #[derive(Clone, Copy)]
-pub(in crate::model) struct Keys<'a> {
-    pub(in crate::model) path: &'a Path,
-    pub(in crate::model) header: &'a Header,
+pub(crate) struct Keys<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) header: &'a Header,
     /// GGUF's name of the model's family: letters, digits, `-`, `_` and `.`.
-    pub(in crate::model) architecture: &'a str,
+    pub(crate) architecture: &'a str,
 }
 
 impl<'a> Keys<'a> {
@@ -25,7 +25,7 @@ impl<'a> Keys<'a> {
     ///
     /// # Errors
     /// `general.architecture` is missing or no name.
-    pub(in crate::model) fn of(path: &'a Path, header: &'a Header) -> Result<Self> {
+    pub(crate) fn of(path: &'a Path, header: &'a Header) -> Result<Self> {
         let part = |c: char| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c);
         let refuse = |what: &str| Err(Error::model(path, format!("metadata `general.architecture` {what}")));
         match header.metadata.get("general.architecture") {
@@ -42,7 +42,7 @@ impl<'a> Keys<'a> {
     ///
     /// # Errors
     /// Metadata of another type.
-    pub(in crate::model) fn family(&self) -> Result<Option<Family>> {
+    pub(crate) fn family(&self) -> Result<Option<Family>> {
         let found = Family::ALL.into_iter().find(|family| family.architecture() == self.architecture);
         Ok(match found {
             // Two families are `deepseek2`; only V3 has the correction bias of the router, or sigmoid scores.
@@ -73,11 +73,11 @@ impl<'a> Keys<'a> {
         format!("{}.{name}", self.architecture)
     }
 
-    pub(in crate::model) fn count_if(&self, name: &str) -> Result<Option<usize>> {
+    pub(crate) fn count_if(&self, name: &str) -> Result<Option<usize>> {
         Ok(self.optional(&self.key(name), whole)?.and_then(|n| usize::try_from(n).ok()))
     }
 
-    pub(in crate::model) fn count(&self, name: &str) -> Result<usize> {
+    pub(crate) fn count(&self, name: &str) -> Result<usize> {
         Ok(self.required(&self.key(name), whole)? as usize)
     }
 
@@ -99,7 +99,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Is there a tensor of this name?
-    pub(in crate::model) fn has(&self, tensor: &str) -> bool {
+    pub(crate) fn has(&self, tensor: &str) -> bool {
         self.header.tensors.contains_key(tensor)
     }
 
@@ -120,7 +120,7 @@ impl<'a> Keys<'a> {
 }
 
 /// Some writers store a list with one value a layer; equal ones are one value.
-pub(in crate::model) fn whole(value: &Value) -> candle_core::Result<u64> {
+pub(crate) fn whole(value: &Value) -> candle_core::Result<u64> {
     match value {
         Value::Array(items) => {
             let all = items.iter().map(Value::to_u64).collect::<candle_core::Result<Vec<_>>>()?;

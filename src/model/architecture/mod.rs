@@ -20,10 +20,10 @@ mod write;
 use std::path::Path;
 
 pub use families::Family;
-pub(in crate::model) use gguf_keys::{Keys, whole};
+pub(crate) use gguf_keys::{Keys, whole};
 use names::Names;
 pub use rotary::{RopeScaling, Rotary, Yarn};
-pub(in crate::model) use unsupported::check as check_supported;
+pub(crate) use unsupported::check as check_supported;
 
 use crate::error::{Error, Result};
 use crate::model::formats::gguf::Header;

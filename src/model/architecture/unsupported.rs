@@ -22,7 +22,7 @@ const SUFFIXES: [&str; 8] =
 ///
 /// # Errors
 /// It is such a one; what works instead.
-pub(in crate::model) fn check(path: &Path, config: &Value) -> Result<()> {
+pub(crate) fn check(path: &Path, config: &Value) -> Result<()> {
     if let Some(quantised) = config.get("quantization_config").filter(|value| !value.is_null()) {
         check_quantisation(path, config, quantised)?;
     }

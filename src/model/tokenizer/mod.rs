@@ -36,11 +36,11 @@ pub type GgufMetadata = HashMap<String, Value>;
 
 /// What `tokenizer.ggml.token_type` says of a token.
 pub(super) mod token_type {
-    pub(in crate::model) const NORMAL: i64 = 1;
-    pub(in crate::model) const UNKNOWN: i64 = 2;
-    pub(in crate::model) const CONTROL: i64 = 3;
-    pub(in crate::model) const USER_DEFINED: i64 = 4;
-    pub(in crate::model) const UNUSED: i64 = 5;
+    pub(crate) const NORMAL: i64 = 1;
+    pub(crate) const UNKNOWN: i64 = 2;
+    pub(crate) const CONTROL: i64 = 3;
+    pub(crate) const USER_DEFINED: i64 = 4;
+    pub(crate) const UNUSED: i64 = 5;
 }
 
 /// A model's tokenizer with the ids that begin a text and end a turn.
