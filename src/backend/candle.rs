@@ -1,5 +1,7 @@
 //! The decoder of this crate, in this process, on candle.
 
+use std::sync::Arc;
+
 use super::encode::Answers;
 use super::engine::{Compared, Ends, Engine, Event, Generated, Generation};
 use super::{Backend, DriftText, Measured, OnAnswers, Progress, Question, encode};
@@ -17,7 +19,7 @@ use crate::model::{self, Limits, ModelFiles, load_decoder};
 use crate::record::{Prompt, Proof};
 
 /// An arm's adapter, and the factor on its scale.
-pub(crate) type ArmAdapter = Option<(Adapter, f64)>;
+pub(crate) type ArmAdapter = Option<(Arc<Adapter>, f64)>;
 
 /// The model is loaded at the first question that the store has no answer to.
 pub struct CandleBackend {

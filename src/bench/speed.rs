@@ -1,6 +1,7 @@
 //! Training steps, scoring and greedy decoding of given tokens, one repetition at a time: `benches/speed.rs` prints them, and
 //! `benches/peers/` lets other programs do the same work in turn.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -81,7 +82,7 @@ pub fn serve(model: &str, work: &Work, bf16: Bf16, next: &mut dyn FnMut(Option<R
             let outline = Outline::of(&decoder.spec);
             let adapter = || Adapter::initialised(&Recipe::default(), &outline, model);
             let adapters: Vec<ArmAdapter> = std::iter::once(Ok(None))
-                .chain((1..*arms).map(|_| adapter().map(|adapter| Some((adapter, 1.0)))))
+                .chain((1..*arms).map(|_| adapter().map(|adapter| Some((Arc::new(adapter), 1.0)))))
                 .collect::<Result<_>>()?;
             let generations: Vec<Generation> =
                 (0..adapters.len()).map(|arm| Generation::greedy(arm, prompt.clone(), *max_tokens)).collect();

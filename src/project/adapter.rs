@@ -1,12 +1,14 @@
 //! The adapter of a project: the trained one when it fits recipe, data and base, else a new one.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::early::Checked;
-use super::stamp::{self, Stamp, hash_file, mismatch};
+use super::asked::Checked;
+use super::base::Base;
+use super::stamp::{self, Stamp, hash_file, mismatch, wanted};
 use super::train::{self, Summary};
-use super::{Base, Event, Events, TrainPolicy};
-use crate::config::Config;
+use super::{Event, Events, TrainPolicy};
+use crate::config::{BackendName, Config};
 use crate::error::{Error, Result};
 use crate::files::copy_atomically;
 use crate::model;
@@ -14,7 +16,7 @@ use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 
 /// An adapter that can be asked.
 pub(super) struct Ready {
-    pub(super) adapter: Adapter,
+    pub(super) adapter: Arc<Adapter>,
     /// Its PEFT directory, or its GGUF file.
     pub(super) directory: PathBuf,
     /// Hash of its files.
@@ -31,6 +33,7 @@ pub(super) struct Ready {
 /// It has to be trained and `policy` forbids it; the directory holds an adapter that finetest did not train.
 pub(super) fn ready(
     config: &Config,
+    name: BackendName,
     base: &Base,
     checked: &Checked,
     policy: TrainPolicy,
@@ -46,7 +49,7 @@ pub(super) fn ready(
     let directory = &place.path;
     let mut summary = Summary { directory: config.relative(directory), trained: false, state: None };
     if let Some(recipe) = &config.recipe {
-        let wanted = train::wanted(config, recipe, base)?;
+        let wanted = wanted(config, recipe, base)?;
         let reason = match policy {
             TrainPolicy::Always => Some("once more, as --force or FINETEST_TRAIN=always asks".to_owned()),
             _ => mismatch(directory, &wanted)?,
@@ -61,10 +64,10 @@ pub(super) fn ready(
             on_event(Event::Note(format!("training {} ({reason})", config.relative(directory))));
             let lesson = train::prepare(config, recipe, &base.files, checked, on_event)?;
             keep_old(config, directory, on_event)?;
-            summary.state = Some(train::train(config, recipe, base, &wanted, lesson, policy, on_event)?);
+            summary.state = Some(train::train(config, name, base, &wanted, lesson, policy, on_event)?);
             summary.trained = true;
         } else {
-            train::restore_log(config, &wanted, directory)?;
+            train::restore_log(config, name, &wanted, directory)?;
         }
     }
     let stamp = match Stamp::read(directory)? {
@@ -97,7 +100,15 @@ pub(super) fn ready(
         }
     };
     let hash = if lora::is_gguf(directory) { hash_file(directory)? } else { hash_files(directory)? };
-    Ok(Ready { adapter, directory: directory.clone(), hash, scale: place.scale, family, parameters, summary })
+    Ok(Ready {
+        adapter: Arc::new(adapter),
+        directory: directory.clone(),
+        hash,
+        scale: place.scale,
+        family,
+        parameters,
+        summary,
+    })
 }
 
 /// Moves an older adapter out of the way, where it can be found again.

@@ -1,6 +1,7 @@
 //! A project on candle and on llama.cpp: the same base, adapter and scenarios, so that what differs is the serving.
 
-use super::{Event, Events, TrainPolicy, adapter, ask, backend, base, early, lock};
+use super::prepared::Prepared;
+use super::{Event, Events, TrainPolicy, backend, early};
 use crate::backend::engine::Compared;
 use crate::backend::{CandleBackend, LlamaCppBackend, Progress};
 use crate::compare::DriftSample;
@@ -70,27 +71,15 @@ pub fn crosscheck(
     limits: Limits,
     on_event: Events<'_>,
 ) -> Result<CrossCheck> {
-    let checked = early::check_run(config)?;
-    let _lock = lock(config, on_event)?;
-    let on = |name| Config { backend: name, ..config.clone() };
     let exact = other == BackendName::LlamaCppF32;
-    let (reference, other) = (on(BackendName::Candle), on(other));
-    let base = || base(config, &mut |_| Ok(()), &mut |_| {});
+    let prepared = Prepared::open(config, early::check_run(config)?, on_event)?;
+    let tuned = prepared.adapter(BackendName::Candle, policy, on_event)?;
+    let llama_cpp = || backend::llama_cpp(config, other, &prepared.base, &tuned);
     // What llama.cpp refuses is told before minutes are spent on the reference.
-    {
-        let base = base()?;
-        let tuned = adapter::ready(&reference, &base, &checked, policy, on_event)?;
-        backend::llama_cpp(&other, base, tuned)?.chat()?;
-    }
-    let one = ask(&reference, &checked, policy, on_event)?;
-    let two = ask(&other, &checked, TrainPolicy::Never, on_event)?;
-    let ready = |base: &super::Base| adapter::ready(config, base, &checked, TrainPolicy::Never, &mut |_| {});
-    let (first, second) = (base()?, base()?);
-    let (tuned, tuned_too) = (ready(&first)?, ready(&second)?);
-    let mut pair = Pair {
-        reference: backend::candle(config, first, tuned),
-        other: backend::llama_cpp(&other, second, tuned_too)?,
-    };
+    llama_cpp()?.chat()?;
+    let one = prepared.ask(BackendName::Candle, &tuned, on_event)?;
+    let two = prepared.ask(other, &tuned, on_event)?;
+    let mut pair = Pair { reference: backend::candle(config, &prepared.base, &tuned), other: llama_cpp()? };
     let texts = pair.hard_texts()?;
     let prompts = pair.prompts(&one)?;
     let mut arms = Vec::new();

@@ -2,25 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use super::stamp::Stamp;
-use super::train::{self, data_hash, data_of};
-use crate::backend::encode;
+use super::asked::{Checked, open_tokenizer};
+use super::stamp::{Stamp, data_hash, data_of};
+use super::train;
 use crate::config::{Config, DataConfig};
 use crate::data;
 use crate::data::limits::drift_text;
 use crate::error::{Error, Result};
+use crate::model::ModelFiles;
 use crate::model::lora;
-use crate::model::tokenizer::{ChatTemplate, ChatTokenizer};
-use crate::model::{self, Limits, ModelFiles};
-use crate::scenario::{self, Scenario};
-
-/// What a run asks, read and checked without a model.
-#[derive(Default)]
-pub(super) struct Checked {
-    pub(super) scenarios: Vec<Scenario>,
-    /// A text besides base's answers that drift is measured on: its name and content.
-    pub(super) drift_text: Option<(String, String)>,
-}
+use crate::model::tokenizer::ChatTemplate;
+use crate::scenario;
 
 /// Reads and checks all that a run needs besides the model.
 ///
@@ -141,36 +133,3 @@ pub(super) fn check_model(config: &Config, files: &ModelFiles, checked: &Checked
         None => open_tokenizer(config, files, checked).map(|_| ()),
     }
 }
-
-/// A model's tokenizer and limits, and every prompt and choice checked by them.
-pub(super) fn open_tokenizer(
-    config: &Config,
-    files: &ModelFiles,
-    checked: &Checked,
-) -> Result<(ChatTokenizer, Limits)> {
-    let chat = ChatTokenizer::load(files, &config.model)?;
-    let limits = model::limits(files, &config.model)?;
-    chat.check_fits(limits.vocabulary)?;
-    check_prompts(&chat, limits.context, checked)?;
-    Ok((chat, limits))
-}
-
-/// Checks that the prompt and choices of every case fit a model's context.
-///
-/// # Errors
-/// One does not, or it cannot be rendered: with the scenario's file and the case.
-fn check_prompts(chat: &ChatTokenizer, context: usize, checked: &Checked) -> Result<()> {
-    let mut errors = Vec::new();
-    for scenario in &checked.scenarios {
-        for case in &scenario.cases {
-            if let Err(error) = encode::check(context, chat, &case.request) {
-                errors.push(Error::input(&scenario.path, None, format!("case {:?}: {error}", case.name)));
-            }
-        }
-    }
-    errors.truncate(MOST_ERRORS);
-    Error::collect(errors)
-}
-
-/// Cases that are named at once.
-const MOST_ERRORS: usize = 20;

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::train::Wanted;
+use super::base::Base;
+use crate::config::{BackendName, Config, DataConfig, Recipe};
+use crate::data::file_hash;
 use crate::error::{Error, Result};
 use crate::files::{read_own, read_regular_text, write_atomically};
 use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
@@ -13,6 +15,59 @@ use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 pub(super) const STAMP: &str = "finetest.json";
 /// Bytes of a stamp.
 const LONGEST: u64 = 1 << 20;
+
+/// Raised when the same recipe would train other bytes.
+const TRAINER: u32 = 1;
+
+/// What the adapter has to come from.
+pub(super) struct Wanted {
+    pub(super) recipe: String,
+    pub(super) data: String,
+    pub(super) base: String,
+}
+
+impl Wanted {
+    /// Of a training on one backend: it goes on with the gradients that it began with.
+    pub(super) fn fingerprint(&self, backend: BackendName) -> String {
+        let wanted = [self.recipe.as_str(), &self.data, &self.base].join("\n");
+        let wanted = blake3::hash(wanted.as_bytes()).to_hex().to_string();
+        match backend {
+            BackendName::Candle => wanted,
+            BackendName::LlamaCpp | BackendName::LlamaCppF32 => {
+                blake3::hash(format!("{} {wanted}", backend.as_str()).as_bytes()).to_hex().to_string()
+            }
+        }
+    }
+}
+
+/// Hashes of the recipe, the data and the base.
+pub(super) fn wanted(config: &Config, recipe: &Recipe, base: &Base) -> Result<Wanted> {
+    // What changes no byte of the adapter is none of what decides it.
+    let decisive = Recipe { save_steps: None, save_total_limit: 1, gradient_checkpointing: false, ..recipe.clone() };
+    let recipe = serde_json::to_string(&decisive).map_err(|e| Error::failed(e.to_string()))?;
+    Ok(Wanted {
+        recipe: blake3::hash(format!("{TRAINER} {recipe}").as_bytes()).to_hex().to_string(),
+        data: data_hash(data_of(config)?)?,
+        base: base.fingerprint.clone(),
+    })
+}
+
+/// Hash of the training and validation files, and of how they are read.
+pub(super) fn data_hash(data: &DataConfig) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for path in std::iter::once(&data.train).chain(&data.validation) {
+        hasher.update(file_hash(path)?.as_bytes());
+    }
+    hasher.update(format!("{:?} {:?} {}", data.format, data.on_error, data.validation.is_some()).as_bytes());
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+pub(super) fn data_of(config: &Config) -> Result<&DataConfig> {
+    config
+        .data
+        .as_ref()
+        .ok_or_else(|| Error::input(&config.manifest, None, "[data] is missing: there is nothing to train on"))
+}
 
 /// Hashes of what an adapter was trained from, and of what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::early::{self, Checked};
-use super::stamp::{STAMP, Stamp};
-use super::{Base, Event, Events, TrainPolicy};
-use crate::config::{BackendName, Config, DataConfig, ModelConfig, OnError, Recipe};
+use super::asked::{Checked, open_tokenizer};
+use super::base::Base;
+use super::objective::objective;
+use super::stamp::{STAMP, Stamp, Wanted, data_of};
+use super::{Event, Events, TrainPolicy};
+use crate::config::{BackendName, Config, ModelConfig, OnError, Recipe};
 use crate::data::limits::Limits;
-use crate::data::{self, Example, file_hash};
+use crate::data::{self, Example};
 use crate::error::{Error, Result};
 use crate::files::{replace_directory, write_atomically};
 use crate::model::architecture::outline::Outline;
@@ -26,9 +28,6 @@ pub(super) const GGUF_ADAPTER: &str = "adapter.gguf";
 /// What finetest writes into an adapter's directory. The stamp comes first: nothing is taken for trained without it.
 pub(super) const OWN_FILES: [&str; 6] =
     [STAMP, ADAPTER_WEIGHTS, ADAPTER_CONFIG, GGUF_ADAPTER, TRAINER_STATE, LOSS_PLOT];
-/// Raised when the same recipe would train other bytes.
-const TRAINER: u32 = 1;
-
 /// What became of an adapter.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
@@ -40,59 +39,9 @@ pub struct Summary {
     pub state: Option<TrainerState>,
 }
 
-/// What the adapter has to come from.
-pub(super) struct Wanted {
-    pub(super) recipe: String,
-    pub(super) data: String,
-    pub(super) base: String,
-}
-
-impl Wanted {
-    /// Of a training on one backend: it goes on with the gradients that it began with.
-    fn fingerprint(&self, backend: BackendName) -> String {
-        let wanted = [self.recipe.as_str(), &self.data, &self.base].join("\n");
-        let wanted = blake3::hash(wanted.as_bytes()).to_hex().to_string();
-        match backend {
-            BackendName::Candle => wanted,
-            BackendName::LlamaCpp | BackendName::LlamaCppF32 => {
-                blake3::hash(format!("{} {wanted}", backend.as_str()).as_bytes()).to_hex().to_string()
-            }
-        }
-    }
-}
-
 /// Where the checkpoints of a training are.
 fn checkpoints(config: &Config, fingerprint: &str) -> PathBuf {
     config.store().join("checkpoints").join(&fingerprint[..16])
-}
-
-/// Hashes of the recipe, the data and the base.
-pub(super) fn wanted(config: &Config, recipe: &Recipe, base: &Base) -> Result<Wanted> {
-    // What changes no byte of the adapter is none of what decides it.
-    let decisive = Recipe { save_steps: None, save_total_limit: 1, gradient_checkpointing: false, ..recipe.clone() };
-    let recipe = serde_json::to_string(&decisive).map_err(|e| Error::failed(e.to_string()))?;
-    Ok(Wanted {
-        recipe: blake3::hash(format!("{TRAINER} {recipe}").as_bytes()).to_hex().to_string(),
-        data: data_hash(data_of(config)?)?,
-        base: base.fingerprint.clone(),
-    })
-}
-
-/// Hash of the training and validation files, and of how they are read.
-pub(super) fn data_hash(data: &DataConfig) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    for path in std::iter::once(&data.train).chain(&data.validation) {
-        hasher.update(file_hash(path)?.as_bytes());
-    }
-    hasher.update(format!("{:?} {:?} {}", data.format, data.on_error, data.validation.is_some()).as_bytes());
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
-pub(super) fn data_of(config: &Config) -> Result<&DataConfig> {
-    config
-        .data
-        .as_ref()
-        .ok_or_else(|| Error::input(&config.manifest, None, "[data] is missing: there is nothing to train on"))
 }
 
 /// What a training learns from, in tokens.
@@ -116,7 +65,7 @@ pub(super) fn prepare(
     for warning in recipe.warnings() {
         on_event(Event::Note(warning));
     }
-    let (chat, limits) = early::open_tokenizer(config, files, checked)?;
+    let (chat, limits) = open_tokenizer(config, files, checked)?;
     let lengths = Limits::new(recipe.sequence_len, limits.context);
     let (train, validation) = examples(config, recipe, &chat, lengths, on_event)?;
     Ok(Lesson { train, validation })
@@ -125,7 +74,7 @@ pub(super) fn prepare(
 /// Trains, and replaces the adapter's directory as a whole: the adapter, its stamp, `trainer_state.json` and the plot.
 pub(super) fn train(
     config: &Config,
-    recipe: &Recipe,
+    name: BackendName,
     base: &Base,
     wanted: &Wanted,
     lesson: Lesson,
@@ -134,14 +83,15 @@ pub(super) fn train(
 ) -> Result<TrainerState> {
     let place = config.adapter.as_ref().map(|a| a.path.as_path());
     let directory = place.ok_or_else(|| Error::input(&config.manifest, None, "there is no place for the adapter"))?;
+    let recipe = config.recipe.as_ref().ok_or_else(|| Error::input(&config.manifest, None, "there is no [train]"))?;
     let of_recipe = ModelConfig { dtype: recipe.bf16.dtype(), ..config.model.clone() };
-    let decoder = match config.backend {
+    let decoder = match name {
         BackendName::Candle => Some(load_decoder(&base.files, &of_recipe)?),
         BackendName::LlamaCpp | BackendName::LlamaCppF32 => None,
     };
     let outline =
         decoder.as_ref().map_or_else(|| model::outline(&base.files, &config.model), |d| Ok(Outline::of(&d.spec)))?;
-    let fingerprint = wanted.fingerprint(config.backend);
+    let fingerprint = wanted.fingerprint(name);
     let Lesson { train, validation } = lesson;
     let training = Training {
         outline: &outline,
@@ -153,11 +103,11 @@ pub(super) fn train(
         fingerprint: &fingerprint,
         base: &config.relative(Path::new(&config.model.source)),
     };
-    let objective = super::backend::objective(config, base, decoder, &outline, recipe, [&train, &validation])?;
+    let objective = objective(config, name, base, decoder, &outline, recipe, [&train, &validation])?;
     let trained = training.run(objective, &mut |event| on_event(Event::Train(event)))?;
     replace_directory(directory, &OWN_FILES, |staged| {
         lora::save(&trained.adapter, staged, recipe.adapter_dtype)?;
-        if config.backend != BackendName::Candle {
+        if name != BackendName::Candle {
             // As it was rounded, so that both forms are the same adapter.
             let rounded = lora::load(staged)?;
             lora::convert(&rounded, &outline, &base.files, directory, 1.0, &[], &staged.join(GGUF_ADAPTER))?;
@@ -181,11 +131,11 @@ fn write_log(state: &TrainerState, directory: &Path) -> Result<()> {
 }
 
 /// Makes a lost log or plot of an adapter that fits again: from each other, or from the training's last checkpoint, if that is still there.
-pub(super) fn restore_log(config: &Config, wanted: &Wanted, directory: &Path) -> Result<()> {
+pub(super) fn restore_log(config: &Config, name: BackendName, wanted: &Wanted, directory: &Path) -> Result<()> {
     if [TRAINER_STATE, LOSS_PLOT].iter().all(|name| directory.join(name).is_file()) {
         return Ok(());
     }
-    let fingerprint = wanted.fingerprint(config.backend);
+    let fingerprint = wanted.fingerprint(name);
     let log = TrainerState::load(&directory.join(TRAINER_STATE)).ok();
     let state = log.or_else(|| finished_state(&checkpoints(config, &fingerprint), &fingerprint));
     state.map_or(Ok(()), |state| write_log(&state, directory))

@@ -8,6 +8,7 @@ mod widened;
 pub(crate) mod worker;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub(crate) use objective::LlamaCppObjective;
 
@@ -37,7 +38,7 @@ const WIDENED: &str = "-f32.gguf";
 
 /// An arm's adapter.
 pub(crate) struct LlamaAdapter {
-    pub(crate) adapter: Adapter,
+    pub(crate) adapter: Arc<Adapter>,
     /// Its PEFT directory, or its GGUF file.
     pub(crate) directory: PathBuf,
     pub(crate) scale: f64,

@@ -1,0 +1,49 @@
+//! What a run asks, and whether its model can be asked it.
+
+use crate::backend::encode;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::model::tokenizer::ChatTokenizer;
+use crate::model::{self, Limits, ModelFiles};
+use crate::scenario::Scenario;
+
+/// What a run asks, read and checked without a model.
+#[derive(Default)]
+pub(super) struct Checked {
+    pub(super) scenarios: Vec<Scenario>,
+    /// A text besides base's answers that drift is measured on: its name and content.
+    pub(super) drift_text: Option<(String, String)>,
+}
+
+/// A model's tokenizer and limits, and every prompt and choice checked by them.
+pub(super) fn open_tokenizer(
+    config: &Config,
+    files: &ModelFiles,
+    checked: &Checked,
+) -> Result<(ChatTokenizer, Limits)> {
+    let chat = ChatTokenizer::load(files, &config.model)?;
+    let limits = model::limits(files, &config.model)?;
+    chat.check_fits(limits.vocabulary)?;
+    check_prompts(&chat, limits.context, checked)?;
+    Ok((chat, limits))
+}
+
+/// Checks that the prompt and choices of every case fit a model's context.
+///
+/// # Errors
+/// One does not, or it cannot be rendered: with the scenario's file and the case.
+fn check_prompts(chat: &ChatTokenizer, context: usize, checked: &Checked) -> Result<()> {
+    let mut errors = Vec::new();
+    for scenario in &checked.scenarios {
+        for case in &scenario.cases {
+            if let Err(error) = encode::check(context, chat, &case.request) {
+                errors.push(Error::input(&scenario.path, None, format!("case {:?}: {error}", case.name)));
+            }
+        }
+    }
+    errors.truncate(MOST_ERRORS);
+    Error::collect(errors)
+}
+
+/// Cases that are named at once.
+const MOST_ERRORS: usize = 20;
