@@ -5,17 +5,10 @@ use std::path::PathBuf;
 use super::progress::Display;
 use super::{Global, config, notes, print};
 use crate::error::{Error, Result, exit};
-use crate::export::{Export, Format, Precision, Protected, earlier};
+use crate::export::{Export, Format, Precision, Protected, earlier, probe};
 use crate::files::sweep_directory;
-use crate::model::architecture::outline::Outline;
-use crate::model::lora;
-use crate::model::tokenizer::ChatTokenizer;
-use crate::model::tokenizer::gguf_metadata;
-use crate::model::{self, ModelFiles, ModelKind, load_decoder, sources};
+use crate::model::{self, ModelKind, Opened, lora, sources};
 use crate::project::{self, Event};
-
-/// What base and adapter, and what was written, are compared on.
-const PROBE: &str = "The capital of France is Paris. In 1998 the team won 3 : 0.\n\n```python\nfor i in range(10):\n    print(i)\n```\n\n{\"name\": \"Ada\", \"year\": 1815}\n\nLa casa es grande. 你好，世界。";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Form {
@@ -105,8 +98,8 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     let files = files?;
     protected.add_base(&files);
     protected.check_export(format, &args.out)?;
-    let decoder = match (load_decoder(&files, &config.model), &files.kind) {
-        (Ok(decoder), _) => decoder,
+    let base = match (Opened::load(files.clone(), &config.model), &files.kind) {
+        (Ok(base), _) => base,
         // Only llama.cpp computes this base, so that there are no logits to compare here.
         (Err(why), ModelKind::Gguf(_)) if args.format == Form::GgufAdapter => {
             let outline = model::outline(&files, &config.model)?;
@@ -121,21 +114,16 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
         }
         (Err(why), _) => return Err(why),
     };
-    let outline = Outline::of(&decoder.spec);
-    let adapter = lora::open(&directory, &outline)?;
-    notes(global, lora::provenance::notes(&adapter, &config.root, &files, &config.model, &outline)?);
-    let vocabulary = decoder.spec.vocab_size as u32;
-    // A model without a tokenizer is compared on any tokens.
-    let mut probe = if has_tokenizer(&files)? {
-        let chat = ChatTokenizer::load(&files, &config.model)?;
-        chat.check_fits(decoder.spec.vocab_size)?;
-        chat.tokenizer.encode_raw(PROBE)?
-    } else {
-        (0..64).map(|i| (7 + 13 * i) % vocabulary).collect()
+    let (adapter, told) = base.adapter(&directory, &config.root)?;
+    notes(global, told);
+    let export = Export {
+        files: &files,
+        decoder: &base.decoder,
+        adapter: &adapter,
+        directory: &directory,
+        scale,
+        probe: &probe(&base)?,
     };
-    probe.truncate(decoder.spec.context);
-    let export =
-        Export { files: &files, decoder: &decoder, adapter: &adapter, directory: &directory, scale, probe: &probe };
     let exported = export.write(format, precision, &args.out)?;
     let mut text = String::new();
     for file in &exported.files {
@@ -152,11 +140,4 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     ));
     print(&text)?;
     Ok(exit::PASS)
-}
-
-fn has_tokenizer(files: &ModelFiles) -> Result<bool> {
-    Ok(match &files.kind {
-        ModelKind::HuggingFace(found) => found.tokenizer.is_some(),
-        ModelKind::Gguf(path) => gguf_metadata(path)?.contains_key("tokenizer.ggml.tokens"),
-    })
 }

@@ -10,13 +10,8 @@ use crate::config::{Config, ModelConfig};
 use crate::error::{Error, Result, exit};
 use crate::export::{Protected, earlier};
 use crate::files::read_regular_text;
-use crate::model::architecture::outline::Outline;
-use crate::model::decoder::Batch;
-use crate::model::decoder::linear::Adapters;
 use crate::model::formats::safetensors::write_tensors_with;
-use crate::model::lora;
-use crate::model::tokenizer::ChatTokenizer;
-use crate::model::{load_decoder, sources};
+use crate::model::{Opened, sources};
 use crate::project::Event;
 
 #[derive(Debug, clap::Args)]
@@ -42,8 +37,6 @@ pub(super) struct Args {
 
 /// Bytes of a file of tokens that are read.
 const LONGEST: u64 = 64 << 20;
-/// Positions whose logits are computed at once.
-const ROWS: usize = 32;
 
 pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     let mut protected = protected(global, args);
@@ -56,12 +49,13 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     let files = files?;
     protected.add_base(&files);
     protected.check_file(&args.out)?;
-    let decoder = load_decoder(&files, &config)?;
+    let base = Opened::load(files, &config)?;
+    let (files, decoder) = (&base.files, &base.decoder);
     let tokens = match (&args.tokens, &args.text) {
         (Some(path), _) => read_tokens(path)?,
         (None, Some(text)) => {
-            let chat = ChatTokenizer::load(&files, &config)?;
-            chat.check_fits(decoder.spec.vocab_size)?;
+            let chat = base.chat()?;
+            let chat = chat.ok_or_else(|| Error::model(&files.root, "has no tokenizer; give --tokens FILE"))?;
             chat.tokenizer.encode_raw(text)?
         }
         (None, None) => Vec::new(),
@@ -75,36 +69,21 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     }
     let adapter = match &args.adapter {
         Some(directory) => {
-            let outline = Outline::of(&decoder.spec);
-            let adapter = lora::open(directory, &outline)?;
-            notes(global, lora::provenance::notes(&adapter, Path::new(""), &files, &config, &outline)?);
-            Some(adapter.attached(&decoder, 1.0)?)
+            let (adapter, told) = base.adapter(directory, Path::new(""))?;
+            notes(global, told);
+            Some(adapter.attached(decoder, 1.0)?)
         }
         None => None,
     };
-    let slots: Vec<_> = adapter.iter().map(|a| (0..tokens.len(), a)).collect();
-    let hidden = decoder.hidden(&Batch::new([tokens.as_slice()]), Adapters::Rows(&slots))?;
     let vocabulary = decoder.spec.vocab_size;
     let mut bytes = Vec::with_capacity(tokens.len() * vocabulary * size_of::<f32>());
-    for start in (0..tokens.len()).step_by(ROWS) {
-        let rows = ROWS.min(tokens.len() - start);
-        let slots: Vec<_> = adapter.iter().map(|a| (0..rows, a)).collect();
-        let logits = decoder.logits(&hidden.narrow(0, start, rows)?, &slots)?;
-        let values = logits.flatten_all()?.to_vec1::<f32>()?;
+    decoder.for_logits(&tokens, adapter.as_ref(), |start, values| {
         if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-            let place = start + at / vocabulary;
-            let why = match (decoder.first_non_finite(), &args.adapter) {
-                (Some(tensor), _) => format!("tensor `{tensor}` holds NaN or infinite values"),
-                (None, Some(path)) => {
-                    format!("the base's weights are finite, so the adapter {} diverged", path.display())
-                }
-                (None, None) => "the weights are finite, so a sum of them overflows".to_owned(),
-            };
-            let message = format!("the logits of position {place} are not finite: {why}; nothing is written");
-            return Err(Error::model(&files.root, message));
+            return Err(not_finite(&base, args, start + at / vocabulary));
         }
-        bytes.extend(values.into_iter().flat_map(f32::to_le_bytes));
-    }
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        Ok(())
+    })?;
     let logits = ("logits".to_owned(), vec![tokens.len(), vocabulary], Dtype::F32, bytes);
     write_tensors_with(&args.out, &[logits], (earlier::KEY, earlier::LOGITS))?;
     let mut text = format!("{}: logits ({}, {vocabulary})\n", args.out.display(), tokens.len());
@@ -119,6 +98,17 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     }
     print(&text)?;
     Ok(exit::PASS)
+}
+
+/// Logits of a position that are NaN or infinite, and why.
+fn not_finite(base: &Opened, args: &Args, position: usize) -> Error {
+    let why = match (base.decoder.first_non_finite(), &args.adapter) {
+        (Some(tensor), _) => format!("tensor `{tensor}` holds NaN or infinite values"),
+        (None, Some(path)) => format!("the base's weights are finite, so the adapter {} diverged", path.display()),
+        (None, None) => "the weights are finite, so a sum of them overflows".to_owned(),
+    };
+    let message = format!("the logits of position {position} are not finite: {why}; nothing is written");
+    Error::model(&base.files.root, message)
 }
 
 /// What is read here, and the project's files where there is one.

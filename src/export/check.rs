@@ -2,6 +2,7 @@
 
 use super::Export;
 use crate::error::{Error, Result};
+use crate::model::Opened;
 use crate::model::decoder::linear::Adapters;
 use crate::model::decoder::{Batch, Decoder};
 use crate::model::ops::low_rank::LowRank;
@@ -65,6 +66,23 @@ impl Export<'_> {
             }
         }
     }
+}
+
+/// What base and adapter, and what was written, are compared on.
+const PROBE: &str = "The capital of France is Paris. In 1998 the team won 3 : 0.\n\n```python\nfor i in range(10):\n    print(i)\n```\n\n{\"name\": \"Ada\", \"year\": 1815}\n\nLa casa es grande. 你好，世界。";
+
+/// Tokens that an export of a base is compared on. A model without a tokenizer is compared on any.
+///
+/// # Errors
+/// Its tokenizer cannot be read, or is another model's.
+pub(crate) fn probe(base: &Opened) -> Result<Vec<u32>> {
+    let spec = &base.decoder.spec;
+    let mut tokens = match base.chat()? {
+        Some(chat) => chat.tokenizer.encode_raw(PROBE)?,
+        None => (0..64).map(|i| (7 + 13 * i) % spec.vocab_size as u32).collect(),
+    };
+    tokens.truncate(spec.context);
+    Ok(tokens)
 }
 
 /// Logits of every position.

@@ -27,6 +27,7 @@ use crate::model::lora::Adapter;
 use crate::model::ops::low_rank::LowRank;
 use crate::model::{ModelFiles, ModelKind};
 pub use check::Difference;
+pub(crate) use check::probe;
 pub(crate) use target::{Protected, unwritable};
 
 /// A form to export to.

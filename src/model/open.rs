@@ -9,8 +9,10 @@ use super::decoder::Decoder;
 use super::decoder::weights::Weights;
 use super::formats::gguf::Header;
 use super::formats::mapped::map_file;
+use super::lora::{self, Adapter};
 use super::ops::bf16::arithmetic;
 use super::sources::{ModelFiles, ModelKind};
+use super::tokenizer::ChatTokenizer;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 
@@ -36,6 +38,48 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
     };
     spec.context = context(files, config, spec.context)?;
     Decoder::load(spec, &weights, rows, arithmetic(config.dtype))
+}
+
+/// A base whose decoder is loaded.
+pub(crate) struct Opened {
+    pub(crate) files: ModelFiles,
+    pub(crate) config: ModelConfig,
+    pub(crate) decoder: Decoder,
+}
+
+impl Opened {
+    /// Loads the decoder.
+    ///
+    /// # Errors
+    /// As [`load_decoder`].
+    pub(crate) fn load(files: ModelFiles, config: &ModelConfig) -> Result<Self> {
+        let decoder = load_decoder(&files, config)?;
+        Ok(Self { files, config: config.clone(), decoder })
+    }
+
+    /// The tokenizer and the template; `None` of a model without a tokenizer.
+    ///
+    /// # Errors
+    /// It cannot be read, or is another model's.
+    pub(crate) fn chat(&self) -> Result<Option<ChatTokenizer>> {
+        if !ChatTokenizer::is_there(&self.files)? {
+            return Ok(None);
+        }
+        let chat = ChatTokenizer::load(&self.files, &self.config)?;
+        chat.check_fits(self.decoder.spec.vocab_size)?;
+        Ok(Some(chat))
+    }
+
+    /// The adapter at a path, and what a person should know of it. Paths that it names may be relative to `root`.
+    ///
+    /// # Errors
+    /// It cannot be read, or does not fit the base.
+    pub(crate) fn adapter(&self, path: &Path, root: &Path) -> Result<(Adapter, Vec<String>)> {
+        let outline = Outline::of(&self.decoder.spec);
+        let adapter = lora::open(path, &outline)?;
+        let notes = lora::provenance::notes(&adapter, root, &self.files, &self.config, &outline)?;
+        Ok((adapter, notes))
+    }
 }
 
 /// A model without its weights, from `config.json`, or from a GGUF header whatever its family and its types of tensors.

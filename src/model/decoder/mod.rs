@@ -239,6 +239,9 @@ pub(crate) enum Stored<'a> {
     Vector(Vec<f32>),
 }
 
+/// Positions whose logits [`Decoder::for_logits`] computes at once.
+const LOGIT_ROWS: usize = 32;
+
 /// A loaded decoder.
 pub(crate) struct Decoder {
     pub(crate) spec: DecoderSpec,
@@ -542,6 +545,27 @@ impl Decoder {
             parts.push(with(&self.head, done..all)?);
         }
         Tensor::cat(&parts, 0)
+    }
+
+    /// Logits of every position of one sequence, given to `f` by a few positions at a time: the first one's number, and
+    /// (positions, vocabulary) values.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary or a position past the context, and those of `f`.
+    pub(crate) fn for_logits(
+        &self,
+        tokens: &[u32],
+        adapter: Option<&LowRank>,
+        mut f: impl FnMut(usize, &[f32]) -> crate::Result<()>,
+    ) -> crate::Result<()> {
+        let slots = |rows: usize| adapter.map(|adapter| (0..rows, adapter)).into_iter().collect::<Vec<_>>();
+        let hidden = self.hidden(&Batch::new([tokens]), Adapters::Rows(&slots(tokens.len())))?;
+        for start in (0..tokens.len()).step_by(LOGIT_ROWS) {
+            let rows = LOGIT_ROWS.min(tokens.len() - start);
+            let logits = self.logits(&hidden.narrow(0, start, rows)?, &slots(rows))?;
+            f(start, &logits.flatten_all()?.to_vec1::<f32>()?)?;
+        }
+        Ok(())
     }
 
     /// Rows and columns of the embedding, and of the head.

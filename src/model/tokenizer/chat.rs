@@ -1,9 +1,9 @@
 //! A model's tokenizer with its chat template.
 
-use super::{ChatTemplate, Tokenizer};
+use super::{ChatTemplate, Tokenizer, gguf_metadata};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::model::sources::ModelFiles;
+use crate::model::sources::{ModelFiles, ModelKind};
 use crate::record::{Message, Prompt};
 
 /// A model's tokenizer and template: what turns prompts into tokens and tokens into text.
@@ -14,6 +14,14 @@ pub(crate) struct ChatTokenizer {
 }
 
 impl ChatTokenizer {
+    /// Is there a tokenizer in a model's files?
+    pub(crate) fn is_there(files: &ModelFiles) -> Result<bool> {
+        Ok(match &files.kind {
+            ModelKind::HuggingFace(found) => found.tokenizer.is_some(),
+            ModelKind::Gguf(path) => gguf_metadata(path)?.contains_key("tokenizer.ggml.tokens"),
+        })
+    }
+
     /// Reads tokenizer and template of a model.
     pub(crate) fn load(files: &ModelFiles, config: &ModelConfig) -> Result<Self> {
         let mut tokenizer = Tokenizer::load(files)?;
