@@ -73,7 +73,7 @@ fn quantise(from: &Path, to: &Path, kind: sys::llama_ftype) {
     assert_eq!(status, 0);
 }
 
-/// Each step is PEFT's (see `src/backend/training/parity.rs`); here it is the whole way, from the data to a report.
+/// Each step is PEFT's (see `src/backend/llama_cpp/objective/parity.rs`); here it is the whole way, from the data to a report.
 #[test]
 fn families_that_candle_has_not_are_trained_and_asked() {
     for name in ["granite", "olmo2", "smollm3"] {
