@@ -29,14 +29,13 @@ pub(crate) struct SplitMix64 {
 impl SplitMix64 {
     /// A generator of this seed and stream; streams of one seed are independent.
     pub(crate) fn new(seed: u64, stream: u64) -> Self {
-        let seeded = Self { state: seed }.next();
+        let seeded = Self { state: seed }.draw();
         // Added after mixing, so that seed and stream do not change places.
-        Self { state: Self { state: seeded.wrapping_add(stream) }.next() }
+        Self { state: Self { state: seeded.wrapping_add(stream) }.draw() }
     }
 
     /// 64 random bits.
-    #[expect(clippy::should_implement_trait, reason = "it never ends")]
-    pub(crate) fn next(&mut self) -> u64 {
+    pub(crate) fn draw(&mut self) -> u64 {
         self.state = self.state.wrapping_add(GAMMA);
         finalise(self.state)
     }
@@ -49,7 +48,7 @@ impl SplitMix64 {
         // The lowest 2⁶⁴ mod bound values are drawn again: without them every remainder is as frequent.
         let uneven = bound.wrapping_neg() % bound;
         loop {
-            let drawn = self.next();
+            let drawn = self.draw();
             if drawn >= uneven {
                 return drawn % bound;
             }
@@ -66,7 +65,7 @@ mod tests {
         // From the authors' C program with the state 1234567.
         let mut random = SplitMix64 { state: 1_234_567 };
         let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
-        assert_eq!([random.next(), random.next(), random.next()], expected);
+        assert_eq!([random.draw(), random.draw(), random.draw()], expected);
     }
 
     #[test]

@@ -92,14 +92,9 @@ pub fn execute(
     let scenarios = judge(inputs, answers);
     let has_tuned = inputs.arms.len() > 1;
     let mut errors = BTreeMap::new();
-    let drift = match has_tuned {
-        true => drift(inputs, &scenarios, backend, store, on_progress)?.of("drift", &mut errors),
-        false => None,
-    };
-    let proof = match has_tuned {
-        true => prove(inputs, &scenarios, backend, store)?.of("proof", &mut errors),
-        false => None,
-    };
+    let drift =
+        if has_tuned { drift(inputs, &scenarios, backend, store, on_progress)?.of("drift", &mut errors) } else { None };
+    let proof = if has_tuned { prove(inputs, &scenarios, backend, store)?.of("proof", &mut errors) } else { None };
     cost.seconds = started.elapsed().as_secs_f64();
     Ok(RunRecord {
         version: RunRecord::VERSION,
@@ -256,10 +251,7 @@ fn drift(
     // Not stored: what failed is measured again the next time.
     let left_out = format!("{} of {all} texts left out", failed.len());
     let enough = samples.iter().map(|sample| sample.kl.len()).sum::<usize>() > 1;
-    let rest = match enough {
-        true => Some(compare::drift::summarise(&format!("{source}, {left_out}"), &samples)?),
-        false => None,
-    };
+    let rest = if enough { Some(compare::drift::summarise(&format!("{source}, {left_out}"), &samples)?) } else { None };
     Ok(Found(rest, Some(format!("{left_out}: {why}"))))
 }
 

@@ -3,6 +3,8 @@
 //! Most of them give the last position's logits only, so every prefix of a prompt is asked. MPT's configuration cannot be made
 //! outside of candle-transformers, BLOOM and GPT-2 it has not, and its DeepSeek is V2.
 
+#![cfg(feature = "candle")]
+
 mod support;
 
 use std::collections::HashMap;

@@ -1,5 +1,7 @@
 //! The command line, run as a user runs it: exit codes, messages, and that nothing is lost.
 
+#![cfg(feature = "candle")]
+
 mod support;
 
 use std::process::Stdio;

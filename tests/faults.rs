@@ -247,14 +247,14 @@ fn what_does_not_fit_the_model_is_told_before_a_training() {
                         "\n[[cases]]\nname = \"long\"\nprompt = \"{}\"\nchecks = [\"not-json\"]\n",
                         "word ".repeat(400)
                     ),
-                )
+                );
             },
             &["scenarios/says.toml", "\"long\"", "context"],
         ),
         (
             "a choice",
             |p| {
-                p.append("scenarios/says.toml", &format!("\n[[cases]]\nname = \"long\"\nprompt = \"p\"\nchecks = [{{ choice = {{ answer = \"a\", others = [\"{}\"] }} }}]\n", "word ".repeat(400)))
+                p.append("scenarios/says.toml", &format!("\n[[cases]]\nname = \"long\"\nprompt = \"p\"\nchecks = [{{ choice = {{ answer = \"a\", others = [\"{}\"] }} }}]\n", "word ".repeat(400)));
             },
             &["scenarios/says.toml", "the choice", "context"],
         ),

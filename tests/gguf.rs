@@ -1,5 +1,7 @@
 //! GGUF files through the built binary: an adapter in llama.cpp's form wherever PEFT's directory is taken, and bases that candle has not.
 
+#![cfg(feature = "candle")]
+
 mod support;
 
 use std::path::Path;

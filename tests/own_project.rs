@@ -1,5 +1,7 @@
 //! Somebody else's project: the three files that a team adds to a cargo project, and the installed binary without one.
 
+#![cfg(feature = "candle")]
+
 mod support;
 
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 //!
 //! Skipped, and says so, only where there is no Python with PEFT: `FINETEST_PYTHON`, else `python3`.
 
+#![cfg(feature = "candle")]
 #![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 
 mod support;

@@ -25,6 +25,7 @@ use paths::normalise;
 pub(crate) use paths::relative;
 use places::Places;
 use raw::RawManifest;
+#[cfg(feature = "candle")]
 pub(crate) use recipe::MOST_STEPS;
 pub use recipe::{AdapterDtype, AdapterKind, Recipe, Scheduler, TargetModules};
 

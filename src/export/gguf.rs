@@ -140,8 +140,9 @@ impl Export<'_> {
 fn half_of(spec: &DecoderSpec, kv_b: &[f32], keys: bool) -> Vec<f32> {
     let Projection::Latent(Latent { kv_rank: rank, nope, .. }) = spec.attention.projection else { return Vec::new() };
     let heads = kv_b.chunks((nope + spec.attention.value_dim) * rank).map(|head| head.split_at(nope * rank));
-    match keys {
-        true => heads.flat_map(|(keys, _)| transpose(keys, rank)).collect(),
-        false => heads.flat_map(|(_, values)| values.iter().copied()).collect(),
+    if keys {
+        heads.flat_map(|(keys, _)| transpose(keys, rank)).collect()
+    } else {
+        heads.flat_map(|(_, values)| values.iter().copied()).collect()
     }
 }

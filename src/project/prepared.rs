@@ -105,7 +105,7 @@ impl<'c> Prepared<'c> {
 pub(crate) fn lock(config: &Config, on_event: Events<'_>) -> Result<Lock> {
     let path = config.store().join("lock");
     let lock = Lock::acquire(&path, || {
-        on_event(Event::Note(format!("another finetest works on this project; waiting for {}", path.display())))
+        on_event(Event::Note(format!("another finetest works on this project; waiting for {}", path.display())));
     })?;
     sweep_leftovers(config);
     Ok(lock)

@@ -309,9 +309,9 @@ pub fn annotations(report: &Report<'_>) -> Vec<String> {
         (Some(flip.scenario.path.clone()), title, format!("{}\nasked: {asked}\n{tuned}: {answer}", clip(&why, 400)))
     });
     if decision.rules_passed() {
-        warnings.extend(broken)
+        warnings.extend(broken);
     } else {
-        errors.extend(broken)
+        errors.extend(broken);
     }
     let mut lines = Vec::new();
     for (kind, all) in [("error", errors), ("warning", warnings)] {

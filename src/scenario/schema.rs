@@ -203,7 +203,7 @@ impl<'s> Walk<'s> {
             match (holds, value) {
                 (Holds::Data | Holds::Note, _) => {}
                 (Holds::SameMap | Holds::PartMap, Value::Object(map)) => {
-                    found.extend(map.iter().map(|(name, schema)| Inner { at: [key, name], schema, same: same(holds) }))
+                    found.extend(map.iter().map(|(name, schema)| Inner { at: [key, name], schema, same: same(holds) }));
                 }
                 (_, Value::Array(list)) => {
                     found.extend(list.iter().map(|schema| Inner { at: [key, ""], schema, same: same(holds) }));
@@ -217,9 +217,8 @@ impl<'s> Walk<'s> {
     /// Checks keywords, formats and patterns, notes the names that a `$ref` may use, and follows what is of the same value.
     fn keywords(&mut self, schema: &'s Value, path: &mut Vec<&'s str>) -> Result<(), String> {
         let Value::Object(map) = schema else { return Ok(()) };
-        let here = |path: &[&str], what: String| match path.is_empty() {
-            true => what,
-            false => format!("at /{}: {what}", plain(&path.join("/"), 120)),
+        let here = |path: &[&str], what: String| {
+            if path.is_empty() { what } else { format!("at /{}: {what}", plain(&path.join("/"), 120)) }
         };
         for (key, value) in map {
             if holds(key, self.old).is_none() {

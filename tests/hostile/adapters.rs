@@ -177,7 +177,7 @@ const CONFIGURATIONS: &[Case] = &[
         "brackets without end",
         |p| {
             llama(p);
-            p.write(CONFIG, &"[".repeat(100_000))
+            p.write(CONFIG, &"[".repeat(100_000));
         },
         1,
         &["is not valid JSON"],
@@ -187,7 +187,7 @@ const CONFIGURATIONS: &[Case] = &[
         "nothing at all",
         |p| {
             llama(p);
-            p.write(CONFIG, "")
+            p.write(CONFIG, "");
         },
         1,
         &["adapter_config.json: is empty"],
@@ -197,7 +197,7 @@ const CONFIGURATIONS: &[Case] = &[
         "a list",
         |p| {
             llama(p);
-            p.write(CONFIG, "[1]")
+            p.write(CONFIG, "[1]");
         },
         1,
         &["is [1], expected an object"],
@@ -207,7 +207,7 @@ const CONFIGURATIONS: &[Case] = &[
         "an editor's mark",
         |p| {
             llama(p);
-            p.write(CONFIG, &format!("\u{feff}{}", p.read(CONFIG)))
+            p.write(CONFIG, &format!("\u{feff}{}", p.read(CONFIG)));
         },
         0,
         &[],
@@ -217,7 +217,7 @@ const CONFIGURATIONS: &[Case] = &[
         "bytes that are no text",
         |p| {
             llama(p);
-            std::fs::write(p.path(CONFIG), b"{\n\"r\": \xff}").expect("written")
+            std::fs::write(p.path(CONFIG), b"{\n\"r\": \xff}").expect("written");
         },
         1,
         &["adapter_config.json:2: is not UTF-8"],
@@ -238,7 +238,7 @@ const FILES: &[Case] = &[
         "no configuration",
         |p| {
             llama(p);
-            replace(p, CONFIG, |_| {})
+            replace(p, CONFIG, |_| {});
         },
         1,
         &["given: has no adapter_config.json"],
@@ -249,7 +249,7 @@ const FILES: &[Case] = &[
         |p| {
             llama(p);
             std::fs::rename(p.path("given"), p.path("old")).expect("moved");
-            crate::support::copy_model(&p.path("given"))
+            crate::support::copy_model(&p.path("given"));
         },
         1,
         &["this is a whole model, not an adapter"],
@@ -259,7 +259,7 @@ const FILES: &[Case] = &[
         "no tensors",
         |p| {
             llama(p);
-            replace(p, WEIGHTS, |_| {})
+            replace(p, WEIGHTS, |_| {});
         },
         1,
         &["adapter_model.safetensors: cannot read"],
@@ -269,7 +269,7 @@ const FILES: &[Case] = &[
         "an empty file",
         |p| {
             llama(p);
-            p.write(WEIGHTS, "")
+            p.write(WEIGHTS, "");
         },
         1,
         &["adapter_model.safetensors: the file is empty"],
@@ -279,7 +279,7 @@ const FILES: &[Case] = &[
         "100 GB of zeros",
         |p| {
             llama(p);
-            replace(p, WEIGHTS, sparse)
+            replace(p, WEIGHTS, sparse);
         },
         1,
         &[WEIGHTS],
@@ -289,7 +289,7 @@ const FILES: &[Case] = &[
         "100 GB of configuration",
         |p| {
             llama(p);
-            replace(p, CONFIG, sparse)
+            replace(p, CONFIG, sparse);
         },
         1,
         &["has 107374182400 bytes"],
@@ -299,7 +299,7 @@ const FILES: &[Case] = &[
         "Git LFS's pointer",
         |p| {
             llama(p);
-            p.write(WEIGHTS, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+            p.write(WEIGHTS, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n");
         },
         1,
         &["run `git lfs pull`"],
@@ -309,7 +309,7 @@ const FILES: &[Case] = &[
         "a directory as tensors",
         |p| {
             llama(p);
-            replace(p, WEIGHTS, |to| std::fs::create_dir(to).expect("made"))
+            replace(p, WEIGHTS, |to| std::fs::create_dir(to).expect("made"));
         },
         1,
         &["is a directory"],
@@ -320,7 +320,7 @@ const FILES: &[Case] = &[
         |p| {
             llama(p);
             let all = std::fs::read(p.path(WEIGHTS)).expect("read");
-            std::fs::write(p.path(WEIGHTS), &all[..all.len() / 2]).expect("written")
+            std::fs::write(p.path(WEIGHTS), &all[..all.len() / 2]).expect("written");
         },
         1,
         &["truncated or corrupt"],
@@ -331,7 +331,7 @@ const FILES: &[Case] = &[
         |p| {
             gguf(p);
             let all = std::fs::read(p.path("a.gguf")).expect("read");
-            std::fs::write(p.path("a.gguf"), &all[..all.len() / 2]).expect("written")
+            std::fs::write(p.path("a.gguf"), &all[..all.len() / 2]).expect("written");
         },
         1,
         &["a.gguf"],
@@ -341,7 +341,7 @@ const FILES: &[Case] = &[
         "GGUF: empty",
         |p| {
             gguf(p);
-            p.write("a.gguf", "")
+            p.write("a.gguf", "");
         },
         1,
         &["a.gguf: the file is empty"],
@@ -351,7 +351,7 @@ const FILES: &[Case] = &[
         "GGUF: four letters",
         |p| {
             gguf(p);
-            p.write("a.gguf", "GGUF")
+            p.write("a.gguf", "GGUF");
         },
         1,
         &["a.gguf"],
@@ -361,7 +361,7 @@ const FILES: &[Case] = &[
         "GGUF: another file",
         |p| {
             gguf(p);
-            p.write("a.gguf", "{}")
+            p.write("a.gguf", "{}");
         },
         1,
         &["is neither a GGUF file nor a directory"],
@@ -371,7 +371,7 @@ const FILES: &[Case] = &[
         "GGUF: 100 GB of zeros",
         |p| {
             gguf(p);
-            replace(p, "a.gguf", sparse)
+            replace(p, "a.gguf", sparse);
         },
         1,
         &["a.gguf"],
@@ -401,7 +401,7 @@ const FILES: &[Case] = &[
         "GGUF: a pointer",
         |p| {
             gguf(p);
-            p.write("a.gguf", "version https://git-lfs.github.com/spec/v1\n")
+            p.write("a.gguf", "version https://git-lfs.github.com/spec/v1\n");
         },
         1,
         &["run `git lfs pull`"],
@@ -420,7 +420,7 @@ const SPECIAL: &[Case] = &[
         "a pipe as configuration",
         |p| {
             llama(p);
-            replace(p, CONFIG, pipe)
+            replace(p, CONFIG, pipe);
         },
         1,
         &["adapter_config.json: is a named pipe"],
@@ -430,7 +430,7 @@ const SPECIAL: &[Case] = &[
         "a pipe as tensors",
         |p| {
             llama(p);
-            replace(p, WEIGHTS, pipe)
+            replace(p, WEIGHTS, pipe);
         },
         1,
         &["safetensors: is a named pipe"],
@@ -440,7 +440,7 @@ const SPECIAL: &[Case] = &[
         "a pipe as adapter",
         |p| {
             p.write("ids.json", "[5]");
-            pipe(&p.path("given"))
+            pipe(&p.path("given"));
         },
         1,
         &["given: is a named pipe"],
@@ -450,7 +450,7 @@ const SPECIAL: &[Case] = &[
         "a pipe as GGUF",
         |p| {
             gguf(p);
-            replace(p, "a.gguf", pipe)
+            replace(p, "a.gguf", pipe);
         },
         1,
         &["a.gguf: is a named pipe"],
@@ -470,7 +470,7 @@ const SPECIAL: &[Case] = &[
         "a pipe as tokens",
         |p| {
             llama(p);
-            replace(p, "ids.json", pipe)
+            replace(p, "ids.json", pipe);
         },
         1,
         &["ids.json: is a named pipe"],
@@ -480,7 +480,7 @@ const SPECIAL: &[Case] = &[
         "a pipe to write to",
         |p| {
             llama(p);
-            pipe(&p.path("out.safetensors"))
+            pipe(&p.path("out.safetensors"));
         },
         2,
         &["out.safetensors is a named pipe, expected a file"],
@@ -490,7 +490,7 @@ const SPECIAL: &[Case] = &[
         "a link to nowhere as configuration",
         |p| {
             llama(p);
-            replace(p, CONFIG, nowhere)
+            replace(p, CONFIG, nowhere);
         },
         1,
         &["link to nowhere, which is not there"],
@@ -500,7 +500,7 @@ const SPECIAL: &[Case] = &[
         "a link to nowhere as adapter",
         |p| {
             p.write("ids.json", "[5]");
-            nowhere(&p.path("given"))
+            nowhere(&p.path("given"));
         },
         1,
         &["given: cannot read", "link to nowhere"],
@@ -510,7 +510,7 @@ const SPECIAL: &[Case] = &[
         "a link to nowhere as GGUF",
         |p| {
             gguf(p);
-            replace(p, "a.gguf", nowhere)
+            replace(p, "a.gguf", nowhere);
         },
         1,
         &["a.gguf: cannot read", "link to nowhere"],

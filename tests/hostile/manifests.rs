@@ -145,7 +145,7 @@ const CASES: &[Case] = &[
     Case {
         name: "a manifest that is no text",
         prepare: |project| {
-            std::fs::write(project.path("finetest.toml"), b"[model]\nsource = \"\xff\"").expect("a file")
+            std::fs::write(project.path("finetest.toml"), b"[model]\nsource = \"\xff\"").expect("a file");
         },
         command: &["run"],
         code: 1,

@@ -122,7 +122,7 @@ const CASES: &[Case] = &[
     Case {
         name: "a prompt of 10 MB",
         prepare: |project| {
-            project.write("scenarios/says.toml", &TARGET.replace("hello there", &"x".repeat(10_000_000)))
+            project.write("scenarios/says.toml", &TARGET.replace("hello there", &"x".repeat(10_000_000)));
         },
         command: &["run"],
         code: 1,
@@ -148,7 +148,7 @@ const CASES: &[Case] = &[
     Case {
         name: "a type that is another",
         prepare: |project| {
-            project.write("scenarios/says.toml", &TARGET.replace("max_tokens = 4", "max_tokens = \"4\""))
+            project.write("scenarios/says.toml", &TARGET.replace("max_tokens = 4", "max_tokens = \"4\""));
         },
         command: &["run"],
         code: 1,

@@ -88,7 +88,7 @@ fn draw(logits: &[f32], sampling: &Sampling, position: usize) -> u32 {
 
 /// In [0, 1), of a generator of its own for each position: 53 bits of its first number.
 fn uniform(seed: u64, position: usize) -> f64 {
-    unit(SplitMix64::new(seed, position as u64).next())
+    unit(SplitMix64::new(seed, position as u64).draw())
 }
 
 #[cfg(test)]

@@ -76,12 +76,13 @@ impl Attention {
                 }))
             }
         };
-        let qk_norm = match a.qk_norm {
-            true => Some((
+        let qk_norm = if a.qk_norm {
+            Some((
                 loader.block_norm(layer, names.q_norm, a.head_dim)?,
                 loader.block_norm(layer, names.k_norm, a.head_dim)?,
-            )),
-            false => None,
+            ))
+        } else {
+            None
         };
         let output = linear(names.output)?;
         Ok(Self { layers, output, qk_norm })

@@ -136,9 +136,10 @@ impl Sparse {
             })
         };
         let router = |module: &str| loader.router(layer, all.get(Place::Router, module)?);
-        let correction = match e.router.correction {
-            true => Some(loader.vector(names.block(layer, names.correction), e.count)?.to_vec1::<f32>()?),
-            false => None,
+        let correction = if e.router.correction {
+            Some(loader.vector(names.block(layer, names.correction), e.count)?.to_vec1::<f32>()?)
+        } else {
+            None
         };
         Ok(Self {
             router: router(names.router)?,

@@ -284,10 +284,7 @@ impl Decoder {
         let shared = Shared::new(&spec);
         let (vocabulary, hidden) = (spec.vocab_size, spec.hidden_size);
         let embedding = loader.matrix(names.embedding, vocabulary, hidden)?;
-        let embedding_norm = match spec.embedding_norm {
-            true => Some(loader.norm(names.embedding_norm, hidden)?),
-            false => None,
-        };
+        let embedding_norm = spec.embedding_norm.then(|| loader.norm(names.embedding_norm, hidden)).transpose()?;
         let positions = match spec.positions {
             Positions::Learned => Some(loader.matrix(names.positions, spec.context, hidden)?),
             _ => None,
@@ -299,10 +296,8 @@ impl Decoder {
         };
         let blocks = (0..spec.layers).map(block).collect::<crate::Result<Vec<_>>>()?;
         let norm = loader.norm(names.final_norm, hidden)?;
-        let mut head = match spec.tied_head {
-            true => embedding.clone(),
-            false => loader.matrix(names.head, vocabulary, hidden)?,
-        };
+        let mut head =
+            if spec.tied_head { embedding.clone() } else { loader.matrix(names.head, vocabulary, hidden)? };
         head.arithmetic = arithmetic;
         loader.check_all_used()?;
         Ok(Self { embedding, embedding_norm, positions, blocks, norm, head: Frozen { weight: head, bias: None }, spec })

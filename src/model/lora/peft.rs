@@ -60,9 +60,10 @@ fn explained(directory: &Path, error: Error) -> Error {
     if !missing || !directory.is_dir() || config.symlink_metadata().is_ok() {
         return error;
     }
-    let hint = match ["config.json", "model.safetensors"].iter().any(|name| directory.join(name).is_file()) {
-        true => "this is a whole model, not an adapter: name it as [model] source",
-        false => "expected a directory as PEFT's save_pretrained writes it, or a GGUF adapter",
+    let hint = if ["config.json", "model.safetensors"].iter().any(|name| directory.join(name).is_file()) {
+        "this is a whole model, not an adapter: name it as [model] source"
+    } else {
+        "expected a directory as PEFT's save_pretrained writes it, or a GGUF adapter"
     };
     Error::model(directory, format!("has no {ADAPTER_CONFIG}; {hint}"))
 }
@@ -129,9 +130,10 @@ fn modules(path: &Path, config: &PeftConfig, tensors: BTreeMap<String, Read>) ->
             }
             read => Ok(read.map(|read| read.values)),
         };
-        let magnitude = match config.use_dora {
-            true => Some(tensors.take(&format!("{PREFIX}{module}.lora_magnitude_vector"))?),
-            false => None,
+        let magnitude = if config.use_dora {
+            Some(tensors.take(&format!("{PREFIX}{module}.lora_magnitude_vector"))?)
+        } else {
+            None
         };
         let magnitude = vector(magnitude, "lora_magnitude_vector")?;
         let names = ["bias", "base_layer.bias"].map(|name| format!("{PREFIX}{module}.{name}"));

@@ -297,10 +297,7 @@ fn other_tokens(directory: &Path, files: &ModelFiles, base: &Outline) -> Result<
         Ok(bytes) => bytes,
         Err(why) => return unread(why),
     };
-    let ours = match base_tokens(files, &bytes) {
-        Some(ours) => ours,
-        None => return Ok(None),
-    };
+    let Some(ours) = base_tokens(files, &bytes) else { return Ok(None) };
     let theirs = match vocabulary::parse(&bytes) {
         Ok(theirs) => theirs,
         Err(why) => return unread(Error::input(&path, why.line(), format!("is no tokenizer's file: {why}"))),

@@ -94,21 +94,18 @@ impl Hub {
         if let Some(files) = self.fetched(&cache.path(&record)) {
             return Ok(files);
         }
-        let commit = match self.offline {
-            true => {
-                self.cached_commit(&spec).ok_or_else(|| spec.error("is not in the cache, and HF_HUB_OFFLINE is set"))?
+        let commit = if self.offline {
+            self.cached_commit(&spec).ok_or_else(|| spec.error("is not in the cache, and HF_HUB_OFFLINE is set"))?
+        } else {
+            let dir = cache.directory("hub")?;
+            let _lock = cache.lock(&dir, &spec.to_string(), events)?;
+            if let Some(files) = self.fetched(&cache.path(&record)) {
+                return Ok(files);
             }
-            false => {
-                let dir = cache.directory("hub")?;
-                let _lock = cache.lock(&dir, &spec.to_string(), events)?;
-                if let Some(files) = self.fetched(&cache.path(&record)) {
-                    return Ok(files);
-                }
-                match self.download(&spec, cache, check, events) {
-                    Ok(commit) => commit,
-                    // What Python downloaded earlier serves without a network.
-                    Err(error) => self.cached_commit(&spec).filter(|c| self.open(&spec, c).is_ok()).ok_or(error)?,
-                }
+            match self.download(&spec, cache, check, events) {
+                Ok(commit) => commit,
+                // What Python downloaded earlier serves without a network.
+                Err(error) => self.cached_commit(&spec).filter(|c| self.open(&spec, c).is_ok()).ok_or(error)?,
             }
         };
         let files = self.open(&spec, &commit)?;
@@ -200,10 +197,9 @@ impl Getter<'_> {
     fn directory(&self, names: &[&str], check: Check<'_>, events: Events<'_>) -> Result<()> {
         let has = |name: &str| names.contains(&name);
         if !has("config.json") || !(has(SINGLE) || has(INDEX)) {
-            let message = match names.iter().any(|n| local::is_pickle(n)) {
-                true if has("config.json") => local::pickle_message(),
-                _ => gguf_listing(names, "config.json with model.safetensors"),
-            };
+            let pickled = has("config.json") && names.iter().any(|n| local::is_pickle(n));
+            let listing = || gguf_listing(names, "config.json with model.safetensors");
+            let message = if pickled { local::pickle_message() } else { listing() };
             return Err(self.spec.error(&message));
         }
         for name in SMALL_FILES.iter().filter(|n| has(n)) {

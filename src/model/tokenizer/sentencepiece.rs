@@ -48,9 +48,10 @@ impl Pieces<'_> {
         let mut tokenizer = Tokenizer::new(model.build()?);
 
         let spaces = NormalizerWrapper::from(Replace::new(" ", SPACE)?);
-        let normalizer = match self.space_prefix {
-            true => Normalizers::new(vec![Prepend::new(SPACE.to_owned()).into(), spaces]).into(),
-            false => spaces,
+        let normalizer = if self.space_prefix {
+            Normalizers::new(vec![Prepend::new(SPACE.to_owned()).into(), spaces]).into()
+        } else {
+            spaces
         };
         tokenizer.with_normalizer(Some(normalizer))?;
         let mut decoders: Vec<DecoderWrapper> =

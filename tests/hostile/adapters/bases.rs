@@ -26,7 +26,7 @@ const BASES: &[Case] = &[
         "shapes of another base, which is not named",
         |p| {
             give(p, "qwen3/adapter");
-            p.write(CONFIG, &p.read(CONFIG).replace("\"qwen3\"", "null"))
+            p.write(CONFIG, &p.read(CONFIG).replace("\"qwen3\"", "null"));
         },
         1,
         &["error: given: the adapter"],
@@ -36,7 +36,7 @@ const BASES: &[Case] = &[
         "the name of another base",
         |p| {
             named_base(p);
-            with(p, "base_model_name_or_path", json!("unsloth/some-other-base"))
+            with(p, "base_model_name_or_path", json!("unsloth/some-other-base"));
         },
         0,
         &["note: given: adapter_config.json names `unsloth/some-other-base` as its base", "SmolLM2-135M-Instruct"],
@@ -46,7 +46,7 @@ const BASES: &[Case] = &[
         "another chat template",
         |p| {
             llama(p);
-            p.write("given/chat_template.jinja", "{{ messages[0].content }}")
+            p.write("given/chat_template.jinja", "{{ messages[0].content }}");
         },
         0,
         &["brings another chat template", "set [model] chat_template = \"given/chat_template.jinja\""],
@@ -56,7 +56,7 @@ const BASES: &[Case] = &[
         "another chat template, in the tokenizer's configuration",
         |p| {
             llama(p);
-            p.write("given/tokenizer_config.json", "{\"chat_template\": \"{{ 1 }}\"}")
+            p.write("given/tokenizer_config.json", "{\"chat_template\": \"{{ 1 }}\"}");
         },
         0,
         &["given/tokenizer_config.json: brings another chat template", "into a .jinja file"],
@@ -66,7 +66,7 @@ const BASES: &[Case] = &[
         "tokens that the base has no rows for",
         |p| {
             llama(p);
-            p.write("given/added_tokens.json", "{\"<tool>\": 9999}")
+            p.write("given/added_tokens.json", "{\"<tool>\": 9999}");
         },
         1,
         &["given/added_tokens.json: token `<tool>` has the id 9999", "320 rows"],
@@ -87,7 +87,7 @@ const BASES: &[Case] = &[
         "a tokenizer that is none",
         |p| {
             llama(p);
-            p.write("given/tokenizer.json", "{broken")
+            p.write("given/tokenizer.json", "{broken");
         },
         0,
         &["note: cannot compare the adapter's tokens", "given/tokenizer.json:1: is no tokenizer's file"],
@@ -97,7 +97,7 @@ const BASES: &[Case] = &[
         "an embedding of more tokens",
         |p| {
             give(p, "adapters/saved");
-            tensors(p, |name, rows| Some(if name.contains("lora_") { rows } else { rows + 4 }))
+            tensors(p, |name, rows| Some(if name.contains("lora_") { rows } else { rows + 4 }));
         },
         1,
         &["error: given: the adapter's", "of modules_to_save has shape [324, 64]", "320 rows"],
@@ -110,7 +110,7 @@ const BASES: &[Case] = &[
             let text = p.read(CONFIG);
             let mut config: Value = serde_json::from_str(&text).expect("JSON");
             config["modules_to_save"] = Value::Null;
-            p.write(CONFIG, &config.to_string())
+            p.write(CONFIG, &config.to_string());
         },
         1,
         &["is a whole embedding or head, which PEFT saves when tokens were added"],
@@ -120,7 +120,7 @@ const BASES: &[Case] = &[
         "a layer is gone",
         |p| {
             llama(p);
-            tensors(p, |name, rows| (!name.contains("layers.0.")).then_some(rows))
+            tensors(p, |name, rows| (!name.contains("layers.0.")).then_some(rows));
         },
         0,
         &["note: given: only part of the adapter is there: 7 of the 21 modules", "model.layers.0."],
@@ -130,7 +130,7 @@ const BASES: &[Case] = &[
         "one module of 21",
         |p| {
             llama(p);
-            tensors(p, |name, rows| name.contains("layers.1.mlp.up_proj").then_some(rows))
+            tensors(p, |name, rows| name.contains("layers.1.mlp.up_proj").then_some(rows));
         },
         0,
         &["20 of the 21 modules"],
@@ -140,7 +140,7 @@ const BASES: &[Case] = &[
         "layers that were not trained are no note",
         |p| {
             with(p, "layers_to_transform", json!([1]));
-            tensors(p, |name, rows| name.contains("layers.1.").then_some(rows))
+            tensors(p, |name, rows| name.contains("layers.1.").then_some(rows));
         },
         0,
         &[],

@@ -359,7 +359,7 @@ fn parameters<'s>(tokens: &[Placed<'s>]) -> Vec<&'s str> {
             Token::Sign("(" | "[" | "{") => depth += 1,
             Token::Sign(")" | "]" | "}") => depth -= 1,
             Token::Name(name) if depth == 1 && matches!(tokens[i - 1].token, Token::Sign("(" | ",")) => {
-                names.push(name)
+                names.push(name);
             }
             _ => {}
         }
