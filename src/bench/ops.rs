@@ -14,7 +14,7 @@ use crate::model::ops::cross_entropy::head_cross_entropy;
 use crate::model::ops::exp;
 use crate::model::ops::experts::{Share, combine, route};
 use crate::model::ops::few_rows;
-use crate::model::ops::gemm::{Into, Mat, MatMut, matmul};
+use crate::model::ops::gemm::{Mat, MatMut, Write, matmul};
 use crate::model::ops::layer_norm::layer_norm;
 use crate::model::ops::lora::{Frozen, lora};
 use crate::model::ops::matrix::Matrix;
@@ -323,7 +323,7 @@ fn product() -> Result<Pair> {
             let mut out = vec![0f32; m * n];
             let (a, b) = (view(&x[0]), view(&x[1]));
             let (a, b) = (Mat::new(a.slice()?, m, k), Mat::new(b.slice()?, n, k));
-            matmul(MatMut::new(&mut out, m, n), Into::Overwrite, 1.0, a, b.t());
+            matmul(MatMut::new(&mut out, m, n), Write::Overwrite, 1.0, a, b.t());
             Tensor::from_vec(out, (m, n), &Device::Cpu)
         },
         move |x| {

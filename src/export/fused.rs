@@ -22,19 +22,19 @@ struct Room {
     b: Vec<f32>,
     rank: usize,
     count: usize,
-    inside: usize,
-    outside: usize,
+    in_features: usize,
+    out_features: usize,
 }
 
 impl Room {
-    fn new(count: usize, rank: usize, inside: usize, outside: usize) -> Self {
-        let (a, b) = (vec![0f32; count * rank * inside], vec![0f32; outside * rank * count]);
-        Self { a, b, rank, count, inside, outside }
+    fn new(count: usize, rank: usize, in_features: usize, out_features: usize) -> Self {
+        let (a, b) = (vec![0f32; count * rank * in_features], vec![0f32; out_features * rank * count]);
+        Self { a, b, rank, count, in_features, out_features }
     }
 
     /// Puts a pair in at `place` of the rank, for the rows of the layer that begin at `row`.
     fn put(&mut self, module: &Module, expert: usize, place: usize, row: usize) {
-        let start = (expert * self.rank + place) * self.inside;
+        let start = (expert * self.rank + place) * self.in_features;
         self.a[start..start + module.a.len()].copy_from_slice(&module.a);
         for (i, values) in module.b.chunks(module.rank).enumerate() {
             for (r, value) in values.iter().enumerate() {
@@ -49,8 +49,8 @@ impl Room {
         let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let named = |kind: &str| format!("{PREFIX}{module}.lora_{kind}.weight");
         [
-            (named("A"), vec![across, self.inside], Dtype::F32, bytes(&self.a)),
-            (named("B"), vec![self.outside, across], Dtype::F32, bytes(&self.b)),
+            (named("A"), vec![across, self.in_features], Dtype::F32, bytes(&self.a)),
+            (named("B"), vec![self.out_features, across], Dtype::F32, bytes(&self.b)),
         ]
     }
 }
@@ -88,7 +88,7 @@ impl Export<'_> {
         let rank = self.fused_rank(experts);
         let (mut tensors, mut targets): (Vec<Stored>, Vec<&str>) = (Vec::new(), Vec::new());
         for (path, module) in all.iter().filter(|(path, _)| names.expert(path).is_none()) {
-            let mut room = Room::new(1, rank, module.inside, module.outside);
+            let mut room = Room::new(1, rank, module.in_features, module.out_features);
             room.put(module, 0, 0, 0);
             tensors.extend(room.stored(path));
             targets.extend(path.rsplit('.').next());
@@ -148,16 +148,17 @@ impl Export<'_> {
 
     /// All experts of a layer: gate and up, and around them down.
     fn fused_layer(&self, layer: usize, experts: &Experts, rank: usize) -> Vec<Stored> {
-        let (names, hidden, inside) = (self.decoder.names(), self.decoder.spec.hidden_size, experts.intermediate_size);
-        let mut gate_up = Room::new(experts.count, rank, hidden, 2 * inside);
-        let mut down = Room::new(experts.count, rank, inside, hidden);
+        let (names, hidden, in_features) =
+            (self.decoder.names(), self.decoder.spec.hidden_size, experts.intermediate_size);
+        let mut gate_up = Room::new(experts.count, rank, hidden, 2 * in_features);
+        let mut down = Room::new(experts.count, rank, in_features, hidden);
         for expert in 0..experts.count {
             let gate = self.part(layer, expert, names.expert_gate);
             if let Some(gate) = gate {
                 gate_up.put(gate, expert, 0, 0);
             }
             if let Some(up) = self.part(layer, expert, names.expert_up) {
-                gate_up.put(up, expert, gate.map_or(0, |gate| gate.rank), inside);
+                gate_up.put(up, expert, gate.map_or(0, |gate| gate.rank), in_features);
             }
             if let Some(of_down) = self.part(layer, expert, names.expert_down) {
                 down.put(of_down, expert, 0, 0);

@@ -176,7 +176,7 @@ fn merged(linear: &Linear, tuned: &LowRank) -> Result<Vec<f32>> {
             let factor = pair.scale as f32 * b;
             row.iter_mut().zip(a).for_each(|(w, a)| *w += factor * a);
         }
-        if let Some(lengths) = &pair.rows {
+        if let Some(lengths) = &pair.row_gain {
             row.iter_mut().for_each(|w| *w *= lengths[i]);
         }
     }

@@ -79,7 +79,7 @@ pub fn crosscheck(
     llama_cpp()?.chat()?;
     let one = prepared.ask(BackendName::Candle, &tuned, on_event)?;
     let two = prepared.ask(other, &tuned, on_event)?;
-    let mut pair = Pair { reference: backend::candle(config, &prepared.base, &tuned), other: llama_cpp()? };
+    let mut pair = Backends { reference: backend::candle(config, &prepared.base, &tuned), other: llama_cpp()? };
     let texts = pair.hard_texts()?;
     let prompts = pair.prompts(&one)?;
     let mut arms = Vec::new();
@@ -92,7 +92,7 @@ pub fn crosscheck(
     Ok(CrossCheck::of([&one, &two], exact, [texts, prompts], template, arms, limits))
 }
 
-struct Pair {
+struct Backends {
     reference: CandleBackend,
     other: LlamaCppBackend,
 }
@@ -104,7 +104,7 @@ struct Both<'a> {
     answers: [&'a Completion; 2],
 }
 
-impl Pair {
+impl Backends {
     fn hard_texts(&mut self) -> Result<TokenCheck> {
         let texts: Vec<String> = TEXTS.iter().map(|text| (*text).to_owned()).collect();
         self.tokens(&texts)

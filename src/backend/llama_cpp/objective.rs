@@ -159,11 +159,13 @@ impl<'a> LlamaCppObjective<'a> {
         for (module, m) in &adapter.modules {
             let unnamed = || Error::failed(format!("`{module}` has no name in GGUF"));
             let name = self.outline.gguf(module).ok_or_else(unnamed)?;
-            for (is_b, kind, shape) in [(false, "lora_a", (m.rank, m.inside)), (true, "lora_b", (m.outside, m.rank))] {
+            for (is_b, kind, shape) in
+                [(false, "lora_a", (m.rank, m.in_features)), (true, "lora_b", (m.out_features, m.rank))]
+            {
                 let name = format!("{name}.weight.{kind}");
                 let zeros = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu)?;
                 tensors.push((name.clone(), QTensor::quantize(&zeros, GgmlDType::F32)?));
-                let order = if is_b { self.outline.order(module, m.outside) } else { None };
+                let order = if is_b { self.outline.order(module, m.out_features) } else { None };
                 places.push((name, Place { path: module.clone(), is_b, len: shape.0 * shape.1, order }));
             }
         }

@@ -2,7 +2,7 @@
 //! here for their names, shapes and kinds.
 
 use super::names::Names;
-use super::rows::Part;
+use super::rows::MatrixRole;
 use super::{DecoderSpec, NormKind, Projection};
 use crate::error::{Error, Result};
 
@@ -25,7 +25,7 @@ pub(crate) struct Layer {
     pub(crate) place: Place,
     /// Its name there: `self_attn.q_proj`, or `gate_proj` in an expert.
     pub(crate) module: &'static str,
-    pub(crate) part: Part,
+    pub(crate) role: MatrixRole,
     /// (out, in).
     pub(crate) shape: [usize; 2],
     pub(crate) bias: bool,
@@ -33,7 +33,7 @@ pub(crate) struct Layer {
 
 impl Layer {
     fn new(place: Place, module: &'static str, shape: [usize; 2], bias: bool) -> Self {
-        Self { place, module, part: Part::Other, shape, bias }
+        Self { place, module, role: MatrixRole::Other, shape, bias }
     }
 
     /// Its path relative to the block. An expert's is relative to that expert.
@@ -75,14 +75,14 @@ pub(crate) fn attention(spec: &DecoderSpec) -> Layers {
     let (a, names, hidden) = (&spec.attention, spec.names(), spec.hidden_size);
     let (q, k, v) = (a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.value_dim);
     let layer = |module, rows, cols, bias| Layer::new(Place::Block, module, [rows, cols], bias);
-    let with = |part, layer: Layer| Layer { part, ..layer };
+    let with = |role, layer: Layer| Layer { role, ..layer };
     let mut layers = match &a.projection {
         Projection::Separate => vec![
-            with(Part::Turned, layer(names.q, q, hidden, a.qkv_bias)),
-            with(Part::Turned, layer(names.k, k, hidden, a.qkv_bias)),
+            with(MatrixRole::Rotary, layer(names.q, q, hidden, a.qkv_bias)),
+            with(MatrixRole::Rotary, layer(names.k, k, hidden, a.qkv_bias)),
             layer(names.v, v, hidden, a.qkv_bias),
         ],
-        Projection::Fused(_) => vec![with(Part::Fused, layer(names.qkv, q + k + v, hidden, a.qkv_bias))],
+        Projection::Fused(_) => vec![with(MatrixRole::Fused, layer(names.qkv, q + k + v, hidden, a.qkv_bias))],
         Projection::Latent(latent) => {
             let mut layers = match latent.q_rank {
                 None => vec![layer(names.q, q, hidden, false)],

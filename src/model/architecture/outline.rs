@@ -160,29 +160,29 @@ impl Outline {
                 let rows = rows.ok_or_else(|| impossible(path, name, info))?;
                 self.layers.extend(self.names.map(|names| (kv_b(&names, stem), [rows, *rank])));
             }
-            ([count, outside, inside], _) if module.ends_with("_exps") => {
+            ([count, out_features, in_features], _) if module.ends_with("_exps") => {
                 // Each expert becomes an entry.
                 let other = self.experts != 0 && self.experts != *count;
                 if other || self.layers.len().saturating_add(*count) > MOST_LAYERS {
                     return Err(impossible(path, name, info));
                 }
                 self.experts = *count;
-                self.layers.extend(self.paths(stem).into_iter().map(|path| (path, [*outside, *inside])));
+                self.layers.extend(self.paths(stem).into_iter().map(|path| (path, [*out_features, *in_features])));
             }
-            ([outside, inside], _) if !module.ends_with("_exps") => {
+            ([out_features, in_features], _) if !module.ends_with("_exps") => {
                 // What the table of names does not have is no layer that an adapter could name.
                 let layer = self.paths(stem).pop().filter(|layer| self.gguf(layer).as_deref() == Some(stem));
                 let Some(layer) = layer else { return Ok(()) };
                 let (order, fits) =
-                    (self.rows, self.names.is_none_or(|names| self.rows.fits(&names, &layer, *outside)));
+                    (self.rows, self.names.is_none_or(|names| self.rows.fits(&names, &layer, *out_features)));
                 if !fits {
                     let RowOrder { heads, kv_heads, head_dim, .. } = order;
                     let message = format!(
-                        "tensor `{name}` has {outside} rows, which are not those of {heads} and {kv_heads} heads of {head_dim}"
+                        "tensor `{name}` has {out_features} rows, which are not those of {heads} and {kv_heads} heads of {head_dim}"
                     );
                     return Err(Error::model(path, message));
                 }
-                self.layers.insert(layer, [*outside, *inside]);
+                self.layers.insert(layer, [*out_features, *in_features]);
             }
             _ => {}
         }

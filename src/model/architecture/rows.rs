@@ -16,9 +16,9 @@ pub(crate) enum GgufRows {
 
 /// What a matrix is, of which the order of its rows depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum MatrixRole {
     /// Queries or keys.
-    Turned,
+    Rotary,
     /// Queries, keys and values together.
     Fused,
     /// Anything else.
@@ -45,14 +45,14 @@ impl RowOrder {
     }
 
     /// Where row i of Hugging Face's order lies in the file; `None` when it is row i there too.
-    pub(crate) fn of(&self, part: Part, rows: usize) -> Option<Vec<usize>> {
+    pub(crate) fn of(&self, role: MatrixRole, rows: usize) -> Option<Vec<usize>> {
         let dim = self.head_dim;
-        match (self.file, part) {
-            (GgufRows::Interleaved, Part::Turned) => {
+        match (self.file, role) {
+            (GgufRows::Interleaved, MatrixRole::Rotary) => {
                 let half = dim / 2;
                 Some((0..rows).map(|i| i / dim * dim + 2 * (i % dim % half) + i % dim / half).collect())
             }
-            (GgufRows::Blocks, Part::Fused) => {
+            (GgufRows::Blocks, MatrixRole::Fused) => {
                 let group = self.heads / self.kv_heads;
                 let of = |i: usize| {
                     let (place, element) = (i / dim, i % dim);
@@ -72,14 +72,14 @@ impl RowOrder {
 
     /// As [`Self::of`], for the layer at `path`.
     pub(crate) fn of_path(&self, names: &Names, path: &str, rows: usize) -> Option<Vec<usize>> {
-        self.of(Self::part(names, path), rows)
+        self.of(Self::role(names, path), rows)
     }
 
     /// Can the layer at `path` have so many rows?
     pub(crate) fn fits(&self, names: &Names, path: &str, rows: usize) -> bool {
-        match (self.file, Self::part(names, path)) {
-            (GgufRows::Interleaved, Part::Turned) => rows.is_multiple_of(self.head_dim),
-            (GgufRows::Blocks, Part::Fused) => {
+        match (self.file, Self::role(names, path)) {
+            (GgufRows::Interleaved, MatrixRole::Rotary) => rows.is_multiple_of(self.head_dim),
+            (GgufRows::Blocks, MatrixRole::Fused) => {
                 let heads = self.kv_heads.checked_mul(2).and_then(|n| n.checked_add(self.heads));
                 heads.and_then(|n| n.checked_mul(self.head_dim)) == Some(rows)
             }
@@ -87,14 +87,14 @@ impl RowOrder {
         }
     }
 
-    fn part(names: &Names, path: &str) -> Part {
+    fn role(names: &Names, path: &str) -> MatrixRole {
         let is = |name: &str| path.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
         if is(names.q) || is(names.k) {
-            Part::Turned
+            MatrixRole::Rotary
         } else if is(names.qkv) {
-            Part::Fused
+            MatrixRole::Fused
         } else {
-            Part::Other
+            MatrixRole::Other
         }
     }
 }

@@ -140,8 +140,8 @@ impl Attention {
     }
 
     /// What was seen (tokens, heads · value_dim) → (tokens, hidden).
-    pub(crate) fn output(&self, seen: &Tensor, adapters: Adapters<'_>) -> Result<Tensor> {
-        self.output.forward(seen, adapters)
+    pub(crate) fn output(&self, attn_out: &Tensor, adapters: Adapters<'_>) -> Result<Tensor> {
+        self.output.forward(attn_out, adapters)
     }
 
     pub(crate) fn linears(&self) -> Vec<&Linear> {

@@ -48,12 +48,12 @@ impl<'w> Loader<'w> {
 
     /// A linear layer of a block.
     pub(crate) fn linear(&self, block: usize, layer: &Layer) -> Result<Linear> {
-        let Layer { part, shape: [rows, cols], bias, .. } = *layer;
+        let Layer { role, shape: [rows, cols], bias, .. } = *layer;
         let path = self.names.block(block, &layer.module(&self.names));
         // The file's own shape bounds what is made of the configuration's numbers.
         let fits =
             self.weights.shape(&format!("{path}.weight")).is_some_and(|s| s == [rows, cols] || s == [cols, rows]);
-        let order = if fits { self.rows.of(part, rows) } else { None };
+        let order = if fits { self.rows.of(role, rows) } else { None };
         // Only Hugging Face's files store them transposed; llama.cpp's converter turns them round.
         let transposed = self.names.transposed && self.weights.is_safetensors();
         let weight = match (transposed, &order) {
@@ -114,8 +114,8 @@ impl<'w> Loader<'w> {
         } else if self.weights.has(&bare) {
             self.weights.slab(&self.name(bare), [count, rows, cols], expert, 0..rows)?
         } else if self.weights.has(&pair) && name != self.names.expert_down {
-            let part = if name == self.names.expert_gate { 0..rows } else { rows..2 * rows };
-            self.weights.slab(&self.name(pair), [count, 2 * rows, cols], expert, part)?
+            let role = if name == self.names.expert_gate { 0..rows } else { rows..2 * rows };
+            self.weights.slab(&self.name(pair), [count, 2 * rows, cols], expert, role)?
         } else {
             self.matrix(&path, rows, cols)?
         };

@@ -145,17 +145,17 @@ impl Block {
         };
         let h = self.attention_norm.forward(tape, x)?;
         let qkv = self.attention.project(&h, &self.spec, self.rope.as_ref(), positions, adapters)?;
-        let seen = self.attention.output(&attention(qkv)?, adapters)?;
-        let seen = post(&self.post_attention_norm, seen)?;
+        let attn_out = self.attention.output(&attention(qkv)?, adapters)?;
+        let attn_out = post(&self.post_attention_norm, attn_out)?;
         let parallel = matches!(self.residual, Residual::Parallel { .. });
-        let before = if parallel { x.clone() } else { add(tape, x, &seen)? };
+        let before = if parallel { x.clone() } else { add(tape, x, &attn_out)? };
         let h = match &self.ffn_norm {
             Some(norm) => norm.forward(tape, &before)?,
             None => h,
         };
-        let thought = post(&self.post_ffn_norm, self.feed_forward.forward(&h, adapters)?)?;
-        let x = add(tape, &before, &thought)?;
-        if parallel { add(tape, &x, &seen) } else { Ok(x) }
+        let ffn_out = post(&self.post_ffn_norm, self.feed_forward.forward(&h, adapters)?)?;
+        let x = add(tape, &before, &ffn_out)?;
+        if parallel { add(tape, &x, &attn_out) } else { Ok(x) }
     }
 
     /// As [`Self::forward`], of sequences without a past.
@@ -510,9 +510,9 @@ impl Decoder {
         let stride = h.heads * h.value_dim;
         let width = stride / h.kv_heads;
         let mut out = vec![0f32; batch.tokens.len() * stride];
-        for ((i, kv), part) in tasks.iter().zip(&parts) {
+        for ((i, kv), role) in tasks.iter().zip(&parts) {
             let s = &batch.sequences[*i].rows;
-            add_columns(&mut out[s.start * stride..s.end * stride], stride, kv * width, part, width);
+            add_columns(&mut out[s.start * stride..s.end * stride], stride, kv * width, role, width);
         }
         Tensor::from_vec(out, (batch.tokens.len(), stride), &Device::Cpu)
     }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::files::replace_file;
 use crate::model::architecture::outline::Outline;
 use crate::model::formats;
-use crate::model::ops::low_rank::{LowRank, Pair};
+use crate::model::ops::low_rank::{LoraPair, LowRank};
 use crate::model::ops::rows::largest_difference;
 use crate::model::sources::{ModelFiles, ModelKind};
 
@@ -47,7 +47,7 @@ pub(crate) fn convert(
 /// Does the file at `out` say what `tuned` does?
 fn holds(tuned: &LowRank, out: &Path, outline: &Outline) -> Result<bool> {
     let mut read_back = super::open(out, outline)?.low_rank(1.0)?;
-    let product = |pair: &Pair| -> Result<Vec<f32>> { Ok((&pair.b * pair.scale)?.flatten_all()?.to_vec1()?) };
+    let product = |pair: &LoraPair| -> Result<Vec<f32>> { Ok((&pair.b * pair.scale)?.flatten_all()?.to_vec1()?) };
     let mut same = true;
     for (path, pair) in &tuned.pairs {
         let Some(again) = read_back.pairs.remove(path) else {

@@ -16,7 +16,7 @@ use crate::model::decoder::weights::Weights;
 use crate::model::formats::gguf::Header;
 use crate::model::formats::mapped::map_file;
 use crate::model::formats::{IS_LFS_POINTER, LFS_POINTER};
-use crate::model::ops::low_rank::{LowRank, Pair};
+use crate::model::ops::low_rank::{LoraPair, LowRank};
 
 /// What llama.cpp divides by the rank when we wrote the file; B holds the rest of a layer's scale.
 pub(crate) const ALPHA: f32 = 16.0;
@@ -62,12 +62,12 @@ pub(crate) fn tensors(tuned: &LowRank, outline: &Outline, directory: &Path) -> R
         outline.gguf(path).map(|name| format!("{name}.weight")).ok_or_else(unnamed)
     };
     let f32s = |tensor: &Tensor| QTensor::quantize(&tensor.contiguous()?, GgmlDType::F32);
-    let scaled = |pair: &Pair| -> Result<Tensor> {
+    let scaled = |pair: &LoraPair| -> Result<Tensor> {
         let factor = pair.scale * pair.a.dim(0)? as f64 / f64::from(ALPHA);
         Ok((&pair.b * factor)?)
     };
     let mut tensors = Vec::new();
-    let mut experts: BTreeMap<String, BTreeMap<usize, &Pair>> = BTreeMap::new();
+    let mut experts: BTreeMap<String, BTreeMap<usize, &LoraPair>> = BTreeMap::new();
     for (path, pair) in &tuned.pairs {
         let name = named(path)?;
         if let Some(expert) = outline.expert(path) {
@@ -246,7 +246,8 @@ impl Reader<'_> {
         }
         // Another name than GGUF's would be taken for a second pair of the same layer.
         let named = |path: &&String| self.base.gguf(path).as_deref() == Some(tensor);
-        let Some([outside, inside]) = paths.first().filter(named).and_then(|path| self.base.layers.get(path).copied())
+        let Some([out_features, in_features]) =
+            paths.first().filter(named).and_then(|path| self.base.layers.get(path).copied())
         else {
             return Err(self.unknown(stem));
         };
@@ -254,23 +255,24 @@ impl Reader<'_> {
         let shape = |name: &str| self.weights.shape(name).unwrap_or_default();
         let rank = shape(&a).iter().rev().nth(1).copied().unwrap_or(0);
         let expected = |pair: [usize; 2]| count.into_iter().chain(pair).collect::<Vec<_>>();
-        if rank == 0 || shape(&a) != expected([rank, inside]) || shape(&b) != expected([outside, rank]) {
+        if rank == 0 || shape(&a) != expected([rank, in_features]) || shape(&b) != expected([out_features, rank]) {
             let (got_a, got_b) = (shape(&a), shape(&b));
             let of = count.map_or_else(String::new, |count| format!("{count}, "));
             let message = format!(
-                "tensors `{a}` and `lora_b` have shapes {got_a:?} and {got_b:?}, expected [{of}rank, {inside}] and \
-                 [{of}{outside}, rank]; it was made for another base"
+                "tensors `{a}` and `lora_b` have shapes {got_a:?} and {got_b:?}, expected [{of}rank, {in_features}] and \
+                 [{of}{out_features}, rank]; it was made for another base"
             );
             return Err(Error::model(self.path, message));
         }
         let scale = if alpha == 0.0 { 1.0 } else { alpha / rank as f64 };
         for (expert, path) in paths.into_iter().enumerate() {
             let expert = count.map(|count| (count, expert));
-            let (a, mut b) = (self.values(&a, expert, [rank, inside])?, self.values(&b, expert, [outside, rank])?);
-            if let Some(order) = self.base.order(&path, outside) {
+            let (a, mut b) =
+                (self.values(&a, expert, [rank, in_features])?, self.values(&b, expert, [out_features, rank])?);
+            if let Some(order) = self.base.order(&path, out_features) {
                 b = order.into_iter().flat_map(|at| &b[at * rank..(at + 1) * rank]).copied().collect();
             }
-            let module = Module { a, b, rank, inside, outside, scale, magnitude: None, bias: None };
+            let module = Module { a, b, rank, in_features, out_features, scale, magnitude: None, bias: None };
             modules.insert(path, module);
         }
         Ok(())

@@ -20,7 +20,7 @@ use crate::files::open_regular;
 use crate::model::architecture::outline::Outline;
 use crate::model::decoder::Decoder;
 use crate::model::decoder::linear::Linear;
-use crate::model::ops::low_rank::{LowRank, Pair};
+use crate::model::ops::low_rank::{LoraPair, LowRank};
 use crate::model::ops::matrix::Matrix;
 use crate::random::{mix, unit};
 
@@ -73,8 +73,8 @@ pub(crate) struct Module {
     /// (out, r), row-major.
     pub(crate) b: Vec<f32>,
     pub(crate) rank: usize,
-    pub(crate) inside: usize,
-    pub(crate) outside: usize,
+    pub(crate) in_features: usize,
+    pub(crate) out_features: usize,
     /// alpha/r, or as a pattern says.
     pub(crate) scale: f64,
     /// DoRA's length of each row of W + s·B·A (Liu et al. 2024, arXiv 2402.09353), (out).
@@ -165,9 +165,9 @@ impl Adapter {
     /// Tensors for the decoder, the adapter's product multiplied by `factor` besides its own scale.
     pub(crate) fn low_rank(&self, factor: f64) -> Result<LowRank> {
         let pair = |(path, m): (&String, &Module)| {
-            let a = Tensor::from_slice(&m.a, (m.rank, m.inside), &Device::Cpu)?;
-            let b = Tensor::from_slice(&m.b, (m.outside, m.rank), &Device::Cpu)?;
-            Ok((path.clone(), Pair { a, b, scale: m.scale * factor, rows: None, bias: None }))
+            let a = Tensor::from_slice(&m.a, (m.rank, m.in_features), &Device::Cpu)?;
+            let b = Tensor::from_slice(&m.b, (m.out_features, m.rank), &Device::Cpu)?;
+            Ok((path.clone(), LoraPair { a, b, scale: m.scale * factor, row_gain: None, bias: None }))
         };
         Ok(LowRank { pairs: self.modules.iter().map(pair).collect::<Result<_>>()?, embedding: None, head: None })
     }
@@ -187,7 +187,7 @@ impl Adapter {
             pair.b = pair.b.t()?.contiguous()?.t()?;
             if let Some(magnitude) = &module.magnitude {
                 let lengths = module.lengths(linear, (module.scale * factor) as f32);
-                pair.rows = Some(magnitude.iter().zip(lengths).map(|(m, length)| m / length).collect());
+                pair.row_gain = Some(magnitude.iter().zip(lengths).map(|(m, length)| m / length).collect());
             }
             if let Some(bias) = &module.bias {
                 let own = linear.frozen.bias.as_ref().map(Tensor::to_vec1::<f32>).transpose()?;
@@ -230,10 +230,15 @@ impl Adapter {
                     );
                     return Err(self.misfit(message));
                 }
-                Some([outside, inside]) if (*outside, *inside) != (module.outside, module.inside) => {
-                    let got = format!("[{}, {}] · [{}, {}]", module.outside, module.rank, module.rank, module.inside);
+                Some([out_features, in_features])
+                    if (*out_features, *in_features) != (module.out_features, module.in_features) =>
+                {
+                    let got = format!(
+                        "[{}, {}] · [{}, {}]",
+                        module.out_features, module.rank, module.rank, module.in_features
+                    );
                     let message = format!(
-                        "the adapter's `{name}` is {got}, expected an {outside} × {inside} layer: it was made for another base"
+                        "the adapter's `{name}` is {got}, expected an {out_features} × {in_features} layer: it was made for another base"
                     );
                     return Err(self.misfit(message));
                 }
@@ -264,11 +269,12 @@ impl Adapter {
 impl Module {
     /// ‖row of W + s·B·A‖₂, row by row.
     fn lengths(&self, linear: &Linear, scale: f32) -> Vec<f32> {
-        let mut lengths = Vec::with_capacity(self.outside);
+        let mut lengths = Vec::with_capacity(self.out_features);
         linear.frozen.weight.for_blocks(|rows, block| {
-            for (row, w) in rows.zip(block.chunks(self.inside)) {
+            for (row, w) in rows.zip(block.chunks(self.in_features)) {
                 let mut sum = w.to_vec();
-                for (b, a) in self.b[row * self.rank..(row + 1) * self.rank].iter().zip(self.a.chunks(self.inside)) {
+                for (b, a) in self.b[row * self.rank..(row + 1) * self.rank].iter().zip(self.a.chunks(self.in_features))
+                {
                     sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += scale * b * a);
                 }
                 lengths.push(sum.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() as f32);
@@ -277,14 +283,23 @@ impl Module {
         lengths
     }
 
-    fn initialised(recipe: &Recipe, path: &str, [outside, inside]: [usize; 2]) -> Self {
+    fn initialised(recipe: &Recipe, path: &str, [out_features, in_features]: [usize; 2]) -> Self {
         let rank = recipe.lora_r;
         let name = path.bytes().fold(recipe.seed, |hash, byte| mix(hash ^ u64::from(byte)));
-        let bound = 1.0 / (inside as f64).sqrt();
+        let bound = 1.0 / (in_features as f64).sqrt();
         let uniform = |i: usize| unit(mix(name ^ mix(i as u64)));
-        let a = (0..rank * inside).map(|i| ((2.0 * uniform(i) - 1.0) * bound) as f32).collect();
+        let a = (0..rank * in_features).map(|i| ((2.0 * uniform(i) - 1.0) * bound) as f32).collect();
         let scale = recipe.lora_alpha / rank as f64;
-        Self { a, b: vec![0.0; outside * rank], rank, inside, outside, scale, magnitude: None, bias: None }
+        Self {
+            a,
+            b: vec![0.0; out_features * rank],
+            rank,
+            in_features,
+            out_features,
+            scale,
+            magnitude: None,
+            bias: None,
+        }
     }
 }
 

@@ -121,12 +121,12 @@ fn modules(path: &Path, config: &PeftConfig, tensors: BTreeMap<String, Read>) ->
     for module in stems {
         let rank = config.rank(&module);
         let (a, b) = tensors.pair(&module, rank)?;
-        let (inside, outside) = (a.shape[1], b.shape[0]);
+        let (in_features, out_features) = (a.shape[1], b.shape[0]);
         let scale = config.scale(&module, rank);
         let vector = |read: Option<Read>, name: &str| match read {
-            Some(read) if read.shape != [outside] => {
+            Some(read) if read.shape != [out_features] => {
                 let got = &read.shape;
-                Err(Error::model(path, format!("`{module}`: {name} has shape {got:?}, expected [{outside}]")))
+                Err(Error::model(path, format!("`{module}`: {name} has shape {got:?}, expected [{out_features}]")))
             }
             read => Ok(read.map(|read| read.values)),
         };
@@ -140,7 +140,7 @@ fn modules(path: &Path, config: &PeftConfig, tensors: BTreeMap<String, Read>) ->
         let bias = if config.bias == "none" { None } else { names.iter().find_map(|name| tensors.all.remove(name)) };
         let bias = vector(bias, "bias")?;
         let (a, b) = (a.values, b.values);
-        modules.insert(module.clone(), Module { a, b, rank, inside, outside, scale, magnitude, bias });
+        modules.insert(module.clone(), Module { a, b, rank, in_features, out_features, scale, magnitude, bias });
     }
     if let Some(rest) = tensors.all.keys().next() {
         let whole = ["embed_tokens.weight", "lm_head.weight", "wte.weight"].iter().any(|end| rest.ends_with(end));
@@ -204,27 +204,39 @@ fn fused(
         let a = tensors.take(&format!("{PREFIX}{module}.lora_A.weight"))?;
         let b = tensors.take(&format!("{PREFIX}{module}.lora_B.weight"))?;
         let rank = config.rank(target);
-        let ([stacked, inside], [outside, across]) = (a.shape.as_slice(), b.shape.as_slice()) else {
+        let ([stacked, in_features], [out_features, across]) = (a.shape.as_slice(), b.shape.as_slice()) else {
             return Err(Error::model(tensors.path, format!("`{module}`: its tensors have not two dimensions")));
         };
-        if stacked != across || !stacked.is_multiple_of(rank) || !outside.is_multiple_of(parts.len()) || *stacked == 0 {
+        if stacked != across
+            || !stacked.is_multiple_of(rank)
+            || !out_features.is_multiple_of(parts.len())
+            || *stacked == 0
+        {
             let (got_a, got_b) = (&a.shape, &b.shape);
             let message = format!(
                 "`{module}`: lora_A has shape {got_a:?} and lora_B {got_b:?}, expected experts × rank {rank} from {ADAPTER_CONFIG}"
             );
             return Err(Error::model(tensors.path, message));
         }
-        let (count, part) = (stacked / rank, outside / parts.len());
+        let (count, part) = (stacked / rank, out_features / parts.len());
         let scale = config.scale(target, rank);
         for expert in 0..count {
-            let own = a.values[expert * rank * inside..(expert + 1) * rank * inside].to_vec();
+            let own = a.values[expert * rank * in_features..(expert + 1) * rank * in_features].to_vec();
             for (i, name) in parts.iter().enumerate() {
                 let rows = i * part..(i + 1) * part;
                 let at = |row: usize| (0..rank).map(move |r| row * across + r * count + expert);
                 let b_own = rows.flat_map(at).map(|at| b.values[at]).collect();
-                let (inside, outside) = (*inside, part);
-                let module =
-                    Module { a: own.clone(), b: b_own, rank, inside, outside, scale, magnitude: None, bias: None };
+                let (in_features, out_features) = (*in_features, part);
+                let module = Module {
+                    a: own.clone(),
+                    b: b_own,
+                    rank,
+                    in_features,
+                    out_features,
+                    scale,
+                    magnitude: None,
+                    bias: None,
+                };
                 modules.insert(format!("{experts}.{expert}.{name}"), module);
             }
         }
@@ -241,8 +253,13 @@ pub(crate) fn save(adapter: &Adapter, directory: &Path, dtype: AdapterDtype) -> 
     let kind = if dtype == AdapterDtype::Bf16 { Dtype::BF16 } else { Dtype::F32 };
     let mut buffers: Vec<Stored> = Vec::new();
     for (path, m) in &adapter.modules {
-        buffers.push((format!("{PREFIX}{path}.lora_A.weight"), vec![m.rank, m.inside], kind, encode(&m.a, dtype)));
-        buffers.push((format!("{PREFIX}{path}.lora_B.weight"), vec![m.outside, m.rank], kind, encode(&m.b, dtype)));
+        buffers.push((format!("{PREFIX}{path}.lora_A.weight"), vec![m.rank, m.in_features], kind, encode(&m.a, dtype)));
+        buffers.push((
+            format!("{PREFIX}{path}.lora_B.weight"),
+            vec![m.out_features, m.rank],
+            kind,
+            encode(&m.b, dtype),
+        ));
     }
     write_tensors(&directory.join(ADAPTER_WEIGHTS), &buffers)?;
     let config = serde_json::to_string_pretty(&config_json(adapter)).map_err(|e| Error::failed(e.to_string()))?;

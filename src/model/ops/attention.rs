@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::exp::{exp_in_place, max};
 use super::few_rows::{self, Strided};
-use super::gemm::{Into, Mat, MatMut, matmul_single};
+use super::gemm::{Mat, MatMut, Write, matmul_single};
 use super::tape::{Tape, apply3};
 use super::{dot, slice, view};
 
@@ -172,14 +172,14 @@ pub(crate) fn attend(q: &[f32], queries: usize, keys: &Keys<'_>, heads: &Heads, 
             let q = Mat::strided(&q[start * q_stride + head * heads.dim..], n, heads.dim, q_stride);
             matmul_single(
                 MatMut::new(&mut scores, n, seen),
-                Into::Overwrite,
+                Write::Overwrite,
                 heads.scale,
                 q,
                 keys.k(heads, kv, 0..seen).t(),
             );
             causal_softmax(&mut scores, seen, past + start, heads.mask(head));
             let rows = MatMut::strided(&mut out[start * width + g * heads.value_dim..], n, heads.value_dim, width);
-            matmul_single(rows, Into::Overwrite, 1.0, Mat::new(&scores, n, seen), keys.v(heads, kv, 0..seen));
+            matmul_single(rows, Write::Overwrite, 1.0, Mat::new(&scores, n, seen), keys.v(heads, kv, 0..seen));
         }
     }
     out
@@ -255,9 +255,9 @@ impl Attention {
                 let q = Mat::strided(&rows.q[start * q_stride + head * h.dim..], block, h.dim, q_stride);
                 let dy = Mat::strided(&rows.dy[at..], block, h.value_dim, y_stride);
                 let (k, v) = (keys.k(h, kv, 0..seen), keys.v(h, kv, 0..seen));
-                matmul_single(MatMut::new(&mut p, block, seen), Into::Overwrite, h.scale, q, k.t());
+                matmul_single(MatMut::new(&mut p, block, seen), Write::Overwrite, h.scale, q, k.t());
                 causal_softmax(&mut p, seen, past + start, h.mask(head));
-                matmul_single(MatMut::new(&mut ds, block, seen), Into::Overwrite, 1.0, dy, v.t());
+                matmul_single(MatMut::new(&mut ds, block, seen), Write::Overwrite, 1.0, dy, v.t());
                 for i in 0..block {
                     let row = at + i * y_stride;
                     let along = dot(&rows.dy[row..row + h.value_dim], &rows.y[row..row + h.value_dim]);
@@ -267,9 +267,9 @@ impl Attention {
                 }
                 let (p, ds) = (Mat::new(&p, block, seen), Mat::new(&ds, block, seen));
                 let dq = MatMut::strided(&mut gradient.dq[(start * group + g) * h.dim..], block, h.dim, group * h.dim);
-                matmul_single(dq, Into::Overwrite, 1.0, ds, k);
-                matmul_single(MatMut::new(&mut gradient.dk, seen, h.dim), Into::Add, 1.0, ds.t(), q);
-                matmul_single(MatMut::new(&mut gradient.dv, seen, h.value_dim), Into::Add, 1.0, p.t(), dy);
+                matmul_single(dq, Write::Overwrite, 1.0, ds, k);
+                matmul_single(MatMut::new(&mut gradient.dk, seen, h.dim), Write::Add, 1.0, ds.t(), q);
+                matmul_single(MatMut::new(&mut gradient.dv, seen, h.value_dim), Write::Add, 1.0, p.t(), dy);
             }
         }
         gradient

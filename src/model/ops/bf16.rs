@@ -90,37 +90,37 @@ mod tests {
 
     #[test]
     fn products_are_those_of_the_rounded_values() {
-        for [rows, outside, inside] in SIZES {
-            let weight = Matrix::from_values("w", waves(outside * inside, 0.37), outside, inside);
-            let (x, dy) = (waves(rows * inside, 0.71), waves(rows * outside, 0.53));
-            let (mut y, mut want) = (vec![9f32; rows * outside], vec![0f32; rows * outside]);
+        for [rows, out_features, in_features] in SIZES {
+            let weight = Matrix::from_values("w", waves(out_features * in_features, 0.37), out_features, in_features);
+            let (x, dy) = (waves(rows * in_features, 0.71), waves(rows * out_features, 0.53));
+            let (mut y, mut want) = (vec![9f32; rows * out_features], vec![0f32; rows * out_features]);
             product(&weight, &x, &mut y);
             portable_product(&weight, &x, &mut want);
-            assert_close(&format!("product of {rows} × {outside} × {inside}"), &y, &want, inside);
-            let (mut dx, mut want) = (vec![1f32; rows * inside], vec![1f32; rows * inside]);
+            assert_close(&format!("product of {rows} × {out_features} × {in_features}"), &y, &want, in_features);
+            let (mut dx, mut want) = (vec![1f32; rows * in_features], vec![1f32; rows * in_features]);
             back(&weight, &dy, &mut dx);
             portable_back(&weight, &dy, &mut want);
-            assert_close(&format!("back of {rows} × {outside} × {inside}"), &dx, &want, outside);
+            assert_close(&format!("back of {rows} × {out_features} × {in_features}"), &dx, &want, out_features);
         }
     }
 
     /// Of the rows that are many, and of those that are few.
     #[test]
     fn a_row_with_fewer_and_among_others_is_the_same_bit_for_bit() {
-        let (outside, inside) = (200, 333);
-        let weight = Matrix::from_values("w", waves(outside * inside, 0.37), outside, inside);
+        let (out_features, in_features) = (200, 333);
+        let weight = Matrix::from_values("w", waves(out_features * in_features, 0.37), out_features, in_features);
         for (rows, fewer) in [(75, FEW + 1), (FEW, 1)] {
-            let x = waves(rows * inside, 0.71);
-            let mut together = vec![0f32; rows * outside];
+            let x = waves(rows * in_features, 0.71);
+            let mut together = vec![0f32; rows * out_features];
             product(&weight, &x, &mut together);
-            for (x, expected) in x.chunks(fewer * inside).zip(together.chunks(fewer * outside)) {
+            for (x, expected) in x.chunks(fewer * in_features).zip(together.chunks(fewer * out_features)) {
                 let mut apart = vec![0f32; expected.len()];
                 product(&weight, x, &mut apart);
                 // The last of them may be few.
-                if has_units() && (x.len() == fewer * inside || rows <= FEW) {
+                if has_units() && (x.len() == fewer * in_features || rows <= FEW) {
                     assert_eq!(apart, expected);
                 }
-                assert_close("fewer", &apart, expected, inside);
+                assert_close("fewer", &apart, expected, in_features);
             }
         }
     }

@@ -30,9 +30,9 @@ pub(super) fn product_rounded(weight: &Matrix, x: &[f32], y: &mut [f32]) {
 }
 
 /// y (rows, out) += scale · x (rows, in) Wᵀ, for W (out, in) in f32.
-pub(crate) fn add_product(w: &[f32], inside: usize, scale: f32, x: &[f32], y: &mut [f32]) {
-    let outside = w.len().checked_div(inside).unwrap_or(0);
-    run(&Wide { w, inside }, [outside, inside], x, y, |y, value| y + scale * value);
+pub(crate) fn add_product(w: &[f32], in_features: usize, scale: f32, x: &[f32], y: &mut [f32]) {
+    let out_features = w.len().checked_div(in_features).unwrap_or(0);
+    run(&Wide { w, in_features }, [out_features, in_features], x, y, |y, value| y + scale * value);
 }
 
 /// Rows that begin `stride` apart.
@@ -189,15 +189,15 @@ impl Rows for Rounded<'_> {
     }
 }
 
-/// Weights (out, `inside`) in f32.
+/// Weights (out, `in_features`) in f32.
 struct Wide<'a> {
     w: &'a [f32],
-    inside: usize,
+    in_features: usize,
 }
 
 impl Wide<'_> {
     fn of(&self, rows: Range<usize>) -> &[f32] {
-        &self.w[rows.start * self.inside..rows.end * self.inside]
+        &self.w[rows.start * self.in_features..rows.end * self.in_features]
     }
 }
 
@@ -226,9 +226,15 @@ fn eight_lanes() -> Arch {
 }
 
 /// y[i, o] = `combine(y[i, o], x[i] · w[o])`.
-fn run(w: &impl Rows, [outside, inside]: [usize; 2], x: &[f32], y: &mut [f32], combine: impl Fn(f32, f32) -> f32) {
-    let rows = x.len() / inside.max(1);
-    assert!(x.len() == rows * inside && y.len() == rows * outside, "x, W and y do not fit");
+fn run(
+    w: &impl Rows,
+    [out_features, in_features]: [usize; 2],
+    x: &[f32],
+    y: &mut [f32],
+    combine: impl Fn(f32, f32) -> f32,
+) {
+    let rows = x.len() / in_features.max(1);
+    assert!(x.len() == rows * in_features && y.len() == rows * out_features, "x, W and y do not fit");
     let arch = eight_lanes();
     let part = |range: Range<usize>| {
         let mut products = vec![0f32; rows * range.len()];
@@ -241,24 +247,24 @@ fn run(w: &impl Rows, [outside, inside]: [usize; 2], x: &[f32], y: &mut [f32], c
             let (at, count, stride) = (start - range.start, some.len(), range.len());
             let weights = w.values(some.clone()).filter(|_| count == WIDENED).unwrap_or_else(|| {
                 // What is left of earlier rows is multiplied too, and not looked at.
-                widened.resize(WIDENED * inside, 0.0);
-                w.widen(some, &mut widened[..count * inside]);
+                widened.resize(WIDENED * in_features, 0.0);
+                w.widen(some, &mut widened[..count * in_features]);
                 &widened
             });
-            arch.dispatch(Products { weights, x, inside, products: &mut products, stride, at, count });
+            arch.dispatch(Products { weights, x, in_features, products: &mut products, stride, at, count });
         }
         products
     };
     // As many tasks as keep all threads busy when one is slow.
-    let tasks = (outside * inside / TASK).clamp(1, 4 * rayon::current_num_threads());
-    let step = outside.div_ceil(tasks).next_multiple_of(WIDENED);
-    let ranges: Vec<Range<usize>> = (0..outside).step_by(step).map(|o| o..(o + step).min(outside)).collect();
+    let tasks = (out_features * in_features / TASK).clamp(1, 4 * rayon::current_num_threads());
+    let step = out_features.div_ceil(tasks).next_multiple_of(WIDENED);
+    let ranges: Vec<Range<usize>> = (0..out_features).step_by(step).map(|o| o..(o + step).min(out_features)).collect();
     let parts: Vec<Vec<f32>> = match ranges.len() {
         1 => ranges.iter().cloned().map(part).collect(),
         _ => ranges.par_iter().cloned().map(part).collect(),
     };
     for (range, products) in ranges.into_iter().zip(parts) {
-        for (y, products) in y.chunks_mut(outside).zip(products.chunks(range.len())) {
+        for (y, products) in y.chunks_mut(out_features).zip(products.chunks(range.len())) {
             y[range.clone()].iter_mut().zip(products).for_each(|(y, product)| *y = combine(*y, *product));
         }
     }
@@ -268,7 +274,7 @@ fn run(w: &impl Rows, [outside, inside]: [usize; 2], x: &[f32], y: &mut [f32], c
 struct Products<'a> {
     weights: &'a [f32],
     x: &'a [f32],
-    inside: usize,
+    in_features: usize,
     products: &'a mut [f32],
     stride: usize,
     at: usize,
@@ -280,23 +286,31 @@ impl WithSimd for Products<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { weights, x, inside, products, stride, at, count } = self;
-        let rows = x.len().checked_div(inside).unwrap_or(0);
-        let weights = Strided::dense(weights, WIDENED, inside);
+        let Self { weights, x, in_features, products, stride, at, count } = self;
+        let rows = x.len().checked_div(in_features).unwrap_or(0);
+        let weights = Strided::dense(weights, WIDENED, in_features);
         let first = [weights.row(0), weights.row(1), weights.row(2), weights.row(3)];
         let second = [weights.row(4), weights.row(5), weights.row(6), weights.row(7)];
         let mut i = 0;
         while i < rows {
             let together = (rows - i).min(3);
-            let x = &x[i * inside..(i + together) * inside];
+            let x = &x[i * in_features..(i + together) * in_features];
             let mut sums = [[0f32; WIDENED]; 3];
             match together {
-                3 => beside(three_by_four(simd, first, x, inside), three_by_four(simd, second, x, inside), &mut sums),
-                2 => beside(two_by_four(simd, first, x, inside), two_by_four(simd, second, x, inside), &mut sums),
+                3 => beside(
+                    three_by_four(simd, first, x, in_features),
+                    three_by_four(simd, second, x, in_features),
+                    &mut sums,
+                ),
+                2 => beside(
+                    two_by_four(simd, first, x, in_features),
+                    two_by_four(simd, second, x, in_features),
+                    &mut sums,
+                ),
                 _ => {
                     let [a, b, c, d] = first;
                     let [e, f, g, h] = second;
-                    [sums[0]] = one_by_eight(simd, [a, b, c, d, e, f, g, h], x, inside);
+                    [sums[0]] = one_by_eight(simd, [a, b, c, d, e, f, g, h], x, in_features);
                 }
             }
             for sums in &sums[..together] {
@@ -323,11 +337,11 @@ fn beside<const M: usize>(low: [[f32; 4]; M], high: [[f32; 4]; M], sums: &mut [[
 macro_rules! tile {
     ($name:ident, $rows:literal, $outs:literal: $($o:literal $w:ident $tail:ident),*) => {
         #[inline(always)]
-        fn $name<S: Simd>(simd: S, w: [&[f32]; $outs], x: &[f32], inside: usize) -> [[f32; $outs]; $rows] {
-            $(let ($w, $tail) = S::as_simd_f32s(&w[$o][..inside]);)*
+        fn $name<S: Simd>(simd: S, w: [&[f32]; $outs], x: &[f32], in_features: usize) -> [[f32; $outs]; $rows] {
+            $(let ($w, $tail) = S::as_simd_f32s(&w[$o][..in_features]);)*
             let (mut xs, mut tails): ([&[S::f32s]; $rows], [&[f32]; $rows]) = ([&[]; $rows], [&[]; $rows]);
             for m in 0..$rows {
-                (xs[m], tails[m]) = S::as_simd_f32s(&x[m * inside..(m + 1) * inside]);
+                (xs[m], tails[m]) = S::as_simd_f32s(&x[m * in_features..(m + 1) * in_features]);
             }
             let n = xs[0].len();
             $(assert!($w.len() == n);)*
@@ -377,25 +391,33 @@ mod tests {
 
     #[test]
     fn agrees_with_three_loops_at_every_size() {
-        for (outside, inside) in [(1, 1), (3, 5), (8, 16), (13, 40), (31, 67), (500, 300)] {
-            let w = waves(outside * inside, 0.37);
-            let weight = Matrix::from_values("w", w.clone(), outside, inside);
+        for (out_features, in_features) in [(1, 1), (3, 5), (8, 16), (13, 40), (31, 67), (500, 300)] {
+            let w = waves(out_features * in_features, 0.37);
+            let weight = Matrix::from_values("w", w.clone(), out_features, in_features);
             for rows in [1, 2, 3, 4, 5, 7, FEW] {
-                let x = waves(rows * inside, 0.71);
-                let expected = reference::product(rows, outside, inside, &x, &w);
-                let mut y = vec![9f32; rows * outside];
+                let x = waves(rows * in_features, 0.71);
+                let expected = reference::product(rows, out_features, in_features, &x, &w);
+                let mut y = vec![9f32; rows * out_features];
                 product(&weight, &x, &mut y);
-                let mut sum = vec![1f32; rows * outside];
-                add_product(&w, inside, 0.5, &x, &mut sum);
-                let columns: Vec<f32> = (0..outside * inside).map(|i| w[i % outside * inside + i / outside]).collect();
-                let mut combined = vec![1f32; rows * outside];
-                add_combination(Strided::dense(&columns, inside, outside), 0.5, &x, &mut combined);
+                let mut sum = vec![1f32; rows * out_features];
+                add_product(&w, in_features, 0.5, &x, &mut sum);
+                let columns: Vec<f32> = (0..out_features * in_features)
+                    .map(|i| w[i % out_features * in_features + i / out_features])
+                    .collect();
+                let mut combined = vec![1f32; rows * out_features];
+                add_combination(Strided::dense(&columns, in_features, out_features), 0.5, &x, &mut combined);
                 for (sum, combined) in sum.iter().zip(&combined) {
-                    assert!((sum - combined).abs() < 1e-4, "({outside}, {inside}), {rows} rows: {combined} and {sum}");
+                    assert!(
+                        (sum - combined).abs() < 1e-4,
+                        "({out_features}, {in_features}), {rows} rows: {combined} and {sum}"
+                    );
                 }
                 for ((y, sum), expected) in y.iter().zip(&sum).zip(&expected) {
-                    assert!((y - expected).abs() < 1e-4, "({outside}, {inside}), {rows} rows: {y} and {expected}");
-                    assert!((sum - 1.0 - 0.5 * expected).abs() < 1e-4, "({outside}, {inside}), {rows} rows");
+                    assert!(
+                        (y - expected).abs() < 1e-4,
+                        "({out_features}, {in_features}), {rows} rows: {y} and {expected}"
+                    );
+                    assert!((sum - 1.0 - 0.5 * expected).abs() < 1e-4, "({out_features}, {in_features}), {rows} rows");
                 }
             }
         }
@@ -403,13 +425,13 @@ mod tests {
 
     #[test]
     fn a_row_alone_and_among_others_is_the_same_bit_for_bit() {
-        let (outside, inside, rows) = (200, 333, 11);
-        let weight = Matrix::from_values("w", waves(outside * inside, 0.37), outside, inside);
-        let x = waves(rows * inside, 0.71);
-        let mut together = vec![0f32; rows * outside];
+        let (out_features, in_features, rows) = (200, 333, 11);
+        let weight = Matrix::from_values("w", waves(out_features * in_features, 0.37), out_features, in_features);
+        let x = waves(rows * in_features, 0.71);
+        let mut together = vec![0f32; rows * out_features];
         product(&weight, &x, &mut together);
-        for (x, expected) in x.chunks(inside).zip(together.chunks(outside)) {
-            let mut alone = vec![0f32; outside];
+        for (x, expected) in x.chunks(in_features).zip(together.chunks(out_features)) {
+            let mut alone = vec![0f32; out_features];
             product(&weight, x, &mut alone);
             assert_eq!(alone, expected);
         }

@@ -70,7 +70,7 @@ impl<'a> MatMut<'a> {
 
 /// What happens to what the destination holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Into {
+pub(crate) enum Write {
     /// `dst = scale · lhs · rhs`
     Overwrite,
     /// `dst += scale · lhs · rhs`
@@ -78,16 +78,16 @@ pub(crate) enum Into {
 }
 
 /// `dst (m, n) = [dst +] scale · lhs (m, k) · rhs (k, n)`, on all threads of the current pool.
-pub(crate) fn matmul(dst: MatMut<'_>, into: Into, scale: f32, lhs: Mat<'_>, rhs: Mat<'_>) {
+pub(crate) fn matmul(dst: MatMut<'_>, into: Write, scale: f32, lhs: Mat<'_>, rhs: Mat<'_>) {
     product(dst, into, scale, lhs, rhs, current_num_threads());
 }
 
 /// As [`matmul`], on the calling thread alone: for small products inside a parallel loop.
-pub(crate) fn matmul_single(dst: MatMut<'_>, into: Into, scale: f32, lhs: Mat<'_>, rhs: Mat<'_>) {
+pub(crate) fn matmul_single(dst: MatMut<'_>, into: Write, scale: f32, lhs: Mat<'_>, rhs: Mat<'_>) {
     product(dst, into, scale, lhs, rhs, 1);
 }
 
-fn product(dst: MatMut<'_>, into: Into, scale: f32, lhs: Mat<'_>, rhs: Mat<'_>, threads: usize) {
+fn product(dst: MatMut<'_>, into: Write, scale: f32, lhs: Mat<'_>, rhs: Mat<'_>, threads: usize) {
     let (m, n, k) = (dst.rows, dst.cols, lhs.cols);
     assert!(
         lhs.rows == m && rhs.cols == n && rhs.rows == k,
@@ -113,7 +113,7 @@ fn product(dst: MatMut<'_>, into: Into, scale: f32, lhs: Mat<'_>, rhs: Mat<'_>, 
             dst.data.as_mut_ptr(),
             1,
             stride(dst.row_stride),
-            into == Into::Add,
+            into == Write::Add,
             lhs.data.as_ptr(),
             stride(lhs.col_stride),
             stride(lhs.row_stride),
@@ -142,7 +142,7 @@ mod tests {
         let b: Vec<f32> = (0..n * k).map(|i| (i as f32 * 0.71).cos()).collect();
         let expected = reference::product(m, n, k, &a, &b);
         let mut wide = vec![1.0; m * 9];
-        matmul(MatMut::strided(&mut wide, m, n, 9), Into::Add, 2.0, Mat::new(&a, m, k), Mat::new(&b, n, k).t());
+        matmul(MatMut::strided(&mut wide, m, n, 9), Write::Add, 2.0, Mat::new(&a, m, k), Mat::new(&b, n, k).t());
         for i in 0..m {
             for j in 0..9 {
                 let want = if j < n { 1.0 + 2.0 * expected[i * n + j] } else { 1.0 };

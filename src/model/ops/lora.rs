@@ -10,8 +10,8 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use super::few_rows::{self, FEW, Strided};
-use super::gemm::{Into, Mat, MatMut, matmul};
-use super::low_rank::Pair;
+use super::gemm::{Mat, MatMut, Write, matmul};
+use super::low_rank::LoraPair;
 use super::matrix::Matrix;
 use super::tape::{Tape, apply1, apply3};
 use super::{for_each_row, frozen, rows_of, slice, view};
@@ -27,13 +27,13 @@ pub(crate) struct Frozen {
 impl Frozen {
     /// y (rows, out) = x (rows, in) Wᵀ + b.
     fn forward(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {
-        let outside = self.weight.rows;
-        let mut y = vec![0f32; rows * outside];
+        let out_features = self.weight.rows;
+        let mut y = vec![0f32; rows * out_features];
         frozen::product(&self.weight, x, &mut y);
         if let Some(bias) = &self.bias {
             let view = view(bias);
             let bias = view.slice()?;
-            for_each_row(&mut y, outside, |_, row| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+            for_each_row(&mut y, out_features, |_, row| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
         }
         Ok(y)
     }
@@ -67,43 +67,43 @@ impl Frozen {
 #[derive(Clone)]
 pub(crate) struct Slot {
     pub(crate) rows: Range<usize>,
-    pub(crate) pair: Pair,
+    pub(crate) pair: LoraPair,
 }
 
 impl Slot {
     /// s · (x[rows] Aᵀ) Bᵀ.
     fn product(&self, x: &[f32]) -> Result<Vec<f32>> {
         let pair = &self.pair;
-        let (rank, inside) = pair.a.dims2()?;
-        let (outside, rows) = (pair.b.dim(0)?, self.rows.len());
+        let (rank, in_features) = pair.a.dims2()?;
+        let (out_features, rows) = (pair.b.dim(0)?, self.rows.len());
         // In place where B lies by columns, as that of an attached adapter does.
         let columns = pair.b.t()?.contiguous()?;
         let (a, b) = (view(&pair.a), view(&columns));
         let (a, b, scale) = (a.slice()?, b.slice()?, pair.scale as f32);
-        let x = &x[self.rows.start * inside..self.rows.end * inside];
-        let (mut h, mut y) = (vec![0f32; rows * rank], vec![0f32; rows * outside]);
+        let x = &x[self.rows.start * in_features..self.rows.end * in_features];
+        let (mut h, mut y) = (vec![0f32; rows * rank], vec![0f32; rows * out_features]);
         if rows <= FEW {
-            few_rows::add_product(a, inside, 1.0, x, &mut h);
-            few_rows::add_combination(Strided::dense(b, rank, outside), scale, &h, &mut y);
+            few_rows::add_product(a, in_features, 1.0, x, &mut h);
+            few_rows::add_combination(Strided::dense(b, rank, out_features), scale, &h, &mut y);
         } else {
-            let (x, a) = (Mat::new(x, rows, inside), Mat::new(a, rank, inside));
-            matmul(MatMut::new(&mut h, rows, rank), Into::Overwrite, 1.0, x, a.t());
-            let (h, b) = (Mat::new(&h, rows, rank), Mat::new(b, rank, outside));
-            matmul(MatMut::new(&mut y, rows, outside), Into::Overwrite, scale, h, b);
+            let (x, a) = (Mat::new(x, rows, in_features), Mat::new(a, rank, in_features));
+            matmul(MatMut::new(&mut h, rows, rank), Write::Overwrite, 1.0, x, a.t());
+            let (h, b) = (Mat::new(&h, rows, rank), Mat::new(b, rank, out_features));
+            matmul(MatMut::new(&mut y, rows, out_features), Write::Overwrite, scale, h, b);
         }
         Ok(y)
     }
 
     /// Adds the product to y of these rows; then, where the pair has them, y without its bias times the lengths, plus biases.
     fn add(&self, frozen: &Frozen, product: &[f32], y: &mut [f32]) -> Result<()> {
-        let (pair, outside) = (&self.pair, frozen.weight.rows);
-        for_each_row(y, outside, |i, row| {
-            row.iter_mut().zip(&product[i * outside..]).for_each(|(y, product)| *y += product);
+        let (pair, out_features) = (&self.pair, frozen.weight.rows);
+        for_each_row(y, out_features, |i, row| {
+            row.iter_mut().zip(&product[i * out_features..]).for_each(|(y, product)| *y += product);
         });
-        if let Some(lengths) = &pair.rows {
+        if let Some(lengths) = &pair.row_gain {
             let bias = frozen.bias.as_ref().map(view);
             let bias = bias.as_ref().map(|b| b.slice()).transpose()?;
-            for_each_row(y, outside, |_, row| {
+            for_each_row(y, out_features, |_, row| {
                 for (i, (y, length)) in row.iter_mut().zip(lengths.iter()).enumerate() {
                     let bias = bias.map_or(0.0, |bias| bias[i]);
                     *y = (*y - bias) * length + bias;
@@ -111,7 +111,7 @@ impl Slot {
             });
         }
         if let Some(bias) = &pair.bias {
-            for_each_row(y, outside, |_, row| row.iter_mut().zip(bias.iter()).for_each(|(y, b)| *y += b));
+            for_each_row(y, out_features, |_, row| row.iter_mut().zip(bias.iter()).for_each(|(y, b)| *y += b));
         }
         Ok(())
     }
@@ -137,13 +137,13 @@ impl CustomOp1 for Rows {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = slice(storage, layout)?;
         let (rows, shape) = self.frozen.check(layout)?;
-        let outside = self.frozen.weight.rows;
+        let out_features = self.frozen.weight.rows;
         let mut at = 0;
         for Slot { rows: of, pair } in &self.slots {
             if of.start < at || of.end > rows {
                 bail!("rows {of:?} of an adapter overlap another's, or are not among the {rows} of x");
             }
-            if pair.a.dim(1)? != self.frozen.weight.cols || pair.b.dim(0)? != outside {
+            if pair.a.dim(1)? != self.frozen.weight.cols || pair.b.dim(0)? != out_features {
                 bail!("`{}`: an adapter's A {:?} and B {:?} do not fit", self.frozen.weight.name, pair.a, pair.b);
             }
             at = of.end;
@@ -155,7 +155,7 @@ impl CustomOp1 for Rows {
         );
         let (mut y, products) = (y?, products?);
         for (slot, product) in self.slots.iter().zip(products) {
-            slot.add(&self.frozen, &product, &mut y[slot.rows.start * outside..slot.rows.end * outside])?;
+            slot.add(&self.frozen, &product, &mut y[slot.rows.start * out_features..slot.rows.end * out_features])?;
         }
         Ok((CpuStorage::F32(y), shape))
     }
@@ -241,11 +241,15 @@ impl CustomOp3 for Lora {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (rows, shape) = self.frozen.check(l1)?;
-        let (inside, outside) = (self.frozen.weight.cols, self.frozen.weight.rows);
+        let (in_features, out_features) = (self.frozen.weight.cols, self.frozen.weight.rows);
         let rank = l2.dims()[0];
-        if l2.dims() != [rank, inside] || l3.dims() != [outside, rank] {
+        if l2.dims() != [rank, in_features] || l3.dims() != [out_features, rank] {
             let name = &self.frozen.weight.name;
-            bail!("`{name}`: got A {:?} and B {:?}, expected [r, {inside}] and [{outside}, r]", l2.dims(), l3.dims());
+            bail!(
+                "`{name}`: got A {:?} and B {:?}, expected [r, {in_features}] and [{out_features}, r]",
+                l2.dims(),
+                l3.dims()
+            );
         }
         let (x, a, b) = (slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?);
         let mut y = self.frozen.forward(x, rows)?;
@@ -253,13 +257,13 @@ impl CustomOp3 for Lora {
         let mut h = vec![0f32; rows * rank];
         matmul(
             MatMut::new(&mut h, rows, rank),
-            Into::Overwrite,
+            Write::Overwrite,
             1.0,
-            Mat::new(&dropped, rows, inside),
-            Mat::new(a, rank, inside).t(),
+            Mat::new(&dropped, rows, in_features),
+            Mat::new(a, rank, in_features).t(),
         );
-        let b = Mat::new(b, outside, rank);
-        matmul(MatMut::new(&mut y, rows, outside), Into::Add, self.scale, Mat::new(&h, rows, rank), b.t());
+        let b = Mat::new(b, out_features, rank);
+        matmul(MatMut::new(&mut y, rows, out_features), Write::Add, self.scale, Mat::new(&h, rows, rank), b.t());
         if let Ok(mut low) = self.low.lock() {
             *low = h;
         }
@@ -276,35 +280,35 @@ impl CustomOp3 for Lora {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
-        let (inside, outside, rank) = (self.frozen.weight.cols, self.frozen.weight.rows, a.dim(0)?);
-        let rows = x.elem_count() / inside;
+        let (in_features, out_features, rank) = (self.frozen.weight.cols, self.frozen.weight.rows, a.dim(0)?);
+        let rows = x.elem_count() / in_features;
         let (x_view, a_view, b_view, dy_view) = (view(x), view(a), view(b), view(&dy));
         let (xs, a_values, dy_values) = (x_view.slice()?, a_view.slice()?, dy_view.slice()?);
         let mut dx = self.frozen.backward(dy_values, rows);
 
         let dropped = self.dropped(xs);
-        let (x_mat, dy_mat) = (Mat::new(&dropped, rows, inside), Mat::new(dy_values, rows, outside));
-        let (a_mat, b_mat) = (Mat::new(a_values, rank, inside), Mat::new(b_view.slice()?, outside, rank));
+        let (x_mat, dy_mat) = (Mat::new(&dropped, rows, in_features), Mat::new(dy_values, rows, out_features));
+        let (a_mat, b_mat) = (Mat::new(a_values, rank, in_features), Mat::new(b_view.slice()?, out_features, rank));
         let h = self.low.lock().map(|mut low| std::mem::take(&mut *low)).unwrap_or_default();
         if h.len() != rows * rank {
             bail!("`{}`: the backward of a forward that was not run, or that had one already", self.frozen.weight.name);
         }
         let mut g = vec![0f32; rows * rank];
-        matmul(MatMut::new(&mut g, rows, rank), Into::Overwrite, 1.0, dy_mat, b_mat);
+        matmul(MatMut::new(&mut g, rows, rank), Write::Overwrite, 1.0, dy_mat, b_mat);
         let (h, g) = (Mat::new(&h, rows, rank), Mat::new(&g, rows, rank));
-        let (mut da, mut db) = (vec![0f32; rank * inside], vec![0f32; outside * rank]);
-        matmul(MatMut::new(&mut da, rank, inside), Into::Overwrite, self.scale, g.t(), x_mat);
-        matmul(MatMut::new(&mut db, outside, rank), Into::Overwrite, self.scale, dy_mat.t(), h);
+        let (mut da, mut db) = (vec![0f32; rank * in_features], vec![0f32; out_features * rank]);
+        matmul(MatMut::new(&mut da, rank, in_features), Write::Overwrite, self.scale, g.t(), x_mat);
+        matmul(MatMut::new(&mut db, out_features, rank), Write::Overwrite, self.scale, dy_mat.t(), h);
         match &self.dropout {
             Some(dropout) => {
-                let mut through = vec![0f32; rows * inside];
-                matmul(MatMut::new(&mut through, rows, inside), Into::Overwrite, self.scale, g, a_mat);
+                let mut through = vec![0f32; rows * in_features];
+                matmul(MatMut::new(&mut through, rows, in_features), Write::Overwrite, self.scale, g, a_mat);
                 dropout.apply(&mut through);
-                for_each_row(&mut dx, inside, |i, row| {
-                    row.iter_mut().zip(&through[i * inside..]).for_each(|(dx, t)| *dx += t);
+                for_each_row(&mut dx, in_features, |i, row| {
+                    row.iter_mut().zip(&through[i * in_features..]).for_each(|(dx, t)| *dx += t);
                 });
             }
-            None => matmul(MatMut::new(&mut dx, rows, inside), Into::Add, self.scale, g, a_mat),
+            None => matmul(MatMut::new(&mut dx, rows, in_features), Write::Add, self.scale, g, a_mat),
         }
         let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
         Ok((Some(tensor(dx, x)?), Some(tensor(da, a)?), Some(tensor(db, b)?)))

@@ -55,32 +55,32 @@ thread_local! {
 impl Units {
     /// y (rows, out) = x (rows, in) Wᵀ.
     pub(super) fn product(self, weight: &Matrix, x: &[f32], y: &mut [f32]) {
-        let (inside, outside) = (weight.cols, weight.rows);
-        let (left, pairs) = (Left::new(self, x, inside), inside.div_ceil(2));
-        let step = (BLOCK / inside.max(1)).max(1).next_multiple_of(COLUMNS);
+        let (in_features, out_features) = (weight.cols, weight.rows);
+        let (left, pairs) = (Left::new(self, x, in_features), in_features.div_ceil(2));
+        let step = (BLOCK / in_features.max(1)).max(1).next_multiple_of(COLUMNS);
         let mut data = PANELS.take();
-        for start in (0..outside).step_by(step) {
-            let block = start..(start + step).min(outside);
+        for start in (0..out_features).step_by(step) {
+            let block = start..(start + step).min(out_features);
             data.resize(block.len().div_ceil(COLUMNS) * pairs, [[0; LANES]; VECTORS]);
             data.par_chunks_mut(pairs.max(1)).enumerate().for_each(|(i, panel)| {
                 let rows = block.start + i * COLUMNS..(block.start + (i + 1) * COLUMNS).min(block.end);
                 self.pack_rows(weight, rows, panel);
             });
             let right = Right { columns: block.len(), first: 0, segment: pairs, data: &data };
-            self.multiply(&left, &right, y, Place { stride: outside, at: block.start, add: false });
+            self.multiply(&left, &right, y, Place { stride: out_features, at: block.start, add: false });
         }
         PANELS.set(data);
     }
 
     /// dx (rows, in) += dy (rows, out) W.
     pub(super) fn back(self, weight: &Matrix, dy: &[f32], dx: &mut [f32]) {
-        let (inside, outside) = (weight.cols, weight.rows);
-        let left = Left::new(self, dy, outside);
-        let panels = inside.div_ceil(COLUMNS);
-        let step = (BLOCK / inside.max(1)).max(1).next_multiple_of(2 * SEGMENT);
+        let (in_features, out_features) = (weight.cols, weight.rows);
+        let left = Left::new(self, dy, out_features);
+        let panels = in_features.div_ceil(COLUMNS);
+        let step = (BLOCK / in_features.max(1)).max(1).next_multiple_of(2 * SEGMENT);
         let mut data = PANELS.take();
-        for start in (0..outside).step_by(step) {
-            let block = start..(start + step).min(outside);
+        for start in (0..out_features).step_by(step) {
+            let block = start..(start + step).min(out_features);
             let segments = block.len().div_ceil(2 * SEGMENT);
             // The last segment's missing rows are zeros, as the left matrix has none for them.
             data.resize(segments * panels * SEGMENT, [[0; LANES]; VECTORS]);
@@ -88,8 +88,8 @@ impl Units {
                 let first = block.start + i * 2 * SEGMENT;
                 self.pack_columns(weight, first..(first + 2 * SEGMENT).min(block.end), segment);
             });
-            let right = Right { columns: inside, first: start / 2, segment: SEGMENT, data: &data };
-            self.multiply(&left, &right, dx, Place { stride: inside, at: 0, add: true });
+            let right = Right { columns: in_features, first: start / 2, segment: SEGMENT, data: &data };
+            self.multiply(&left, &right, dx, Place { stride: in_features, at: 0, add: true });
         }
         PANELS.set(data);
     }
@@ -184,11 +184,11 @@ struct Left {
 }
 
 impl Left {
-    fn new(s: Units, x: &[f32], inside: usize) -> Self {
-        let (rows, pairs) = (x.len() / inside.max(1), inside.div_ceil(2));
+    fn new(s: Units, x: &[f32], in_features: usize) -> Self {
+        let (rows, pairs) = (x.len() / in_features.max(1), in_features.div_ceil(2));
         let mut data = vec![0; rows * pairs];
-        let groups = data.par_chunks_mut((ROWS * pairs).max(1)).zip(x.par_chunks((ROWS * inside).max(1)));
-        groups.for_each(|(group, x)| s.vectorize(PackLeft { s, x, inside, group }));
+        let groups = data.par_chunks_mut((ROWS * pairs).max(1)).zip(x.par_chunks((ROWS * in_features).max(1)));
+        groups.for_each(|(group, x)| s.vectorize(PackLeft { s, x, in_features, group }));
         Self { rows, pairs, data }
     }
 
@@ -238,7 +238,7 @@ fn pairs_of(s: Units, values: &[f32]) -> __m512i {
 struct PackLeft<'a> {
     s: Units,
     x: &'a [f32],
-    inside: usize,
+    in_features: usize,
     group: &'a mut [Pair],
 }
 
@@ -247,8 +247,8 @@ impl NullaryFnOnce for PackLeft<'_> {
 
     #[inline(always)]
     fn call(self) {
-        let rows = self.x.len() / self.inside;
-        for (row, x) in self.x.chunks_exact(self.inside).enumerate() {
+        let rows = self.x.len() / self.in_features;
+        for (row, x) in self.x.chunks_exact(self.in_features).enumerate() {
             for (i, x) in x.chunks(2 * LANES).enumerate() {
                 let pairs: [Pair; LANES] = pulp::cast(pairs_of(self.s, x));
                 for (to, pair) in self.group[i * LANES * rows..].chunks_exact_mut(rows).zip(pairs) {

@@ -32,12 +32,12 @@ pub(super) fn widen(dtype: GgmlDType, bytes: &[u8], out: &mut [f32]) -> bool {
     with_form!(dtype, widen_form(bytes, out))
 }
 
-/// products[i, o] = x[i] · w[o], where `bytes` are the blocks of w's rows, of `inside` values each. False: there is no fast way for
+/// products[i, o] = x[i] · w[o], where `bytes` are the blocks of w's rows, of `in_features` values each. False: there is no fast way for
 /// this form, number of rows or processor.
 ///
 /// A sum is made of eight, of which each adds every eighth product in order, as pulp's vectors of eight would.
-pub(super) fn products(dtype: GgmlDType, bytes: &[u8], inside: usize, x: &[f32], products: &mut [f32]) -> bool {
-    with_form!(dtype, products_of_form(bytes, inside, x, products))
+pub(super) fn products(dtype: GgmlDType, bytes: &[u8], in_features: usize, x: &[f32], products: &mut [f32]) -> bool {
+    with_form!(dtype, products_of_form(bytes, in_features, x, products))
 }
 
 fn widen_form<F: Form<BYTES, VALUES>, const BYTES: usize, const VALUES: usize>(bytes: &[u8], out: &mut [f32]) -> bool {
@@ -80,14 +80,14 @@ impl<S: Vectors, const VALUES: usize> Sink<S> for Store<'_, VALUES> {
 
 fn products_of_form<F: Form<BYTES, VALUES>, const BYTES: usize, const VALUES: usize>(
     bytes: &[u8],
-    inside: usize,
+    in_features: usize,
     x: &[f32],
     products: &mut [f32],
 ) -> bool {
     let Some(s) = Fastest::try_new() else { return false };
-    let rows = x.len().checked_div(inside).unwrap_or(0);
+    let rows = x.len().checked_div(in_features).unwrap_or(0);
     let (x, bytes) = (x.as_chunks().0, bytes.as_chunks().0);
-    let (blocks, form) = (inside / VALUES, PhantomData);
+    let (blocks, form) = (in_features / VALUES, PhantomData);
     let fits = |outs| blocks > 0 && bytes.len().is_multiple_of(outs * blocks);
     match rows {
         1 if fits(4) => s.vectorize(Products::<_, F, BYTES, VALUES, 1, 4> { s, blocks, bytes, x, products, form }),
@@ -122,8 +122,8 @@ macro_rules! beside {
             #[inline(always)]
             fn call(self) {
                 let Self { s, blocks, bytes, x, products, .. } = self;
-                let outside = bytes.len() / blocks;
-                let apart = outside / $outs;
+                let out_features = bytes.len() / blocks;
+                let apart = out_features / $outs;
                 for o in 0..apart {
                     $(
                         let $w = &bytes[(o + $out * apart) * blocks..(o + $out * apart + 1) * blocks];
@@ -144,7 +144,7 @@ macro_rules! beside {
                     }
                     let mut row = 0;
                     while row < ROWS {
-                        $(products[row * outside + o + $out * apart] = s.total($sums[row]);)*
+                        $(products[row * out_features + o + $out * apart] = s.total($sums[row]);)*
                         row += 1;
                     }
                 }
@@ -247,22 +247,22 @@ mod tests {
     #[test]
     fn products_are_those_of_the_values_in_the_same_order() {
         for dtype in FORMS {
-            let (blocks, outside) = (3, 8);
-            let (inside, bytes) = (blocks * dtype.block_size(), tame(outside * blocks * dtype.type_size()));
-            let mut w = vec![0f32; outside * inside];
+            let (blocks, out_features) = (3, 8);
+            let (in_features, bytes) = (blocks * dtype.block_size(), tame(out_features * blocks * dtype.type_size()));
+            let mut w = vec![0f32; out_features * in_features];
             assert!(widen(dtype, &bytes, &mut w));
             for rows in 1..=2 {
-                let x: Vec<f32> = (0..rows * inside).map(|i| (i as f32 * 0.71).sin()).collect();
-                let mut fast = vec![0f32; rows * outside];
-                if !products(dtype, &bytes, inside, &x, &mut fast) {
+                let x: Vec<f32> = (0..rows * in_features).map(|i| (i as f32 * 0.71).sin()).collect();
+                let mut fast = vec![0f32; rows * out_features];
+                if !products(dtype, &bytes, in_features, &x, &mut fast) {
                     // A processor without AVX2: everything goes by the values.
                     return;
                 }
-                for (row, (x, fast)) in x.chunks(inside).zip(fast.chunks(outside)).enumerate() {
-                    let mut alone = vec![0f32; outside];
+                for (row, (x, fast)) in x.chunks(in_features).zip(fast.chunks(out_features)).enumerate() {
+                    let mut alone = vec![0f32; out_features];
                     with_form!(dtype, products_portably(&bytes, x, &mut alone));
                     assert_eq!(fast, alone, "{dtype:?}, row {row} of {rows}");
-                    for (w, fast) in w.chunks(inside).zip(fast) {
+                    for (w, fast) in w.chunks(in_features).zip(fast) {
                         let exact: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
                         let size: f64 = w.iter().zip(x).map(|(w, x)| f64::from(w * x).abs()).sum();
                         assert!((f64::from(*fast) - exact).abs() <= 1e-6 * size, "{dtype:?}: {fast} and {exact}");

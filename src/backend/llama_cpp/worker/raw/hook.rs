@@ -13,7 +13,7 @@ use sys::{ggml_op, ggml_tensor};
 use super::tensor::{by_values, is_dense, is_frozen, matrix, name, source, values, values_mut, widen};
 use crate::backend::llama_cpp::protocol::Window;
 use crate::error::panic_message;
-use crate::model::ops::gemm::{Into, Mat, MatMut, matmul};
+use crate::model::ops::gemm::{Mat, MatMut, Write, matmul};
 
 /// The head: a tensor of its own, or the embedding.
 const HEADS: [&str; 2] = ["output.weight", "token_embd.weight"];
@@ -308,7 +308,7 @@ impl Hook {
     /// x Wᵀ forwards (`MUL_MAT`), and g W backwards (`OUT_PROD`), of a frozen W in whatever quantisation.
     #[expect(unsafe_code, reason = "a tensor's values are plain memory")]
     fn by_weights(&self, node: &ggml_tensor, w: &ggml_tensor, x: &ggml_tensor, scratch: &mut Vec<f32>) -> Option<()> {
-        let (inside, outside) = (w.ne[0] as usize, w.ne[1] as usize);
+        let (in_features, out_features) = (w.ne[0] as usize, w.ne[1] as usize);
         if x.ne[2] != 1 || x.ne[3] != 1 {
             return None;
         }
@@ -321,7 +321,7 @@ impl Hook {
             }
         };
         let forwards = node.op == sys::GGML_OP_MUL_MAT;
-        let weights = Mat::new(wide, outside, inside);
+        let weights = Mat::new(wide, out_features, in_features);
         let weights = if forwards { weights.t() } else { weights };
         // SAFETY: ggml computes nothing during the callback, and below only the result is written, which shares no memory with x.
         let x_all = unsafe { values(x) }?;
@@ -332,7 +332,7 @@ impl Hook {
         let out = unsafe { values_mut(node) }?;
         // The head's rows without a label have no use forwards, and are zero backwards: most of them in a prompt.
         if rows != self.window.weights.len() {
-            matmul(MatMut::new(out, rows, columns), Into::Overwrite, 1.0, left, weights);
+            matmul(MatMut::new(out, rows, columns), Write::Overwrite, 1.0, left, weights);
             return Some(());
         }
         let is_head = HEADS.contains(&name(w).as_str());
@@ -342,17 +342,17 @@ impl Hook {
             // gradients.
             let used = wanted.last().map_or(0, |last| last + 1);
             let (out, rest) = out.split_at_mut(used * columns);
-            matmul(MatMut::new(out, used, columns), Into::Overwrite, 1.0, left.first_rows(used), weights);
+            matmul(MatMut::new(out, used, columns), Write::Overwrite, 1.0, left.first_rows(used), weights);
             rest.fill(0.0);
             return Some(());
         }
-        let width = if forwards { inside } else { outside };
+        let width = if forwards { in_features } else { out_features };
         let stride = if forwards { x.nb[1] } else { x.nb[0] } / size_of::<f32>();
         let own = |i: usize| x_all.get(i * stride..i * stride + width);
         let packed: Vec<f32> = wanted.iter().map(|i| own(*i)).collect::<Option<Vec<&[f32]>>>()?.concat();
         let mut product = vec![0f32; wanted.len() * columns];
         let left = Mat::new(&packed, wanted.len(), width);
-        matmul(MatMut::new(&mut product, wanted.len(), columns), Into::Overwrite, 1.0, left, weights);
+        matmul(MatMut::new(&mut product, wanted.len(), columns), Write::Overwrite, 1.0, left, weights);
         out.fill(0.0);
         for (i, row) in wanted.iter().zip(product.chunks(columns)) {
             out[i * columns..(i + 1) * columns].copy_from_slice(row);

@@ -6,7 +6,7 @@ use llama_cpp_sys_2 as sys;
 use rayon::prelude::*;
 use sys::ggml_tensor;
 
-use crate::model::ops::gemm::{Into, Mat, MatMut, matmul, matmul_single};
+use crate::model::ops::gemm::{Mat, MatMut, Write, matmul, matmul_single};
 
 pub(super) fn name(tensor: &ggml_tensor) -> String {
     let bytes: Vec<u8> = tensor.name.iter().map(|c| *c as u8).collect();
@@ -99,9 +99,9 @@ pub(super) fn by_values(node: &ggml_tensor, left: &ggml_tensor, right: &ggml_ten
     };
     let factors: Vec<(Mat<'_>, Mat<'_>)> = (0..n2 * n3).map(factors).collect::<Option<_>>()?;
     match factors.as_slice() {
-        [(x, w)] => matmul(MatMut::new(out, rows, columns), Into::Overwrite, 1.0, *x, *w),
+        [(x, w)] => matmul(MatMut::new(out, rows, columns), Write::Overwrite, 1.0, *x, *w),
         many => out.par_chunks_mut(rows * columns).zip(many).for_each(|(out, (x, w))| {
-            matmul_single(MatMut::new(out, rows, columns), Into::Overwrite, 1.0, *x, *w);
+            matmul_single(MatMut::new(out, rows, columns), Write::Overwrite, 1.0, *x, *w);
         }),
     }
     Some(())
@@ -110,18 +110,18 @@ pub(super) fn by_values(node: &ggml_tensor, left: &ggml_tensor, right: &ggml_ten
 /// Widens quantised weights, all rows, in parallel.
 #[expect(unsafe_code, reason = "ggml's own widening works on pointers")]
 pub(super) fn widen(weights: &ggml_tensor, out: &mut Vec<f32>) -> Option<()> {
-    let (inside, outside) = (weights.ne[0] as usize, weights.ne[1] as usize);
+    let (in_features, out_features) = (weights.ne[0] as usize, weights.ne[1] as usize);
     // SAFETY: the table has an entry for every type.
     let to_float = unsafe { (*sys::ggml_get_type_traits(weights.type_)).to_float }?;
-    if out.len() < inside * outside {
-        out.resize(inside * outside, 0.0);
+    if out.len() < in_features * out_features {
+        out.resize(in_features * out_features, 0.0);
     }
-    out.truncate(inside * outside);
+    out.truncate(in_features * out_features);
     let (start, stride) = (weights.data as usize, weights.nb[1]);
-    out.par_chunks_mut(inside).enumerate().for_each(|(row, values)| {
-        // SAFETY: row `row` begins `row · stride` bytes after the tensor's data and holds `inside` values; exactly as many are
+    out.par_chunks_mut(in_features).enumerate().for_each(|(row, values)| {
+        // SAFETY: row `row` begins `row · stride` bytes after the tensor's data and holds `in_features` values; exactly as many are
         // written.
-        unsafe { to_float((start + row * stride) as *const c_void, values.as_mut_ptr(), inside as i64) };
+        unsafe { to_float((start + row * stride) as *const c_void, values.as_mut_ptr(), in_features as i64) };
     });
     Some(())
 }
