@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod fixture;
+mod load;
 mod sampling;
 
 use std::collections::{BTreeMap, HashMap};

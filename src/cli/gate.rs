@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use super::report::{files_of, read};
+use super::report::files_of;
 use super::{Global, config, json, print, style};
 use crate::compare::Comparison;
 use crate::error::Result;
 use crate::gate;
-use crate::record::{BASE, TUNED};
+use crate::record::{BASE, RunRecord, TUNED};
 use crate::report::{Report, terminal_gate};
 
 pub(super) fn gate(global: &Global, path: &Path) -> Result<u8> {
     let config = config(global)?;
-    let run = read(path)?;
+    let run = RunRecord::load(path)?;
     let decision = gate::decide(&run, &config.gate);
     if global.json {
         print(&json(&decision)?)?;

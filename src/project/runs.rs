@@ -40,9 +40,8 @@ pub(super) fn write(config: &Config, run: &RunRecord, decision: &Decision) -> Re
     if !directory.exists() {
         let comparison = Comparison::of(run, BASE, TUNED);
         let report = Report { run, comparison: &comparison, decision, files: &files };
-        let json = serde_json::to_string_pretty(run).map_err(|e| Error::failed(e.to_string()))?;
         replace_directory(&directory, &[], |staged| {
-            write_atomically(&staged.join(RECORD), json.as_bytes())?;
+            run.save(&staged.join(RECORD))?;
             write_atomically(&staged.join("report.md"), report::markdown(&report).as_bytes())?;
             write_atomically(&staged.join("junit.xml"), report::junit(&report)?.as_bytes())
         })?;
