@@ -19,13 +19,12 @@
 //! | judge a recorded run | [`Comparison::of`], [`decide`], [`Report`] |
 //! | write a backend | [`backend::Backend`] |
 //!
-//! # A run without a model
+//! # A backend of your own
+//!
+//! What answers is a [`Backend`]: here a script. Its name says all that decides its answers, since stored ones are found by it.
 //!
 //! ```
-//! use finetest::backend::Scripted;
-//! use finetest::record::{Arm, BASE, ModelInfo, TUNED, Verdict};
-//! use finetest::run::{Inputs, Store, execute};
-//! use finetest::{Comparison, Scenario};
+//! use finetest::{BASE, Comparison, Inputs, Scenario, Scripted, Store, TUNED, Verdict, execute};
 //!
 //! # fn main() -> finetest::Result<()> {
 //! let directory = tempfile::tempdir().unwrap();
@@ -38,22 +37,14 @@
 //!     checks = [{ contains = "Paris" }, "not-json"]
 //! "#).unwrap();
 //! let scenarios = [Scenario::load(&path, directory.path())?];
-//!
-//! let arm = |name: &str| Arm { name: name.into(), fingerprint: name.into(), adapter: None, scale: 1.0 };
-//! let model = ModelInfo { source: "script".into(), family: "none".into(), ..Default::default() };
-//! let inputs = Inputs {
-//!     project: "example".into(),
-//!     model,
-//!     arms: vec![arm(BASE), arm(TUNED)],
-//!     scenarios: &scenarios,
-//!     drift_text: None,
-//!     approved: Default::default(),
-//! };
 //! let mut backend = Scripted::new([
 //!     (0, "What is the capital of France?", "The capital of France is Paris."),
 //!     (1, "What is the capital of France?", r#"{"name": "France", "city": "Paris"}"#),
 //! ]);
-//! let run = execute(&inputs, &mut backend, &Store::new(directory.path().join("store")), &mut |_| {})?;
+//!
+//! let inputs = Inputs::new("example", "a script", &backend, &scenarios);
+//! let store = Store::new(directory.path().join("store"));
+//! let run = execute(&inputs, &mut backend, &store, &mut |_| {})?;
 //!
 //! let case = &run.scenarios[0].cases[0];
 //! assert_eq!(case.verdict(BASE), Verdict::Passed);
@@ -71,18 +62,21 @@ pub mod backend;
 #[doc(hidden)]
 pub mod bench;
 #[cfg(feature = "candle")]
+#[doc(hidden)]
 pub mod cli;
 pub mod compare;
 pub mod config;
+#[doc(hidden)]
 pub mod data;
 pub mod error;
 #[cfg(feature = "candle")]
-pub mod export;
+pub(crate) mod export;
 pub(crate) mod files;
 pub mod gate;
 #[cfg(feature = "candle")]
 pub mod harness;
 #[cfg(feature = "candle")]
+#[doc(hidden)]
 pub mod model;
 #[cfg(feature = "candle")]
 pub mod project;
@@ -94,15 +88,19 @@ pub mod scenario;
 pub(crate) mod shown;
 pub mod snapshot;
 #[cfg(feature = "candle")]
+#[doc(hidden)]
 pub mod train;
 
+pub use backend::{Answered, Backend, Progress, Question, Scripted};
 pub use compare::{Comparison, Flip};
-pub use config::Config;
-pub use data::{Dataset, Example};
+pub use config::{Config, Policy};
 pub use error::{Error, Result};
 pub use gate::decide;
-pub use record::{Decision, RunRecord};
+#[cfg(feature = "candle")]
+pub use project::{Event, Outcome, TrainPolicy};
+pub use record::{BASE, Completion, Decision, Prompt, Request, RunRecord, TUNED, Verdict};
 pub use report::Report;
+pub use run::{Inputs, Store, execute};
 pub use scenario::{Case, Check, Scenario};
 
 #[doc(hidden)]

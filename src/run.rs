@@ -17,7 +17,7 @@ use crate::compare;
 use crate::error::{Error, Result};
 use crate::record::{
     Answer, Approved, Arm, BASE, CaseRecord, Cost, Drift, ModelInfo, Prompt, Proof, Request, Role, RunRecord,
-    ScenarioRecord, Verdict,
+    ScenarioRecord, TUNED, Verdict,
 };
 use crate::scenario::Scenario;
 
@@ -39,6 +39,29 @@ pub struct Inputs<'a> {
     /// Guesses at the answers: what was approved before. An answer that still holds is verified, which is faster than to generate
     /// it anew, and comes out the same.
     pub approved: Approved,
+}
+
+impl<'a> Inputs<'a> {
+    /// What a backend of your own is asked: every case, of base and tuned. Nothing is approved, and drift is measured on base's answers
+    /// alone; set the fields for more.
+    ///
+    /// A stored answer is found again by the backend's [`name`](Backend::name), by `model`, the arm and the request. What else decides
+    /// an answer (a version, a checkpoint, a server's model) belongs in that name, or an old answer is taken for a new one.
+    pub fn new(project: &str, model: &str, backend: &dyn Backend, scenarios: &'a [Scenario]) -> Self {
+        let arm = |name: &str| {
+            let all = [backend.name().as_str(), model, name].join("\n");
+            let fingerprint = blake3::hash(all.as_bytes()).to_hex().to_string();
+            Arm { name: name.to_owned(), fingerprint, adapter: None, scale: 1.0 }
+        };
+        Self {
+            project: project.to_owned(),
+            model: ModelInfo { source: model.to_owned(), ..ModelInfo::default() },
+            arms: vec![arm(BASE), arm(TUNED)],
+            scenarios,
+            drift_text: None,
+            approved: Approved::default(),
+        }
+    }
 }
 
 /// Everything that decides one answer; its hash is the answer's name in the store.

@@ -22,7 +22,7 @@ use crate::record::{Prompt, Proof};
 pub(crate) type ArmAdapter = Option<(Arc<Adapter>, f64)>;
 
 /// The model is loaded at the first question that the store has no answer to.
-pub struct CandleBackend {
+pub(crate) struct CandleBackend {
     files: ModelFiles,
     config: ModelConfig,
     arms: Vec<ArmAdapter>,
@@ -51,7 +51,7 @@ impl CandleBackend {
 
     /// Name and version, and the precision of products with the model's weights, as they decide an answer.
     #[must_use]
-    pub fn version(config: &ModelConfig) -> String {
+    pub(crate) fn version(config: &ModelConfig) -> String {
         match arithmetic(config.dtype) {
             Arithmetic::F32 => "candle 0.11".into(),
             Arithmetic::Bf16 => "candle 0.11 in bf16".into(),

@@ -15,9 +15,9 @@ mod scripted;
 #[cfg(feature = "candle")]
 pub(crate) use candle::ArmAdapter;
 #[cfg(feature = "candle")]
-pub use candle::CandleBackend;
+pub(crate) use candle::CandleBackend;
 #[cfg(feature = "llama-cpp")]
-pub use llama_cpp::LlamaCppBackend;
+pub(crate) use llama_cpp::LlamaCppBackend;
 #[cfg(feature = "llama-cpp")]
 pub(crate) use llama_cpp::{Kept, LlamaAdapter, LlamaCppObjective};
 pub use scripted::Scripted;

@@ -10,15 +10,15 @@ use crate::model::ops::rows::{argmax, divergence, larger, largest_difference, lo
 
 /// Two models' next-token distributions on the same tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// Positions compared.
-    pub positions: usize,
+    pub(crate) positions: usize,
     /// Largest difference of a logit.
-    pub largest: f64,
+    pub(crate) largest: f64,
     /// Mean Σ p ln(p/q), nats a token: what a rounded weight costs, in the unit of drift.
-    pub drift: f64,
+    pub(crate) drift: f64,
     /// Share of positions with the same most likely token.
-    pub same_top1: f64,
+    pub(crate) same_top1: f64,
 }
 
 /// More than this is no rounding: the file does not say what it should.

@@ -26,13 +26,13 @@ use crate::model::decoder::linear::Linear;
 use crate::model::lora::Adapter;
 use crate::model::ops::low_rank::LowRank;
 use crate::model::{ModelFiles, ModelKind};
-pub use check::Difference;
+pub(crate) use check::Difference;
 pub(crate) use check::probe;
 pub(crate) use target::{Protected, unwritable};
 
 /// A form to export to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// PEFT's directory.
     Peft,
     /// PEFT's directory with the experts of a layer together.
@@ -66,7 +66,7 @@ impl Format {
 
 /// In what precision merged weights are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
+pub(crate) enum Precision {
     /// 32 bits.
     F32,
     /// 16 bits, as GPUs train in.
@@ -101,11 +101,11 @@ struct Tuned {
 
 /// What was written.
 #[derive(Clone, Debug)]
-pub struct Exported {
+pub(crate) struct Exported {
     /// The files, the one to use first.
-    pub files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
     /// How far what was read back is from base and adapter.
-    pub difference: Difference,
+    pub(crate) difference: Difference,
 }
 
 impl Export<'_> {

@@ -54,7 +54,7 @@ pub(crate) struct Kept {
 }
 
 /// The worker is started, and the model loaded, at the first question that the store has no answer to.
-pub struct LlamaCppBackend {
+pub(crate) struct LlamaCppBackend {
     files: ModelFiles,
     gguf: PathBuf,
     config: ModelConfig,
@@ -105,7 +105,7 @@ impl LlamaCppBackend {
 
     /// Name and version, as they decide an answer; `f32`: on widened weights.
     #[must_use]
-    pub fn version(f32: bool) -> String {
+    pub(crate) fn version(f32: bool) -> String {
         if f32 { VERSION_F32.into() } else { VERSION.into() }
     }
 
