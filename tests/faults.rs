@@ -350,6 +350,16 @@ fn an_edited_or_deleted_adapter_config_is_not_taken_for_what_was_trained() {
 }
 
 #[test]
+fn a_store_keeps_itself_out_of_a_repository_and_leaves_a_list_that_is_there() {
+    let project = project();
+    project.run(&["run"]).expect(0);
+    assert!(project.read(".finetest/.gitignore").ends_with("\n*\n"));
+    project.write(".finetest/.gitignore", "store\n");
+    project.run(&["run"]).expect(0);
+    assert_eq!(project.read(".finetest/.gitignore"), "store\n");
+}
+
+#[test]
 fn a_broken_stamp_says_what_to_do() {
     let project = project();
     project.run(&["train"]).expect(0);

@@ -10,7 +10,7 @@ use crate::backend::{Backend, ENGINE_REVISION};
 use crate::config::{BackendName, Config};
 use crate::data;
 use crate::error::Result;
-use crate::files::{Lock, sweep, sweep_directory};
+use crate::files::{Lock, sweep, sweep_directory, write_atomically};
 use crate::model::{ModelKind, sources};
 use crate::record::{Arm, BASE, ModelInfo, RunRecord, TUNED};
 use crate::run::{Inputs, Store, execute};
@@ -108,7 +108,16 @@ pub(crate) fn lock(config: &Config, on_event: Events<'_>) -> Result<Lock> {
         on_event(Event::Note(format!("another finetest works on this project; waiting for {}", path.display())));
     })?;
     sweep_leftovers(config);
+    ignore(config.store());
     Ok(lock)
+}
+
+/// Keeps a project's store out of its repository. One that somebody wrote stays; without one a run is worth the same.
+fn ignore(store: &Path) {
+    let path = store.join(".gitignore");
+    if path.symlink_metadata().is_err() {
+        let _ = write_atomically(&path, b"# Made by finetest; it may all be deleted at any time.\n*\n");
+    }
 }
 
 /// Removes what killed runs of this project left half written; the project is locked, so nobody is writing.

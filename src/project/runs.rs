@@ -21,6 +21,8 @@ const RECORD: &str = "run.json";
 const FILES: [(&str, &str); 3] = [("record", RECORD), ("report", "report.md"), ("JUnit", "junit.xml")];
 /// Digits of a run's hash in its folder's name.
 const HASH_DIGITS: usize = 8;
+/// Runs of a manifest that are kept; older ones are removed.
+const KEPT: usize = 100;
 /// Longest name of a manifest's folder.
 const LONGEST_NAME: usize = 100;
 
@@ -47,7 +49,32 @@ pub(super) fn write(config: &Config, run: &RunRecord, decision: &Decision) -> Re
         })?;
     }
     point_to(&all, &name)?;
+    prune(&all, &name);
     Ok(files)
+}
+
+/// Removes all but the newest [`KEPT`] runs of a manifest; `this` is kept whatever the clock says. What finetest did not name is not
+/// touched, and what cannot be removed stays.
+fn prune(all: &Path, this: &str) {
+    let entries = std::fs::read_dir(all).into_iter().flatten().flatten();
+    let mut runs: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    runs.retain(|name| is_run(name) && name != this);
+    // A name begins with its time.
+    runs.sort_unstable();
+    runs.truncate((runs.len() + 1).saturating_sub(KEPT));
+    for name in runs {
+        let _ = std::fs::remove_dir_all(all.join(name));
+    }
+}
+
+/// Is it a run's folder by its name: `20261128T120000Z-0123abcd`?
+fn is_run(name: &str) -> bool {
+    let Some((time, hash)) = name.split_once('-') else { return false };
+    let digits = |text: &str, count: usize| text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_time = time.strip_suffix('Z').and_then(|time| time.split_once('T'));
+    is_time.is_some_and(|(day, second)| digits(day, 8) && digits(second, 6))
+        && hash.len() == HASH_DIGITS
+        && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// A manifest's path as the name of one folder: no two paths have the same.
@@ -170,6 +197,22 @@ mod tests {
         assert_eq!(names.len(), paths.len() - 1, "{names:?}");
         assert!(folder_name(&"long/".repeat(99)).len() <= LONGEST_NAME);
         assert_ne!(folder_name(&"long/".repeat(99)), folder_name(&"long/".repeat(98)));
+    }
+
+    #[test]
+    fn the_newest_runs_are_kept_and_what_is_no_run_is_left_alone() {
+        let root = tempfile::tempdir().expect("a directory");
+        let all = root.path();
+        let run = |i: usize| format!("20260101T{i:06}Z-0123abcd");
+        let other = ["notes", "20260101T000001Z-mine", "20260101-0123abcd"];
+        let names = (0..KEPT + 5).map(run).chain(other.map(str::to_owned));
+        names.for_each(|name| std::fs::create_dir(all.join(name)).expect("a directory"));
+        // The clock was set back: this run's name is the oldest.
+        prune(all, &run(0));
+        let kept: Vec<bool> = (0..KEPT + 5).map(|i| all.join(run(i)).is_dir()).collect();
+        assert_eq!(kept.iter().filter(|kept| **kept).count(), KEPT);
+        assert!(kept[0] && !kept[1] && !kept[5] && kept[6]);
+        assert!(other.iter().all(|name| all.join(name).is_dir()));
     }
 
     #[test]
