@@ -1,13 +1,14 @@
 //! `finetest export --format FORMAT --out PATH`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::progress::Display;
 use super::{Global, config, notes, print};
+use crate::config::Config;
 use crate::error::{Error, Result, exit};
 use crate::export::{Export, Format, Precision, Protected, earlier, probe};
 use crate::files::sweep_directory;
-use crate::model::{self, ModelKind, Opened, lora, sources};
+use crate::model::{self, ModelFiles, ModelKind, Opened, lora, sources};
 use crate::project::{self, Event};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -102,13 +103,10 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
         (Ok(base), _) => base,
         // Only llama.cpp computes this base, so that there are no logits to compare here.
         (Err(why), ModelKind::Gguf(_)) if args.format == Form::GgufAdapter => {
-            let outline = model::outline(&files, &config.model)?;
-            let adapter = lora::open(&directory, &outline)?;
-            notes(global, lora::provenance::notes(&adapter, &config.root, &files, &config.model, &outline)?);
-            lora::convert(&adapter, &outline, &files, &directory, scale, &earlier::header(), &args.out)?;
-            let out = args.out.display();
+            convert_alone(global, args, &config, &files, &directory, scale)?;
             print(&format!(
-                "{out}\nread back and compared with the adapter value by value, since candle cannot take this base: {why}\n"
+                "{}\nread back and compared with the adapter value by value, since candle cannot take this base: {why}\n",
+                args.out.display()
             ))?;
             return Ok(exit::PASS);
         }
@@ -140,4 +138,19 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     ));
     print(&text)?;
     Ok(exit::PASS)
+}
+
+/// Writes llama.cpp's form of an adapter whose base candle cannot take.
+fn convert_alone(
+    global: &Global,
+    args: &Args,
+    config: &Config,
+    files: &ModelFiles,
+    directory: &Path,
+    scale: f64,
+) -> Result<()> {
+    let outline = model::outline(files, &config.model)?;
+    let adapter = lora::open(directory, &outline)?;
+    notes(global, lora::provenance::notes(&adapter, &config.root, files, &config.model, &outline)?);
+    lora::convert(&adapter, &outline, files, directory, scale, &earlier::header(), &args.out)
 }

@@ -26,23 +26,8 @@ impl RawManifest {
         let model = self.model.resolve(root, places, &mut errors);
         let adapter = self.adapter.or_else(|| self.train.is_some().then(RawAdapter::default));
         let adapter = adapter.map(|adapter| adapter.resolve(root, &project, places, &mut errors));
-        if let (Some(theirs), Some(ours)) = (&layers.foreign_adapter, &adapter)
-            && normalise(theirs) == normalise(&ours.path)
-        {
-            let path = relative(root, theirs);
-            let message = format!(
-                "path is {path}, which is the adapter of the extended manifest; this one trains another: \
-                 give it its own [adapter] path"
-            );
-            errors.push(places.error("adapter", message));
-        }
-        if let Some(given) = adapter.as_ref().filter(|given| self.train.is_some() && is_file(&given.path)) {
-            let path = relative(root, &given.path);
-            let message = format!(
-                "path is {path}, a file, and [train] writes a PEFT directory; remove [train] to test that adapter as it is, or \
-                 give a directory"
-            );
-            errors.push(places.error("adapter", message));
+        if let Some(adapter) = &adapter {
+            check_adapter(adapter, self.train.is_some(), layers, &mut errors);
         }
         let data = self.data.and_then(|data| data.resolve(root, places, &mut errors));
         if let Some(recipe) = &self.train {
@@ -107,6 +92,28 @@ impl RawManifest {
                 errors.push(places.error(key, format!("is empty; give a path{otherwise}")));
             }
         }
+    }
+}
+
+/// Checks that a training may write to the adapter's place.
+fn check_adapter(adapter: &AdapterConfig, has_recipe: bool, layers: &Layers, errors: &mut Vec<Error>) {
+    let Layers { root, places, .. } = layers;
+    if let Some(theirs) = layers.foreign_adapter.as_ref().filter(|theirs| normalise(theirs) == normalise(&adapter.path))
+    {
+        let path = relative(root, theirs);
+        let message = format!(
+            "path is {path}, which is the adapter of the extended manifest; this one trains another: \
+             give it its own [adapter] path"
+        );
+        errors.push(places.error("adapter", message));
+    }
+    if has_recipe && is_file(&adapter.path) {
+        let path = relative(root, &adapter.path);
+        let message = format!(
+            "path is {path}, a file, and [train] writes a PEFT directory; remove [train] to test that adapter as it is, or \
+             give a directory"
+        );
+        errors.push(places.error("adapter", message));
     }
 }
 

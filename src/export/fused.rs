@@ -60,34 +60,10 @@ impl Export<'_> {
         if self.scale != 1.0 {
             return Err(self.no_scale());
         }
-        let refuse = |what: &str| {
-            let message = format!("{what}; export --format peft writes a layer for each module");
-            Error::model(self.directory, message)
-        };
-        let names = self.decoder.names();
-        let Some(experts) = &self.decoder.spec.feed_forward.experts else {
-            return Err(refuse("the base has no experts that could be fused"));
-        };
-        let all = &self.adapter.modules;
-        if !all.keys().any(|path| names.expert(path).is_some()) {
-            return Err(refuse("the adapter has no module of an expert"));
-        }
-        if !self.adapter.saved.is_empty() || all.values().any(|m| m.magnitude.is_some() || m.bias.is_some()) {
-            return Err(refuse("the adapter has DoRA, biases or modules_to_save, which this form cannot hold"));
-        }
-        // PEFT 0.21 takes every target of these names for the experts' on transformers 5, and would leave these layers out.
-        let parts = [names.expert_gate, names.expert_up, names.expert_down];
-        let dense = |path: &&String| {
-            names.expert(path).is_none() && path.rsplit('.').next().is_some_and(|p| parts.contains(&p))
-        };
-        if let Some(path) = all.keys().find(dense) {
-            return Err(refuse(&format!(
-                "the adapter changes `{path}`, which is no expert's, and PEFT on transformers 5 would leave it out"
-            )));
-        }
+        let (names, experts) = (self.decoder.names(), self.fusible()?);
         let rank = self.fused_rank(experts);
         let (mut tensors, mut targets): (Vec<Stored>, Vec<&str>) = (Vec::new(), Vec::new());
-        for (path, module) in all.iter().filter(|(path, _)| names.expert(path).is_none()) {
+        for (path, module) in self.adapter.modules.iter().filter(|(path, _)| names.expert(path).is_none()) {
             let mut room = Room::new(1, rank, module.in_features, module.out_features);
             room.put(module, 0, 0, 0);
             tensors.extend(room.stored(path));
@@ -126,6 +102,39 @@ impl Export<'_> {
         let read_back = lora::load(out)?.attached(self.decoder, 1.0)?;
         let difference = self.compared(&tuned.expected, self.decoder, Some(&read_back))?;
         Ok(Exported { files: files.to_vec(), difference })
+    }
+
+    /// The base's experts, if this form can hold the adapter.
+    ///
+    /// # Errors
+    /// It cannot, by what it has.
+    fn fusible(&self) -> Result<&Experts> {
+        let refuse = |what: &str| {
+            let message = format!("{what}; export --format peft writes a layer for each module");
+            Error::model(self.directory, message)
+        };
+        let names = self.decoder.names();
+        let Some(experts) = &self.decoder.spec.feed_forward.experts else {
+            return Err(refuse("the base has no experts that could be fused"));
+        };
+        let all = &self.adapter.modules;
+        if !all.keys().any(|path| names.expert(path).is_some()) {
+            return Err(refuse("the adapter has no module of an expert"));
+        }
+        if !self.adapter.saved.is_empty() || all.values().any(|m| m.magnitude.is_some() || m.bias.is_some()) {
+            return Err(refuse("the adapter has DoRA, biases or modules_to_save, which this form cannot hold"));
+        }
+        // PEFT 0.21 takes every target of these names for the experts' on transformers 5, and would leave these layers out.
+        let parts = [names.expert_gate, names.expert_up, names.expert_down];
+        let dense = |path: &&String| {
+            names.expert(path).is_none() && path.rsplit('.').next().is_some_and(|p| parts.contains(&p))
+        };
+        if let Some(path) = all.keys().find(dense) {
+            return Err(refuse(&format!(
+                "the adapter changes `{path}`, which is no expert's, and PEFT on transformers 5 would leave it out"
+            )));
+        }
+        Ok(experts)
     }
 
     /// The module of one part of an expert.

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::files::copy_atomically;
 use crate::model;
 use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
+use crate::train::TrainerState;
 
 /// An adapter that can be asked.
 pub(super) struct Ready {
@@ -48,39 +49,9 @@ pub(super) fn ready(
     };
     let directory = &place.path;
     let mut summary = Summary { directory: config.relative(directory), trained: false, state: None };
-    if let Some(recipe) = &config.recipe {
-        let wanted = wanted(config, recipe, base)?;
-        let reason = match policy {
-            TrainPolicy::Always => Some("once more, as --force or FINETEST_TRAIN=always asks".to_owned()),
-            _ => mismatch(directory, &wanted)?,
-        };
-        if let Some(reason) = reason {
-            if policy == TrainPolicy::Never {
-                let directory = config.relative(directory);
-                return Err(Error::failed(format!(
-                    "{directory}: the adapter has to be trained ({reason}), and FINETEST_TRAIN=never forbids it; run `finetest train`"
-                )));
-            }
-            on_event(Event::Note(format!("training {} ({reason})", config.relative(directory))));
-            let lesson = train::prepare(config, recipe, &base.files, checked, on_event)?;
-            keep_old(config, directory, on_event)?;
-            summary.state = Some(train::train(config, name, base, &wanted, lesson, policy, on_event)?);
-            summary.trained = true;
-        } else {
-            train::restore_log(config, name, &wanted, directory)?;
-        }
-    }
-    let stamp = match Stamp::read(directory)? {
-        Some(stamp) => match stamp.changed_file(directory)? {
-            Some(file) => {
-                let shown = config.relative(&directory.join(file));
-                on_event(Event::Note(format!("{shown} is not what finetest trained; it is tested as it is")));
-                None
-            }
-            None => Some(stamp),
-        },
-        None => None,
-    };
+    summary.state = trained(config, name, base, checked, policy, on_event)?;
+    summary.trained = summary.state.is_some();
+    let stamp = stamp_of(config, directory, on_event)?;
     if let Some(stamp) = &stamp
         && stamp.base != base.fingerprint
     {
@@ -109,6 +80,47 @@ pub(super) fn ready(
         parameters,
         summary,
     })
+}
+
+/// Trains the project's adapter if `policy` says so or the one that is there does not fit; `None`: it was not trained.
+fn trained(
+    config: &Config,
+    name: BackendName,
+    base: &Base,
+    checked: &Checked,
+    policy: TrainPolicy,
+    on_event: Events<'_>,
+) -> Result<Option<TrainerState>> {
+    let (Some(recipe), Some(place)) = (&config.recipe, &config.adapter) else { return Ok(None) };
+    let directory = &place.path;
+    let wanted = wanted(config, recipe, base)?;
+    let reason = match policy {
+        TrainPolicy::Always => Some("once more, as --force or FINETEST_TRAIN=always asks".to_owned()),
+        TrainPolicy::Auto | TrainPolicy::Never => mismatch(directory, &wanted)?,
+    };
+    let Some(reason) = reason else {
+        train::restore_log(config, name, &wanted, directory)?;
+        return Ok(None);
+    };
+    if policy == TrainPolicy::Never {
+        let directory = config.relative(directory);
+        return Err(Error::failed(format!(
+            "{directory}: the adapter has to be trained ({reason}), and FINETEST_TRAIN=never forbids it; run `finetest train`"
+        )));
+    }
+    on_event(Event::Note(format!("training {} ({reason})", config.relative(directory))));
+    let lesson = train::prepare(config, recipe, &base.files, checked, on_event)?;
+    keep_old(config, directory, on_event)?;
+    train::train(config, name, base, &wanted, lesson, policy, on_event).map(Some)
+}
+
+/// The stamp of an adapter that is still what finetest trained.
+fn stamp_of(config: &Config, directory: &Path, on_event: Events<'_>) -> Result<Option<Stamp>> {
+    let Some(stamp) = Stamp::read(directory)? else { return Ok(None) };
+    let Some(file) = stamp.changed_file(directory)? else { return Ok(Some(stamp)) };
+    let shown = config.relative(&directory.join(file));
+    on_event(Event::Note(format!("{shown} is not what finetest trained; it is tested as it is")));
+    Ok(None)
 }
 
 /// Moves an older adapter out of the way, where it can be found again.

@@ -152,20 +152,7 @@ pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
         reader.errors.push(Error::input(path, None, message));
     }
     let description = raw.description.trim().to_owned();
-    if description.is_empty() || description.contains('\n') {
-        reader.errors.push(Error::input(
-            path,
-            None,
-            "description is empty or several lines; name the ability in one line",
-        ));
-    }
-    if raw.cases.is_empty() {
-        reader.errors.push(Error::input(path, None, "has no cases; add one: [[cases]] with a prompt and checks"));
-    }
-    if reader.system.is_some() && !raw.cases.is_empty() && raw.cases.iter().all(|case| case.get_ref().prompt.is_none())
-    {
-        reader.errors.push(Error::input(path, None, "system is said only to cases with `prompt`, and there is none"));
-    }
+    reader.head(&raw, &description);
     if raw.checks.len() > MOST_SHARED {
         let got = raw.checks.len();
         return Err(Error::input(
@@ -197,6 +184,34 @@ pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
 }
 
 impl Reader<'_> {
+    /// Checks what is said before the cases.
+    fn head(&mut self, raw: &RawScenario, description: &str) {
+        if description.is_empty() || description.contains('\n') {
+            self.errors.push(Error::input(
+                self.path,
+                None,
+                "description is empty or several lines; name the ability in one line",
+            ));
+        }
+        if raw.cases.is_empty() {
+            self.errors.push(Error::input(
+                self.path,
+                None,
+                "has no cases; add one: [[cases]] with a prompt and checks",
+            ));
+        }
+        if self.system.is_some()
+            && !raw.cases.is_empty()
+            && raw.cases.iter().all(|case| case.get_ref().prompt.is_none())
+        {
+            self.errors.push(Error::input(
+                self.path,
+                None,
+                "system is said only to cases with `prompt`, and there is none",
+            ));
+        }
+    }
+
     fn fail(&mut self, at: &Range<usize>, message: impl Into<String>) {
         self.errors.push(Error::input(self.path, self.lines.at(at), message));
     }

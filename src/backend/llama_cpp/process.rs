@@ -156,13 +156,7 @@ impl Isolated {
                 }
                 continue;
             };
-            let (mut suspects, mut rest): (Vec<usize>, Vec<usize>) = left.into_iter().partition(|i| begun[*i]);
-            if suspects.is_empty() {
-                // It died before the first item: of what they begin with in common.
-                std::mem::swap(&mut suspects, &mut rest);
-            }
-            let items = |some: &[usize]| some.iter().map(|i| group[*i]).collect::<Vec<usize>>();
-            let (suspects, rest) = (items(&suspects), items(&rest));
+            let (suspects, rest) = suspects(&group, &left, &begun);
             self.deaths += 1;
             if self.deaths >= DEATHS {
                 let why =
@@ -319,4 +313,13 @@ fn describe(status: ExitStatus) -> String {
         return format!("signal {signal}{name}{hint}");
     }
     status.to_string()
+}
+
+/// Of the items of a group that are `left`, by their places: what llama.cpp may have died of, and the rest. If it had begun none, it died
+/// of what they begin with in common, and any may be the reason.
+fn suspects(group: &[usize], left: &[usize], begun: &[bool]) -> (Vec<usize>, Vec<usize>) {
+    let none_begun = left.iter().all(|place| !begun[*place]);
+    let (suspects, rest): (Vec<usize>, Vec<usize>) = left.iter().partition(|place| none_begun || begun[**place]);
+    let items = |places: Vec<usize>| places.into_iter().map(|place| group[place]).collect();
+    (items(suspects), items(rest))
 }

@@ -15,9 +15,11 @@ use crate::model::formats::gguf::Header;
 
 pub(super) fn read(path: &Path, header: &Header) -> Result<DecoderSpec> {
     let keys = Keys::of(path, header)?;
-    check_arithmetic(&keys)?;
     match keys.family()? {
-        Some(family) => (family.facts().from_gguf)(&keys, family),
+        Some(family) => {
+            check_arithmetic(&keys)?;
+            (family.facts().from_gguf)(&keys, family)
+        }
         None => Err(Family::unknown(path, keys.architecture, Family::architecture)),
     }
 }

@@ -359,24 +359,7 @@ impl DecoderSpec {
             parts.extend([("num_experts", e.count), ("num_experts_per_tok", e.per_token)]);
             widths.push(("moe_intermediate_size", e.intermediate_size));
             widths.push(("the shared expert's size", e.shared_size.max(1)));
-            if e.per_token > e.count {
-                let message = format!("num_experts_per_tok is {}, but there are {} experts", e.per_token, e.count);
-                return Err(Error::model(path, message));
-            }
-            if let Some(g) = e.router.groups
-                && (g.count == 0
-                    || g.keep == 0
-                    || g.keep > g.count
-                    || !e.count.is_multiple_of(g.count)
-                    || e.count / g.count < g.best
-                    || e.count / g.count * g.keep < e.per_token)
-            {
-                let message = format!(
-                    "{} experts in {} groups of which {} are kept cannot give {} experts a token",
-                    e.count, g.count, g.keep, e.per_token
-                );
-                return Err(Error::model(path, message));
-            }
+            check_experts(path, e)?;
         }
         if let Projection::Latent(l) = &a.projection {
             parts.extend([("qk_nope_head_dim", l.nope), ("qk_rope_head_dim", l.rope)]);
@@ -411,6 +394,29 @@ impl DecoderSpec {
         }
         Ok(())
     }
+}
+
+/// Can a token be given so many of these experts?
+fn check_experts(path: &Path, e: &Experts) -> Result<()> {
+    if e.per_token > e.count {
+        let message = format!("num_experts_per_tok is {}, but there are {} experts", e.per_token, e.count);
+        return Err(Error::model(path, message));
+    }
+    if let Some(g) = e.router.groups
+        && (g.count == 0
+            || g.keep == 0
+            || g.keep > g.count
+            || !e.count.is_multiple_of(g.count)
+            || e.count / g.count < g.best
+            || e.count / g.count * g.keep < e.per_token)
+    {
+        let message = format!(
+            "{} experts in {} groups of which {} are kept cannot give {} experts a token",
+            e.count, g.count, g.keep, e.per_token
+        );
+        return Err(Error::model(path, message));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -62,11 +62,7 @@ impl Outline {
     /// Metadata that is missing or cannot be; a tensor that reaches past the end of the file.
     pub(crate) fn of_gguf(path: &Path, header: &Header, len: usize) -> Result<Self> {
         let keys = Keys::of(path, header)?;
-        if let Some(count) = header.metadata.get("split.count").and_then(|n| whole(n).ok()).filter(|n| *n > 1) {
-            let message =
-                format!("is one of {count} parts of a model; put them together with llama-gguf-split --merge");
-            return Err(Error::model(path, message));
-        }
+        check_whole(path, header)?;
         let family = keys.family()?;
         let foreign = FOREIGN.iter().find(|foreign| foreign.architecture == keys.architecture);
         let names = match (family, foreign) {
@@ -108,7 +104,12 @@ impl Outline {
             parameters: 0,
             window: keys.count_if("attention.sliding_window")?.filter(|size| *size > 0),
         };
-        let blocks = keys.count("block_count")?;
+        outline.fill(path, header, len, keys.count("block_count")?)?;
+        Ok(outline)
+    }
+
+    /// Takes up the tensors of all blocks.
+    fn fill(&mut self, path: &Path, header: &Header, len: usize, blocks: usize) -> Result<()> {
         let mut found = BTreeSet::new();
         for (name, info) in &header.tensors {
             let block = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
@@ -125,11 +126,11 @@ impl Outline {
                 return Err(Error::model(path, format!("{message}; download it again")));
             }
             let elements = info.elements().and_then(|n| u64::try_from(n).ok());
-            let sum = elements.and_then(|n| outline.parameters.checked_add(n));
-            outline.parameters = sum.ok_or_else(|| impossible(path, name, info))?;
+            let sum = elements.and_then(|n| self.parameters.checked_add(n));
+            self.parameters = sum.ok_or_else(|| impossible(path, name, info))?;
             if let Some(block) = block {
                 found.insert(block);
-                outline.add(path, header, name, info)?;
+                self.add(path, header, name, info)?;
             }
         }
         match (0..blocks).find(|block| !found.contains(block)) {
@@ -137,7 +138,7 @@ impl Outline {
                 path,
                 format!("has no tensor of block {block} of {blocks}: it is not whole; download it again"),
             )),
-            None => Ok(outline),
+            None => Ok(()),
         }
     }
 
@@ -279,6 +280,15 @@ const MOST_LAYERS: usize = 1 << 20;
 fn kv_b(names: &Names, stem: &str) -> String {
     let whole = format!("{}attn_kv_b.weight", stem.trim_end_matches("attn_k_b"));
     names.hugging_face(&whole).trim_end_matches(".weight").to_owned()
+}
+
+/// Refuses one of several files of a model.
+fn check_whole(path: &Path, header: &Header) -> Result<()> {
+    if let Some(count) = header.metadata.get("split.count").and_then(|n| whole(n).ok()).filter(|n| *n > 1) {
+        let message = format!("is one of {count} parts of a model; put them together with llama-gguf-split --merge");
+        return Err(Error::model(path, message));
+    }
+    Ok(())
 }
 
 fn impossible(path: &Path, name: &str, info: &TensorInfo) -> Error {

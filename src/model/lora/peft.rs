@@ -172,6 +172,15 @@ fn fused_paths(config: &PeftConfig, tensors: &Tensors<'_>) -> BTreeSet<String> {
     tensors.all.keys().filter_map(stem).collect()
 }
 
+/// In, out and E·r of the two tensors of all experts, of which the second holds so many `parts`.
+fn fused_shape([a, b]: [&Read; 2], rank: usize, parts: usize) -> Option<(usize, usize, usize)> {
+    let ([stacked, in_features], [out_features, across]) = (a.shape.as_slice(), b.shape.as_slice()) else {
+        return None;
+    };
+    let fits = stacked == across && *stacked > 0 && stacked.is_multiple_of(rank) && out_features.is_multiple_of(parts);
+    fits.then_some((*in_features, *out_features, *across))
+}
+
 /// Adapters of all experts in two tensors each: with E experts and rank r, A is (E·r, in), one expert after another, and B is
 /// (out, r·E), the expert's index the fastest. The first of `target_parameters` is the innermost, `base_layer`. Gate and up are
 /// one parameter, and share their A.
@@ -204,21 +213,14 @@ fn fused(
         let a = tensors.take(&format!("{PREFIX}{module}.lora_A.weight"))?;
         let b = tensors.take(&format!("{PREFIX}{module}.lora_B.weight"))?;
         let rank = config.rank(target);
-        let ([stacked, in_features], [out_features, across]) = (a.shape.as_slice(), b.shape.as_slice()) else {
-            return Err(Error::model(tensors.path, format!("`{module}`: its tensors have not two dimensions")));
-        };
-        if stacked != across
-            || !stacked.is_multiple_of(rank)
-            || !out_features.is_multiple_of(parts.len())
-            || *stacked == 0
-        {
+        let (in_features, out_features, across) = fused_shape([&a, &b], rank, parts.len()).ok_or_else(|| {
             let (got_a, got_b) = (&a.shape, &b.shape);
             let message = format!(
                 "`{module}`: lora_A has shape {got_a:?} and lora_B {got_b:?}, expected experts × rank {rank} from {ADAPTER_CONFIG}"
             );
-            return Err(Error::model(tensors.path, message));
-        }
-        let (count, part) = (stacked / rank, out_features / parts.len());
+            Error::model(tensors.path, message)
+        })?;
+        let (count, part) = (across / rank, out_features / parts.len());
         let scale = config.scale(target, rank);
         for expert in 0..count {
             let own = a.values[expert * rank * in_features..(expert + 1) * rank * in_features].to_vec();
@@ -226,17 +228,9 @@ fn fused(
                 let rows = i * part..(i + 1) * part;
                 let at = |row: usize| (0..rank).map(move |r| row * across + r * count + expert);
                 let b_own = rows.flat_map(at).map(|at| b.values[at]).collect();
-                let (in_features, out_features) = (*in_features, part);
-                let module = Module {
-                    a: own.clone(),
-                    b: b_own,
-                    rank,
-                    in_features,
-                    out_features,
-                    scale,
-                    magnitude: None,
-                    bias: None,
-                };
+                let (a, out_features) = (own.clone(), part);
+                let module =
+                    Module { a, b: b_own, rank, in_features, out_features, scale, magnitude: None, bias: None };
                 modules.insert(format!("{experts}.{expert}.{name}"), module);
             }
         }
