@@ -125,6 +125,7 @@ fn sweep_leftovers(config: &Config) {
     if let Some(adapter) = config.adapter.as_ref().filter(|_| config.recipe.is_some()) {
         sweep_directory(&adapter.path);
     }
+    sweep(config.store());
     for room in ["runs", "checkpoints", "replaced", "llama-cpp"] {
         let room = config.store().join(room);
         sweep(&room);

@@ -13,8 +13,8 @@ use crate::report::escape::xml_safe;
 /// Renders a report as JUnit.
 ///
 /// What a case came to is [`case_outcome`]'s word; whether it counts is the gate's. When its rules passed, a failed case is a
-/// passed test with the property `verdict = failed` and its reason in `system-out`; when it did not, it is a failure. So the
-/// document has failures or errors exactly when the exit code is not 0. Without thresholds the suite `gate` has one failure.
+/// skipped test that says `tolerated by the gate` and why it failed; when they did not, it is a failure. So the document has failures or
+/// errors exactly when the exit code is not 0. Without thresholds the suite `gate` has one failure. A test's `file` is its scenario's.
 ///
 /// # Errors
 /// The document could not be written.
@@ -57,17 +57,18 @@ fn test(report: &Report<'_>, scenario: &ScenarioRecord, case: &CaseRecord) -> Te
     let mut status = match &outcome {
         CaseOutcome::Passed => TestCaseStatus::success(),
         CaseOutcome::Failed(_) if gated => TestCaseStatus::non_success(NonSuccessKind::Failure),
-        CaseOutcome::Failed(_) => TestCaseStatus::success(),
         CaseOutcome::NotEvaluated(_) if gated || case.errors().next().is_some() => {
             TestCaseStatus::non_success(NonSuccessKind::Error)
         }
-        CaseOutcome::Skipped(_) | CaseOutcome::NotEvaluated(_) => TestCaseStatus::skipped(),
+        CaseOutcome::Failed(_) | CaseOutcome::Skipped(_) | CaseOutcome::NotEvaluated(_) => TestCaseStatus::skipped(),
     };
     if let Some(reason) = reason {
-        status.set_type(word).set_message(text(reason));
+        let tolerated = if word == "failed" && !gated { "tolerated by the gate: " } else { "" };
+        status.set_type(word).set_message(text(&format!("{tolerated}{reason}")));
     }
     let mut test = TestCase::new(text(&scenario.test_name(case)), status);
     test.set_classname(text(&format!("{}.{}", scenario.role, scenario.name)));
+    test.extra.insert("file".into(), text(&scenario.path).into());
     test.add_property(Property::new("verdict", word));
     let mut output = format!("asked: {}\n", case.prompt.headline());
     if let Some(reason) = reason {
@@ -150,11 +151,17 @@ mod tests {
     #[test]
     fn failed_cases_are_no_failures_when_the_gate_passed() {
         let document = document(&example(), &lenient());
-        assert_eq!((document.failures, document.errors), (0, 0));
+        assert_eq!((document.failures, document.errors, document.skipped), (0, 0, 5));
         let broken =
             document.test_suites.iter().flat_map(|s| &s.test_cases).find(|t| t.name.as_str().ends_with("paris"));
         let broken = broken.expect("the broken case");
         assert!(broken.properties.iter().any(|p| p.name.as_str() == "verdict" && p.value.as_str() == "failed"));
+        let TestCaseStatus::Skipped { message: Some(message), .. } = &broken.status else { panic!("{broken:?}") };
+        assert!(message.as_str().starts_with("tolerated by the gate: broken"), "{message:?}");
+        assert_eq!(
+            broken.extra.iter().find(|(name, _)| name.as_str() == "file").map(|(_, file)| file.as_str()),
+            Some("scenarios/facts.toml")
+        );
         assert!(broken.system_out.as_ref().is_some_and(|o| o.as_str().contains("failed: broken")));
     }
 
