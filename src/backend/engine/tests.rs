@@ -110,8 +110,9 @@ proptest! {
             }
         }
         for (plain, drafted) in plain.iter().zip(answers(model, batch, &asked, &stop)) {
+            // How many ties there are may differ by rounding, where a margin is as wide as a tie may be; the answer may not.
             if plain.near_ties == 0 {
-                prop_assert_eq!(plain, &drafted);
+                prop_assert_eq!((&plain.tokens, plain.finish), (&drafted.tokens, drafted.finish));
             }
         }
     }
