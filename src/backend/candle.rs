@@ -113,7 +113,7 @@ impl Backend for CandleBackend {
         on_answers: OnAnswers<'_>,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        // What cannot be asked is told before the weights are loaded.
+        // An invalid question is an error before the weights are loaded.
         let Text { chat, limits } = self.text()?;
         let context = limits.context;
         let encode = |q: &Question<'_>| encode::encode(context, chat, q.request);

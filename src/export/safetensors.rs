@@ -294,7 +294,7 @@ impl Export<'_> {
         })
     }
 
-    /// Says no to biases that the base's configuration has no place for.
+    /// Refuses biases that the base's configuration has no place for.
     fn refuse_new_biases(&self, tuned: &LowRank) -> Result<()> {
         for linear in self.decoder.linears().filter(|l| l.frozen.bias.is_none()) {
             if merged_bias(linear, tuned)?.is_some() {

@@ -48,9 +48,8 @@ pub(super) fn ready(
         ));
     };
     let directory = &place.path;
-    let mut summary = Summary { directory: config.relative(directory), trained: false, state: None };
-    summary.state = trained(config, name, base, checked, policy, on_event)?;
-    summary.trained = summary.state.is_some();
+    let state = trained(config, name, base, checked, policy, on_event)?;
+    let summary = Summary { directory: config.relative(directory), trained: state.is_some(), state };
     let stamp = stamp_of(config, directory, on_event)?;
     if let Some(stamp) = &stamp
         && stamp.base != base.fingerprint

@@ -24,7 +24,7 @@ pub(super) fn read(path: &Path, header: &Header) -> Result<DecoderSpec> {
     }
 }
 
-/// Says no to keys that change what a model computes, and that this crate's decoder does not apply.
+/// Refuses keys that change what a model computes, and that this crate's decoder does not apply.
 fn check_arithmetic(keys: &Keys<'_>) -> Result<()> {
     let refuse = |key: &str, value: String| {
         let message = format!(

@@ -396,7 +396,7 @@ impl DecoderSpec {
     }
 }
 
-/// Can a token be given so many of these experts?
+/// Checks that the groups and counts of experts allow as many as each token uses.
 fn check_experts(path: &Path, e: &Experts) -> Result<()> {
     if e.per_token > e.count {
         let message = format!("num_experts_per_tok is {}, but there are {} experts", e.per_token, e.count);

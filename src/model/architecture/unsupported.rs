@@ -18,7 +18,7 @@ const READ: [&str; 1] = ["fp8"];
 const SUFFIXES: [&str; 8] =
     ["-unsloth-bnb-4bit", "-bnb-4bit", "-bnb-8bit", "-gptq-int4", "-gptq-int8", "-gptq", "-awq-int4", "-awq"];
 
-/// Says no to a `config.json` of a family, or of a form of weights, that is not read.
+/// Refuses a `config.json` of a family, or of a form of weights, that is not read.
 ///
 /// # Errors
 /// It is such a one; what works instead.

@@ -152,7 +152,7 @@ impl<'w> Loader<'w> {
         self.norm(&self.names.block(layer, module), width)
     }
 
-    /// Says no to tensors that the decoder did not take: they would be left out without a word.
+    /// Refuses tensors that the decoder did not take: they would be left out without a word.
     pub(crate) fn check_all_used(&self) -> Result<()> {
         let used = self.used.borrow();
         let block = |name: &str| {

@@ -20,7 +20,7 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     serde_json::from_str(&text).map_err(|e| Error::model(path, format!("is not JSON: {e}")))
 }
 
-/// Says no to the mark that some editors put before a text.
+/// Refuses the mark that some editors put before a text.
 ///
 /// # Errors
 /// It is there.

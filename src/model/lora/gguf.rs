@@ -45,7 +45,7 @@ pub(crate) fn metadata(outline: &Outline, alpha: f32) -> [(&'static str, Value);
     ]
 }
 
-/// Says no to what llama.cpp's form has no place for.
+/// Refuses what llama.cpp's form has no place for.
 pub(crate) fn cannot_hold(directory: &Path, what: &str) -> Error {
     let message =
         format!("the adapter has {what}, which llama.cpp's adapters cannot hold; export --format merged-gguf");

@@ -172,7 +172,7 @@ fn fused_paths(config: &PeftConfig, tensors: &Tensors<'_>) -> BTreeSet<String> {
     tensors.all.keys().filter_map(stem).collect()
 }
 
-/// In, out and E·r of the two tensors of all experts, of which the second holds so many `parts`.
+/// (in_features, out_features, E·r) of the fused tensors A and B, where B holds `parts` layers; `None` if the shapes do not fit.
 fn fused_shape([a, b]: [&Read; 2], rank: usize, parts: usize) -> Option<(usize, usize, usize)> {
     let ([stacked, in_features], [out_features, across]) = (a.shape.as_slice(), b.shape.as_slice()) else {
         return None;

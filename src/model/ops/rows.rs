@@ -1,4 +1,4 @@
-//! Rows of logits: the likeliest token, likelihoods, and how far two rows are apart.
+//! Functions of rows of logits: argmax, log-normaliser, KL divergence, largest difference.
 
 use super::exp;
 

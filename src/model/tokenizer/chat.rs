@@ -29,7 +29,7 @@ impl ChatTokenizer {
         Ok(Self { tokenizer, template, files: files.clone() })
     }
 
-    /// Says no to a tokenizer that is another model's, whose vocabulary has `rows` rows.
+    /// Refuses a tokenizer that is another model's, whose vocabulary has `rows` rows.
     ///
     /// # Errors
     /// It has ids that the model has no row for, or far fewer than the model has rows: those are padded, but by a few.

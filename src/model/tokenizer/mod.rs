@@ -331,7 +331,7 @@ impl Tokenizer {
         Ok(tokens.pop().filter(|(id, _)| *id >= all))
     }
 
-    /// Says no to ids that a vocabulary of `rows` rows does not have.
+    /// Refuses ids that a vocabulary of `rows` rows does not have.
     ///
     /// # Errors
     /// There is such an id: it is told with its token.
