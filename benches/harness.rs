@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use finetest::backend::Scripted;
 use finetest::config::Config;
-use finetest::record::{Approved, Arm, BASE, ModelInfo, RunRecord, TUNED};
+use finetest::record::{Arm, BASE, ModelInfo, RunRecord, TUNED};
 use finetest::report::{Report, Style, annotations, junit, markdown, terminal};
 use finetest::run::{Inputs, Store, execute};
 use finetest::scenario::load_all;
@@ -101,8 +101,7 @@ fn ask(directory: &Path, scenarios: &[Scenario], store: &str) -> RunRecord {
         weights: "0".into(),
     };
     let arms = vec![arm(BASE), arm(TUNED)];
-    let inputs =
-        Inputs { project: "bench".into(), model, arms, scenarios, drift_text: None, approved: Approved::default() };
+    let inputs = Inputs { model, arms, ..Inputs::new("bench", "script", &backend, scenarios) };
     execute(&inputs, &mut backend, &Store::new(directory.join(store)), &mut |_| {}).expect("a run")
 }
 
@@ -112,7 +111,7 @@ fn approve(directory: &Path) {
     let run = ask(directory, &load_all(&config).expect("scenarios"), "approved");
     std::fs::create_dir_all(&config.run.snapshots).expect("a directory");
     for (i, scenario) in run.scenarios.iter().enumerate() {
-        let mut body = render(scenario, BASE, TUNED);
+        let mut body = render(scenario, &[BASE, TUNED]);
         if i % 10 == 0 {
             body = body.replace("mountain", "valley");
         }
@@ -141,7 +140,7 @@ fn run(directory: &Path) {
     let decision = decide(&run, &config.gate);
     stage();
     let states =
-        run.scenarios.iter().map(|s| compare_files(&config.run.snapshots, s, BASE, TUNED).expect("a snapshot"));
+        run.scenarios.iter().map(|s| compare_files(&config.run.snapshots, s, &[BASE, TUNED]).expect("a snapshot"));
     let changed = states.filter(|s| matches!(s, SnapshotState::Changed { .. })).count();
     stage();
     let report = Report { run: &run, comparison: &comparison, decision: &decision, files: &[] };

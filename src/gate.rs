@@ -3,11 +3,11 @@
 
 use crate::compare::{Comparison, Rate, Tally, number, stats};
 use crate::config::Policy;
-use crate::record::{BASE, Bound, Decision, Interval, Rule, RunRecord, TUNED, Unit, Verdict};
+use crate::record::{BASE, Bound, Decision, Drift, DriftMethod, Interval, Rule, RunRecord, Unit, Verdict};
 
-/// Judges a run by a policy, comparing the arms [`BASE`] and [`TUNED`].
+/// Judges a run by a policy, comparing each arm that the policy names, [`TUNED`](crate::record::TUNED) by default, with [`BASE`].
 ///
-/// One rule for each threshold that the policy gives. A rule that has nothing to measure, or any case of its role without a
+/// One rule for each threshold that the policy gives, and each of these arms. A rule that has nothing to measure, or any case of its role without a
 /// verdict, is *not evaluated*, and then the gate does not pass. A policy without thresholds gives no rules and does not pass
 /// either: nothing was gated ([`Decision::summary`] says so). Nor does a run of which something could not be computed: it is
 /// incomplete. All comparisons include the threshold itself.
@@ -17,20 +17,23 @@ use crate::record::{BASE, Bound, Decision, Interval, Rule, RunRecord, TUNED, Uni
 /// its threshold lies strictly inside: with this many cases the opposite verdict could as well have come out.
 #[must_use]
 pub fn decide(run: &RunRecord, policy: &Policy) -> Decision {
-    let comparison = Comparison::of(run, BASE, TUNED);
-    let rules: Vec<Rule> = [
+    let rules = policy.arms().into_iter().flat_map(|arm| rules(run, policy, arm)).collect();
+    let mut decision = Decision { passed: false, rules, errors: run.all_errors() };
+    decision.passed = decision.errors.is_empty() && decision.rules_passed();
+    decision
+}
+
+/// The rules of one arm.
+fn rules(run: &RunRecord, policy: &Policy, arm: &str) -> Vec<Rule> {
+    let comparison = Comparison::of(run, BASE, arm);
+    let measured = [
         policy.min_target_pass_rate.map(|least| target_pass_rate(&comparison.target, least)),
         policy.min_target_gain.map(|least| target_gain(&comparison, least)),
         policy.min_retention.map(|least| retention(&comparison.control, least)),
         policy.max_broken_controls.map(|most| broken_controls(&comparison.control, most)),
-        policy.max_drift.map(|most| drift(run, most)),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    let mut decision = Decision { passed: false, rules, errors: run.all_errors() };
-    decision.passed = decision.errors.is_empty() && decision.rules_passed();
-    decision
+        policy.max_drift.map(|most| drift(run.drift.get(arm), most)),
+    ];
+    measured.into_iter().flatten().map(|measurement| measurement.judge(arm)).collect()
 }
 
 /// What a rule measured, before it is held against the threshold.
@@ -51,7 +54,7 @@ struct Measurement {
 }
 
 impl Measurement {
-    fn judge(self) -> Rule {
+    fn judge(self, arm: &str) -> Rule {
         let value = self.value.filter(|v| v.is_finite());
         let held = |v: f64| match self.bound {
             Bound::AtMost => v <= self.threshold,
@@ -76,6 +79,7 @@ impl Measurement {
             && self.interval.is_some_and(|i| i.low < self.threshold && self.threshold < i.high);
         Rule {
             name: self.name.to_owned(),
+            arm: arm.to_owned(),
             threshold: self.threshold,
             bound: self.bound,
             unit: self.unit,
@@ -89,7 +93,7 @@ impl Measurement {
     }
 }
 
-fn target_pass_rate(target: &Tally, least: f64) -> Rule {
+fn target_pass_rate(target: &Tally, least: f64) -> Measurement {
     let rate = target.tuned;
     let share = share(&rate);
     let missing = missing(rate.evaluated, rate.not_evaluated, "target");
@@ -105,10 +109,9 @@ fn target_pass_rate(target: &Tally, least: f64) -> Rule {
         found: format!("target pass rate {share} ({} of {} target cases pass)", rate.passed, rate.evaluated),
         missing,
     }
-    .judge()
 }
 
-fn target_gain(comparison: &Comparison<'_>, least: f64) -> Rule {
+fn target_gain(comparison: &Comparison<'_>, least: f64) -> Measurement {
     let target = &comparison.target;
     let gain = comparison.gain;
     let (base, tuned) = (target.kept + target.broken, target.kept + target.fixed);
@@ -131,10 +134,9 @@ fn target_gain(comparison: &Comparison<'_>, least: f64) -> Rule {
         found,
         missing: missing(target.pairs, target.not_evaluated(), "target"),
     }
-    .judge()
 }
 
-fn retention(control: &Tally, least: f64) -> Rule {
+fn retention(control: &Tally, least: f64) -> Measurement {
     let kept = control.retention();
     Measurement {
         name: "min_retention",
@@ -153,10 +155,9 @@ fn retention(control: &Tally, least: f64) -> Rule {
         ),
         missing: missing_controls(control),
     }
-    .judge()
 }
 
-fn broken_controls(control: &Tally, most: usize) -> Rule {
+fn broken_controls(control: &Tally, most: usize) -> Measurement {
     let passable = control.kept + control.broken;
     let interval = stats::clopper_pearson(control.broken, passable)
         .map(|i| Interval { low: i.low * passable as f64, high: i.high * passable as f64 });
@@ -172,12 +173,11 @@ fn broken_controls(control: &Tally, most: usize) -> Rule {
         found: format!("{} broken of {passable} control cases that base passes", control.broken),
         missing: missing_controls(control),
     }
-    .judge()
 }
 
-fn drift(run: &RunRecord, most: f64) -> Rule {
-    let drift = run.drift.as_ref();
-    let (value, se) = (drift.map(|d| d.kl_mean), drift.map_or(f64::NAN, |d| d.kl_se));
+fn drift(drift: Option<&Drift>, most: f64) -> Measurement {
+    let kl = drift.and_then(|d| d.kl);
+    let (value, se) = (kl.map(|kl| kl.mean), kl.map_or(f64::NAN, |kl| kl.se));
     let half = stats::Z_95 * se;
     let interval = value.filter(|v| v.is_finite() && half.is_finite());
     Measurement {
@@ -189,17 +189,20 @@ fn drift(run: &RunRecord, most: f64) -> Rule {
         value,
         interval: interval.map(|v| Interval { low: (v - half).max(0.0), high: v + half }),
         n: drift.map_or(0, |d| d.tokens),
-        found: match drift {
-            Some(d) => format!("drift {} nats/token ({} tokens of {})", number(d.kl_mean), d.tokens, d.source),
-            None => "drift unknown".to_owned(),
+        found: match (drift, value) {
+            (Some(d), Some(mean)) => format!("drift {} nats/token ({} tokens of {})", number(mean), d.tokens, d.source),
+            _ => "drift unknown".to_owned(),
         },
         missing: match drift {
             None => Some("drift was not measured".to_owned()),
             Some(d) if d.tokens == 0 => Some("drift was measured on no tokens".to_owned()),
+            // What another method measures is another quantity: the threshold says nothing about it.
+            Some(d) if d.method != DriftMethod::FullKl => {
+                Some(format!("max_drift bounds {}, and this run measured {}", DriftMethod::FullKl, d.method))
+            }
             Some(_) => None,
         },
     }
-    .judge()
 }
 
 fn missing(evaluated: usize, not_evaluated: usize, role: &str) -> Option<String> {
@@ -223,8 +226,8 @@ fn share(rate: &Rate) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Role;
     use crate::record::fixture::{self, F, N, P};
+    use crate::record::{Arm, Role, RunError, Sample, TUNED};
 
     fn policy() -> Policy {
         Policy {
@@ -233,6 +236,7 @@ mod tests {
             min_retention: Some(0.75),
             max_broken_controls: Some(1),
             max_drift: Some(0.05),
+            arms: Vec::new(),
         }
     }
 
@@ -323,7 +327,7 @@ mod tests {
     #[test]
     fn nothing_to_measure_is_no_pass() {
         let mut empty = fixture::run(Vec::new());
-        empty.drift = None;
+        empty.drift.clear();
         let decision = decide(&empty, &policy());
         assert!(!decision.passed);
         assert!(decision.rules.iter().all(|r| r.verdict == N && r.measured.is_none() && r.n == 0), "{decision:#?}");
@@ -337,9 +341,8 @@ mod tests {
     fn drift_that_is_no_number_is_no_pass() {
         let mut run = run();
         for bad in [f64::NAN, f64::INFINITY] {
-            if let Some(drift) = &mut run.drift {
-                drift.kl_mean = bad;
-            }
+            let drift = run.drift.get_mut(TUNED).expect("drift");
+            drift.kl.as_mut().expect("a divergence").mean = bad;
             let drift = rule(&decide(&run, &policy()), "max_drift");
             assert_eq!((drift.verdict, drift.measured, drift.interval), (N, None, None));
         }
@@ -348,7 +351,7 @@ mod tests {
     #[test]
     fn a_run_with_errors_is_incomplete_and_never_passes() {
         let mut run = run();
-        run.errors.insert("drift".into(), "the worker crashed".into());
+        run.errors.push(RunError::Drift { arm: TUNED.into(), why: "the worker crashed".into() });
         let decision = decide(&run, &policy());
         assert!(!decision.passed && decision.rules_passed());
         assert_eq!((decision.ending().word(), decision.exit_code()), ("INCOMPLETE", 1));
@@ -357,9 +360,12 @@ mod tests {
         let mut run = self::run();
         let case = &mut run.scenarios[1].cases[0];
         let answer = case.answers.get_mut(TUNED).expect("an answer");
-        (answer.completion, answer.verdict, answer.failures) = (None, N, vec!["out of memory".into()]);
+        let failed =
+            Sample { turns: Vec::new(), verdict: N, failures: Vec::new(), error: Some("out of memory".into()) };
+        (answer.verdict, answer.samples) = (N, vec![failed]);
         let decision = decide(&run, &policy());
-        assert_eq!(decision.errors["control::facts::case_1, tuned"], "out of memory");
+        assert_eq!(decision.errors[0].what(), "control::facts::case_1, tuned");
+        assert_eq!(decision.errors[0].why(), "out of memory");
         assert!(decision.summary().starts_with("could not compute control::facts::case_1, tuned; "));
         assert_eq!((decision.exit_code(), run.exit_code(&decision)), (1, 1));
     }
@@ -375,6 +381,40 @@ mod tests {
         assert_eq!((rule.remove("bound"), rule.remove("unit")), (Some("at-least".into()), Some("number".into())));
         let read: Decision = serde_json::from_value(json).expect("a decision of before");
         assert_eq!(read, decision);
+    }
+
+    #[test]
+    fn each_arm_that_the_policy_names_is_gated() {
+        let mut run = run();
+        let half = Arm { name: "half".into(), scale: 0.5, ..run.arms[1].clone() };
+        run.arms.push(half);
+        for case in run.scenarios.iter_mut().flat_map(|s| &mut s.cases) {
+            let base = case.answers[BASE].clone();
+            case.answers.insert("half".into(), base);
+        }
+        let policy = Policy { arms: vec!["tuned".into(), "half".into()], max_drift: None, ..policy() };
+        let decision = decide(&run, &policy);
+        let label = |rule: &Rule| rule.label();
+        let failed: Vec<String> = decision.rules.iter().filter(|r| r.verdict == F).map(label).collect();
+        assert_eq!(failed, ["half::min_target_pass_rate", "half::min_target_gain"]);
+        assert_eq!((decision.rules.len(), decision.summary().as_str()), (8, "2 of 8 rules failed"));
+        assert_eq!(decision.rules[0].label(), "min_target_pass_rate");
+        let absent = decide(&run, &Policy { arms: vec!["third".into()], ..policy });
+        assert!(absent.rules.iter().all(|rule| rule.verdict == N), "{absent:#?}");
+    }
+
+    #[test]
+    fn drift_by_another_method_is_not_held_against_the_threshold() {
+        let mut run = run();
+        for (method, kl) in [(DriftMethod::TopK(20), fixture::drift().kl), (DriftMethod::Nll, None)] {
+            run.drift.insert(TUNED.into(), Drift { method, kl, ..fixture::drift() });
+            let rule = rule(&decide(&run, &policy()), "max_drift");
+            assert_eq!(rule.verdict, N);
+            assert!(
+                rule.explanation.contains("bounds KL over the whole vocabulary, and this run measured"),
+                "{rule:?}"
+            );
+        }
     }
 
     #[test]

@@ -17,19 +17,21 @@
 //! The model is asked once, by the first test that needs an answer. Under `cargo nextest`, which runs a process for each test, the
 //! first process computes, and the others wait for it and read its answers. Listing tests loads no model.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::cli::interrupt;
 use crate::cli::progress::Display;
-use crate::compare::{CaseOutcome, case_outcome};
+use crate::cli::{github, interrupt};
+use crate::compare::{CaseOutcome, Comparison, case_outcome};
 use crate::config::{Config, MANIFEST};
 use crate::error::Result;
 use crate::project::{self, Outcome, TrainPolicy};
-use crate::record::{BASE, Decision, Role, Rule, TUNED, Verdict};
+use crate::record::{Arm, BASE, Decision, Role, Rule, RunError, RunRecord, TUNED, Verdict};
+use crate::report::Report;
 use crate::scenario::{self, Names};
 use crate::shown::visible;
 use crate::snapshot::{Assertion, SnapshotContext, assert_scenario, check_environment};
@@ -93,16 +95,16 @@ fn trials(suite: &Arc<Suite>, scenarios: Vec<Names>) -> Vec<Trial> {
         for (j, case) in cases.iter().enumerate() {
             let (suite, name, case) = (Arc::clone(suite), scenario.clone(), case.clone());
             let test = format!("{role}::{scenario}::{case}");
-            trials.push(Trial::test(test, move || suite.case((i, &name), (j, &case))));
+            trials.push(Trial::ignorable_test(test, move || suite.case((i, &name), (j, &case))));
         }
     }
     for (i, Names { scenario, .. }) in scenarios.into_iter().enumerate() {
         let suite = Arc::clone(suite);
         trials.push(Trial::test(format!("snapshot::{scenario}"), move || suite.snapshot((i, &scenario))));
     }
-    for name in suite.config.gate.names() {
+    for (arm, label) in suite.config.gate.labels() {
         let suite = Arc::clone(suite);
-        trials.push(Trial::test(format!("gate::{name}"), move || suite.rule(name)));
+        trials.push(Trial::test(format!("gate::{label}"), move || suite.rule(&arm, &label)));
     }
     let proving = Arc::clone(suite);
     trials.push(Trial::test("gate::adapter_is_applied", move || proving.proof()));
@@ -125,25 +127,34 @@ impl Suite {
             let policy = TrainPolicy::from_env().map_err(|e| e.to_string())?;
             check_environment().map_err(|e| e.to_string())?;
             let mut display = Display::new(false);
-            let outcome = project::run(&self.config, policy, &mut |event| display.show(event));
+            let outcome = project::run(&self.config, policy, &mut |event| display.show(&event));
             display.finish();
+            if let Ok(outcome) = &outcome {
+                github_told(&self.config, outcome);
+            }
             outcome.map_err(|e| visible(&e.to_string()).into_owned())
         });
         outcome.as_ref().map_err(|message| Failed::from(message.clone()))
     }
 
-    /// A case fails when it was not evaluated, or when the gate fails and this case is one of the reasons.
-    fn case(&self, scenario: Place<'_>, case: Place<'_>) -> std::result::Result<(), Failed> {
+    /// A case fails when it was not evaluated, or when the gate fails and this case is one of the reasons. One that fails and that the
+    /// gate tolerates is ignored, and says so.
+    fn case(&self, scenario: Place<'_>, case: Place<'_>) -> std::result::Result<Completion, Failed> {
         let outcome = self.outcome()?;
         let scenario = at(&outcome.run.scenarios, scenario, |s| &s.name);
         let found = scenario.and_then(|s| Some((s, at(&s.cases, case, |c| &c.name)?)));
         let (scenario, case) = found.ok_or_else(|| Failed::from("the case was not run"))?;
+        let told = |text: &str| visible(text).replace('\n', " ");
         match case_outcome(case, scenario.role, BASE, TUNED) {
             CaseOutcome::NotEvaluated(why) => Err(Failed::from(visible(&format!("not evaluated: {why}")).into_owned())),
             CaseOutcome::Failed(reason) if !outcome.decision.rules_passed() => {
                 Err(Failed::from(visible(&explain(&reason, scenario.role, case)).into_owned()))
             }
-            _ => Ok(()),
+            CaseOutcome::Failed(reason) => {
+                Ok(Completion::ignored_with(told(&format!("tolerated by the gate: {reason}"))))
+            }
+            CaseOutcome::Skipped(why) => Ok(Completion::ignored_with(told(&why))),
+            CaseOutcome::Passed => Ok(Completion::Completed),
         }
     }
 
@@ -152,39 +163,70 @@ impl Suite {
         let scenario = at(&outcome.run.scenarios, scenario, |s| &s.name)
             .ok_or_else(|| Failed::from("the scenario was not run"))?;
         let directory = absolute(&self.config.run.snapshots);
+        let arms: Vec<&str> = self.config.run.snapshot_arms.iter().map(String::as_str).collect();
         let context = SnapshotContext {
             directory: &directory,
             root: &self.root,
             run: &outcome.run,
-            base: BASE,
-            tuned: TUNED,
+            arms: &arms,
             assertion: self.assertion,
         };
         assert_scenario(scenario, &context).map_err(Failed::from)
     }
 
-    fn rule(&self, name: &str) -> std::result::Result<(), Failed> {
+    /// A rule of an arm, by its label.
+    fn rule(&self, arm: &str, label: &str) -> std::result::Result<(), Failed> {
         let Outcome { run, decision: Decision { rules, .. }, .. } = self.outcome()?;
-        if let Some(why) = run.errors.get("drift").filter(|_| name == "max_drift") {
-            return Err(Failed::from(visible(&format!("drift: {why}")).into_owned()));
+        if label.ends_with("max_drift")
+            && let Some(error) = lost(run, |error| matches!(error, RunError::Drift { arm: of, .. } if of == arm))
+        {
+            return Err(error);
         }
         let rule: &Rule =
-            rules.iter().find(|r| r.name == name).ok_or_else(|| Failed::from("the rule was not applied"))?;
+            rules.iter().find(|r| r.label() == label).ok_or_else(|| Failed::from("the rule was not applied"))?;
         if rule.verdict == Verdict::Passed { Ok(()) } else { Err(Failed::from(rule.explanation.clone())) }
     }
 
     fn proof(&self) -> std::result::Result<(), Failed> {
         let Outcome { run, decision, .. } = self.outcome()?;
         // Where no rule asks for drift, none of the rules' tests says that it is missing.
-        let asked = decision.rules.iter().any(|rule| rule.name == "max_drift");
-        if let Some(why) = run.errors.get("drift").filter(|_| !asked) {
-            return Err(Failed::from(visible(&format!("drift: {why}")).into_owned()));
+        let asked = |arm: &str| decision.rules.iter().any(|rule| rule.name == "max_drift" && rule.arm == arm);
+        let unseen = |error: &RunError| match error {
+            RunError::Drift { arm, .. } => !asked(arm),
+            RunError::Proof { .. } => true,
+            RunError::Answer { .. } => false,
+        };
+        if let Some(error) = lost(run, unseen) {
+            return Err(error);
         }
-        match (&run.proof, run.errors.get("proof")) {
-            (_, Some(why)) => Err(Failed::from(visible(&format!("proof: {why}")).into_owned())),
-            (Some(proof), None) if proof.adapter_effect > 0.0 => Ok(()),
-            _ => Err(Failed::from("there is no proof that the adapter is applied")),
+        let proven = |arm: &Arm| run.proof.get(&arm.name).is_some_and(|proof| proof.adapter_effect > 0.0);
+        match run.arms.iter().skip(1).find(|arm| !proven(arm)) {
+            None => Ok(()),
+            Some(arm) => Err(Failed::from(format!("there is no proof that the adapter of {} is applied", arm.name))),
         }
+    }
+}
+
+/// The first error of a run that is one of these.
+fn lost(run: &RunRecord, is: impl Fn(&RunError) -> bool) -> Option<Failed> {
+    let error = run.errors.iter().find(|error| is(error))?;
+    Some(Failed::from(visible(&format!("{}: {}", error.what(), error.why())).into_owned()))
+}
+
+/// In a GitHub workflow: the summary and the annotations, as `finetest run` writes them. Under nextest the process that computed answers
+/// does it, and not each of the others.
+fn github_told(config: &Config, Outcome { run, decision, files }: &Outcome) {
+    if std::env::var_os("NEXTEST").is_some() && run.cost.computed == 0 {
+        return;
+    }
+    let comparison = Comparison::of(run, BASE, TUNED);
+    let report = Report { run, comparison: &comparison, decision, files };
+    let mut out = std::io::stdout().lock();
+    if let Some(note) = github::summary(config, &report) {
+        let _ = writeln!(std::io::stderr(), "note: {}", visible(&note));
+    }
+    for annotation in github::annotated(&report) {
+        let _ = writeln!(out, "{annotation}");
     }
 }
 

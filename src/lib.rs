@@ -91,16 +91,16 @@ pub mod snapshot;
 #[doc(hidden)]
 pub mod train;
 
-pub use backend::{Answered, Backend, Progress, Question, Scripted};
+pub use backend::{Answered, Backend, Capabilities, Progress, Question, Scripted};
 pub use compare::{Comparison, Flip};
 pub use config::{Config, Policy};
 pub use error::{Error, Result};
 pub use gate::decide;
 #[cfg(feature = "candle")]
-pub use project::{Event, Outcome, TrainPolicy};
+pub use project::{Outcome, TrainPolicy};
 pub use record::{BASE, Completion, Decision, Prompt, Request, RunRecord, TUNED, Verdict};
 pub use report::Report;
-pub use run::{Inputs, Store, execute};
+pub use run::{Inputs, RunEvent, Store, execute};
 pub use scenario::{Case, Check, Scenario};
 
 #[doc(hidden)]

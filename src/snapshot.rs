@@ -4,140 +4,28 @@
 //! `--unreferenced=reject` work. An installed binary, with no cargo workspace around it, compares files with [`compare_files`].
 
 mod approved;
+mod render;
 
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Once};
+use std::sync::Once;
 
-use regex::Regex;
 use serde::Serialize;
 
 pub use approved::approved;
+pub use render::render;
 
-use crate::compare::{Change, DiffLine, Span, line_diff, word_diff};
+use crate::compare::{Change, DiffLine, line_diff};
 use crate::error::{Error, Result, panic_message};
 use crate::files::read_regular_text;
-use crate::record::{Answer, CaseRecord, Completion, RunRecord, Sampling, ScenarioRecord, Verdict};
-use crate::shown::visible;
+use crate::record::{RunRecord, Sampling, ScenarioRecord};
 
 /// Bytes of a snapshot.
 const MOST_BYTES: u64 = 256 << 20;
 /// Changed lines that a message shows.
 const MESSAGE_LINES: usize = 40;
-
-/// Renders a scenario's answers as they are approved: readable in a pull request, and stable.
-///
-/// A case is its name, the first line of what it asks, and both arms' verdicts and answers, each line of an answer behind
-/// `  | `. Tuned's answer is `= base` when it is base's; when the two have much in common, the difference is woven into one text
-/// with `[-removed-]` and `{+added+}`. There are no scores, times or fingerprints, and no invisible characters, and a changed
-/// answer changes the lines of its own case only.
-#[must_use]
-pub fn render(scenario: &ScenarioRecord, base: &str, tuned: &str) -> String {
-    let mut body = format!("# {}::{}\n", scenario.role, line(&scenario.name));
-    if !scenario.description.trim().is_empty() {
-        body.push_str(&format!("{}\n", line(&scenario.description)));
-    }
-    for case in &scenario.cases {
-        render_case(&mut body, case, base, tuned);
-    }
-    body
-}
-
-fn render_case(body: &mut String, case: &CaseRecord, base: &str, tuned: &str) {
-    body.push_str(&format!("\n## {}\n", line(&case.name)));
-    let asked = case.prompt.headline().lines().find(|l| !l.trim().is_empty()).unwrap_or("");
-    body.push_str(&format!("> {}\n", line(asked)));
-    let (before, after) = (case.text(base), case.text(tuned));
-    let same = before.is_some() && before == after && !is_scored(case, base) && !is_scored(case, tuned);
-    render_answer(body, case.answers.get(base), base, None);
-    render_answer(body, case.answers.get(tuned), tuned, same.then_some(base));
-    let (Some(before), Some(after)) = (before, after) else { return };
-    if before == after {
-        return;
-    }
-    let diff = word_diff(before, after);
-    if diff.is_readable() {
-        body.push_str("diff\n");
-        for spans in diff.lines() {
-            quote(body, &woven(&spans));
-        }
-    }
-}
-
-fn is_scored(case: &CaseRecord, arm: &str) -> bool {
-    case.answers.get(arm).and_then(|a| a.completion.as_ref()).is_some_and(only_scored)
-}
-
-/// Whether nothing was to be generated: there is no text to show.
-fn only_scored(completion: &Completion) -> bool {
-    completion.text.is_empty() && !completion.choices.is_empty()
-}
-
-fn render_answer(body: &mut String, answer: Option<&Answer>, arm: &str, same_as: Option<&str>) {
-    let verdict = match answer.map_or(Verdict::NotEvaluated, |a| a.verdict) {
-        Verdict::Passed => "passed",
-        Verdict::Failed => "failed",
-        Verdict::NotEvaluated => "not evaluated",
-    };
-    let same = same_as.map_or_else(String::new, |other| format!(" = {}", line(other)));
-    body.push_str(&format!("{}: {verdict}{same}\n", line(arm)));
-    let Some(answer) = answer else { return };
-    if let Some(completion) = &answer.completion {
-        if same_as.is_none() && !only_scored(completion) {
-            completion.text.split('\n').for_each(|l| quote(body, l));
-        }
-        if let Some(likeliest) = likeliest(completion) {
-            body.push_str(&format!("  likeliest: {}\n", line(&format!("{likeliest:?}"))));
-        }
-    }
-    let scored = answer.completion.as_ref().is_some_and(|c| !c.choices.is_empty());
-    for failure in &answer.failures {
-        body.push_str(&format!("  ! {}\n", line(&steady(failure, scored))));
-    }
-}
-
-/// The continuation with the highest log-likelihood; its score would not be the same on the next machine.
-fn likeliest(completion: &Completion) -> Option<&str> {
-    let scored = completion.choices.iter().filter(|c| !c.log_likelihood.is_nan());
-    scored.max_by(|a, b| a.log_likelihood.total_cmp(&b.log_likelihood)).map(|c| c.text.as_str())
-}
-
-/// A failure without scores: decimal numbers of one that compares log-likelihoods become `…`.
-fn steady(failure: &str, scored: bool) -> String {
-    static DECIMAL: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[-+]?\b\d+\.\d+(?:e[-+]?\d+)?\b").ok());
-    match &*DECIMAL {
-        Some(decimal) if scored => decimal.replace_all(failure, "…").into_owned(),
-        _ => failure.to_owned(),
-    }
-}
-
-fn woven(spans: &[Span]) -> String {
-    let mark = |span: &Span| match span.change {
-        Change::Equal => span.text.clone(),
-        Change::Removed => format!("[-{}-]", span.text),
-        Change::Added => format!("{{+{}+}}", span.text),
-    };
-    spans.iter().map(mark).collect()
-}
-
-/// One line of an answer. A blank at its end is spelt out, since editors and git take it off or complain.
-fn quote(body: &mut String, text: &str) {
-    let shown = visible(text);
-    let shown = match shown.strip_suffix([' ', '\t']) {
-        Some(rest) if shown.ends_with(' ') => format!("{rest}\\u{{20}}"),
-        Some(rest) => format!("{rest}\\u{{9}}"),
-        None => shown.into_owned(),
-    };
-    body.push_str(if shown.is_empty() { "  |" } else { "  | " });
-    body.push_str(&shown);
-    body.push('\n');
-}
-
-fn line(text: &str) -> String {
-    visible(text.trim()).replace('\n', " ⏎ ")
-}
 
 /// Calls insta's assertion, under the settings bound by [`assert_scenario`], with a snapshot's name and body.
 ///
@@ -162,19 +50,17 @@ pub struct SnapshotContext<'a> {
     pub root: &'a Path,
     /// The run: its model, arms and backend are written into a snapshot's header.
     pub run: &'a RunRecord,
-    /// The control arm.
-    pub base: &'a str,
-    /// The arm that is judged.
-    pub tuned: &'a str,
+    /// The arms whose answers are approved, base first.
+    pub arms: &'a [&'a str],
     /// insta's assertion.
     pub assertion: Assertion,
 }
 
-/// What answered, in a snapshot's header. It is shown in a review and not compared.
+/// What answered, in a snapshot's header: shown in a review, and not compared. Hashes are no part of it, since they would be those of an
+/// old adapter wherever the answers stay the same.
 #[derive(Serialize)]
 struct Identity<'a> {
     model: &'a str,
-    weights: &'a str,
     backend: &'a str,
     arms: Vec<IdentityArm<'a>>,
     #[serde(skip_serializing_if = "Sampling::is_greedy")]
@@ -188,21 +74,18 @@ struct IdentityArm<'a> {
     adapter: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     scale: Option<f64>,
-    fingerprint: &'a str,
 }
 
 impl<'a> Identity<'a> {
     fn of(context: &SnapshotContext<'a>, scenario: &ScenarioRecord) -> Self {
-        let shown = |name: &str| name == context.base || name == context.tuned;
+        let shown = |name: &str| context.arms.contains(&name);
         let arms = context.run.arms.iter().filter(|arm| shown(&arm.name)).map(|arm| IdentityArm {
             name: &arm.name,
             adapter: arm.adapter.as_deref(),
             scale: (arm.adapter.is_some() && arm.scale != 1.0).then_some(arm.scale),
-            fingerprint: &arm.fingerprint,
         });
         Self {
             model: &context.run.model.source,
-            weights: &context.run.model.weights,
             backend: &context.run.backend,
             arms: arms.collect(),
             sampling: scenario.sampling,
@@ -219,7 +102,7 @@ impl<'a> Identity<'a> {
 /// Answers that differ from the approved ones, or were never approved: the file, the changed lines and what to do.
 pub fn assert_scenario(scenario: &ScenarioRecord, context: &SnapshotContext<'_>) -> Result<(), String> {
     check_environment().map_err(|e| e.to_string())?;
-    let body = render(scenario, context.base, context.tuned);
+    let body = render(scenario, context.arms);
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path(context.directory);
     settings.set_prepend_module_to_snapshot(false);
@@ -325,8 +208,8 @@ pub enum SnapshotState {
 ///
 /// # Errors
 /// A file that cannot be read or is no snapshot.
-pub fn compare_files(directory: &Path, scenario: &ScenarioRecord, base: &str, tuned: &str) -> Result<SnapshotState> {
-    state_of(&directory.join(file_of(&scenario.name)), &render(scenario, base, tuned))
+pub fn compare_files(directory: &Path, scenario: &ScenarioRecord, arms: &[&str]) -> Result<SnapshotState> {
+    state_of(&directory.join(file_of(&scenario.name)), &render(scenario, arms))
 }
 
 /// The name insta gives a scenario's snapshot.

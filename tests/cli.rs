@@ -38,8 +38,8 @@ fn a_second_run_trains_and_computes_nothing() {
     let json: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
     assert_eq!(json["run"]["cost"]["computed"], 0);
     assert_eq!(json["run"]["cost"]["stored"], 6);
-    assert!(json["run"]["proof"]["adapter_effect"].as_f64().expect("a number") > 0.0);
-    assert!(json["run"]["drift"]["kl_mean"].as_f64().expect("a number") > 0.0);
+    assert!(json["run"]["proof"]["tuned"]["adapter_effect"].as_f64().expect("a number") > 0.0);
+    assert!(json["run"]["drift"]["tuned"]["kl"]["mean"].as_f64().expect("a number") > 0.0);
 }
 
 #[test]
@@ -457,7 +457,7 @@ fn a_device_is_written_to_and_not_replaced() {
 fn an_unreadable_run_is_an_error() {
     let project = Project::new();
     project.write("run.json", "{\"version\": 99}");
-    project.run(&["gate", "run.json"]).fails(1, &["run.json", "99", "expected 1"]);
+    project.run(&["gate", "run.json"]).fails(1, &["run.json", "version 99", "a newer finetest", "up to version 2"]);
     project.write("run.json", "no");
     project.run(&["report", "run.json"]).fails(1, &["run.json"]);
     project.run(&["report", "absent.json"]).fails(1, &["absent.json", "cannot read"]);

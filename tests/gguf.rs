@@ -40,7 +40,7 @@ fn a_gguf_adapter_answers_as_the_peft_directory_that_it_was_made_of() {
     let ran = project.run(&["--json"]).expect(0);
     let run: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
     assert_eq!(run["run"]["arms"][1]["adapter"], "a.gguf");
-    assert!(run["run"]["proof"]["adapter_effect"].as_f64().expect("a number") > 0.0);
+    assert!(run["run"]["proof"]["tuned"]["adapter_effect"].as_f64().expect("a number") > 0.0);
     adapter(&project, "peft");
     assert_eq!(answers(&project.run(&["--json"]).expect(0)), answers(&ran));
     adapter(&project, "a.gguf");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use finetest::RunRecord;
 use finetest::model::tokenizer::{Tokenizer, gguf_metadata};
-use finetest::record::Finish;
+use finetest::record::{Drift, Finish, RunError};
 use serde_json::{Value, json};
 use support::{Project, Ran, fixture};
 
@@ -84,7 +84,7 @@ fn compared(ran: &Ran) -> Value {
 fn answers(run: &RunRecord) -> Vec<(String, Vec<u32>, Vec<f64>)> {
     let of = |case: &finetest::record::CaseRecord| {
         let rows = case.answers.iter().map(|(arm, answer)| {
-            let completion = answer.completion.as_ref().expect("an answer");
+            let completion = answer.completion().expect("an answer");
             let scores = completion.choices.iter().map(|c| c.log_likelihood).collect();
             (format!("{} {arm}", case.name), completion.tokens.clone(), scores)
         });
@@ -110,13 +110,14 @@ fn a_project_has_the_same_answers_on_both_backends() {
         assert!(scores.iter().zip(same_scores).all(|(a, b)| (a - b).abs() < 1e-3), "{name}");
     }
     let stopped = ours.cases().filter(|(s, _)| s.name == "drawn").flat_map(|(_, case)| case.answers.values());
-    for completion in stopped.filter_map(|answer| answer.completion.as_ref()) {
+    for completion in stopped.filter_map(|answer| answer.completion()) {
         assert!(!completion.text.contains('e'), "{completion:?}");
         assert!(completion.finish == Finish::Length || completion.tokens.len() < 24, "{completion:?}");
     }
-    let (drift, same) = (ours.drift.expect("drift"), theirs.drift.expect("drift"));
-    assert!((drift.kl_mean - same.kl_mean).abs() < 1e-3 && drift.same_top1 == same.same_top1);
-    let proof = theirs.proof.expect("a proof");
+    let (drift, same) = (&ours.drift["tuned"], &theirs.drift["tuned"]);
+    let mean = |drift: &Drift| drift.kl.expect("a divergence").mean;
+    assert!((mean(drift) - mean(same)).abs() < 1e-3 && drift.same_top1 == same.same_top1);
+    let proof = &theirs.proof["tuned"];
     assert!(proof.adapter_effect > 0.1 && proof.base_difference < 1e-6, "{proof:?}");
     // A second run computes nothing, and starts no worker for it.
     let again = record(&project.run(&["--json"]).expect(100));
@@ -187,7 +188,7 @@ fn an_assert_of_ggml_is_one_cases_error() {
             assert!(errors.is_empty(), "{}: {errors:?}", case.name);
         }
     }
-    assert!(run.proof.is_some() && run.drift.is_some(), "the other cases are enough for both");
+    assert!(!run.proof.is_empty() && !run.drift.is_empty(), "the other cases are enough for both");
     let junit = project.read(".finetest/runs/finetest/latest/junit.xml");
     assert!(junit.contains("GGML_ASSERT"), "{junit}");
     // The report says it; what was answered is stored, what failed is asked again.
@@ -223,7 +224,7 @@ fn a_worker_that_cannot_be_started_again_loses_no_answer() {
     let run = record(&Ran::of(ran).expect(1));
     let errors: Vec<String> =
         run.cases().flat_map(|(_, case)| case.errors().map(|(_, why)| why.to_owned()).collect::<Vec<_>>()).collect();
-    let answers = run.cases().flat_map(|(_, case)| case.answers.values()).filter(|a| a.completion.is_some()).count();
+    let answers = run.cases().flat_map(|(_, case)| case.answers.values()).filter(|a| a.completion().is_some()).count();
     assert_eq!((answers, errors.len()), (1, 7), "{errors:?}");
     assert!(errors.iter().all(|why| why.contains("cannot be started again")), "{errors:?}");
     // The real one computes what is missing, and not what was answered.
@@ -301,10 +302,10 @@ fn a_death_in_drift_or_proof_is_an_error_of_the_run_and_no_answer_is_lost() {
         Ran::of(command.env("FINETEST_TEST_ABORT_AT_TOKEN", token).output().expect("it runs")).expect(1)
     };
     let run = record(&dying(&project, "~", &["--json"]));
-    let why = &run.errors["drift"];
+    let [RunError::Drift { why, .. }] = run.errors.as_slice() else { panic!("{:?}", run.errors) };
     assert!(why.starts_with("1 of 4 texts left out: llama.cpp died of it") && why.contains("GGML_ASSERT"), "{why}");
-    assert!(run.drift.expect("of the other texts").source.ends_with("1 of 4 texts left out"));
-    assert!(run.proof.is_some() && !run.errors.contains_key("proof"));
+    assert!(run.drift["tuned"].source.ends_with("1 of 4 texts left out"));
+    assert!(!run.proof.is_empty());
     let told = dying(&project, "~", &[]);
     for part in ["errors: this could not be computed", "drift: 1 of 4 texts left out", "exit code 1"] {
         assert!(told.stdout.contains(part), "{part:?} is not in\n{}", told.stdout);
@@ -319,8 +320,9 @@ fn a_death_in_drift_or_proof_is_an_error_of_the_run_and_no_answer_is_lost() {
         }
     }
     let run = record(&dying(&project, "hello", &["--json"]));
-    assert!(run.errors["proof"].contains("GGML_ASSERT") && run.proof.is_none(), "{:?}", run.errors);
-    assert_eq!((run.cost.computed, run.cost.stored, run.drift.is_some()), (0, 8, true));
+    let [RunError::Proof { why, .. }] = run.errors.as_slice() else { panic!("{:?}", run.errors) };
+    assert!(why.contains("GGML_ASSERT") && run.proof.is_empty(), "{why}");
+    assert_eq!((run.cost.computed, run.cost.stored, run.drift.len()), (0, 8, 1));
     let junit = project.read(".finetest/runs/finetest/latest/junit.xml");
     assert!(junit.contains("run::proof"), "{junit}");
     project.run(&[]).expect(0);

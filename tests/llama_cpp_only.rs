@@ -88,7 +88,7 @@ fn families_that_candle_has_not_are_trained_and_asked() {
         }
         let run = record(&project);
         assert_eq!(run.model.family, name);
-        let proof = run.proof.expect("a proof");
+        let proof = run.proof["tuned"].clone();
         assert!(proof.adapter_effect > 0.0 && proof.base_difference < 1e-6, "{name}: {proof:?}");
     }
 }
@@ -98,9 +98,9 @@ fn families_that_candle_has_not_are_trained_and_asked() {
 fn both_forms_of_an_adapter_give_the_same_answers() {
     let answers = |project: &Project| -> Vec<_> {
         let run = record(project);
-        assert!(run.proof.as_ref().is_some_and(|proof| proof.adapter_effect > 0.1), "{:?}", run.proof);
+        assert!(run.proof.get("tuned").is_some_and(|proof| proof.adapter_effect > 0.1), "{:?}", run.proof);
         let tokens = run.cases().flat_map(|(_, case)| case.answers.values().cloned().collect::<Vec<_>>());
-        tokens.map(|answer| answer.completion.expect("an answer").tokens).collect()
+        tokens.map(|answer| answer.completion().expect("an answer").tokens.clone()).collect()
     };
     let peft = asks(&family("phi3"), "given");
     std::fs::create_dir_all(peft.path("given")).expect("a directory");
@@ -135,11 +135,11 @@ fn a_family_of_which_only_llama_cpp_knows_is_asked_with_a_gguf_adapter() {
     std::fs::copy(&adapter, project.path("given.gguf")).expect("a copy");
     let run = record(&project);
     assert_eq!(run.model.family, "minicpm");
-    let proof = run.proof.expect("a proof");
+    let proof = run.proof["tuned"].clone();
     assert!(proof.adapter_effect > 0.1 && proof.adapted_modules == 21, "{proof:?}");
     // Half of its effect, by a file of our own.
     project.append("finetest.toml", "scale = 0.5\n");
-    let halved = record(&project).proof.expect("a proof");
+    let halved = record(&project).proof["tuned"].clone();
     assert!(halved.adapter_effect < 0.9 * proof.adapter_effect, "{halved:?}");
 
     let project = asks(&model, "given");
@@ -170,7 +170,7 @@ fn types_that_candle_has_not_are_trained_as_candle_trains_their_values() {
         assert!((got - expected).abs() < 1e-3 * expected.abs(), "{got}, candle's is {expected}");
     }
     let run = record(&project);
-    assert!(run.proof.expect("a proof").adapter_effect > 0.0);
+    assert!(run.proof["tuned"].clone().adapter_effect > 0.0);
     let words = ["m.gguf", "is in IQ4_NL, a type that candle does not read", "--backend llama-cpp"];
     project.run(&["run", "--backend", "candle"]).fails(1, &words);
 }

@@ -291,7 +291,7 @@ def agreement(name, firsts):
 def project_agreement(ours, theirs):
     same, all_of_them, apart, other_prompts = 0, 0, 0.0, 0
     for arm, found in zip(("base", "tuned"), theirs):
-        completions = [case["answers"][arm]["completion"] for s in ours["scenarios"] for case in s["cases"]]
+        completions = [case["answers"][arm]["samples"][0]["turns"][0] for s in ours["scenarios"] for case in s["cases"]]
         for completion, answer in zip(completions, found["answers"]):
             if answer is not None:
                 same, all_of_them = same + (completion["tokens"] == answer), all_of_them + 1
@@ -300,7 +300,7 @@ def project_agreement(ours, theirs):
         other_prompts += sum(c["prompt_tokens"] != n for c, n in zip(completions, found.get("prompt_tokens", [])))
     said = f"{same} of {all_of_them} answers are the same, token by token; log-likelihoods of choices differ by at most {apart:.1e} nats"
     if "drift" in theirs[1]:
-        said += f"; drift {theirs[1]['drift']:.4f}, finetest's {ours['drift']['kl_mean']:.4f} nats/token"
+        said += f"; drift {theirs[1]['drift']:.4f}, finetest's {ours['drift']['tuned']['kl']['mean']:.4f} nats/token"
     return said + (f"; {other_prompts} prompts have another number of tokens" if other_prompts else "")
 
 

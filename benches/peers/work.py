@@ -115,7 +115,7 @@ def questions(run, limits):
     asked = []
     for scenario in run["scenarios"]:
         for case in scenario["cases"]:
-            completion = case["answers"]["base"]["completion"]
+            completion = case["answers"]["base"]["samples"][0]["turns"][0]
             generates = completion["finish"] != "scored"
             asked.append({
                 "prompt": case["prompt"], "role": scenario["role"], "choices": [c["text"] for c in completion["choices"]],

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::encode::Answers;
 use super::engine::{Compared, Ends, Engine, Event, Generated, Generation};
-use super::{Backend, DriftText, Measured, OnAnswers, Progress, Question, encode};
+use super::{Backend, Capabilities, DriftText, Logits, Measured, OnAnswers, Progress, Question, encode};
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -107,6 +107,10 @@ impl Backend for CandleBackend {
         Self::version(&self.config)
     }
 
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { logits: Logits::Full, scores: true, drafts: true, seeds: true, adapters: true }
+    }
+
     fn answer(
         &mut self,
         questions: &[Question<'_>],
@@ -150,15 +154,15 @@ impl Backend for CandleBackend {
         texts: &[DriftText<'_>],
         arms: (usize, usize),
         on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Option<Vec<Measured<DriftSample>>>> {
+    ) -> Result<Vec<Measured<DriftSample>>> {
         let (text, engine) = self.load(on_progress)?;
         let continuations = encode::texts(engine.decoder.spec.context, &text.chat, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: continuations.len() });
         let compared = engine.compare(&continuations, arms.0, arms.1, &mut |event| on_progress(progress(event)))?;
-        Ok(Some(compared.into_iter().map(|found| Ok(sample(found))).collect()))
+        Ok(compared.into_iter().map(|found| Ok(sample(found))).collect())
     }
 
-    fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Option<Measured<Proof>>> {
+    fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Measured<Proof>> {
         let Some((adapter, _)) = self.arms.get(arms.1).and_then(Option::as_ref) else {
             return Err(Error::failed("the tuned arm has no adapter"));
         };
@@ -177,7 +181,7 @@ impl Backend for CandleBackend {
             base = larger(base, largest_difference(&together[0], &untouched[0]));
         }
         encode::check_proof(effect, base)?;
-        Ok(Some(Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules })))
+        Ok(Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules }))
     }
 }
 

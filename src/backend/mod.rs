@@ -24,7 +24,7 @@ pub use scripted::Scripted;
 
 use crate::compare::DriftSample;
 use crate::error::{Error, Result};
-use crate::record::{Completion, Prompt, Proof, Request};
+use crate::record::{Completion, DriftMethod, Prompt, Proof, Request};
 
 /// Raised when the code of this crate would answer a question otherwise than before: the decoder, sampling, tokenisation, templates, the
 /// llama.cpp session. It is part of every answer's key, so that no stored answer of the old code is taken for one of the new.
@@ -93,10 +93,52 @@ pub type Measured<T> = std::result::Result<T, String>;
 /// Receives answers as they are computed: the questions' numbers and their answers, as many as became ready together.
 pub type OnAnswers<'a> = &'a mut dyn FnMut(Vec<(usize, Answered)>) -> Result<()>;
 
+/// What of next-token distributions a backend sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Logits {
+    /// Nothing.
+    #[default]
+    None,
+    /// The probabilities of so many likeliest tokens.
+    TopK(usize),
+    /// All of them.
+    Full,
+}
+
+/// What a backend can do besides answering. What it cannot is left out of a run, or refused before anything is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// What it sees of distributions at every position.
+    pub logits: Logits,
+    /// It scores text that it is given: choices, and the drift of likelihoods.
+    pub scores: bool,
+    /// A [`Draft`] makes its answers faster.
+    pub drafts: bool,
+    /// The same seed makes the same answer.
+    pub seeds: bool,
+    /// Its arms are adapters on one base, so that [`Backend::prove`] can show that they are applied.
+    pub adapters: bool,
+}
+
+impl Capabilities {
+    /// By what drift can be measured; `None`: not at all.
+    #[must_use]
+    pub fn drift(&self) -> Option<DriftMethod> {
+        match self.logits {
+            Logits::Full => Some(DriftMethod::FullKl),
+            Logits::TopK(k) => Some(DriftMethod::TopK(k)),
+            Logits::None => self.scores.then_some(DriftMethod::Nll),
+        }
+    }
+}
+
 /// Something that answers prompts for several arms.
 pub trait Backend {
     /// Its name and version, as they decide an answer: `candle 0.11`.
     fn name(&self) -> String;
+
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
 
     /// Answers every question, and hands each answer to `on_answers` as soon as it is computed, so that it can be stored before the
     /// next one is there. The order is the backend's own. What is wrong with one question alone is that question's answer.
@@ -131,24 +173,30 @@ pub trait Backend {
         }
     }
 
-    /// Both arms' next-token distributions on the same tokens, one sample a text; `None` when the backend cannot see them.
-    /// What is wrong with one text alone is that text's sample.
+    /// Both arms' next-token distributions on the same tokens, by the method of [`Capabilities::drift`]: one sample a text, but of
+    /// [`DriftText::Plain`], which comes last, one a stretch of it. What is wrong with one text alone is that text's sample.
     ///
     /// # Errors
-    /// As [`Self::complete`].
+    /// As [`Self::complete`]; it cannot measure drift.
     fn drift(
         &mut self,
         texts: &[DriftText<'_>],
         arms: (usize, usize),
         on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Option<Vec<Measured<DriftSample>>>>;
+    ) -> Result<Vec<Measured<DriftSample>>> {
+        let _ = (texts, arms, on_progress);
+        Err(Error::failed(format!("{} cannot measure drift", self.name())))
+    }
 
-    /// Shows on `prompts` that arm `tuned`'s adapter changes logits and that arm `base` has the logits of a model without any
-    /// adapter; `None` when the backend cannot show it. That it was taken down while it did is no proof, and why.
+    /// Shows on `prompts` that the second arm's adapter changes logits and that the first, base, has the logits of a model without any
+    /// adapter. That it was taken down while it did is no proof, and why.
     ///
     /// # Errors
-    /// The adapter changes nothing, or base is changed by it; or as [`Self::complete`].
-    fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Option<Measured<Proof>>>;
+    /// The adapter changes nothing, or base is changed by it; it has no adapters; or as [`Self::complete`].
+    fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Measured<Proof>> {
+        let _ = (prompts, arms);
+        Err(Error::failed(format!("{} has no adapters to prove", self.name())))
+    }
 }
 
 /// A backend answered what it was not asked.

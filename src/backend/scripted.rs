@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::{Answered, Backend, DriftText, Measured, OnAnswers, Progress, Question};
-use crate::compare::DriftSample;
+use super::{Answered, Backend, Capabilities, OnAnswers, Progress, Question};
 use crate::error::{Error, Result};
-use crate::record::{ChoiceScore, Completion, Finish, Prompt, Proof};
+use crate::record::{ChoiceScore, Completion, Finish};
 
 /// Answers by arm and the prompt's last user message.
 ///
@@ -40,6 +39,10 @@ impl Backend for Scripted {
         "scripted 1".into()
     }
 
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { scores: true, seeds: true, ..Capabilities::default() }
+    }
+
     fn answer(
         &mut self,
         questions: &[Question<'_>],
@@ -70,18 +73,5 @@ impl Backend for Scripted {
             Ok((i, Ok(completion)))
         };
         on_answers(questions.iter().enumerate().map(answer).collect::<Result<Vec<(usize, Answered)>>>()?)
-    }
-
-    fn drift(
-        &mut self,
-        _: &[DriftText<'_>],
-        _: (usize, usize),
-        _: &mut dyn FnMut(Progress),
-    ) -> Result<Option<Vec<Measured<DriftSample>>>> {
-        Ok(None)
-    }
-
-    fn prove(&mut self, _: &[&Prompt], _: (usize, usize)) -> Result<Option<Measured<Proof>>> {
-        Ok(None)
     }
 }

@@ -48,7 +48,8 @@ pub(super) fn crosscheck(global: &Global, args: &Args) -> Result<u8> {
     let other = if args.exact { BackendName::LlamaCppF32 } else { BackendName::LlamaCpp };
     let Args { min_same_top1, max_kl, max_flips, max_texts, .. } = *args;
     let limits = Limits { min_same_top1, max_kl, max_flips, max_texts };
-    let check = project::crosscheck(&config, other, TrainPolicy::from_env()?, limits, &mut |event| display.show(event));
+    let check =
+        project::crosscheck(&config, other, TrainPolicy::from_env()?, limits, &mut |event| display.show(&event));
     display.finish();
     let check = check?;
     print(&if global.json { json(&check)? } else { report::crosscheck(&check, style()) })?;

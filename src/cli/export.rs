@@ -9,7 +9,7 @@ use crate::error::{Error, Result, exit};
 use crate::export::{Export, Format, Precision, Protected, earlier, probe};
 use crate::files::sweep_directory;
 use crate::model::{self, ModelFiles, ModelKind, Opened, lora, sources};
-use crate::project::{self, Event};
+use crate::project;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Form {
@@ -92,9 +92,9 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     let scale = if args.adapter.is_none() { place.map_or(1.0, |place| place.scale) } else { 1.0 };
     let mut display = Display::new(global.quiet);
     // Nobody trains the adapter meanwhile, and what a killed export left is nobody's.
-    let _lock = project::lock(&config, &mut |event| display.show(event))?;
+    let _lock = project::lock(&config, &mut |event| display.show(&event))?;
     sweep_directory(&args.out);
-    let files = sources::resolve(&config.model, &mut |event| display.show(Event::Source(event)));
+    let files = sources::resolve(&config.model, &mut |event| display.show(&event.into()));
     display.finish();
     let files = files?;
     protected.add_base(&files);

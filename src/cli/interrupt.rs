@@ -2,11 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::backend::Progress;
-use crate::model::SourceEvent;
-use crate::project::Event;
+use crate::run::RunEvent;
 use crate::shown::visible;
-use crate::train::TrainEvent;
 
 /// What is going on, as far as it decides what is lost.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,25 +18,27 @@ enum Doing {
 static DOING: Mutex<Doing> = Mutex::new(Doing::Nothing);
 
 /// Notes what an event tells.
-pub(super) fn note(event: &Event) {
+pub(super) fn note(event: &RunEvent) {
     DOING.lock().unwrap_or_else(PoisonError::into_inner).note(event);
 }
 
 impl Doing {
-    fn note(&mut self, event: &Event) {
+    fn note(&mut self, event: &RunEvent) {
         match (event, &mut *self) {
-            (Event::Source(SourceEvent::Started { what, .. }), doing) => *doing = Self::Fetching(what.clone()),
-            (Event::Source(SourceEvent::Finished), doing) => *doing = Self::Nothing,
-            (Event::Train(TrainEvent::Started { steps, resumed_at, .. }), doing) => {
-                *doing = Self::Training { done: *resumed_at, steps: *steps, saved: *resumed_at };
+            (RunEvent::Stage { what, bytes: true, .. }, doing) => *doing = Self::Fetching(what.clone()),
+            (RunEvent::StageFinished, doing) => *doing = Self::Nothing,
+            (RunEvent::Stage { what, units, .. }, doing) if what == "training" => {
+                *doing = Self::Training { done: 0, steps: *units, saved: 0 };
             }
-            (Event::Train(TrainEvent::Step { entry, .. }), Self::Training { done, .. }) => *done = entry.step,
-            (Event::Train(TrainEvent::Saved { step }), Self::Training { saved, .. }) => *saved = *step,
-            (Event::Progress(Progress::Started { what: "answering", units }), doing) => {
+            (RunEvent::Step { step, .. }, Self::Training { done, .. }) => *done = *step,
+            (RunEvent::Saved { step }, Self::Training { saved, done, .. }) => {
+                (*saved, *done) = (*step, *step.max(done));
+            }
+            (RunEvent::Stage { what, units, .. }, doing) if what == "answering" => {
                 *doing = Self::Answering { done: 0, all: *units };
             }
-            (Event::Progress(Progress::Started { .. }), doing) => *doing = Self::Measuring,
-            (Event::Progress(Progress::Done(n)), Self::Answering { done, .. }) => *done += n,
+            (RunEvent::Stage { .. }, doing) => *doing = Self::Measuring,
+            (RunEvent::Advanced { units, .. }, Self::Answering { done, .. }) => *done += units,
             _ => {}
         }
     }
@@ -94,17 +93,16 @@ mod tests {
     #[test]
     fn what_is_kept_follows_from_what_was_told() {
         let mut doing = Doing::Nothing;
-        let mut kept = |event: Event| {
+        let mut kept = |event: RunEvent| {
             doing.note(&event);
             doing.kept()
         };
-        let started = TrainEvent::Started { steps: 100, resumed_at: 0, examples: (1, 0), tokens: 1, parameters: 1 };
-        assert!(kept(Event::Train(started)).contains("before its first checkpoint"));
-        assert!(kept(Event::Train(TrainEvent::Saved { step: 30 })).contains("checkpoint of step 30 is kept"));
-        let answering = Progress::Started { what: "answering", units: 170 };
-        assert!(kept(Event::Progress(answering)).contains("0 of 170"));
-        assert!(kept(Event::Progress(Progress::Done(57))).contains("57 of 170"));
-        assert!(kept(Event::Progress(Progress::Tokens(5))).contains("57 of 170"));
-        assert!(kept(Event::Progress(Progress::Started { what: "measuring drift", units: 1 })).contains("all answers"));
+        let stage = |what: &str, units| RunEvent::Stage { what: what.to_owned(), units, bytes: false };
+        assert!(kept(stage("training", 100)).contains("before its first checkpoint"));
+        assert!(kept(RunEvent::Saved { step: 30 }).contains("checkpoint of step 30 is kept"));
+        assert!(kept(stage("answering", 170)).contains("0 of 170"));
+        assert!(kept(RunEvent::Advanced { units: 57, tokens: 0 }).contains("57 of 170"));
+        assert!(kept(RunEvent::Advanced { units: 0, tokens: 5 }).contains("57 of 170"));
+        assert!(kept(stage("measuring drift", 1)).contains("all answers"));
     }
 }

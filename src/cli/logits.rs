@@ -12,7 +12,6 @@ use crate::export::{Protected, earlier};
 use crate::files::read_regular_text;
 use crate::model::formats::safetensors::write_tensors_with;
 use crate::model::{Opened, sources};
-use crate::project::Event;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -44,7 +43,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     earlier::check_file(&args.out, earlier::LOGITS, args.force)?;
     let config = ModelConfig { source: args.model.clone(), ..ModelConfig::default() };
     let mut display = Display::new(global.quiet);
-    let files = sources::resolve(&config, &mut |event| display.show(Event::Source(event)));
+    let files = sources::resolve(&config, &mut |event| display.show(&event.into()));
     display.finish();
     let files = files?;
     protected.add_base(&files);

@@ -5,6 +5,7 @@
 mod crosscheck;
 mod export;
 mod gate;
+pub(crate) mod github;
 pub(crate) mod interrupt;
 mod logits;
 pub(crate) mod progress;
@@ -12,6 +13,7 @@ mod report;
 mod run;
 mod sizes;
 mod train;
+mod verdicts;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};

@@ -6,22 +6,21 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::interrupt;
-use crate::backend::Progress;
-use crate::model::SourceEvent;
-use crate::project::Event;
+use super::verdicts::Verdicts;
+use crate::run::RunEvent;
 use crate::shown::visible;
-use crate::train::TrainEvent;
 
 /// Without a terminal, a line at most this often.
 const EVERY: Duration = Duration::from_secs(15);
 
-/// Draws [`Event`]s.
+/// Draws [`RunEvent`]s.
 pub(crate) struct Display {
     quiet: bool,
     terminal: bool,
     bar: Option<ProgressBar>,
     last_line: Instant,
     phase: Phase,
+    verdicts: Verdicts,
 }
 
 /// The time that is left; nothing is known before the first unit.
@@ -35,6 +34,7 @@ fn left(state: &ProgressState, out: &mut dyn std::fmt::Write) {
 #[derive(Default)]
 struct Phase {
     what: String,
+    bytes: bool,
     total: usize,
     done: usize,
     tokens: usize,
@@ -51,19 +51,35 @@ pub(super) fn terminal_width() -> Option<usize> {
 impl Display {
     pub(crate) fn new(quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Self { quiet, terminal, bar: None, last_line: Instant::now(), phase: Phase::default() }
+        let (phase, verdicts) = (Phase::default(), Verdicts::default());
+        Self { quiet, terminal, bar: None, last_line: Instant::now(), phase, verdicts }
     }
 
-    pub(crate) fn show(&mut self, event: Event) {
-        interrupt::note(&event);
+    pub(crate) fn show(&mut self, event: &RunEvent) {
+        interrupt::note(event);
         if self.quiet {
             return;
         }
         match event {
-            Event::Note(text) => self.note(&text),
-            Event::Source(event) => self.source(event),
-            Event::Progress(event) => self.progress(&event),
-            Event::Train(event) => self.train(event),
+            RunEvent::Note { text } => self.line_above(&format!("note: {}", visible(text))),
+            RunEvent::Stage { what, units, bytes } => self.begin(what, *units, *bytes),
+            RunEvent::StageFinished => self.finish(),
+            RunEvent::Advanced { units, tokens } => {
+                self.phase.tokens += tokens;
+                self.advance(*units);
+            }
+            RunEvent::CaseFinished { .. } if !self.terminal => {}
+            RunEvent::CaseFinished { .. } => {
+                let lines = self.verdicts.lines(event, console::colors_enabled_stderr());
+                lines.iter().for_each(|line| self.line_above(line));
+            }
+            RunEvent::Step { step, loss, tokens } => self.step(*step, loss.unwrap_or_default(), *tokens),
+            RunEvent::Validated { step, loss } => {
+                self.phase.validation = *loss;
+                let text = format!("step {step}: validation loss {:.4}", loss.unwrap_or_default());
+                if self.bar.is_some() { self.line_above(&text) } else { self.line(&text, true) }
+            }
+            RunEvent::Saved { step } => self.phase.done = self.phase.done.max(*step),
         }
     }
 
@@ -73,15 +89,15 @@ impl Display {
         }
     }
 
-    fn note(&self, text: &str) {
-        let line = format!("note: {}", visible(text));
+    /// A line that stays, above the bar.
+    fn line_above(&self, line: &str) {
         match &self.bar {
             Some(bar) if self.terminal => bar.println(line),
-            _ => write_line(&line),
+            _ => write_line(line),
         }
     }
 
-    fn begin(&mut self, what: String, total: usize, bytes: bool) {
+    fn begin(&mut self, what: &str, total: usize, bytes: bool) {
         self.finish();
         if self.terminal {
             let template = match (total, bytes) {
@@ -93,41 +109,20 @@ impl Display {
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.with_key("left", left));
             }
-            bar.set_prefix(visible(&what).into_owned());
+            bar.set_prefix(visible(what).into_owned());
             bar.enable_steady_tick(Duration::from_millis(200));
             self.bar = Some(bar);
         } else {
-            write_line(&visible(&what));
+            write_line(&visible(what));
         }
-        self.phase = Phase { what, total, started: Some(Instant::now()), ..Phase::default() };
-    }
-
-    fn source(&mut self, event: SourceEvent) {
-        match event {
-            SourceEvent::Started { what, bytes } => self.begin(what, bytes.unwrap_or(0) as usize, true),
-            SourceEvent::Advanced { bytes } => {
-                if let Some(bar) = &self.bar {
-                    bar.inc(bytes);
-                }
-            }
-            SourceEvent::Finished => self.finish(),
-            SourceEvent::Waiting { what } => self.note(&format!("another process is fetching {what}; waiting")),
-        }
-    }
-
-    fn progress(&mut self, event: &Progress) {
-        match event {
-            Progress::Started { what, units } => self.begin((*what).to_owned(), *units, false),
-            Progress::Tokens(n) => {
-                self.phase.tokens += n;
-                self.advance(0);
-            }
-            Progress::Done(n) => self.advance(*n),
-        }
+        self.phase = Phase { what: what.to_owned(), total, bytes, started: Some(Instant::now()), ..Phase::default() };
     }
 
     fn advance(&mut self, units: usize) {
         self.phase.done += units;
+        if self.phase.bytes {
+            return self.bar.iter().for_each(|bar| bar.inc(units as u64));
+        }
         // Not every phase tells of tokens.
         let rate = if self.phase.tokens > 0 { format!("{:.0} tokens/s", self.rate()) } else { String::new() };
         match &self.bar {
@@ -148,48 +143,21 @@ impl Display {
         self.phase.tokens as f64 / seconds.max(1e-3)
     }
 
-    fn train(&mut self, event: TrainEvent) {
-        match event {
-            TrainEvent::Started { steps, resumed_at, examples, tokens, parameters } => {
-                let (train, validation) = examples;
-                let text = format!(
-                    "{train} examples of {tokens} tokens, {validation} to validate, {steps} steps, {parameters} values"
-                );
-                self.begin("training".into(), steps, false);
-                self.note(&text);
-                if resumed_at > 0 {
-                    self.note(&format!("resumed at step {resumed_at}"));
-                    self.phase.done = resumed_at;
-                }
+    fn step(&mut self, step: usize, loss: f64, tokens: usize) {
+        self.phase.tokens += tokens;
+        self.phase.done = step;
+        let validation = self.phase.validation.map_or_else(String::new, |v| format!(", validation {v:.3}"));
+        let message = format!("loss {loss:.3}{validation}, {:.0} tokens/s", self.rate());
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(step as u64);
+                bar.set_message(message);
             }
-            TrainEvent::Step { entry, tokens, .. } => {
-                self.phase.tokens += tokens;
-                self.phase.done = entry.step;
-                let validation = self.phase.validation.map_or_else(String::new, |v| format!(", validation {v:.3}"));
-                let loss = entry.loss.unwrap_or_default();
-                let message = format!("loss {loss:.3}{validation}, {:.0} tokens/s", self.rate());
-                match &self.bar {
-                    Some(bar) => {
-                        bar.set_position(entry.step as u64);
-                        bar.set_message(message);
-                    }
-                    None => {
-                        let left = self.left();
-                        let line = format!("step {}/{}: {message}, {left:.0} s left", entry.step, self.phase.total);
-                        self.line(&line, entry.step == self.phase.total);
-                    }
-                }
+            None => {
+                let left = self.left();
+                let line = format!("step {step}/{}: {message}, {left:.0} s left", self.phase.total);
+                self.line(&line, step == self.phase.total);
             }
-            TrainEvent::Validated(entry) => {
-                self.phase.validation = entry.eval_loss;
-                let text = format!("step {}: validation loss {:.4}", entry.step, entry.eval_loss.unwrap_or_default());
-                match &self.bar {
-                    Some(bar) => bar.println(text),
-                    None => self.line(&text, true),
-                }
-            }
-            TrainEvent::Saved { .. } => {}
-            TrainEvent::Note(text) => self.note(&text),
         }
     }
 

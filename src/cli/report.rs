@@ -6,7 +6,8 @@ use clap::ValueEnum;
 
 use super::{Global, config, json, print, style};
 use crate::compare::Comparison;
-use crate::error::{Result, exit};
+use crate::config::Policy;
+use crate::error::{Error, Result, exit};
 use crate::gate;
 use crate::record::{BASE, RunRecord, TUNED};
 use crate::report::{Report, junit, markdown, terminal};
@@ -21,8 +22,14 @@ pub(super) enum Format {
 
 pub(super) fn report(global: &Global, path: &Path, format: Format) -> Result<u8> {
     let run = RunRecord::load(path)?;
-    let config = config(global)?;
-    let decision = gate::decide(&run, &config.gate);
+    // Where there is no manifest, as with a record from another machine, it is what was decided when the run was made.
+    let (config, decision) = match (config(global), &run.decision) {
+        (Ok(config), _) => (Some(config), None),
+        (Err(Error::Usage(_)), Some(decision)) if global.manifest.is_none() => (None, Some(decision.clone())),
+        (Err(error), _) => return Err(error),
+    };
+    let decided = || gate::decide(&run, &config.as_ref().map_or_else(Policy::default, |config| config.gate.clone()));
+    let decision = decision.unwrap_or_else(decided);
     let comparison = Comparison::of(&run, BASE, TUNED);
     let files = files_of(path);
     let report = Report { run: &run, comparison: &comparison, decision: &decision, files: &files };
@@ -33,8 +40,8 @@ pub(super) fn report(global: &Global, path: &Path, format: Format) -> Result<u8>
         Format::Junit => junit(&report)?,
     };
     print(&text)?;
-    if matches!(format, Format::Terminal) {
-        super::run::github(global, &config, &report)?;
+    if let (Format::Terminal, Some(config)) = (format, &config) {
+        super::run::github(global, config, &report)?;
     }
     Ok(exit::PASS)
 }

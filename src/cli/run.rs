@@ -1,19 +1,17 @@
 //! `finetest run`.
 
 use std::io::Write;
-use std::path::Path;
 
 use serde::Serialize;
 
 use super::progress::Display;
-use super::{Global, config, json, notes, print, style};
+use super::{Global, config, github, json, notes, print, style};
 use crate::compare::Comparison;
 use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::export::{Protected, unwritable};
+use crate::error::Result;
 use crate::project::{self, Outcome, TrainPolicy};
 use crate::record::{BASE, Decision, RunRecord, TUNED};
-use crate::report::{Report, annotations, markdown, terminal};
+use crate::report::{Report, terminal};
 use crate::snapshot::{SnapshotState, compare_files};
 
 #[derive(Serialize)]
@@ -26,7 +24,7 @@ struct Json<'a> {
 pub(super) fn run(global: &Global) -> Result<u8> {
     let config = config(global)?;
     let mut display = Display::new(global.quiet);
-    let outcome = project::run(&config, TrainPolicy::from_env()?, &mut |event| display.show(event));
+    let outcome = project::run(&config, TrainPolicy::from_env()?, &mut |event| display.show(&event));
     display.finish();
     let Outcome { run, decision, files } = outcome?;
     if global.json {
@@ -43,29 +41,10 @@ pub(super) fn run(global: &Global) -> Result<u8> {
     Ok(run.exit_code(&decision))
 }
 
-/// In a GitHub workflow: the report into the job's summary, and annotations on the scenarios' files.
+/// In a GitHub workflow: the report into the job's summary, and annotations on the scenarios' lines.
 pub(super) fn github(global: &Global, config: &Config, report: &Report<'_>) -> Result<()> {
-    if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|p| !p.is_empty()) {
-        // The run is worth the same without it.
-        let written = job_summary(config, Path::new(&path), report);
-        notes(global, written.err().map(|why| format!("the report is not in GITHUB_STEP_SUMMARY: {why}")));
-    }
-    if std::env::var_os("GITHUB_ACTIONS").is_some() {
-        for annotation in annotations(report) {
-            print(&format!("{annotation}\n"))?;
-        }
-    }
-    Ok(())
-}
-
-fn job_summary(config: &Config, path: &Path, report: &Report<'_>) -> Result<()> {
-    let why = unwritable(path).map(|what| format!("is {what}, expected a file"));
-    if let Some(why) = why.or_else(|| Protected::project(config).conflict(path)) {
-        return Err(Error::input(path, None, why));
-    }
-    let file = std::fs::File::options().create(true).append(true).open(path);
-    let written = file.and_then(|mut file| file.write_all(markdown(report).as_bytes()));
-    written.map_err(Error::io(path, "write"))
+    notes(global, github::summary(config, report));
+    github::annotated(report).iter().try_for_each(|annotation| print(&format!("{annotation}\n")))
 }
 
 /// Says which approved answers differ; `cargo test` is what asserts them.
@@ -77,9 +56,10 @@ fn snapshots(config: &Config, run: &RunRecord) {
     if config.manifest.file_name().is_none_or(|name| name != crate::config::MANIFEST) {
         return;
     }
+    let arms: Vec<&str> = config.run.snapshot_arms.iter().map(String::as_str).collect();
     let mut changed = Vec::new();
     for scenario in &run.scenarios {
-        match compare_files(&config.run.snapshots, scenario, BASE, TUNED) {
+        match compare_files(&config.run.snapshots, scenario, &arms) {
             Ok(SnapshotState::Same) => {}
             Ok(SnapshotState::Changed { .. }) => changed.push(format!("{} changed", scenario.name)),
             Ok(SnapshotState::Missing) => changed.push(format!("{} is new", scenario.name)),

@@ -12,7 +12,7 @@ pub(super) fn train(global: &Global, force: bool) -> Result<u8> {
     }
     let policy = if force { TrainPolicy::Always } else { TrainPolicy::Auto };
     let mut display = Display::new(global.quiet);
-    let summary = project::train(&config, policy, &mut |event| display.show(event));
+    let summary = project::train(&config, policy, &mut |event| display.show(&event));
     display.finish();
     let summary = summary?;
     if global.json {

@@ -348,7 +348,7 @@ impl Measured {
 /// By how much the log-likelihoods of each choice of an arm differ, nats/token.
 fn choices([one, other]: [&RunRecord; 2], arm: &str) -> Vec<f64> {
     let scores = |case: &CaseRecord| -> Vec<(f64, usize)> {
-        let completion = case.answers.get(arm).and_then(|answer| answer.completion.as_ref());
+        let completion = case.answers.get(arm).and_then(crate::record::Answer::completion);
         completion.iter().flat_map(|c| &c.choices).map(|c| (c.log_likelihood, c.tokens)).collect()
     };
     let cases = one.cases().zip(other.cases()).map(|((_, case), (_, same))| (scores(case), scores(same)));
@@ -371,7 +371,7 @@ fn errors(runs: [&RunRecord; 2]) -> BTreeMap<String, String> {
                 .map(|(arm, why)| (format!("{arm} at {name} on {backend}"), why.to_owned()))
                 .collect::<Vec<_>>()
         });
-        let whole = run.errors.iter().map(|(what, why)| (format!("{what} on {backend}"), why.clone()));
+        let whole = run.errors.iter().map(|error| (format!("{} on {backend}", error.what()), error.why().to_owned()));
         cases.chain(whole).collect::<Vec<_>>()
     };
     runs.into_iter().flat_map(of_run).collect()
@@ -514,7 +514,7 @@ mod tests {
             let mut run = fixture::run(vec![fixture::scenario("facts", Role::Control, &[(P, P)])]);
             for answer in run.scenarios[0].cases[0].answers.values_mut() {
                 let choice = ChoiceScore { text: "yes".into(), log_likelihood, tokens: 4 };
-                answer.completion.as_mut().expect("an answer").choices.push(choice);
+                answer.samples[0].turns[0].choices.push(choice);
             }
             run
         };

@@ -2,14 +2,14 @@
 
 use crate::compare::stats::clustered_mean;
 use crate::error::{Error, Result};
-use crate::record::Drift;
+use crate::record::{Divergence, Drift, DriftMethod, MOST_POSITIONS, TextDrift};
 
 /// Below 0 by at most this much a KL divergence is rounding, and counts as 0; nats.
 const KL_ROUNDING: f64 = 1e-3;
 /// A single text is cut into this many stretches, to have something to take a standard error over.
 const STRETCHES: usize = 8;
 
-/// What was measured on one text. All four have one value a position, nats where there is a unit.
+/// What was measured on one text: one value a position each, nats where there is a unit. What the method does not see is empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DriftSample {
     /// KL(base ‖ tuned) = Σ_v p ln(p/q).
@@ -23,16 +23,30 @@ pub struct DriftSample {
 }
 
 impl DriftSample {
-    fn check(&self, source: &str, text: usize) -> Result<()> {
-        let n = self.kl.len();
-        for (what, len) in [
-            ("nll_base", self.nll_base.len()),
-            ("nll_tuned", self.nll_tuned.len()),
-            ("same_top1", self.same_top1.len()),
+    /// Positions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.nll_base.len()
+    }
+
+    /// Is there no position?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nll_base.is_empty()
+    }
+
+    fn check(&self, source: &str, text: usize, method: DriftMethod) -> Result<()> {
+        let n = self.len();
+        let divergences = if method == DriftMethod::Nll { 0 } else { n };
+        for (what, len, expected) in [
+            ("kl", self.kl.len(), divergences),
+            ("nll_tuned", self.nll_tuned.len(), n),
+            ("same_top1", self.same_top1.len(), divergences),
         ] {
-            if len != n {
+            if len != expected {
                 return Err(Error::failed(format!(
-                    "drift on {source}: text {text} has {len} values of {what}, expected {n}, one for each of kl"
+                    "drift on {source}: text {text} has {len} values of {what}, expected {expected}: {n} positions were measured by \
+                     {method}"
                 )));
             }
         }
@@ -50,46 +64,62 @@ impl DriftSample {
         }
         Ok(())
     }
+
+    /// KL of each position, or the change of NLL where there is none, for a record.
+    fn values(&self) -> Vec<f32> {
+        let change = || self.nll_tuned.iter().zip(&self.nll_base).map(|(tuned, base)| tuned - base).collect();
+        let values: Vec<f64> = if self.kl.is_empty() { change() } else { self.kl.iter().map(|v| v.max(0.0)).collect() };
+        values.into_iter().take(MOST_POSITIONS).map(four_digits).collect()
+    }
 }
 
-/// Sums up what was measured on the texts of `source`.
+/// A value to four significant digits: a record of thousands of positions is read, and kept, for that.
+fn four_digits(value: f64) -> f32 {
+    format!("{value:.3e}").parse().unwrap_or(f32::NAN)
+}
+
+/// Sums up what was measured by `method` on the texts of `source`; each sample has its text's name.
 ///
 /// Means are over all positions; standard errors are over texts as clusters (a single text is cut into eight stretches, the
 /// method of batch means). Median and 99th percentile are nearest-rank.
 ///
 /// # Errors
 /// Fewer than two positions; lists of unequal length; a value that is NaN, infinite or below 0.
-pub fn summarise(source: &str, samples: &[DriftSample]) -> Result<Drift> {
-    for (i, sample) in samples.iter().enumerate() {
-        sample.check(source, i + 1)?;
+pub fn summarise(source: &str, method: DriftMethod, texts: &[(String, DriftSample)]) -> Result<Drift> {
+    for (i, (_, sample)) in texts.iter().enumerate() {
+        sample.check(source, i + 1, method)?;
     }
-    let tokens: usize = samples.iter().map(|s| s.kl.len()).sum();
+    let tokens: usize = texts.iter().map(|(_, sample)| sample.len()).sum();
     if tokens < 2 {
         return Err(Error::failed(format!("drift on {source}: {tokens} positions, expected at least 2")));
     }
-    let per_text =
-        |values: &dyn Fn(&DriftSample) -> Vec<f64>| -> Vec<Vec<f64>> { clusters(samples.iter().map(values).collect()) };
+    let samples = || texts.iter().map(|(_, sample)| sample);
     let mean = |values: &dyn Fn(&DriftSample) -> Vec<f64>| {
-        clustered_mean(&per_text(values)).map_or((0.0, 0.0), |m| (m.mean, m.se.unwrap_or(0.0)))
+        let of_texts = clusters(samples().map(values).collect());
+        clustered_mean(&of_texts).map_or((0.0, 0.0), |m| (m.mean, m.se.unwrap_or(0.0)))
     };
-    let (kl_mean, kl_se) = mean(&|s| s.kl.iter().map(|v| v.max(0.0)).collect());
+    let above_zero = |sample: &DriftSample| -> Vec<f64> { sample.kl.iter().map(|v| v.max(0.0)).collect() };
     let (nll_base, _) = mean(&|s| s.nll_base.clone());
     let (nll_tuned, _) = mean(&|s| s.nll_tuned.clone());
     let (_, nll_change_se) = mean(&|s| s.nll_tuned.iter().zip(&s.nll_base).map(|(t, b)| t - b).collect());
-    let mut kl: Vec<f64> = samples.iter().flat_map(|s| s.kl.iter().map(|v| v.max(0.0))).collect();
-    kl.sort_by(f64::total_cmp);
-    let same = samples.iter().flat_map(|s| &s.same_top1).filter(|same| **same).count();
+    let mut sorted: Vec<f64> = samples().flat_map(above_zero).collect();
+    sorted.sort_by(f64::total_cmp);
+    let kl = (method != DriftMethod::Nll).then(|| {
+        let (mean, se) = mean(&above_zero);
+        Divergence { mean, se, median: nearest_rank(&sorted, 0.5), p99: nearest_rank(&sorted, 0.99) }
+    });
+    let same = samples().flat_map(|s| &s.same_top1).filter(|same| **same).count();
+    let kept = texts.iter().map(|(text, sample)| TextDrift { text: text.clone(), values: sample.values() });
     Ok(Drift {
         source: source.to_owned(),
+        method,
         tokens,
-        kl_mean,
-        kl_se,
-        kl_median: nearest_rank(&kl, 0.5),
-        kl_p99: nearest_rank(&kl, 0.99),
-        same_top1: same as f64 / tokens as f64,
+        kl,
+        same_top1: kl.map(|_| same as f64 / tokens as f64),
         nll_base,
         nll_tuned,
         nll_change_se,
+        texts: kept.collect(),
     })
 }
 
@@ -125,13 +155,41 @@ mod tests {
         }
     }
 
+    fn full(source: &str, samples: &[DriftSample]) -> Result<Drift> {
+        let named: Vec<(String, DriftSample)> = samples.iter().map(|sample| ("text".into(), sample.clone())).collect();
+        summarise(source, DriftMethod::FullKl, &named)
+    }
+
+    fn kl(drift: &Drift) -> Divergence {
+        drift.kl.expect("a divergence")
+    }
+
+    #[test]
+    fn each_position_is_kept_to_four_digits_and_no_more_than_so_many() {
+        let long = sample(&vec![0.123_456; MOST_POSITIONS + 9], 0.0);
+        let drift = full("base answers", &[sample(&[-1e-9, 0.25], 0.0), long]).expect("finite");
+        assert_eq!(drift.texts[0].values, [0.0, 0.25]);
+        assert_eq!((drift.texts[1].values.len(), drift.texts[1].values[0]), (MOST_POSITIONS, 0.1235));
+        assert_eq!(drift.tokens, MOST_POSITIONS + 11);
+    }
+
+    #[test]
+    fn without_distributions_there_is_no_divergence() {
+        let text = DriftSample { nll_base: vec![1.0, 3.0], nll_tuned: vec![1.5, 3.0], ..DriftSample::default() };
+        let drift = summarise("t", DriftMethod::Nll, &[("a".into(), text.clone())]).expect("finite");
+        assert_eq!((drift.kl, drift.same_top1, drift.tokens), (None, None, 2));
+        assert!((drift.nll_change() - 0.25).abs() < 1e-12);
+        assert_eq!(drift.texts[0].values, [0.5, 0.0]);
+        assert!(full("t", &[text]).expect_err("no KL").to_string().contains("0 values of kl, expected 2"));
+    }
+
     #[test]
     fn positions_are_summed_up_over_texts() {
-        let drift = summarise("base answers", &[sample(&[0.0, 0.2], 0.1), sample(&[0.4, 1.0], 0.3)]).expect("finite");
-        assert_eq!((drift.tokens, drift.kl_median, drift.kl_p99, drift.same_top1), (4, 0.2, 1.0, 0.75));
-        assert!((drift.kl_mean - 0.4).abs() < 1e-12);
+        let drift = full("base answers", &[sample(&[0.0, 0.2], 0.1), sample(&[0.4, 1.0], 0.3)]).expect("finite");
+        assert_eq!((drift.tokens, kl(&drift).median, kl(&drift).p99, drift.same_top1), (4, 0.2, 1.0, Some(0.75)));
+        assert!((kl(&drift).mean - 0.4).abs() < 1e-12);
         // Sums of deviations −0.6 and 0.6: √(2 · 0.72)/4.
-        assert!((drift.kl_se - 0.3).abs() < 1e-12, "{}", drift.kl_se);
+        assert!((kl(&drift).se - 0.3).abs() < 1e-12, "{}", kl(&drift).se);
         assert!((drift.nll_change() - 0.2).abs() < 1e-12);
         assert!((drift.nll_change_se - 0.1).abs() < 1e-12, "{}", drift.nll_change_se);
     }
@@ -141,41 +199,40 @@ mod tests {
         let mut text = sample(&[0.0; 4], 0.0);
         text.nll_base = vec![1.0, 9.0, 3.0, 5.0];
         text.nll_tuned = vec![1.5, 9.5, 3.5, 5.5];
-        let drift = summarise("t", &[text.clone(), text]).expect("finite");
+        let drift = full("t", &[text.clone(), text]).expect("finite");
         assert_eq!(drift.nll_change(), 0.5);
         assert!(drift.nll_change_se < 1e-12);
     }
 
     #[test]
     fn a_lone_text_still_has_a_standard_error() {
-        let drift = summarise("t", &[sample(&[0.1, 0.9, 0.1, 0.9, 0.4], 0.0), DriftSample::default()]).expect("finite");
-        assert!(drift.kl_se > 0.0);
+        let drift = full("t", &[sample(&[0.1, 0.9, 0.1, 0.9, 0.4], 0.0), DriftSample::default()]).expect("finite");
+        assert!(kl(&drift).se > 0.0);
     }
 
     #[test]
     fn what_is_not_a_number_is_an_error_and_no_pass() {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.5] {
-            let error =
-                summarise("base answers", &[sample(&[0.1, 0.1], 0.0), sample(&[0.1, bad], 0.0)]).expect_err("bad");
+            let error = full("base answers", &[sample(&[0.1, 0.1], 0.0), sample(&[0.1, bad], 0.0)]).expect_err("bad");
             let message = error.to_string();
             assert!(message.contains("position 1 of text 2") && message.contains("base answers"), "{message}");
         }
         let mut text = sample(&[0.1, 0.1], 0.0);
         text.nll_tuned[0] = f64::NAN;
-        assert!(summarise("t", &[text]).is_err());
+        assert!(full("t", &[text]).is_err());
     }
 
     #[test]
     fn nothing_measured_is_an_error() {
-        assert!(summarise("t", &[]).is_err());
-        assert!(summarise("t", &[sample(&[0.1], 0.0)]).is_err());
+        assert!(full("t", &[]).is_err());
+        assert!(full("t", &[sample(&[0.1], 0.0)]).is_err());
         let mut text = sample(&[0.1, 0.1], 0.0);
         text.same_top1.pop();
-        assert!(summarise("t", &[text]).expect_err("uneven").to_string().contains("same_top1"));
+        assert!(full("t", &[text]).expect_err("uneven").to_string().contains("same_top1"));
     }
 
     #[test]
     fn rounding_below_zero_counts_as_zero() {
-        assert_eq!(summarise("t", &[sample(&[-1e-9, 0.0], 0.0)]).expect("rounding").kl_mean, 0.0);
+        assert_eq!(full("t", &[sample(&[-1e-9, 0.0], 0.0)]).expect("rounding").kl.expect("KL").mean, 0.0);
     }
 }

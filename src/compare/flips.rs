@@ -51,7 +51,7 @@ pub enum CaseOutcome {
 #[must_use]
 pub fn case_outcome(case: &CaseRecord, role: Role, base: &str, tuned: &str) -> CaseOutcome {
     let why = |arm: &str| {
-        let failures = case.answers.get(arm).map_or(&[][..], |a| &a.failures);
+        let failures = case.failures(arm);
         if failures.is_empty() { "a check does not hold".to_owned() } else { failures.join("; ") }
     };
     let because = |arm: &str| {

@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::message::{Lines, nearest};
-use super::raw::{RawAdapter, RawData, RawManifest, RawModel, RawProject};
+use super::raw::{RawAdapter, RawArm, RawData, RawManifest, RawModel, RawProject};
 use super::recipe::{ALIASES, INVERSES};
 use super::{Policy, Recipe, RunConfig, backend::RawBackend};
 use crate::error::{Error, Result};
@@ -25,6 +25,8 @@ fn keys_of(section: &str) -> Option<&'static [&'static str]> {
         "project" => Some(fields::<RawProject>()),
         "model" => Some(fields::<RawModel>()),
         "adapter" => Some(fields::<RawAdapter>()),
+        // Its keys are the names of arms.
+        "arms" => Some(&[]),
         "data" => Some(fields::<RawData>()),
         "train" => Some(fields::<Recipe>()),
         "backend" => Some(fields::<RawBackend>()),
@@ -53,6 +55,10 @@ pub(super) fn check(path: &Path, lines: &Lines, table: &DeTable<'_>) -> Result<(
             add(at, &|| no_section(name, value));
             continue;
         };
+        if name == "arms" {
+            check_arms(lines, value, &mut add);
+            continue;
+        }
         if !value.get_ref().is_table() {
             // A list would be read as the section's keys in their order.
             add(at, &|| format!("[{name}] is {}, expected a table", what(value.get_ref())));
@@ -70,6 +76,26 @@ pub(super) fn check(path: &Path, lines: &Lines, table: &DeTable<'_>) -> Result<(
         errors.push(Error::input(path, None, format!("has {more} more unknown keys")));
     }
     Error::collect(errors)
+}
+
+/// Checks the sections below `[arms]`, one an arm.
+fn check_arms(lines: &Lines, arms: &Spanned<DeValue<'_>>, add: &mut dyn FnMut(usize, &dyn Fn() -> String)) {
+    let Some(arms) = arms.get_ref().as_table() else {
+        let at = lines.at(&arms.span());
+        return add(at, &|| format!("[arms] is {}, expected a table for each arm: [arms.NAME]", what(arms.get_ref())));
+    };
+    let known = fields::<RawArm>();
+    for (name, arm) in arms.iter() {
+        let section = format!("arms.{}", cut(name.get_ref()));
+        let Some(keys) = arm.get_ref().as_table() else {
+            let message = || format!("[{section}] is {}, expected a table", what(arm.get_ref()));
+            add(lines.at(&name.span()), &message);
+            continue;
+        };
+        for key in keys.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
+            add(lines.at(&key.span()), &|| no_key(&section, key.get_ref(), known));
+        }
+    }
 }
 
 fn what(value: &DeValue<'_>) -> String {
@@ -163,10 +189,10 @@ mod tests {
 
     #[test]
     fn every_section_has_its_keys() {
-        for section in fields::<RawManifest>().iter().filter(|section| **section != "extends") {
+        for section in fields::<RawManifest>().iter().filter(|section| !["extends", "arms"].contains(section)) {
             assert!(keys_of(section).is_some_and(|keys| !keys.is_empty()), "{section}");
         }
-        assert!(fields::<Recipe>().contains(&"lora_r") && fields::<Policy>().len() == 5);
+        assert!(fields::<Recipe>().contains(&"lora_r") && fields::<Policy>().len() == 6);
     }
 
     fn told(text: &str) -> Vec<String> {

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::message::{Lines, line_at, toml_error};
 use super::paths::{adapter_path, directory_name, identity, normalise};
-use super::places::Places;
+use super::places::{ARMS, Places};
 use super::raw::{RawAdapter, RawManifest};
 use super::recipe::{ALIASES, ALTERNATIVES, INVERSES};
 use super::{MOST_MANIFEST_BYTES, keys};
@@ -124,6 +124,12 @@ fn key_at(table: &DeTable<'_>, offset: usize) -> Option<String> {
     let holds = |value: &Spanned<DeValue<'_>>| value.span().contains(&offset);
     for (section, value) in table.iter() {
         let inner = value.get_ref().as_table().and_then(|keys| keys.iter().find(|(_, value)| holds(value)));
+        let arm = inner.filter(|_| section.get_ref() == "arms");
+        if let Some((name, keys)) = arm {
+            let within = keys.get_ref().as_table().and_then(|keys| keys.iter().find(|(_, value)| holds(value)));
+            let key = within.map_or_else(String::new, |(key, _)| format!(" {}", key.get_ref()));
+            return Some(format!("[{ARMS}{}]{key}", name.get_ref()));
+        }
         if let Some((key, _)) = inner {
             return Some(format!("[{}] {}", section.get_ref(), key.get_ref()));
         }
@@ -145,6 +151,12 @@ fn places(path: &Path, lines: &Lines, table: &DeTable<'_>) -> BTreeMap<String, (
         found.insert(section.get_ref().to_string(), place(section.span()));
         for (key, _) in value.get_ref().as_table().into_iter().flat_map(|t| t.iter()) {
             found.insert(format!("{}.{}", section.get_ref(), key.get_ref()), place(key.span()));
+        }
+        let arms = value.get_ref().as_table().filter(|_| section.get_ref() == "arms");
+        for (arm, keys) in arms.into_iter().flat_map(|arms| arms.iter()) {
+            for (key, _) in keys.get_ref().as_table().into_iter().flat_map(|keys| keys.iter()) {
+                found.insert(format!("{ARMS}{}.{}", arm.get_ref(), key.get_ref()), place(key.span()));
+            }
         }
     }
     found

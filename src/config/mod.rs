@@ -3,6 +3,7 @@
 //! Unknown keys are errors. A manifest may say `extends = "../finetest.toml"`: its own keys then override that manifest's,
 //! key by key, and the project's root stays where the extended manifest is.
 
+mod arms;
 mod backend;
 mod dtype;
 mod keys;
@@ -30,6 +31,7 @@ pub(crate) use recipe::MOST_STEPS;
 pub use recipe::{AdapterDtype, AdapterKind, Recipe, Scheduler, TargetModules};
 
 use crate::error::{Error, Result};
+use crate::record::{BASE, TUNED};
 
 /// Name of the manifest that is looked for, upwards from the working directory.
 pub const MANIFEST: &str = "finetest.toml";
@@ -54,6 +56,8 @@ pub struct Config {
     pub model: ModelConfig,
     /// Where the adapter is; `None` when there is neither `[adapter]` nor `[train]`.
     pub adapter: Option<AdapterConfig>,
+    /// Arms besides base and tuned, in the order of their names.
+    pub arms: Vec<ArmConfig>,
     /// Training data; needed only to train.
     pub data: Option<DataConfig>,
     /// How to train; needed only to train.
@@ -88,6 +92,30 @@ pub struct AdapterConfig {
     pub path: PathBuf,
     /// Factor on the adapter's own scale; default 1.
     pub scale: f64,
+}
+
+/// `[arms.NAME]`: another arm of a run, which is asked, judged and compared with base as tuned is.
+#[derive(Clone, Debug)]
+pub struct ArmConfig {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub source: ArmSource,
+    /// Factor on the adapter's own scale; default 1.
+    pub scale: f64,
+    /// Its line in the manifest that defines it.
+    pub line: Option<usize>,
+}
+
+/// What an arm's adapter is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArmSource {
+    /// The project's own, at the arm's scale.
+    Own,
+    /// A PEFT directory or a GGUF adapter.
+    Adapter(PathBuf),
+    /// The project's own training after so many steps.
+    Checkpoint(usize),
 }
 
 /// What to do about a data line that cannot be used.
@@ -147,6 +175,8 @@ pub struct RunConfig {
     pub store: PathBuf,
     /// Rows evaluated together; default 64. A larger batch is faster and takes more memory for the cache.
     pub batch: usize,
+    /// The arms whose answers are approved in snapshots; default `["base", "tuned"]`.
+    pub snapshot_arms: Vec<String>,
 }
 
 impl Default for RunConfig {
@@ -157,6 +187,7 @@ impl Default for RunConfig {
             drift_text: None,
             store: ".finetest".into(),
             batch: 64,
+            snapshot_arms: vec![BASE.to_owned(), TUNED.to_owned()],
         }
     }
 }
@@ -175,9 +206,18 @@ pub struct Policy {
     pub max_broken_controls: Option<usize>,
     /// Most mean KL(base ‖ tuned) on control text, nats/token.
     pub max_drift: Option<f64>,
+    /// The arms that are held against the thresholds; default `["tuned"]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub arms: Vec<String>,
 }
 
 impl Policy {
+    /// The arms that are held against the thresholds.
+    #[must_use]
+    pub fn arms(&self) -> Vec<&str> {
+        if self.arms.is_empty() { vec![TUNED] } else { self.arms.iter().map(String::as_str).collect() }
+    }
+
     /// Names of the thresholds that are given, in the order they are reported.
     #[must_use]
     pub fn names(&self) -> Vec<&'static str> {
@@ -189,6 +229,18 @@ impl Policy {
             ("max_drift", self.max_drift.is_some()),
         ];
         given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
+
+    /// Every threshold of every arm that is gated: the arm, and the rule's [label](crate::record::Rule::label).
+    #[must_use]
+    pub fn labels(&self) -> Vec<(String, String)> {
+        let label = |arm: &str, name: &str| match arm {
+            TUNED => name.to_owned(),
+            arm => format!("{arm}::{name}"),
+        };
+        let of =
+            |arm: &str| self.names().into_iter().map(|name| (arm.to_owned(), label(arm, name))).collect::<Vec<_>>();
+        self.arms().into_iter().flat_map(of).collect()
     }
 
     fn check(&self, places: &Places, errors: &mut Vec<Error>) {

@@ -1,5 +1,6 @@
 //! A manifest as it is written.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -18,6 +19,8 @@ pub(super) struct RawManifest {
     #[serde(default)]
     pub(super) model: RawModel,
     pub(super) adapter: Option<RawAdapter>,
+    #[serde(default)]
+    pub(super) arms: BTreeMap<String, RawArm>,
     pub(super) data: Option<RawData>,
     pub(super) train: Option<Recipe>,
     #[serde(default)]
@@ -43,6 +46,14 @@ pub(super) struct RawModel {
     pub(super) context: Option<usize>,
     #[serde(default)]
     pub(super) dtype: Dtype,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawArm {
+    pub(super) adapter: Option<PathBuf>,
+    pub(super) checkpoint: Option<usize>,
+    pub(super) scale: Option<f64>,
 }
 
 #[derive(Default, Deserialize)]

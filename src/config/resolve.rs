@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::arms::{self, check_scale};
 use super::backend::BackendName;
 use super::layers::Layers;
 use super::paths::{adapter_path, directory_name, normalise, relative, under};
@@ -9,9 +10,6 @@ use super::places::Places;
 use super::raw::{RawAdapter, RawData, RawManifest, RawModel};
 use super::{AdapterConfig, Config, DataConfig, MOST_ROWS, MOST_TOKENS, ModelConfig, RunConfig};
 use crate::error::{Error, Result};
-
-/// Largest factor on an adapter: above it, numbers in f32 run over.
-const MOST_SCALE: f64 = 1e9;
 
 impl RawManifest {
     pub(super) fn resolve(self, manifest: &Path, layers: &Layers) -> Result<Config> {
@@ -28,6 +26,12 @@ impl RawManifest {
         let adapter = adapter.map(|adapter| adapter.resolve(root, &project, places, &mut errors));
         if let Some(adapter) = &adapter {
             check_adapter(adapter, self.train.is_some(), layers, &mut errors);
+        }
+        let arms = arms::resolve(self.arms, root, adapter.is_some(), places, &mut errors);
+        arms::check_names(&self.gate.arms, "gate.arms", &arms, places, &mut errors);
+        arms::check_names(&self.run.snapshot_arms, "run.snapshot_arms", &arms, places, &mut errors);
+        if self.run.snapshot_arms.is_empty() {
+            errors.push(places.error("run.snapshot_arms", "names no arm; leave the key out for base and tuned"));
         }
         let data = self.data.and_then(|data| data.resolve(root, places, &mut errors));
         if let Some(recipe) = &self.train {
@@ -54,6 +58,7 @@ impl RawManifest {
             project,
             model,
             adapter,
+            arms,
             data,
             recipe: self.train,
             backend,
@@ -63,6 +68,7 @@ impl RawManifest {
                 drift_text: self.run.drift_text.map(|p| under(root, p)),
                 store: under(root, self.run.store),
                 batch: self.run.batch,
+                snapshot_arms: self.run.snapshot_arms,
             },
             gate: self.gate,
         })
@@ -155,10 +161,7 @@ impl RawModel {
 impl RawAdapter {
     fn resolve(self, root: &Path, project: &str, places: &Places, errors: &mut Vec<Error>) -> AdapterConfig {
         let scale = self.scale.unwrap_or(1.0);
-        if !scale.is_finite() || scale == 0.0 || scale.abs() > MOST_SCALE {
-            let message = format!("is {scale}, expected a number from -{MOST_SCALE} to {MOST_SCALE} other than 0");
-            errors.push(places.error("adapter.scale", message));
-        }
+        check_scale(scale, "adapter.scale", places, errors);
         AdapterConfig { path: adapter_path(root, self.path, project), scale }
     }
 }

@@ -7,15 +7,17 @@ use super::asked::Checked;
 use super::base::Base;
 use super::stamp::{self, Stamp, hash_file, mismatch, wanted};
 use super::train::{self, Summary};
-use super::{Event, Events, TrainPolicy};
+use super::{Events, TrainPolicy};
 use crate::config::{BackendName, Config};
 use crate::error::{Error, Result};
 use crate::files::copy_atomically;
 use crate::model;
 use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
+use crate::run::RunEvent;
 use crate::train::TrainerState;
 
 /// An adapter that can be asked.
+#[derive(Clone)]
 pub(super) struct Ready {
     pub(super) adapter: Arc<Adapter>,
     /// Its PEFT directory, or its GGUF file.
@@ -65,15 +67,14 @@ pub(super) fn ready(
             let outline = model::outline(&base.files, &config.model)?;
             let adapter = lora::open(directory, &outline)?;
             let notes = lora::provenance::notes(&adapter, &config.root, &base.files, &config.model, &outline)?;
-            notes.into_iter().for_each(|note| on_event(Event::Note(note)));
+            notes.into_iter().for_each(|note| on_event(RunEvent::note(note)));
             (adapter, outline.family, outline.parameters)
         }
     };
-    let hash = if lora::is_gguf(directory) { hash_file(directory)? } else { hash_files(directory)? };
     Ok(Ready {
         adapter: Arc::new(adapter),
         directory: directory.clone(),
-        hash,
+        hash: hash_of(directory)?,
         scale: place.scale,
         family,
         parameters,
@@ -107,7 +108,7 @@ fn trained(
             "{directory}: the adapter has to be trained ({reason}), and FINETEST_TRAIN=never forbids it; run `finetest train`"
         )));
     }
-    on_event(Event::Note(format!("training {} ({reason})", config.relative(directory))));
+    on_event(RunEvent::note(format!("training {} ({reason})", config.relative(directory))));
     let lesson = train::prepare(config, recipe, &base.files, checked, on_event)?;
     keep_old(config, directory, on_event)?;
     train::train(config, name, base, &wanted, lesson, policy, on_event).map(Some)
@@ -118,7 +119,7 @@ fn stamp_of(config: &Config, directory: &Path, on_event: Events<'_>) -> Result<O
     let Some(stamp) = Stamp::read(directory)? else { return Ok(None) };
     let Some(file) = stamp.changed_file(directory)? else { return Ok(Some(stamp)) };
     let shown = config.relative(&directory.join(file));
-    on_event(Event::Note(format!("{shown} is not what finetest trained; it is tested as it is")));
+    on_event(RunEvent::note(format!("{shown} is not what finetest trained; it is tested as it is")));
     Ok(None)
 }
 
@@ -138,10 +139,14 @@ fn keep_old(config: &Config, directory: &Path, on_event: Events<'_>) -> Result<(
     for file in there {
         copy_atomically(&directory.join(file), &kept.join(file))?;
     }
-    on_event(Event::Note(format!("the adapter that it replaces is kept in {}", config.relative(&kept))));
+    on_event(RunEvent::note(format!("the adapter that it replaces is kept in {}", config.relative(&kept))));
     Ok(())
 }
 
-fn hash_files(directory: &Path) -> Result<String> {
+/// Hash of an adapter's files.
+pub(super) fn hash_of(directory: &Path) -> Result<String> {
+    if lora::is_gguf(directory) {
+        return hash_file(directory);
+    }
     Ok([hash_file(&directory.join(ADAPTER_WEIGHTS))?, hash_file(&directory.join(ADAPTER_CONFIG))?].join(""))
 }

@@ -1,6 +1,6 @@
 //! The backend that a project names.
 
-use super::adapter::Ready;
+use super::arms::Tested;
 use super::base::Base;
 #[cfg(not(feature = "llama-cpp"))]
 use super::objective::not_built;
@@ -23,33 +23,35 @@ pub(super) fn version(config: &Config, name: BackendName) -> String {
     }
 }
 
-/// A backend with a project's two arms; nothing is loaded yet.
-pub(super) fn of(config: &Config, name: BackendName, base: &Base, tuned: &Ready) -> Result<Box<dyn Backend>> {
+/// A backend with base and these arms; nothing is loaded yet.
+pub(super) fn of(config: &Config, name: BackendName, base: &Base, arms: &[Tested]) -> Result<Box<dyn Backend>> {
     match name {
-        BackendName::Candle => Ok(Box::new(candle(config, base, tuned))),
+        BackendName::Candle => Ok(Box::new(candle(config, base, arms))),
         #[cfg(feature = "llama-cpp")]
-        BackendName::LlamaCpp | BackendName::LlamaCppF32 => Ok(Box::new(llama_cpp(config, name, base, tuned)?)),
+        BackendName::LlamaCpp | BackendName::LlamaCppF32 => Ok(Box::new(llama_cpp(config, name, base, arms)?)),
         #[cfg(not(feature = "llama-cpp"))]
         BackendName::LlamaCpp | BackendName::LlamaCppF32 => Err(not_built(name)),
     }
 }
 
-/// candle with the project's two arms.
-pub(super) fn candle(config: &Config, base: &Base, tuned: &Ready) -> CandleBackend {
-    let adapters = vec![None, Some((tuned.adapter.clone(), tuned.scale))];
+/// candle with base and these arms.
+pub(super) fn candle(config: &Config, base: &Base, arms: &[Tested]) -> CandleBackend {
+    let of = |arm: &Tested| Some((arm.ready.adapter.clone(), arm.ready.scale));
+    let adapters = std::iter::once(None).chain(arms.iter().map(of)).collect();
     CandleBackend::new(base.files.clone(), config.model.clone(), adapters, config.run.batch)
 }
 
-/// llama.cpp with the project's two arms.
+/// llama.cpp with base and these arms.
 #[cfg(feature = "llama-cpp")]
-pub(super) fn llama_cpp(config: &Config, name: BackendName, base: &Base, tuned: &Ready) -> Result<LlamaCppBackend> {
-    let adapter = LlamaAdapter {
-        adapter: tuned.adapter.clone(),
-        directory: tuned.directory.clone(),
-        scale: tuned.scale,
-        hash: format!("{} {}", tuned.hash, base.fingerprint),
+pub(super) fn llama_cpp(config: &Config, name: BackendName, base: &Base, arms: &[Tested]) -> Result<LlamaCppBackend> {
+    let adapter = |Tested { ready, .. }: &Tested| LlamaAdapter {
+        adapter: ready.adapter.clone(),
+        directory: ready.directory.clone(),
+        scale: ready.scale,
+        hash: format!("{} {}", ready.hash, base.fingerprint),
     };
+    let arms = std::iter::once(None).chain(arms.iter().map(|arm| Some(adapter(arm)))).collect();
     let f32_of = (name == BackendName::LlamaCppF32).then(|| base.fingerprint.clone());
     let kept = Kept { directory: config.store().join("llama-cpp"), f32_of };
-    LlamaCppBackend::new(base.files.clone(), config.model.clone(), vec![None, Some(adapter)], kept, config.run.batch)
+    LlamaCppBackend::new(base.files.clone(), config.model.clone(), arms, kept, config.run.batch)
 }

@@ -1,7 +1,7 @@
 //! A project on candle and on llama.cpp: the same base, adapter and scenarios, so that what differs is the serving.
 
 use super::prepared::Prepared;
-use super::{Event, Events, TrainPolicy, backend, early};
+use super::{Events, TrainPolicy, backend, early};
 use crate::backend::engine::Compared;
 use crate::backend::{CandleBackend, LlamaCppBackend, Progress};
 use crate::compare::DriftSample;
@@ -74,17 +74,18 @@ pub fn crosscheck(
     let exact = other == BackendName::LlamaCppF32;
     let prepared = Prepared::open(config, early::check_run(config)?, on_event)?;
     let tuned = prepared.adapter(BackendName::Candle, policy, on_event)?;
-    let llama_cpp = || backend::llama_cpp(config, other, &prepared.base, &tuned);
+    let tested = prepared.arms(BackendName::Candle, tuned)?;
+    let llama_cpp = || backend::llama_cpp(config, other, &prepared.base, &tested);
     // What llama.cpp refuses is told before minutes are spent on the reference.
     llama_cpp()?.chat()?;
-    let one = prepared.ask(BackendName::Candle, &tuned, on_event)?;
-    let two = prepared.ask(other, &tuned, on_event)?;
-    let mut pair = Backends { reference: backend::candle(config, &prepared.base, &tuned), other: llama_cpp()? };
+    let one = prepared.ask(BackendName::Candle, &tested, on_event)?;
+    let two = prepared.ask(other, &tested, on_event)?;
+    let mut pair = Backends { reference: backend::candle(config, &prepared.base, &tested), other: llama_cpp()? };
     let texts = pair.hard_texts()?;
     let prompts = pair.prompts(&one)?;
     let mut arms = Vec::new();
     for (number, arm) in one.arms.iter().enumerate() {
-        on_event(Event::Progress(Progress::Started { what: "comparing the backends", units: one.cases().count() }));
+        on_event(Progress::Started { what: "comparing the backends", units: one.cases().count() }.into());
         let measured = pair.measure(number, &arm.name, [&one, &two], on_event)?;
         arms.push((arm.name.clone(), measured));
     }
@@ -164,7 +165,7 @@ impl Backends {
                 group.iter().map(|b| (number, &b.case.prompt, b.answers[0].tokens.as_slice())).collect();
             let (ours, theirs) = (self.reference.logits(&asked)?, self.other.logits(&asked)?);
             for (both, (ours, theirs)) in group.iter().zip(ours.iter().zip(theirs)) {
-                on_event(Event::Progress(Progress::Done(1)));
+                on_event(Progress::Done(1).into());
                 let found = divergence(&both.answers[0].tokens, &both.answers[1].tokens);
                 if let Some((at, tokens)) = found {
                     let margin = margin(ours.get(at), tokens);
@@ -201,7 +202,7 @@ fn generated<'a>(
     ((scenario, case), (_, same)): ((&'a ScenarioRecord, &'a CaseRecord), (&'a ScenarioRecord, &'a CaseRecord)),
     arm: &str,
 ) -> Option<Both<'a>> {
-    let answer = |case: &'a CaseRecord| case.answers.get(arm)?.completion.as_ref();
+    let answer = |case: &'a CaseRecord| case.answers.get(arm)?.samples.first()?.turns.first();
     let answers = [answer(case)?, answer(same)?];
     (answers[0].finish != Finish::Scored).then(|| Both { name: scenario.test_name(case), case, answers })
 }

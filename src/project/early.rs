@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::asked::{Checked, open_tokenizer};
 use super::stamp::{Stamp, data_hash, data_of};
 use super::train;
-use crate::config::{Config, DataConfig};
+use crate::config::{ArmSource, Config, DataConfig};
 use crate::data;
 use crate::data::limits::drift_text;
 use crate::error::{Error, Result};
@@ -39,6 +39,12 @@ pub(super) fn check_training(config: &Config) -> Result<()> {
         ChatTemplate::check_file(path)?;
     }
     check_places(config)?;
+    for arm in &config.arms {
+        if let ArmSource::Adapter(path) = &arm.source {
+            check_adapter(config, path)
+                .map_err(|error| Error::input(&config.manifest, arm.line, format!("[arms.{}]: {error}", arm.name)))?;
+        }
+    }
     match (&config.recipe, &config.adapter) {
         (Some(_), adapter) => check_data(data_of(config)?, adapter.as_ref().map(|a| a.path.as_path())),
         (None, Some(adapter)) => check_adapter(config, &adapter.path),

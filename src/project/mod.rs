@@ -4,26 +4,27 @@
 //! The command line and the test harness both begin here, so that they cannot disagree.
 
 mod adapter;
+mod arms;
 mod asked;
 mod backend;
 mod base;
 #[cfg(feature = "llama-cpp")]
 mod crosscheck;
 mod early;
+mod events;
+mod made;
 mod objective;
 mod prepared;
 mod runs;
 mod stamp;
 mod train;
 
-use crate::backend::Progress;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::gate;
-use crate::model::SourceEvent;
 use crate::record::{Decision, RunRecord};
+use crate::run::RunEvent;
 use crate::scenario;
-use crate::train::TrainEvent;
 
 use asked::Checked;
 #[cfg(feature = "llama-cpp")]
@@ -32,21 +33,8 @@ use prepared::Prepared;
 pub(crate) use prepared::lock;
 pub use train::Summary;
 
-/// What is going on; a command line draws it.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// Files are fetched.
-    Source(SourceEvent),
-    /// An adapter is trained.
-    Train(TrainEvent),
-    /// Answers are computed.
-    Progress(Progress),
-    /// Something that a person should know.
-    Note(String),
-}
-
-/// Receives [`Event`]s.
-pub type Events<'e> = &'e mut dyn FnMut(Event);
+/// Receives [`RunEvent`]s.
+pub type Events<'e> = &'e mut dyn FnMut(RunEvent);
 
 /// Whether an adapter may be trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,12 +84,14 @@ pub struct Outcome {
 pub fn run(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Result<Outcome> {
     let checked = early::check_run(config)?;
     if let Some(note) = scenario::passed_over(config) {
-        on_event(Event::Note(note));
+        on_event(RunEvent::note(note));
     }
     let prepared = Prepared::open(config, checked, on_event)?;
     let tuned = prepared.adapter(config.backend, policy, on_event)?;
-    let run = prepared.ask(config.backend, &tuned, on_event)?;
+    let arms = prepared.arms(config.backend, tuned)?;
+    let mut run = prepared.ask(config.backend, &arms, on_event)?;
     let decision = gate::decide(&run, &config.gate);
+    run.decision = Some(decision.clone());
     let files = runs::write(config, &run, &decision)?;
     Ok(Outcome { run, decision, files })
 }

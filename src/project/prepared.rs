@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::adapter::{self, Ready};
+use super::arms::{self, Tested};
 use super::asked::{Checked, open_tokenizer};
 use super::base::Base;
-use super::{Event, Events, TrainPolicy, backend, early};
+use super::{Events, TrainPolicy, backend, early, made};
 use crate::backend::{Backend, ENGINE_REVISION};
 use crate::config::{BackendName, Config};
 use crate::data;
@@ -13,7 +14,7 @@ use crate::error::Result;
 use crate::files::{Lock, sweep, sweep_directory, write_atomically};
 use crate::model::{ModelKind, sources};
 use crate::record::{Arm, BASE, ModelInfo, RunRecord, TUNED};
-use crate::run::{Inputs, Store, execute};
+use crate::run::{Inputs, RunEvent, Store, execute};
 use crate::snapshot;
 
 /// A project that is locked, checked, and whose base is on the disk.
@@ -43,44 +44,57 @@ impl<'c> Prepared<'c> {
         adapter::ready(self.config, name, &self.base, &self.checked, policy, on_event)
     }
 
-    /// A backend with base and tuned; nothing is loaded yet.
+    /// All adapters that are asked: the project's own, then those of `[arms]`.
+    ///
+    /// # Errors
+    /// As [`arms::further`].
+    pub(super) fn arms(&self, name: BackendName, tuned: Ready) -> Result<Vec<Tested>> {
+        let further = arms::further(self.config, name, &self.base, &tuned)?;
+        Ok(std::iter::once(Tested { name: TUNED.to_owned(), ready: tuned }).chain(further).collect())
+    }
+
+    /// A backend with base and these arms; nothing is loaded yet.
     ///
     /// # Errors
     /// It cannot take this base, or this program has none of that name.
-    pub(super) fn backend(&self, name: BackendName, tuned: &Ready) -> Result<Box<dyn Backend>> {
-        backend::of(self.config, name, &self.base, tuned)
+    fn backend(&self, name: BackendName, arms: &[Tested]) -> Result<Box<dyn Backend>> {
+        backend::of(self.config, name, &self.base, arms)
     }
 
-    /// Asks both arms every case on a backend.
+    /// Asks base and these arms every case on a backend.
     ///
     /// # Errors
     /// The model cannot be loaded or asked.
-    pub(super) fn ask(&self, name: BackendName, tuned: &Ready, on_event: Events<'_>) -> Result<RunRecord> {
+    pub(super) fn ask(&self, name: BackendName, arms: &[Tested], on_event: Events<'_>) -> Result<RunRecord> {
         let Self { config, checked: Checked { scenarios, drift_text }, base, .. } = self;
+        let (family, parameters) =
+            arms.first().map_or_else(Default::default, |arm| (arm.ready.family.clone(), arm.ready.parameters));
         let model = ModelInfo {
             source: config.relative(Path::new(&config.model.source)),
-            family: tuned.family.clone(),
-            parameters: tuned.parameters,
+            family,
+            parameters,
             fingerprint: base.fingerprint.clone(),
             weights: base.weights.clone(),
         };
         let names = scenarios.iter().map(|s| s.name.as_str());
+        let arms_shown: Vec<&str> = std::iter::once(BASE).chain(arms.iter().map(|arm| arm.name.as_str())).collect();
         let inputs = Inputs {
             project: config.project.clone(),
+            made: made::made(config),
             model,
-            arms: self.arms(name, tuned),
+            arms: self.records(name, arms),
             scenarios,
             drift_text: drift_text.clone(),
-            approved: snapshot::approved(&config.run.snapshots, names, &[BASE, TUNED]),
+            approved: snapshot::approved(&config.run.snapshots, names, &arms_shown),
         };
-        let mut backend = self.backend(name, tuned)?;
+        let mut backend = self.backend(name, arms)?;
         let store = Store::new(config.store().join("store"));
-        let run = execute(&inputs, &mut *backend, &store, &mut |p| on_event(Event::Progress(p)));
+        let run = execute(&inputs, &mut *backend, &store, on_event);
         // A backend knows no scenarios: of a prompt that does not fit, the check tells the file and the case.
         run.map_err(|error| open_tokenizer(config, &base.files, &self.checked).err().unwrap_or(error))
     }
 
-    fn arms(&self, name: BackendName, tuned: &Ready) -> Vec<Arm> {
+    fn records(&self, name: BackendName, arms: &[Tested]) -> Vec<Arm> {
         let config = self.config;
         let context = config.model.context.map_or_else(|| "default".to_owned(), |c| c.to_string());
         let fingerprint = |adapter: &str| {
@@ -88,16 +102,14 @@ impl<'c> Prepared<'c> {
             let all = [self.base.fingerprint.as_str(), adapter, &engine, &context].join("\n");
             blake3::hash(all.as_bytes()).to_hex().to_string()
         };
-        let path = config.relative(&tuned.directory);
-        vec![
-            Arm { name: BASE.into(), fingerprint: fingerprint("none"), adapter: None, scale: 1.0 },
-            Arm {
-                name: TUNED.into(),
-                fingerprint: fingerprint(&format!("{} × {}", tuned.hash, tuned.scale)),
-                adapter: Some(path),
-                scale: tuned.scale,
-            },
-        ]
+        let base = Arm { name: BASE.into(), fingerprint: fingerprint("none"), adapter: None, scale: 1.0 };
+        let record = |Tested { name, ready }: &Tested| Arm {
+            name: name.clone(),
+            fingerprint: fingerprint(&format!("{} × {}", ready.hash, ready.scale)),
+            adapter: Some(config.relative(&ready.directory)),
+            scale: ready.scale,
+        };
+        std::iter::once(base).chain(arms.iter().map(record)).collect()
     }
 }
 
@@ -105,7 +117,7 @@ impl<'c> Prepared<'c> {
 pub(crate) fn lock(config: &Config, on_event: Events<'_>) -> Result<Lock> {
     let path = config.store().join("lock");
     let lock = Lock::acquire(&path, || {
-        on_event(Event::Note(format!("another finetest works on this project; waiting for {}", path.display())));
+        on_event(RunEvent::note(format!("another finetest works on this project; waiting for {}", path.display())));
     })?;
     sweep_leftovers(config);
     ignore(config.store());
@@ -137,8 +149,8 @@ fn sweep_leftovers(config: &Config) {
 /// Fetches the base model of a project; `check` may refuse it by its small files before its weights are downloaded.
 fn fetched(config: &Config, check: sources::Check<'_>, on_event: Events<'_>) -> Result<Base> {
     let sources = sources::Sources::from_env()?;
-    let files = sources.resolve_checked(&config.model, check, &mut |e| on_event(Event::Source(e)))?;
-    let weights = sources.fingerprint(&files, &mut |e| on_event(Event::Source(e)))?;
+    let files = sources.resolve_checked(&config.model, check, &mut |e| on_event(e.into()))?;
+    let weights = sources.fingerprint(&files, &mut |e| on_event(e.into()))?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(weights.as_bytes());
     let mut chat: Vec<&Path> = Vec::new();

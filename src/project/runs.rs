@@ -3,14 +3,12 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 use super::train::LOSS_PLOT;
 use crate::compare::Comparison;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::{WRITING, read_regular_text, replace_directory, write_atomically};
-use crate::record::{BASE, Decision, RunRecord, TUNED};
+use crate::record::{BASE, Cost, Decision, Made, RunRecord, TUNED};
 use crate::report::{self, Report};
 
 /// Leads to the newest run of a manifest.
@@ -97,26 +95,13 @@ fn folder_name(manifest: &str) -> String {
     name
 }
 
-/// What was found, without what it cost.
-#[derive(Serialize)]
-struct Found<'a>(Identity<'a>, &'a Decision);
-
-#[derive(Serialize)]
-struct Identity<'a> {
-    finetest: &'a str,
-    project: &'a str,
-    model: &'a crate::record::ModelInfo,
-    arms: &'a [crate::record::Arm],
-    backend: &'a str,
-    scenarios: &'a [crate::record::ScenarioRecord],
-    drift: &'a Option<crate::record::Drift>,
-    proof: &'a Option<crate::record::Proof>,
-    errors: &'a std::collections::BTreeMap<String, String>,
-}
-
+/// Hash of what was found: neither of what it cost, nor of when and from what it was made.
 fn hash(run: &RunRecord, decision: &Decision) -> Result<String> {
-    let RunRecord { finetest, project, model, arms, backend, scenarios, drift, proof, errors, .. } = run;
-    let found = Found(Identity { finetest, project, model, arms, backend, scenarios, drift, proof, errors }, decision);
+    let mut found = run.clone();
+    (found.made, found.cost, found.decision) = (Made::default(), Cost::default(), Some(decision.clone()));
+    for answer in found.scenarios.iter_mut().flat_map(|s| &mut s.cases).flat_map(|case| case.answers.values_mut()) {
+        answer.seconds = 0.0;
+    }
     let mut hasher = io::BufWriter::new(blake3::Hasher::new());
     serde_json::to_writer(&mut hasher, &found).map_err(|e| Error::failed(e.to_string()))?;
     hasher.flush().map_err(|e| Error::failed(e.to_string()))?;

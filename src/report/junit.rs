@@ -84,10 +84,10 @@ fn test(report: &Report<'_>, scenario: &ScenarioRecord, case: &CaseRecord) -> Te
 /// What besides an answer could not be computed.
 fn errors(report: &Report<'_>) -> TestSuite {
     let mut suite = TestSuite::new("run");
-    for (what, why) in &report.run.errors {
+    for error in &report.run.errors {
         let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
-        status.set_type("error").set_message(text(why));
-        suite.add_test_case(TestCase::new(text(&format!("run::{what}")), status));
+        status.set_type("error").set_message(text(error.why()));
+        suite.add_test_case(TestCase::new(text(&format!("run::{}", error.what())), status));
     }
     suite
 }
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::config::Policy;
     use crate::record::fixture::{self, N, P};
-    use crate::record::{Role, RunRecord};
+    use crate::record::{Role, RunError, RunRecord};
     use crate::report::tests::{example, policy, with_report};
 
     fn document(run: &RunRecord, policy: &Policy) -> Document {
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn what_could_not_be_measured_is_an_error_beside_the_gate() {
         let mut run = example();
-        run.errors.insert("drift".into(), "1 of 9 texts left out: \u{1b}died".into());
+        run.errors.push(RunError::Drift { arm: "tuned".into(), why: "1 of 9 texts left out: \u{1b}died".into() });
         let document = document(&run, &lenient());
         assert_eq!((document.failures, document.errors), (0, 1));
         assert_eq!(run.exit_code(&crate::gate::decide(&run, &lenient())), crate::error::exit::ERROR);

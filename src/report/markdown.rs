@@ -245,8 +245,8 @@ fn end(report: &Report<'_>) -> String {
     for (name, arm, why) in failed.take(CASES) {
         line("error", markdown_safe(&format!("{}, {arm}: {}", clip(&name, 120), clip(why, 400))));
     }
-    for (what, why) in &run.errors {
-        line("error", markdown_safe(&format!("{}: {}", clip(what, 120), clip(why, 400))));
+    for error in &run.errors {
+        line("error", markdown_safe(&format!("{}: {}", clip(&error.what(), 120), clip(error.why(), 400))));
     }
     let fixed: Vec<_> = report.comparison.fixed().map(|f| (f.scenario, f.case)).collect();
     for (name, cases) in [("fixed", fixed), ("not evaluated", open_cases(report))] {
@@ -258,8 +258,11 @@ fn end(report: &Report<'_>) -> String {
             line(name, format!("{}{more}", names.join(", ")));
         }
     }
-    line("drift", markdown_safe(&clip(&drift(run).unwrap_or_else(|| "not measured".to_owned()), 600)));
-    line("proof", markdown_safe(&proof(run).unwrap_or_else(|| "not measured".to_owned())));
+    line(
+        "drift",
+        markdown_safe(&clip(&drift(run, &report.comparison.tuned).unwrap_or_else(|| "not measured".to_owned()), 600)),
+    );
+    line("proof", markdown_safe(&proof(run, &report.comparison.tuned).unwrap_or_else(|| "not measured".to_owned())));
     line(
         "model",
         format!("{} ({})", markdown_safe(&clip(&run.model.source, 300)), markdown_safe(&clip(&model_size(run), 80))),
@@ -293,7 +296,9 @@ pub fn annotations(report: &Report<'_>) -> Vec<String> {
     if decision.rules.is_empty() {
         warnings.push((None, "gate".to_owned(), decision.summary()));
     }
-    errors.extend(report.run.errors.iter().map(|(what, why)| (None, format!("error: {what}"), clip(why, 400))));
+    errors.extend(
+        report.run.errors.iter().map(|error| (None, format!("error: {}", error.what()), clip(error.why(), 400))),
+    );
     for (scenario, case) in report.run.cases() {
         for (arm, why) in case.errors() {
             let title = format!("error: {}", scenario.test_name(case));
@@ -386,7 +391,7 @@ mod tests {
             (F, "````\n```\n@octocat</details>\n`````"),
         ));
         if let Some(answer) = run.scenarios[1].cases.last_mut().and_then(|c| c.answers.get_mut("tuned")) {
-            answer.failures = vec!["expected <b>4</b>, got @octocat | `x` http://evil.example".into()];
+            answer.samples[0].failures = vec!["expected <b>4</b>, got @octocat | `x` http://evil.example".into()];
         }
         let outside = outside_fences(&page(&run));
         for active in ["<script", "<b>", "@octocat", "http://", "\u{1b}", "\u{202e}"] {
@@ -419,7 +424,7 @@ mod tests {
         run.backend = name.clone();
         run.project = name.clone();
         run.scenarios[0].cases[0].name = name.clone();
-        if let Some(drift) = &mut run.drift {
+        for drift in run.drift.values_mut() {
             drift.source = name.clone();
         }
         let plain = fixture::scenario(&name, Role::Target, &[(F, P), (P, F)]);

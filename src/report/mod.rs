@@ -8,7 +8,7 @@ mod paint;
 mod terminal;
 
 use crate::compare::{Comparison, Rate, Tally, number};
-use crate::record::{Bound, CaseRecord, Decision, Role, Rule, RunRecord, Unit, Verdict};
+use crate::record::{Bound, CaseRecord, Decision, DriftMethod, Role, Rule, RunRecord, Unit, Verdict};
 
 pub use crosscheck::crosscheck;
 pub use junit::junit;
@@ -53,7 +53,7 @@ fn first_line(case: &CaseRecord) -> &str {
 
 /// The failures of an arm on a case.
 fn failures<'a>(case: &'a CaseRecord, arm: &str) -> &'a [String] {
-    case.answers.get(arm).map_or(&[], |a| &a.failures)
+    case.failures(arm)
 }
 
 /// What is said of an answer that hangs on rounding.
@@ -62,7 +62,7 @@ const NEAR_TIE: &str = "answer hangs on a near-tie between two tokens: another b
 /// Those of `arms` whose answer to the case hangs on a near-tie.
 fn near_ties<'a>(case: &CaseRecord, arms: &[&'a str]) -> Vec<&'a str> {
     let close = |arm: &&&str| {
-        let completion = case.answers.get(**arm).and_then(|answer| answer.completion.as_ref());
+        let completion = case.answers.get(**arm).and_then(crate::record::Answer::completion);
         completion.is_some_and(|completion| completion.near_ties > 0)
     };
     arms.iter().filter(close).copied().collect()
@@ -163,16 +163,22 @@ fn short(fingerprint: &str) -> &str {
     fingerprint.char_indices().nth(10).map_or(fingerprint, |(at, _)| &fingerprint[..at])
 }
 
-/// `drift 0.0213 ± 0.0031 nats/token …` and how many tokens it rests on.
-fn drift(run: &RunRecord) -> Option<String> {
-    let d = run.drift.as_ref()?;
+/// `drift 0.0213 ± 0.0031 nats/token …` of an arm, and how many tokens it rests on.
+fn drift(run: &RunRecord, arm: &str) -> Option<String> {
+    let d = run.drift.get(arm)?;
+    let distributions = d.kl.map_or_else(String::new, |kl| {
+        let same = d.same_top1.map_or_else(String::new, |share| format!("; same first choice {:.1} %", 100.0 * share));
+        format!(
+            "{} ± {} nats/token (median {}, p99 {}){same}; ",
+            number(kl.mean),
+            number(kl.se),
+            number(kl.median),
+            number(kl.p99)
+        )
+    });
+    let method = if d.method == DriftMethod::FullKl { String::new() } else { format!(" by {}", d.method) };
     Some(format!(
-        "{} ± {} nats/token (median {}, p99 {}); same first choice {:.1} %; NLL {:+.4} ± {:.4}; {} tokens of {}",
-        number(d.kl_mean),
-        number(d.kl_se),
-        number(d.kl_median),
-        number(d.kl_p99),
-        100.0 * d.same_top1,
+        "{distributions}NLL {:+.4} ± {:.4}; {} tokens of {}{method}",
         d.nll_change(),
         d.nll_change_se,
         d.tokens,
@@ -180,9 +186,9 @@ fn drift(run: &RunRecord) -> Option<String> {
     ))
 }
 
-/// That the adapter is applied and base is untouched.
-fn proof(run: &RunRecord) -> Option<String> {
-    let p = run.proof.as_ref()?;
+/// That an arm's adapter is applied and base is untouched.
+fn proof(run: &RunRecord, arm: &str) -> Option<String> {
+    let p = run.proof.get(arm)?;
     let untouched = if p.base_difference == 0.0 {
         "base is untouched".to_owned()
     } else {

@@ -101,7 +101,9 @@ fn table(page: &mut Page, report: &Report<'_>) {
     } else {
         aligned(page, report);
     }
-    for (name, text) in [("drift", drift(report.run)), ("proof", proof(report.run))] {
+    for (name, text) in
+        [("drift", drift(report.run, &report.comparison.tuned)), ("proof", proof(report.run, &report.comparison.tuned))]
+    {
         label(page, name, text.as_deref().unwrap_or("not measured"));
     }
 }
@@ -369,8 +371,9 @@ fn errors(page: &mut Page, report: &Report<'_>) {
     let failed: Vec<_> = report.run.cases().filter(|(_, case)| case.errors().next().is_some()).collect();
     if !report.run.errors.is_empty() {
         heading(page, "errors: this could not be computed", Some(report.run.errors.len()));
-        for (what, why) in &report.run.errors {
-            page.wrapped(6, &[piece(Ink::Bad, format!("    ✗ {what}: ")), piece(Ink::Plain, clip(why, 600))]);
+        for error in &report.run.errors {
+            let what = error.what();
+            page.wrapped(6, &[piece(Ink::Bad, format!("    ✗ {what}: ")), piece(Ink::Plain, clip(error.why(), 600))]);
         }
     }
     if failed.is_empty() {
@@ -517,7 +520,7 @@ mod tests {
     fn a_broken_case_that_hangs_on_a_near_tie_says_so() {
         let mut run = fixture::run(vec![fixture::scenario("facts", Role::Control, &[(P, F), (P, F)])]);
         let answer = run.scenarios[0].cases[0].answers.get_mut("tuned").expect("an answer");
-        answer.completion.as_mut().expect("a completion").near_ties = 1;
+        answer.samples[0].turns[0].near_ties = 1;
         let text = render(&run, &policy(), PLAIN);
         assert_eq!(text.matches("≈ tuned's answer hangs on a near-tie").count(), 1, "{text}");
     }

@@ -37,6 +37,7 @@ pub(crate) fn policy() -> Policy {
         min_retention: Some(0.85),
         max_broken_controls: Some(4),
         max_drift: Some(0.05),
+        arms: Vec::new(),
     }
 }
 

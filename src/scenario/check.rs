@@ -260,7 +260,7 @@ mod tests {
 
     fn case(checks: Vec<Check>) -> Case {
         let request = Request::greedy(Prompt::Text("x".into()), 9);
-        Case { name: "c".into(), request, checks }
+        Case { name: "c".into(), line: 1, request, checks, follow_ups: Vec::new() }
     }
 
     fn failures(check: Check, text: &str) -> Vec<String> {

@@ -1,6 +1,8 @@
 //! A scenario file as it is written, and what it resolves to. Everything that is wrong with its cases is reported at once.
 
+mod checks;
 mod sampling;
+mod turns;
 mod words;
 
 use std::collections::HashSet;
@@ -8,31 +10,22 @@ use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
 use toml::Spanned;
 
-use super::check::{Check, Choice, Matcher};
-use super::json::Schema;
+use super::check::Check;
 use super::pattern::Patterns;
-use super::script::Writing;
 use super::{Case, DEFAULT_MAX_TOKENS, Names, Scenario};
 use crate::config::{Lines, MOST_TOKENS, relative};
 use crate::data::limits::MOST_TEXT_BYTES;
 use crate::error::{Error, Result};
-use crate::files::read_regular_text;
-use crate::record::{Message, Prompt, Request, Role, Sampling};
-use crate::shown::plain;
+use crate::record::{Aggregate, Message, Prompt, Request, Role, Sampling};
+use checks::{RawCheck, resolve};
+use turns::RawTurn;
 
 /// Problems of a file that are shown; the others are counted.
 const SHOWN: usize = 50;
-/// Continuations that a choice must beat: each is computed, and looked up among the others.
-const MOST_OTHERS: usize = 1000;
 /// Checks that every case of a file shares: each case has a copy.
 const MOST_SHARED: usize = 1000;
-/// Bytes of a JSON schema's file.
-const MOST_SCHEMA_BYTES: u64 = 1 << 20;
-/// Characters of an inline schema shown in messages.
-const SCHEMA_SHOWN: usize = 60;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +40,8 @@ struct RawScenario {
     top_k: Option<Spanned<usize>>,
     top_p: Option<Spanned<f64>>,
     seed: Option<Spanned<u32>>,
+    repeat: Option<Spanned<usize>>,
+    aggregate: Option<Spanned<Aggregate>>,
     #[serde(default)]
     checks: Vec<Spanned<RawCheck>>,
     #[serde(default)]
@@ -63,32 +58,8 @@ struct RawCase {
     max_tokens: Option<usize>,
     #[serde(default)]
     checks: Vec<Spanned<RawCheck>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum RawCheck {
-    Exact(String),
-    Contains(String),
-    Icontains(String),
-    Regex(String),
-    NotExact(String),
-    NotContains(String),
-    NotIcontains(String),
-    NotRegex(String),
-    Json,
-    NotJson,
-    JsonFields(toml::Table),
-    JsonNull(Vec<String>),
-    JsonSchema(toml::Value),
-    Choice(Choice),
-    MaxLength(usize),
-    MinLength(usize),
-    MaxWords(usize),
-    MinWords(usize),
-    NoRepetition,
-    Script(String),
-    NoTemplateTags,
+    #[serde(default)]
+    then: Vec<Spanned<RawTurn>>,
 }
 
 /// What a listing needs of a file: patterns and schemas, which take most of the time of reading it, are not compiled.
@@ -163,6 +134,7 @@ pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
     }
     reader.stop = reader.stop(std::mem::take(&mut raw.stop));
     reader.sampling = reader.sampling(&raw);
+    let (repeat, aggregate) = reader.repeat(&raw);
     reader.shared = std::mem::take(&mut raw.checks).into_iter().filter_map(|check| reader.check(check)).collect();
     let mut names = HashSet::new();
     let mut cases = Vec::new();
@@ -180,7 +152,7 @@ pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
         reader.errors.push(Error::input(path, None, format!("has {more} more problems")));
     }
     Error::collect(reader.errors)?;
-    Ok(Scenario { name, path: relative(root, path), role: raw.role, description, cases })
+    Ok(Scenario { name, path: relative(root, path), role: raw.role, description, repeat, aggregate, cases })
 }
 
 impl Reader<'_> {
@@ -221,10 +193,8 @@ impl Reader<'_> {
         if !is_name(&name) {
             self.fail(at, format!("the case's name is {name:?}, expected letters a to z, digits, - and _"));
         }
-        let can_fail = self.has_shared || !raw.checks.is_empty();
-        let mut checks: Vec<Check> =
-            std::mem::take(&mut raw.checks).into_iter().filter_map(|check| self.check(check)).collect();
-        checks.extend_from_slice(&self.shared);
+        let can_fail =
+            self.has_shared || !raw.checks.is_empty() || raw.then.iter().any(|turn| turn.get_ref().has_checks());
         if !can_fail {
             self.fail(
                 at,
@@ -233,16 +203,21 @@ impl Reader<'_> {
                 ),
             );
         }
+        let checks = self.checks(std::mem::take(&mut raw.checks));
         let max_tokens = self.max_tokens(at, &name, raw.max_tokens, &checks);
+        let then = std::mem::take(&mut raw.then);
         let prompt = self.prompt(at, &name, raw);
-        let mut choices: Vec<String> = Vec::new();
-        let mut known: HashSet<&str> = HashSet::new();
-        for check in &checks {
-            let Check::Choice(choice) = check else { continue };
-            choices.extend(choice.texts().filter(|text| known.insert(text)).cloned());
-        }
-        let (stop, sampling) = (self.stop.clone(), self.sampling);
-        Case { name, request: Request { prompt, max_tokens, choices, stop, sampling }, checks }
+        let follow_ups = self.follow_ups(at, &name, &prompt, then);
+        let (choices, stop, sampling) = (choices(&checks), self.stop.clone(), self.sampling);
+        let request = Request { prompt, max_tokens, choices, stop, sampling };
+        Case { name, line: self.lines.at(at), request, checks, follow_ups }
+    }
+
+    /// The checks of one answer: its own, then the file's.
+    fn checks(&mut self, own: Vec<Spanned<RawCheck>>) -> Vec<Check> {
+        let mut checks: Vec<Check> = own.into_iter().filter_map(|check| self.check(check)).collect();
+        checks.extend_from_slice(&self.shared);
+        checks
     }
 
     fn max_tokens(&mut self, at: &Range<usize>, case: &str, own: Option<usize>, checks: &[Check]) -> usize {
@@ -303,102 +278,15 @@ impl Reader<'_> {
     }
 }
 
-fn resolve(raw: RawCheck, path: &Path, patterns: &mut Patterns) -> Result<Check, String> {
-    let text = |wanted, matcher| Check::Text { wanted, matcher };
-    Ok(match raw {
-        RawCheck::Exact(s) => text(true, Matcher::Exact(s)),
-        RawCheck::NotExact(s) => text(false, Matcher::Exact(s)),
-        RawCheck::Contains(s) => text(true, Matcher::Contains(some("contains", s)?)),
-        RawCheck::NotContains(s) => text(false, Matcher::Contains(some("not-contains", s)?)),
-        RawCheck::Icontains(s) => text(true, Matcher::Icontains(some("icontains", s)?)),
-        RawCheck::NotIcontains(s) => text(false, Matcher::Icontains(some("not-icontains", s)?)),
-        RawCheck::Regex(s) => text(true, regex("regex", &s, patterns)?),
-        RawCheck::NotRegex(s) => text(false, regex("not-regex", &s, patterns)?),
-        RawCheck::Json => Check::Json(true),
-        RawCheck::NotJson => Check::Json(false),
-        RawCheck::JsonFields(table) if table.is_empty() => return Err("json-fields names no field".into()),
-        RawCheck::JsonFields(table) => Check::JsonFields(json_object(&table).map_err(|e| format!("json-fields: {e}"))?),
-        RawCheck::JsonNull(names) if names.is_empty() => return Err("json-null names no field".into()),
-        RawCheck::JsonNull(names) => Check::JsonNull(names),
-        RawCheck::JsonSchema(schema) => Check::JsonSchema(self::schema(&schema, path)?),
-        RawCheck::Choice(choice) => Check::Choice(self::choice(choice)?),
-        RawCheck::MaxLength(n) => Check::MaxLength(above_zero("max-length", n)?),
-        RawCheck::MinLength(n) => Check::MinLength(above_zero("min-length", n)?),
-        RawCheck::MaxWords(n) => Check::MaxWords(above_zero("max-words", n)?),
-        RawCheck::MinWords(n) => Check::MinWords(above_zero("min-words", n)?),
-        RawCheck::NoRepetition => Check::NoRepetition,
-        RawCheck::Script(name) => Check::Script(Writing::named(&name).map_err(|e| format!("script: {e}"))?),
-        RawCheck::NoTemplateTags => Check::NoTemplateTags,
-    })
-}
-
-fn some(check: &str, text: String) -> Result<String, String> {
-    if text.is_empty() { Err(format!("{check} is empty, which every answer contains")) } else { Ok(text) }
-}
-
-fn above_zero(check: &str, n: usize) -> Result<usize, String> {
-    if n == 0 { Err(format!("{check} is 0, expected at least 1")) } else { Ok(n) }
-}
-
-fn regex(check: &str, pattern: &str, patterns: &mut Patterns) -> Result<Matcher, String> {
-    some(check, pattern.to_owned())?;
-    patterns.compile(pattern).map(Matcher::Regex).map_err(|why| format!("{check} '{}' {why}", plain(pattern, 80)))
-}
-
-fn choice(choice: Choice) -> Result<Choice, String> {
-    if choice.others.is_empty() {
-        return Err("choice has no others to choose between".into());
+/// Every continuation that these checks choose between, once.
+fn choices(checks: &[Check]) -> Vec<String> {
+    let mut choices: Vec<String> = Vec::new();
+    let mut known: HashSet<&str> = HashSet::new();
+    for check in checks {
+        let Check::Choice(choice) = check else { continue };
+        choices.extend(choice.texts().filter(|text| known.insert(text)).cloned());
     }
-    if choice.others.len() > MOST_OTHERS {
-        return Err(format!("choice has {} others, expected at most {MOST_OTHERS}", choice.others.len()));
-    }
-    let mut seen = HashSet::new();
-    for text in choice.texts() {
-        if text.is_empty() {
-            return Err("choice has an empty continuation".into());
-        }
-        if !seen.insert(text) {
-            return Err(format!("choice has {text:?} twice, which would be a tie"));
-        }
-    }
-    Ok(choice)
-}
-
-fn schema(value: &toml::Value, path: &Path) -> Result<Schema, String> {
-    let fail = |e: String| format!("json-schema: {e}");
-    match value {
-        toml::Value::String(file) => {
-            let at = path.with_file_name(file);
-            let text = read_regular_text(&at, MOST_SCHEMA_BYTES).map_err(|e| fail(e.to_string()))?;
-            let json: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
-                .map_err(|e| fail(format!("{} is not JSON: {e}", at.display())))?;
-            Schema::new(file.as_str(), &json).map_err(|e| fail(format!("{} is not a JSON schema: {e}", at.display())))
-        }
-        toml::Value::Table(table) => {
-            let json = Value::Object(json_object(table).map_err(fail)?);
-            let name = plain(&json.to_string(), SCHEMA_SHOWN);
-            Schema::new(name, &json).map_err(|e| fail(format!("not a JSON schema: {e}")))
-        }
-        _ => Err(fail("expected a schema as a table, or the path of a file".into())),
-    }
-}
-
-fn json_object(table: &toml::Table) -> Result<Map<String, Value>, String> {
-    table.iter().map(|(key, value)| Ok((key.clone(), json_value(key, value)?))).collect()
-}
-
-fn json_value(key: &str, value: &toml::Value) -> Result<Value, String> {
-    Ok(match value {
-        toml::Value::String(s) => Value::from(s.as_str()),
-        toml::Value::Integer(n) => Value::from(*n),
-        toml::Value::Boolean(b) => Value::from(*b),
-        toml::Value::Float(x) if x.is_finite() => Value::from(*x),
-        toml::Value::Array(list) => list.iter().map(|item| json_value(key, item)).collect::<Result<_, _>>()?,
-        toml::Value::Table(table) => Value::Object(json_object(table)?),
-        toml::Value::Float(_) | toml::Value::Datetime(_) => {
-            return Err(format!("{key} is {value}, which JSON cannot say; write it as a string"));
-        }
-    })
+    choices
 }
 
 fn is_name(name: &str) -> bool {
@@ -415,8 +303,12 @@ mod tests {
         parse(Path::new("p/scenarios/capitals.toml"), Path::new("p"), text)
     }
 
+    pub(crate) fn scenario(text: &str) -> Result<Scenario> {
+        read(&format!("{HEAD}{text}"))
+    }
+
     pub(crate) fn cases(text: &str) -> Result<Vec<Case>> {
-        read(&format!("{HEAD}{text}")).map(|scenario| scenario.cases)
+        scenario(text).map(|scenario| scenario.cases)
     }
 
     /// The checks of the one case, as a person reads them.

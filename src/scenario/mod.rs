@@ -9,13 +9,19 @@
 //! max_tokens = 48                     # optional, default 64
 //! stop = ["\n\n"]                     # optional: an answer ends before the first of these
 //! temperature = 0.7                   # optional, default 0: the likeliest token; above it top_k, top_p and seed may be given
+//! repeat = 5                          # optional, with a temperature: each case is asked with so many seeds, from seed on
+//! aggregate = { rate = 0.8 }          # optional, with repeat: "all" samples have to pass (the default), "any", or a share of them
 //! checks = ["no-template-tags"]       # optional, of every case
 //!
 //! [[cases]]
 //! name = "france"                     # optional, default case_1, case_2, … by position
 //! prompt = "What is the capital of France?"   # one user message; or `messages`, or `text` without a template
 //! checks = [{ contains = "Paris" }, { max-length = 200 }]
+//! then = [{ prompt = "And of Italy?", checks = [{ contains = "Rome" }] }]   # optional: the user's next turns, each after the answer
 //! ```
+//!
+//! The checks of a case judge the answer to its prompt, those of a turn the answer to that turn, and the file's every answer. A case
+//! passes when all of them hold.
 //!
 //! | check | holds when |
 //! |---|---|
@@ -44,6 +50,7 @@ mod schema;
 mod script;
 mod tags;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -55,7 +62,7 @@ pub use script::Writing;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::read_regular_text;
-use crate::record::{Completion, Finish, Request, Role, Verdict};
+use crate::record::{Aggregate, Completion, Finish, Message, Prompt, Request, Role, Verdict};
 use check::Outcome;
 
 /// Most new tokens of an answer, unless the scenario says otherwise.
@@ -75,6 +82,10 @@ pub struct Scenario {
     pub role: Role,
     /// The ability in a line.
     pub description: String,
+    /// How often each case is asked, each time with the next seed; at least 1.
+    pub repeat: usize,
+    /// What the samples of a case come to together.
+    pub aggregate: Aggregate,
     /// At least one, in the file's order.
     pub cases: Vec<Case>,
 }
@@ -84,9 +95,26 @@ pub struct Scenario {
 pub struct Case {
     /// Unique in the scenario: letters `a` to `z`, digits, `-` and `_`.
     pub name: String,
-    /// What is asked. `max_tokens` is 0 when every check is a [`Check::Choice`].
+    /// Its line in the scenario's file.
+    pub line: usize,
+    /// What is asked first. `max_tokens` is 0 when every check is a [`Check::Choice`].
     pub request: Request,
-    /// At least one: the case's own, then the file's.
+    /// Of the first answer: the case's own, then the file's. A case has at least one, here or in a turn.
+    pub checks: Vec<Check>,
+    /// What the user says next, each after the answer to what was said before.
+    pub follow_ups: Vec<FollowUp>,
+}
+
+/// A further turn of the user.
+#[derive(Clone, Debug)]
+pub struct FollowUp {
+    /// What the user says.
+    pub message: String,
+    /// Most new tokens of the answer to it.
+    pub max_tokens: usize,
+    /// Continuations whose log-likelihood is wanted.
+    pub choices: Vec<String>,
+    /// Of the answer to it: the turn's own, then the file's.
     pub checks: Vec<Check>,
 }
 
@@ -109,33 +137,90 @@ impl Scenario {
 }
 
 impl Case {
-    /// Judges an answer: passed when every check holds, and for each that does not, what was expected and what was found.
+    /// Turns of the user.
+    #[must_use]
+    pub fn turns(&self) -> usize {
+        1 + self.follow_ups.len()
+    }
+
+    /// What a sample asks after these answers: the first turn when there are none. Sample n has the case's seed plus n.
+    #[must_use]
+    pub fn turn(&self, answers: &[Completion], sample: usize) -> Cow<'_, Request> {
+        if answers.is_empty() && sample == 0 {
+            return Cow::Borrowed(&self.request);
+        }
+        let mut request = self.request.clone();
+        request.sampling.seed = request.sampling.seed.wrapping_add(sample as u64);
+        if let Prompt::Messages(messages) = &mut request.prompt {
+            for (answer, next) in answers.iter().zip(&self.follow_ups) {
+                messages.push(Message::new("assistant", answer.text.as_str()));
+                messages.push(Message::new("user", next.message.as_str()));
+                (request.max_tokens, request.choices) = (next.max_tokens, next.choices.clone());
+            }
+        }
+        Cow::Owned(request)
+    }
+
+    /// Judges the answers to all turns, in their order: as [`Self::judge`] does each, failures of later ones behind `turn 2: `.
+    #[must_use]
+    pub fn judge_turns(&self, answers: &[Completion]) -> (Verdict, Vec<String>) {
+        if self.follow_ups.is_empty() {
+            return answers.first().map_or((Verdict::NotEvaluated, Vec::new()), |answer| self.judge(answer));
+        }
+        let checks = std::iter::once(&self.checks).chain(self.follow_ups.iter().map(|turn| &turn.checks));
+        let (mut verdicts, mut failures) = (Vec::new(), Vec::new());
+        for (turn, (checks, answer)) in checks.zip(answers).enumerate().filter(|(_, (checks, _))| !checks.is_empty()) {
+            let (verdict, of_turn) = judge(checks, answer);
+            verdicts.push(verdict);
+            failures.extend(of_turn.into_iter().map(|failure| format!("turn {}: {failure}", turn + 1)));
+        }
+        let verdict =
+            if answers.len() < self.turns() { Verdict::NotEvaluated } else { Aggregate::All.verdict(verdicts) };
+        (verdict, failures)
+    }
+
+    /// Judges the answer to the first turn: passed when every check holds, and for each that does not, what was expected and what was
+    /// found.
     ///
     /// Not evaluated when no check fails but one of them has nothing to judge: no text was generated, or a choice was not
     /// scored. An answer that was cut at the token limit is judged as it is, and its failures say so.
     #[must_use]
     pub fn judge(&self, completion: &Completion) -> (Verdict, Vec<String>) {
-        let mut verdict = if self.checks.is_empty() { Verdict::NotEvaluated } else { Verdict::Passed };
-        let cut = match completion.finish {
-            Finish::Length => format!(" (answer was cut at {} tokens)", completion.tokens.len()),
-            Finish::Stop | Finish::Scored => String::new(),
-        };
-        let mut failures = Vec::new();
-        for check in &self.checks {
-            match check.judge(completion) {
-                Outcome::Holds => {}
-                Outcome::Fails(found) => {
-                    verdict = Verdict::Failed;
-                    failures.push(format!("{check}: {found}{cut}"));
-                }
-                Outcome::Unanswered(why) => {
-                    verdict = if verdict == Verdict::Failed { verdict } else { Verdict::NotEvaluated };
-                    failures.push(format!("{check}: not evaluated, {why}"));
-                }
+        judge(&self.checks, completion)
+    }
+
+    /// Its checks, as a person reads them: those of later turns behind `turn 2: `.
+    #[must_use]
+    pub fn checks_shown(&self) -> Vec<String> {
+        let mut shown: Vec<String> = self.checks.iter().map(ToString::to_string).collect();
+        for (turn, follow_up) in self.follow_ups.iter().enumerate() {
+            shown.extend(follow_up.checks.iter().map(|check| format!("turn {}: {check}", turn + 2)));
+        }
+        shown
+    }
+}
+
+fn judge(checks: &[Check], completion: &Completion) -> (Verdict, Vec<String>) {
+    let mut verdict = if checks.is_empty() { Verdict::NotEvaluated } else { Verdict::Passed };
+    let cut = match completion.finish {
+        Finish::Length => format!(" (answer was cut at {} tokens)", completion.tokens.len()),
+        Finish::Stop | Finish::Scored => String::new(),
+    };
+    let mut failures = Vec::new();
+    for check in checks {
+        match check.judge(completion) {
+            Outcome::Holds => {}
+            Outcome::Fails(found) => {
+                verdict = Verdict::Failed;
+                failures.push(format!("{check}: {found}{cut}"));
+            }
+            Outcome::Unanswered(why) => {
+                verdict = if verdict == Verdict::Failed { verdict } else { Verdict::NotEvaluated };
+                failures.push(format!("{check}: not evaluated, {why}"));
             }
         }
-        (verdict, failures)
     }
+    (verdict, failures)
 }
 
 /// A scenario's name and its cases', as a listing shows them.
@@ -199,8 +284,39 @@ pub(crate) fn passed_over(config: &Config) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// An answer that the model ended.
+    pub(crate) fn completion(text: &str) -> Completion {
+        Completion {
+            text: text.into(),
+            tokens: vec![1],
+            finish: Finish::Stop,
+            prompt_tokens: 1,
+            choices: Vec::new(),
+            near_ties: 0,
+        }
+    }
+
+    #[test]
+    fn every_turn_is_judged_and_one_that_is_missing_is_no_pass() {
+        let text = "role = \"control\"\ndescription = \"d\"\n[[cases]]\nprompt = \"x\"\n\
+                    then = [{ prompt = \"y\", checks = [\"json\"] }, { prompt = \"z\", checks = [{ contains = \"a\" }] }]\n";
+        let (_dir, config) = project(&[("scenarios/a.toml", text)]);
+        let case = load_all(&config).expect("a scenario").remove(0).cases.remove(0);
+        assert_eq!((case.turns(), case.line), (3, 3));
+        let judge = |texts: &[&str]| case.judge_turns(&texts.iter().map(|text| completion(text)).collect::<Vec<_>>());
+        assert_eq!(judge(&["anything", "{}", "a"]), (Verdict::Passed, Vec::new()));
+        let (verdict, failures) = judge(&["anything", "no", "b"]);
+        assert_eq!(verdict, Verdict::Failed);
+        assert!(
+            failures[0].starts_with("turn 2: json: ") && failures[1].starts_with("turn 3: contains"),
+            "{failures:?}"
+        );
+        assert_eq!(judge(&["anything", "{}"]).0, Verdict::NotEvaluated);
+        assert_eq!(case.checks_shown(), ["turn 2: json", "turn 3: contains \"a\""]);
+    }
 
     fn project(files: &[(&str, &str)]) -> (tempfile::TempDir, Config) {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -266,14 +382,6 @@ mod tests {
         let (_dir, config) =
             project(&[("scenarios/a.toml", &text), ("scenarios/schema.json", "{\"type\": \"array\"}")]);
         let scenario = load_all(&config).expect("a scenario").remove(0);
-        let completion = |text: &str| Completion {
-            text: text.into(),
-            tokens: vec![1],
-            finish: Finish::Stop,
-            prompt_tokens: 1,
-            choices: Vec::new(),
-            near_ties: 0,
-        };
         assert_eq!(scenario.cases[0].judge(&completion("[]")), (Verdict::Passed, Vec::new()));
         let (verdict, failures) = scenario.cases[0].judge(&completion("{}"));
         assert_eq!(verdict, Verdict::Failed);

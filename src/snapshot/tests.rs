@@ -2,7 +2,8 @@ use std::process::{Command, Output};
 
 use super::*;
 use crate::record::fixture::{self, F, N, P};
-use crate::record::{BASE, ChoiceScore, Finish, Role, TUNED};
+use crate::record::{BASE, ChoiceScore, Finish, Message, Prompt, Role, Sample, TUNED};
+use crate::snapshot::render::steady;
 
 fn scenario() -> ScenarioRecord {
     let mut scenario = fixture::scenario("arithmetic", Role::Control, &[(P, P)]);
@@ -20,7 +21,7 @@ fn scenario() -> ScenarioRecord {
 }
 
 fn rendered(scenario: &ScenarioRecord) -> String {
-    render(scenario, BASE, TUNED)
+    render(scenario, &[BASE, TUNED])
 }
 
 #[test]
@@ -36,13 +37,12 @@ tuned: passed = base
 
 ## sum
 > What is
+> 17 + 25?
 base: passed
   | 17 + 25 is 42.
 tuned: failed
   | 17 + 25 is 41.
   ! contains "4": not found
-diff
-  | 17 + 25 is [-42-]{+41+}.
 
 ## capital
 > Capital of France?
@@ -81,7 +81,50 @@ fn a_changed_answer_changes_only_its_own_lines() {
         .filter(|l| l.change == Change::Removed)
         .map(|l| l.text)
         .collect();
-    assert_eq!(changed, ["  | 17 + 25 is 41.", "  | 17 + 25 is [-42-]{+41+}."]);
+    assert_eq!(changed, ["  | 17 + 25 is 41."]);
+}
+
+#[test]
+fn a_failure_is_said_once_and_without_the_answer_above_it() {
+    let mut one = fixture::scenario("facts", Role::Control, &[(P, F)]);
+    let sample = &mut one.cases[0].answers.get_mut(TUNED).expect("an answer").samples[0];
+    sample.turns[0].text = "No \"idea\".".into();
+    let got = "got \"No \\\"idea\\\".\"";
+    sample.failures = vec![
+        format!("contains \"4\": {got}"),
+        format!("contains \"4\": {got}"),
+        format!("regex '5': {got} (answer was cut at 3 tokens)"),
+        "max-words 1: got 2 words".into(),
+    ];
+    let body = rendered(&one);
+    let expected = "tuned: failed\n  | No \"idea\".\n  ! contains \"4\"\n  ! regex '5'\n  ! max-words 1: got 2 words\n";
+    assert!(body.ends_with(expected), "{body}");
+}
+
+#[test]
+fn a_long_prompt_is_cut_in_its_middle() {
+    let mut one = fixture::scenario("facts", Role::Control, &[(P, P), (P, P)]);
+    let lines: Vec<String> = (1..=20).map(|i| format!("line {i}")).collect();
+    one.cases[0].prompt = Prompt::Text(lines.join("\n"));
+    let long = "x".repeat(500);
+    one.cases[1].prompt = Prompt::Messages(vec![Message::new("system", "Be brief."), Message::new("user", long)]);
+    let body = rendered(&one);
+    assert!(body.contains("> line 4\n> … 13 more lines …\n> line 18\n> line 19\n> line 20\n"), "{body}");
+    assert!(
+        body.contains("> system: Be brief.\n> user: xxx") && body.contains(" … 266 more characters … xxx"),
+        "{body}"
+    );
+}
+
+#[test]
+fn of_a_target_case_base_fails_only_the_beginning_is_shown() {
+    let mut target = fixture::scenario("fields", Role::Target, &[]);
+    let babble = format!("This error means that\n{}", "and so on ".repeat(30));
+    target.cases.push(fixture::case("one", "error", (F, &babble), (P, "{}")));
+    let body = rendered(&target);
+    assert!(body.contains("base: failed\n  | This error means that\n  … 301 more characters\n"), "{body}");
+    target.role = Role::Control;
+    assert!(rendered(&target).contains("and so on and so on"), "of a control case all is");
 }
 
 #[test]
@@ -90,11 +133,12 @@ fn scores_of_choices_are_not_in_a_snapshot() {
     let score = |text: &str, log_likelihood| ChoiceScore { text: text.into(), log_likelihood, tokens: 2 };
     let mut score_case = |low: f64| {
         let answer = one.cases[0].answers.get_mut(TUNED).expect("an answer");
-        let completion = answer.completion.as_mut().expect("a completion");
+        let Sample { turns, failures, .. } = &mut answer.samples[0];
+        let completion = &mut turns[0];
         completion.text.clear();
         completion.finish = Finish::Scored;
         completion.choices = vec![score(" Rome", low), score(" Paris", low + 0.25)];
-        answer.failures = vec![format!(
+        *failures = vec![format!(
             "choice \" Rome\" over \" Paris\": \" Paris\" is likelier, {:.3} against {low:.3} nats",
             low + 0.25
         )];
@@ -190,8 +234,7 @@ fn child() {
         directory: &root.join("snapshots"),
         root: &root,
         run: &run,
-        base: BASE,
-        tuned: TUNED,
+        arms: &[BASE, TUNED],
         assertion: snapshot_assertion!(),
     };
     if let Err(message) = assert_scenario(&scenario, &context) {
@@ -221,7 +264,7 @@ fn new_answers_wait_for_a_review() {
     ] {
         assert!(pending.contains(part), "{part:?} is not in\n{pending}");
     }
-    assert!(!pending.contains("expression:"), "{pending}");
+    assert!(!pending.contains("expression:") && !pending.contains("fingerprint"), "{pending}");
 }
 
 #[test]
@@ -233,7 +276,7 @@ fn approved_answers_pass_and_changed_ones_are_shown() {
         let output = project.assert(&scenario(), environment);
         assert!(output.status.success(), "{}", text(&output));
     }
-    assert_eq!(compare_files(&project.snapshots(), &scenario(), BASE, TUNED).expect("read"), SnapshotState::Same);
+    assert_eq!(compare_files(&project.snapshots(), &scenario(), &[BASE, TUNED]).expect("read"), SnapshotState::Same);
 
     let mut changed = scenario();
     changed.cases[2] = fixture::case("capital", "Capital of France?", (P, "Paris."), (F, "Lyon, I think."));
@@ -243,7 +286,7 @@ fn approved_answers_pass_and_changed_ones_are_shown() {
     let message = "## capital\n-   | {\"tool\": \"rustc\"}\n+   | Lyon, I think.\n";
     assert!(said.contains("snapshots/arithmetic.snap: the answers differ") && said.contains(message), "{said}");
     assert_eq!(project.files(), ["arithmetic.snap", "arithmetic.snap.new"]);
-    let SnapshotState::Changed { diff } = compare_files(&project.snapshots(), &changed, BASE, TUNED).expect("read")
+    let SnapshotState::Changed { diff } = compare_files(&project.snapshots(), &changed, &[BASE, TUNED]).expect("read")
     else {
         panic!("must differ")
     };
@@ -271,7 +314,7 @@ fn in_ci_nothing_is_written_and_nothing_forced() {
 #[test]
 fn files_are_compared_without_insta() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let compare = || compare_files(directory.path(), &scenario(), BASE, TUNED);
+    let compare = || compare_files(directory.path(), &scenario(), &[BASE, TUNED]);
     assert_eq!(compare().expect("missing"), SnapshotState::Missing);
     let file = directory.path().join("arithmetic.snap");
     let body = rendered(&scenario());

@@ -116,6 +116,20 @@ pub(crate) fn finished_state(directory: &Path, fingerprint: &str) -> Option<Trai
     list(directory).into_iter().rev().filter_map(state).find(over)
 }
 
+/// The directory of the checkpoint of one step, a PEFT adapter; `None` when it is not kept.
+///
+/// # Errors
+/// It is damaged.
+pub(crate) fn checkpoint_at(directory: &Path, step: usize) -> Result<Option<PathBuf>> {
+    let found = list(directory).into_iter().find(|(at, _)| *at == step);
+    found.map(|(_, path)| check(&path).map(|()| path)).transpose()
+}
+
+/// The steps whose checkpoints are kept, ascending.
+pub(crate) fn checkpoint_steps(directory: &Path) -> Vec<usize> {
+    list(directory).into_iter().map(|(step, _)| step).collect()
+}
+
 /// Checksums of a checkpoint's files.
 fn checksums(path: &Path) -> Result<BTreeMap<String, String>> {
     let of = |name: &str| {

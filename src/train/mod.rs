@@ -29,7 +29,7 @@ use crate::model::architecture::outline::Outline;
 use crate::model::lora::Adapter;
 use crate::train::encode::Encoded;
 use checkpoint::Checkpoint;
-pub(crate) use checkpoint::finished_state;
+pub(crate) use checkpoint::{checkpoint_at, checkpoint_steps, finished_state};
 use optimizer::{AdamWConfig, Moments, norm};
 use plan::Plan;
 use schedule::learning_rate;

@@ -15,7 +15,7 @@ pub(crate) use objective::LlamaCppObjective;
 use super::candle::sample;
 use super::encode::Answers;
 use super::engine::{Compared, Continuation, Generated, Generation};
-use super::{Backend, DriftText, Measured, OnAnswers, Progress, Question, encode};
+use super::{Backend, Capabilities, DriftText, Logits, Measured, OnAnswers, Progress, Question, encode};
 use crate::compare::DriftSample;
 use crate::config::{Dtype, ModelConfig};
 use crate::error::{Error, Result};
@@ -231,6 +231,10 @@ impl Backend for LlamaCppBackend {
         Self::version(self.kept.f32_of.is_some())
     }
 
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { logits: Logits::Full, scores: true, drafts: false, seeds: true, adapters: true }
+    }
+
     fn answer(
         &mut self,
         questions: &[Question<'_>],
@@ -271,7 +275,7 @@ impl Backend for LlamaCppBackend {
         texts: &[DriftText<'_>],
         arms: (usize, usize),
         on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Option<Vec<Measured<DriftSample>>>> {
+    ) -> Result<Vec<Measured<DriftSample>>> {
         let Loaded { chat, worker, context, .. } = self.load(on_progress)?;
         let all = encode::texts(*context, chat, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: all.len() });
@@ -281,10 +285,10 @@ impl Backend for LlamaCppBackend {
             _ => None,
         };
         let compared: Vec<Measured<Compared>> = worker.all(all.len(), &job, &take, on_progress)?;
-        Ok(Some(compared.into_iter().map(|found| found.map(sample)).collect()))
+        Ok(compared.into_iter().map(|found| found.map(sample)).collect())
     }
 
-    fn prove(&mut self, probes: &[&Prompt], arms: (usize, usize)) -> Result<Option<Measured<Proof>>> {
+    fn prove(&mut self, probes: &[&Prompt], arms: (usize, usize)) -> Result<Measured<Proof>> {
         let Some(LlamaAdapter { adapter, .. }) = self.arms.get(arms.1).and_then(Option::as_ref) else {
             return Err(Error::failed("the tuned arm has no adapter"));
         };
@@ -303,10 +307,10 @@ impl Backend for LlamaCppBackend {
         let found = worker.all(1, &job, &take, &mut |_| {})?.pop();
         let (effect, base) = match found.ok_or_else(|| Error::failed("llama.cpp's worker gave no proof"))? {
             Ok(found) => found,
-            Err(why) => return Ok(Some(Err(why))),
+            Err(why) => return Ok(Err(why)),
         };
         encode::check_proof(effect, base)?;
-        Ok(Some(Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules })))
+        Ok(Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules }))
     }
 }
 

@@ -174,14 +174,14 @@ fn a_run_with_errors_is_incomplete_in_every_output() {
     let gate = |arguments: &[&str]| project.run(&[&["gate", "changed.json"], arguments].concat());
     recorded(&project, |_| {});
     assert!(gate(&[]).expect(0).stdout.contains("PASS  the only rule passed; exit code 0"));
-    recorded(&project, |run| run["errors"] = json!({"drift": "the worker crashed"}));
+    recorded(&project, |run| run["errors"] = json!([{"of": "drift", "arm": "tuned", "why": "the worker crashed"}]));
     let ran = gate(&[]).expect(1);
     for word in ["INCOMPLETE  could not compute drift; the only rule passed; exit code 1", "the worker crashed"] {
         assert!(ran.stdout.contains(word), "{}", ran.stdout);
     }
     assert!(!ran.stdout.contains("PASS"), "{}", ran.stdout);
     let decision: Value = serde_json::from_str(&gate(&["--json"]).expect(1).stdout).expect("JSON");
-    assert_eq!((&decision["passed"], &decision["errors"]["drift"]), (&json!(false), &json!("the worker crashed")));
+    assert_eq!((&decision["passed"], &decision["errors"][0]["why"]), (&json!(false), &json!("the worker crashed")));
     let report = |format: &str| project.run(&["report", "changed.json", "--format", format]).expect(0).stdout;
     assert!(report("markdown").contains("INCOMPLETE") && !report("markdown").contains("PASS"));
     assert!(report("terminal").contains("INCOMPLETE") && !report("terminal").contains("PASS"));
@@ -199,7 +199,7 @@ fn a_recorded_run_that_is_none_is_refused() {
     };
     recorded(&project, |run| run["arms"][1]["name"] = json!("base"));
     refused(&["has two arms with the name `base`", "make the run again"]);
-    recorded(&project, |run| run["drift"]["kl_mean"] = Value::Null);
+    recorded(&project, |run| run["drift"]["tuned"]["kl"]["mean"] = Value::Null);
     refused(&["expected a number", "make the run again"]);
     recorded(&project, |run| run["scenarios"] = json!(7));
     refused(&["expected a list"]);

@@ -1,0 +1,96 @@
+//! How far an arm's distributions are from base's, and that its adapter is applied.
+
+use serde::{Deserialize, Serialize};
+
+/// Positions of one text whose values a record keeps.
+pub const MOST_POSITIONS: usize = 4096;
+
+/// By what drift was measured. Values of different methods are different quantities, and are never compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriftMethod {
+    /// KL divergence over the whole vocabulary, from logits.
+    FullKl,
+    /// KL divergence over so many of base's likeliest tokens, the rest taken as one.
+    TopK(usize),
+    /// Log-likelihoods of the given tokens alone: there is no divergence.
+    Nll,
+}
+
+impl std::fmt::Display for DriftMethod {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::FullKl => f.write_str("KL over the whole vocabulary"),
+            Self::TopK(k) => write!(f, "KL over the {k} likeliest tokens"),
+            Self::Nll => f.write_str("likelihoods of the given tokens"),
+        }
+    }
+}
+
+/// KL(base ‖ arm), nats/token.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Divergence {
+    /// Mean over positions.
+    pub mean: f64,
+    /// Standard error of the mean, over texts.
+    pub se: f64,
+    /// Median over positions.
+    pub median: f64,
+    /// 99th percentile over positions.
+    pub p99: f64,
+}
+
+/// How far an arm's next-token distributions are from base's on the same tokens.
+///
+/// With p of base and q of the arm, per position KL = Σ_v p ln(p/q), in nats; the same as llama.cpp's `--kl-divergence`.
+/// `nll` is −ln of the probability of the token that follows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drift {
+    /// The tokens: `base answers` (base's own answers to the control cases) or the name of a text file.
+    pub source: String,
+    /// By what it was measured.
+    pub method: DriftMethod,
+    /// Positions compared.
+    pub tokens: usize,
+    /// The divergence; `None` where the method has none.
+    pub kl: Option<Divergence>,
+    /// Share of positions with the same most likely token; `None` where the method does not see it.
+    pub same_top1: Option<f64>,
+    /// Mean NLL of base, nats/token.
+    pub nll_base: f64,
+    /// Mean NLL of the arm, nats/token.
+    pub nll_tuned: f64,
+    /// Standard error of `nll_tuned − nll_base`, paired, over texts.
+    pub nll_change_se: f64,
+    /// Position by position, at most [`MOST_POSITIONS`] of each text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub texts: Vec<TextDrift>,
+}
+
+/// Drift on one text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextDrift {
+    /// A case's test, whose answer of base it is; or the file and which stretch of it.
+    pub text: String,
+    /// Of each position from the first on, to four significant digits: KL, or the change of NLL where there is none.
+    pub values: Vec<f32>,
+}
+
+impl Drift {
+    /// `nll_tuned − nll_base`, nats/token; positive is worse.
+    #[must_use]
+    pub fn nll_change(&self) -> f64 {
+        self.nll_tuned - self.nll_base
+    }
+}
+
+/// Proof that an arm's adapter is really applied, and that base is untouched by it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Largest |logit_arm − logit_base| on the probe; above 0, or the run is an error.
+    pub adapter_effect: f64,
+    /// Largest |logit_base − logit_base asked alone, without any adapter loaded| on the probe.
+    pub base_difference: f64,
+    /// Linear layers the adapter changes.
+    pub adapted_modules: usize,
+}

@@ -1,0 +1,168 @@
+//! A run: every scenario asked of every arm, judged, and written down.
+//!
+//! `cargo test` and the command line both call [`execute`]; answers that the store already has are not computed again.
+
+mod ask;
+mod event;
+mod measure;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+pub use event::RunEvent;
+pub use store::Store;
+
+use crate::backend::{Backend, Capabilities};
+use crate::error::{Error, Result};
+use crate::record::{Answer, Approved, Arm, BASE, CaseRecord, Cost, Made, ModelInfo, RunRecord, ScenarioRecord, TUNED};
+use crate::scenario::Scenario;
+use measure::Measuring;
+
+/// Cases that are named at once.
+const MOST_ERRORS: usize = 20;
+
+/// What is asked of whom.
+pub struct Inputs<'a> {
+    /// The project's name.
+    pub project: String,
+    /// When, from what and on what the run is made.
+    pub made: Made,
+    /// The base model.
+    pub model: ModelInfo,
+    /// Base first.
+    pub arms: Vec<Arm>,
+    /// In the order of the report.
+    pub scenarios: &'a [Scenario],
+    /// A text besides base's answers that drift is measured on: its name and content.
+    pub drift_text: Option<(String, String)>,
+    /// Guesses at the answers: what was approved before. An answer that still holds is verified, which is faster than to generate
+    /// it anew, and comes out the same.
+    pub approved: Approved,
+}
+
+impl<'a> Inputs<'a> {
+    /// What a backend of your own is asked: every case, of base and tuned. Nothing is approved, and drift is measured on base's answers
+    /// alone; set the fields for more.
+    ///
+    /// A stored answer is found again by the backend's [`name`](Backend::name), by `model`, the arm and the request. What else decides
+    /// an answer (a version, a checkpoint, a server's model) belongs in that name, or an old answer is taken for a new one.
+    pub fn new(project: &str, model: &str, backend: &dyn Backend, scenarios: &'a [Scenario]) -> Self {
+        let arm = |name: &str| {
+            let all = [backend.name().as_str(), model, name].join("\n");
+            let fingerprint = blake3::hash(all.as_bytes()).to_hex().to_string();
+            Arm { name: name.to_owned(), fingerprint, adapter: None, scale: 1.0 }
+        };
+        Self {
+            project: project.to_owned(),
+            made: Made::now(),
+            model: ModelInfo { source: model.to_owned(), ..ModelInfo::default() },
+            arms: vec![arm(BASE), arm(TUNED)],
+            scenarios,
+            drift_text: None,
+            approved: Approved::default(),
+        }
+    }
+}
+
+/// Receives events; the backend's progress and the answers' verdicts come through it in turn.
+type Events<'e> = RefCell<&'e mut dyn FnMut(RunEvent)>;
+
+/// Asks every case of every arm, judges the answers and compares each arm with the first, base.
+///
+/// # Errors
+/// There is no case ([`Error::NothingRan`]); a case asks what the backend cannot do; or the backend fails.
+pub fn execute(
+    inputs: &Inputs<'_>,
+    backend: &mut dyn Backend,
+    store: &Store,
+    on_event: &mut dyn FnMut(RunEvent),
+) -> Result<RunRecord> {
+    let started = Instant::now();
+    if inputs.scenarios.iter().all(|scenario| scenario.cases.is_empty()) {
+        return Err(Error::NothingRan("there is no case in any scenario".into()));
+    }
+    let events: Events<'_> = RefCell::new(on_event);
+    check_capabilities(inputs, backend.capabilities(), &backend.name(), &events)?;
+    let mut cost = Cost::default();
+    let answers = ask::ask(inputs, backend, store, &mut cost, &events)?;
+    let scenarios = records(inputs, answers);
+    let mut measuring =
+        Measuring { inputs, scenarios: &scenarios, backend, store, events: &events, errors: Vec::new() };
+    let (mut drift, mut proof) = (BTreeMap::new(), BTreeMap::new());
+    for (number, arm) in inputs.arms.iter().enumerate().skip(1) {
+        drift.extend(measuring.drift(number)?.map(|found| (arm.name.clone(), found)));
+        proof.extend(measuring.proof(number)?.map(|found| (arm.name.clone(), found)));
+    }
+    let errors = measuring.errors;
+    cost.seconds = started.elapsed().as_secs_f64();
+    Ok(RunRecord {
+        version: RunRecord::VERSION,
+        finetest: env!("CARGO_PKG_VERSION").to_owned(),
+        project: inputs.project.clone(),
+        made: inputs.made.clone(),
+        model: inputs.model.clone(),
+        arms: inputs.arms.clone(),
+        backend: backend.name(),
+        scenarios,
+        drift,
+        proof,
+        errors,
+        decision: None,
+        cost,
+    })
+}
+
+/// Refuses cases that a backend cannot answer, before any is asked.
+fn check_capabilities(inputs: &Inputs<'_>, can: Capabilities, name: &str, events: &Events<'_>) -> Result<()> {
+    if !can.scores {
+        let mut errors = Vec::new();
+        for scenario in inputs.scenarios {
+            let choosing = |turns: &&crate::scenario::Case| {
+                !turns.request.choices.is_empty() || turns.follow_ups.iter().any(|turn| !turn.choices.is_empty())
+            };
+            errors.extend(scenario.cases.iter().filter(choosing).map(|case| {
+                let message =
+                    format!("case {:?} has a choice, and {name} cannot score text that it is given", case.name);
+                Error::input(&scenario.path, case.line, message)
+            }));
+        }
+        errors.truncate(MOST_ERRORS);
+        Error::collect(errors)?;
+    }
+    if !can.seeds && inputs.scenarios.iter().any(|scenario| scenario.repeat > 1) {
+        let text = format!("{name} takes no seeds: samples of the same case are not the same the next time");
+        (events.borrow_mut())(RunEvent::Note { text });
+    }
+    Ok(())
+}
+
+/// Puts the answers of all arms beside their cases.
+fn records(inputs: &Inputs<'_>, answers: Vec<BTreeMap<String, Answer>>) -> Vec<ScenarioRecord> {
+    // Answers move into the records: two copies of a large run's would be most of its memory.
+    let mut answers = answers.into_iter();
+    let record = |scenario: &Scenario| ScenarioRecord {
+        name: scenario.name.clone(),
+        path: scenario.path.clone(),
+        role: scenario.role,
+        description: scenario.description.clone(),
+        sampling: scenario.cases.first().map(|case| case.request.sampling).unwrap_or_default(),
+        aggregate: scenario.aggregate,
+        cases: scenario
+            .cases
+            .iter()
+            .map(|case| CaseRecord {
+                name: case.name.clone(),
+                line: Some(case.line),
+                prompt: case.request.prompt.clone(),
+                follow_ups: case.follow_ups.iter().map(|turn| turn.message.clone()).collect(),
+                checks: case.checks_shown(),
+                answers: answers.next().unwrap_or_default(),
+            })
+            .collect(),
+    };
+    inputs.scenarios.iter().map(record).collect()
+}

@@ -1,0 +1,146 @@
+//! A check as it is written, and what it resolves to.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::files::read_regular_text;
+use crate::scenario::check::{Check, Choice, Matcher};
+use crate::scenario::json::Schema;
+use crate::scenario::pattern::Patterns;
+use crate::scenario::script::Writing;
+use crate::shown::plain;
+
+/// Continuations that a choice must beat: each is computed, and looked up among the others.
+const MOST_OTHERS: usize = 1000;
+/// Bytes of a JSON schema's file.
+const MOST_SCHEMA_BYTES: u64 = 1 << 20;
+/// Characters of an inline schema shown in messages.
+const SCHEMA_SHOWN: usize = 60;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum RawCheck {
+    Exact(String),
+    Contains(String),
+    Icontains(String),
+    Regex(String),
+    NotExact(String),
+    NotContains(String),
+    NotIcontains(String),
+    NotRegex(String),
+    Json,
+    NotJson,
+    JsonFields(toml::Table),
+    JsonNull(Vec<String>),
+    JsonSchema(toml::Value),
+    Choice(Choice),
+    MaxLength(usize),
+    MinLength(usize),
+    MaxWords(usize),
+    MinWords(usize),
+    NoRepetition,
+    Script(String),
+    NoTemplateTags,
+}
+
+/// The check that is meant, or what is wrong with it. A schema's path starts at the scenario's file, `path`.
+pub(super) fn resolve(raw: RawCheck, path: &Path, patterns: &mut Patterns) -> Result<Check, String> {
+    let text = |wanted, matcher| Check::Text { wanted, matcher };
+    Ok(match raw {
+        RawCheck::Exact(s) => text(true, Matcher::Exact(s)),
+        RawCheck::NotExact(s) => text(false, Matcher::Exact(s)),
+        RawCheck::Contains(s) => text(true, Matcher::Contains(some("contains", s)?)),
+        RawCheck::NotContains(s) => text(false, Matcher::Contains(some("not-contains", s)?)),
+        RawCheck::Icontains(s) => text(true, Matcher::Icontains(some("icontains", s)?)),
+        RawCheck::NotIcontains(s) => text(false, Matcher::Icontains(some("not-icontains", s)?)),
+        RawCheck::Regex(s) => text(true, regex("regex", &s, patterns)?),
+        RawCheck::NotRegex(s) => text(false, regex("not-regex", &s, patterns)?),
+        RawCheck::Json => Check::Json(true),
+        RawCheck::NotJson => Check::Json(false),
+        RawCheck::JsonFields(table) if table.is_empty() => return Err("json-fields names no field".into()),
+        RawCheck::JsonFields(table) => Check::JsonFields(json_object(&table).map_err(|e| format!("json-fields: {e}"))?),
+        RawCheck::JsonNull(names) if names.is_empty() => return Err("json-null names no field".into()),
+        RawCheck::JsonNull(names) => Check::JsonNull(names),
+        RawCheck::JsonSchema(schema) => Check::JsonSchema(self::schema(&schema, path)?),
+        RawCheck::Choice(choice) => Check::Choice(self::choice(choice)?),
+        RawCheck::MaxLength(n) => Check::MaxLength(above_zero("max-length", n)?),
+        RawCheck::MinLength(n) => Check::MinLength(above_zero("min-length", n)?),
+        RawCheck::MaxWords(n) => Check::MaxWords(above_zero("max-words", n)?),
+        RawCheck::MinWords(n) => Check::MinWords(above_zero("min-words", n)?),
+        RawCheck::NoRepetition => Check::NoRepetition,
+        RawCheck::Script(name) => Check::Script(Writing::named(&name).map_err(|e| format!("script: {e}"))?),
+        RawCheck::NoTemplateTags => Check::NoTemplateTags,
+    })
+}
+
+fn some(check: &str, text: String) -> Result<String, String> {
+    if text.is_empty() { Err(format!("{check} is empty, which every answer contains")) } else { Ok(text) }
+}
+
+fn above_zero(check: &str, n: usize) -> Result<usize, String> {
+    if n == 0 { Err(format!("{check} is 0, expected at least 1")) } else { Ok(n) }
+}
+
+fn regex(check: &str, pattern: &str, patterns: &mut Patterns) -> Result<Matcher, String> {
+    some(check, pattern.to_owned())?;
+    patterns.compile(pattern).map(Matcher::Regex).map_err(|why| format!("{check} '{}' {why}", plain(pattern, 80)))
+}
+
+fn choice(choice: Choice) -> Result<Choice, String> {
+    if choice.others.is_empty() {
+        return Err("choice has no others to choose between".into());
+    }
+    if choice.others.len() > MOST_OTHERS {
+        return Err(format!("choice has {} others, expected at most {MOST_OTHERS}", choice.others.len()));
+    }
+    let mut seen = HashSet::new();
+    for text in choice.texts() {
+        if text.is_empty() {
+            return Err("choice has an empty continuation".into());
+        }
+        if !seen.insert(text) {
+            return Err(format!("choice has {text:?} twice, which would be a tie"));
+        }
+    }
+    Ok(choice)
+}
+
+fn schema(value: &toml::Value, path: &Path) -> Result<Schema, String> {
+    let fail = |e: String| format!("json-schema: {e}");
+    match value {
+        toml::Value::String(file) => {
+            let at = path.with_file_name(file);
+            let text = read_regular_text(&at, MOST_SCHEMA_BYTES).map_err(|e| fail(e.to_string()))?;
+            let json: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
+                .map_err(|e| fail(format!("{} is not JSON: {e}", at.display())))?;
+            Schema::new(file.as_str(), &json).map_err(|e| fail(format!("{} is not a JSON schema: {e}", at.display())))
+        }
+        toml::Value::Table(table) => {
+            let json = Value::Object(json_object(table).map_err(fail)?);
+            let name = plain(&json.to_string(), SCHEMA_SHOWN);
+            Schema::new(name, &json).map_err(|e| fail(format!("not a JSON schema: {e}")))
+        }
+        _ => Err(fail("expected a schema as a table, or the path of a file".into())),
+    }
+}
+
+fn json_object(table: &toml::Table) -> Result<Map<String, Value>, String> {
+    table.iter().map(|(key, value)| Ok((key.clone(), json_value(key, value)?))).collect()
+}
+
+fn json_value(key: &str, value: &toml::Value) -> Result<Value, String> {
+    Ok(match value {
+        toml::Value::String(s) => Value::from(s.as_str()),
+        toml::Value::Integer(n) => Value::from(*n),
+        toml::Value::Boolean(b) => Value::from(*b),
+        toml::Value::Float(x) if x.is_finite() => Value::from(*x),
+        toml::Value::Array(list) => list.iter().map(|item| json_value(key, item)).collect::<Result<_, _>>()?,
+        toml::Value::Table(table) => Value::Object(json_object(table)?),
+        toml::Value::Float(_) | toml::Value::Datetime(_) => {
+            return Err(format!("{key} is {value}, which JSON cannot say; write it as a string"));
+        }
+    })
+}
