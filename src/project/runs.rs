@@ -99,9 +99,6 @@ fn folder_name(manifest: &str) -> String {
 fn hash(run: &RunRecord, decision: &Decision) -> Result<String> {
     let mut found = run.clone();
     (found.made, found.cost, found.decision) = (Made::default(), Cost::default(), Some(decision.clone()));
-    for answer in found.scenarios.iter_mut().flat_map(|s| &mut s.cases).flat_map(|case| case.answers.values_mut()) {
-        answer.seconds = 0.0;
-    }
     let mut hasher = io::BufWriter::new(blake3::Hasher::new());
     serde_json::to_writer(&mut hasher, &found).map_err(|e| Error::failed(e.to_string()))?;
     hasher.flush().map_err(|e| Error::failed(e.to_string()))?;

@@ -81,14 +81,6 @@ pub struct Answer {
     pub verdict: Verdict,
     /// In the order of their seeds; none when the case was not asked of this arm.
     pub samples: Vec<Sample>,
-    /// Seconds of the run that were spent on it: an equal part of the time in which it and others were computed together. 0 when it was
-    /// stored.
-    #[serde(default, skip_serializing_if = "is_nothing")]
-    pub seconds: f64,
-}
-
-fn is_nothing(seconds: &f64) -> bool {
-    *seconds == 0.0
 }
 
 impl Answer {

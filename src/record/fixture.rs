@@ -23,7 +23,7 @@ pub(crate) fn answer(verdict: Verdict, text: &str, failures: &[&str]) -> Answer 
     let (turns, error) = if verdict == N { (Vec::new(), failures.pop()) } else { (vec![completion], None) };
     let asked = !turns.is_empty() || error.is_some();
     let sample = Sample { turns, verdict, failures, error };
-    Answer { verdict, samples: if asked { vec![sample] } else { Vec::new() }, seconds: 0.0 }
+    Answer { verdict, samples: if asked { vec![sample] } else { Vec::new() } }
 }
 
 /// A case that asks `prompt`, with base's and tuned's verdict and answer.
@@ -90,7 +90,14 @@ pub(crate) fn run(scenarios: Vec<ScenarioRecord>) -> RunRecord {
         proof: BTreeMap::from([(TUNED.to_owned(), proof())]),
         errors: Vec::new(),
         decision: None,
-        cost: Cost { seconds: 41.2, prompt_tokens: 9000, generated_tokens: 5120, computed: 192, stored: 0 },
+        cost: Cost {
+            seconds: 41.2,
+            prompt_tokens: 9000,
+            generated_tokens: 5120,
+            computed: 192,
+            stored: 0,
+            cases: BTreeMap::from([("control::facts::case_1".into(), 0.25)]),
+        },
     }
 }
 

@@ -191,7 +191,7 @@ mod tests {
             ),
             (
                 |run| {
-                    run["scenarios"][0]["cases"][0]["answers"]["tuned"]["samples"][0]["turns"] = serde_json::json!([])
+                    run["scenarios"][0]["cases"][0]["answers"]["tuned"]["samples"][0]["turns"] = serde_json::json!([]);
                 },
                 "says that tuned passed control::facts::case_1, and holds no answer",
             ),
@@ -206,7 +206,7 @@ mod tests {
             (
                 |run| {
                     run["scenarios"][0]["cases"][0]["answers"]["third"] =
-                        run["scenarios"][0]["cases"][0]["answers"]["base"].clone()
+                        run["scenarios"][0]["cases"][0]["answers"]["base"].clone();
                 },
                 "holds an answer of third to control::facts::case_1, and has no such arm",
             ),

@@ -259,6 +259,10 @@ pub struct Cost {
     pub computed: usize,
     /// Answers read from the store.
     pub stored: usize,
+    /// Seconds of each case of which an answer was computed, by its test, over all arms: of what is computed together each has an equal
+    /// part.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cases: BTreeMap<String, f64>,
 }
 
 /// Something that could not be computed, and why.

@@ -114,7 +114,7 @@ impl From<OldAnswer> for Answer {
         };
         let asked = completion.is_some() || error.is_some() || verdict != Verdict::NotEvaluated;
         let sample = Sample { turns: completion.into_iter().collect(), verdict, failures, error };
-        Self { verdict, samples: if asked { vec![sample] } else { Vec::new() }, seconds: 0.0 }
+        Self { verdict, samples: if asked { vec![sample] } else { Vec::new() } }
     }
 }
 

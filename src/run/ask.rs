@@ -67,6 +67,7 @@ pub(super) fn ask(
     for turn in 0..turns {
         round.ask(turn, backend, cost)?;
     }
+    cost.cases = round.board.seconds_by_case();
     Ok(round.answers())
 }
 
@@ -172,7 +173,7 @@ impl<'a> Round<'a, '_> {
     /// The samples of each case put together.
     fn answers(self) -> Vec<BTreeMap<String, Answer>> {
         let Self { inputs, cases, per_arm, asked, board, .. } = self;
-        let Board { mut judged, seconds, .. } = board;
+        let Board { mut judged, .. } = board;
         let mut samples: Vec<Option<Sample>> = asked
             .into_iter()
             .zip(&mut judged)
@@ -181,17 +182,17 @@ impl<'a> Round<'a, '_> {
                 Some(Sample { turns: asked.turns, verdict, failures, error: asked.error })
             })
             .collect();
-        let mut answer = |arm: usize, (number, place): (usize, &Place<'_>)| {
+        let mut answer = |arm: usize, place: &Place<'_>| {
             let from = arm * per_arm + place.first;
             let samples: Vec<Sample> =
                 samples[from..from + place.scenario.repeat].iter_mut().filter_map(Option::take).collect();
             let verdict = place.scenario.aggregate.verdict(samples.iter().map(|sample| sample.verdict));
-            Answer { verdict, samples, seconds: seconds[arm * cases.len() + number] }
+            Answer { verdict, samples }
         };
-        let of_case = |case: (usize, &Place<'_>)| {
-            inputs.arms.iter().enumerate().map(|(arm, of)| (of.name.clone(), answer(arm, case))).collect()
+        let of_case = |place: &Place<'_>| {
+            inputs.arms.iter().enumerate().map(|(arm, of)| (of.name.clone(), answer(arm, place))).collect()
         };
-        cases.iter().enumerate().map(of_case).collect()
+        cases.iter().map(of_case).collect()
     }
 }
 
@@ -223,6 +224,16 @@ impl<'a> Board<'a> {
         let left = inputs.arms.iter().flat_map(|_| cases.iter().map(|place| place.scenario.repeat)).collect();
         let judged = (0..samples).map(|_| None).collect();
         Self { inputs, cases, judged, left, seconds: vec![0.0; all], computed: vec![false; all] }
+    }
+
+    /// Seconds of each case of which something was computed, over all arms, to the microsecond.
+    fn seconds_by_case(&self) -> BTreeMap<String, f64> {
+        let all = self.cases.len();
+        let arms = || 0..self.inputs.arms.len();
+        let computed = |case: &usize| arms().any(|arm| self.computed[arm * all + case]);
+        let seconds = |case: usize| arms().map(|arm| self.seconds[arm * all + case]).sum::<f64>();
+        let name = |case: usize| self.cases[case].scenario.test_name(self.cases[case].case);
+        (0..all).filter(computed).map(|case| (name(case), (seconds(case) * 1e6).round() / 1e6)).collect()
     }
 
     /// Takes note of a turn's answer, computed in so many seconds or else stored; tells a case's verdict with its last sample.

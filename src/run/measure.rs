@@ -32,6 +32,9 @@ pub(super) struct Measuring<'a, 'e> {
     pub(super) errors: Vec<RunError>,
 }
 
+/// What was measured, by the text's name.
+type Named = Vec<(String, DriftSample)>;
+
 /// Base's answers that drift is measured on: the case's test, what was asked, and the tokens.
 type Answers<'a> = Vec<(String, &'a Prompt, &'a [u32])>;
 
@@ -66,8 +69,8 @@ impl<'a> Measuring<'a, '_> {
         Ok(if enough { Some(summarise(&format!("{source}, {left_out}"), method, &good)?) } else { None })
     }
 
-    /// What was measured, by the text's name, and why of the other texts nothing was.
-    fn measured(&mut self, arm: usize, answers: &Answers<'_>) -> Result<(Vec<(String, DriftSample)>, Vec<String>)> {
+    /// What was measured, and why of the other texts nothing was.
+    fn measured(&mut self, arm: usize, answers: &Answers<'_>) -> Result<(Named, Vec<String>)> {
         let mut texts: Vec<DriftText<'_>> =
             answers.iter().map(|(_, prompt, tokens)| DriftText::Answer(prompt, tokens)).collect();
         if let Some((_, text)) = &self.inputs.drift_text {

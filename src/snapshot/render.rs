@@ -31,7 +31,7 @@ pub fn render(scenario: &ScenarioRecord, arms: &[&str]) -> String {
     for case in &scenario.cases {
         body.push_str(&format!("\n## {}\n", line(&case.name)));
         for asked in prompt(&case.prompt) {
-            body.push_str(&format!("> {}", line(&asked)).trim_end().to_owned());
+            body.push_str(format!("> {}", line(&asked)).trim_end());
             body.push('\n');
         }
         for (i, arm) in arms.iter().enumerate() {
