@@ -136,14 +136,14 @@ fn run(directory: &Path) {
     stage();
     let run = ask(directory, &scenarios, "store");
     stage();
-    let comparison = Comparison::of(&run, BASE, TUNED);
+    let comparisons = Comparison::all(&run);
     let decision = decide(&run, &config.gate);
     stage();
     let states =
         run.scenarios.iter().map(|s| compare_files(&config.run.snapshots, s, &[BASE, TUNED]).expect("a snapshot"));
     let changed = states.filter(|s| matches!(s, SnapshotState::Changed { .. })).count();
     stage();
-    let report = Report { run: &run, comparison: &comparison, decision: &decision, files: &[] };
+    let report = Report { run: &run, comparisons: &comparisons, decision: &decision, files: &[] };
     let pages = [
         ("report.txt", terminal(&report, Style { color: true, width: 100 })),
         ("report.md", markdown(&report)),
@@ -155,7 +155,10 @@ fn run(directory: &Path) {
         std::fs::write(directory.join(name), page).expect("a report");
     }
     stage();
-    assert!(changed > 0 && comparison.broken().count() > 0 && comparison.fixed().count() > 0, "there is all to report");
+    assert!(
+        changed > 0 && comparisons[0].broken().count() > 0 && comparisons[0].fixed().count() > 0,
+        "there is all to report"
+    );
     println!("{row} {:>8.3}s {:>9.1}", started.elapsed().as_secs_f64(), peak_mb());
 }
 

@@ -1,7 +1,7 @@
 //! The gate: a policy and a run in, a decision out. Pure, and the only place that says pass or fail: exit code, JUnit, summary
 //! and tests all repeat what [`decide`] said.
 
-use crate::compare::{Comparison, Rate, Tally, number, stats};
+use crate::compare::{Comparison, Rate, Tally, number, percent, points, stats};
 use crate::config::Policy;
 use crate::record::{BASE, Bound, Decision, Drift, DriftMethod, Interval, Rule, RunRecord, Unit, Verdict};
 
@@ -100,9 +100,9 @@ fn target_pass_rate(target: &Tally, least: f64) -> Measurement {
     Measurement {
         name: "min_target_pass_rate",
         threshold: least,
-        limit: number(least),
+        limit: percent(least),
         bound: Bound::AtLeast,
-        unit: Unit::Number,
+        unit: Unit::Share,
         value: rate.share(),
         interval: rate.interval(),
         n: rate.evaluated,
@@ -117,16 +117,17 @@ fn target_gain(comparison: &Comparison<'_>, least: f64) -> Measurement {
     let (base, tuned) = (target.kept + target.broken, target.kept + target.fixed);
     let found = match gain {
         Some(gain) => {
-            format!("target gain {:+.2} (base passes {base}, tuned {tuned} of {} target cases)", gain.gain, gain.n)
+            let (arm, gained) = (&comparison.tuned, points(gain.gain));
+            format!("target gain {gained} (base passes {base}, {arm} {tuned} of {} target cases)", gain.n)
         }
         None => "target gain unknown".to_owned(),
     };
     Measurement {
         name: "min_target_gain",
         threshold: least,
-        limit: number(least),
+        limit: points(least),
         bound: Bound::AtLeast,
-        unit: Unit::Number,
+        unit: Unit::Difference,
         // From counts, so that a gain on the threshold is not lost to rounding.
         value: gain.map(|g| (tuned as f64 - base as f64) / g.n as f64),
         interval: gain.map(|g| g.interval),
@@ -141,9 +142,9 @@ fn retention(control: &Tally, least: f64) -> Measurement {
     Measurement {
         name: "min_retention",
         threshold: least,
-        limit: number(least),
+        limit: percent(least),
         bound: Bound::AtLeast,
-        unit: Unit::Number,
+        unit: Unit::Share,
         value: kept.share(),
         interval: kept.interval(),
         n: kept.evaluated,
@@ -185,7 +186,7 @@ fn drift(drift: Option<&Drift>, most: f64) -> Measurement {
         threshold: most,
         limit: number(most),
         bound: Bound::AtMost,
-        unit: Unit::Number,
+        unit: Unit::Nats,
         value,
         interval: interval.map(|v| Interval { low: (v - half).max(0.0), high: v + half }),
         n: drift.map_or(0, |d| d.tokens),
@@ -220,7 +221,7 @@ fn missing_controls(control: &Tally) -> Option<String> {
 }
 
 fn share(rate: &Rate) -> String {
-    rate.share().map_or_else(|| "unknown".to_owned(), number)
+    rate.share().map_or_else(|| "unknown".to_owned(), percent)
 }
 
 #[cfg(test)]
@@ -287,12 +288,12 @@ mod tests {
     fn explanations_count() {
         let decision = decide(&run(), &policy());
         let says = |name| rule(&decision, name).explanation;
-        assert_eq!(says("min_target_pass_rate"), "target pass rate 0.75 (3 of 4 target cases pass), at least 0.75");
+        assert_eq!(says("min_target_pass_rate"), "target pass rate 75 % (3 of 4 target cases pass), at least 75 %");
         assert_eq!(
             says("min_target_gain"),
-            "target gain +0.50 (base passes 1, tuned 3 of 4 target cases), at least 0.50"
+            "target gain +50 points (base passes 1, tuned 3 of 4 target cases), at least +50 points"
         );
-        assert_eq!(says("min_retention"), "retention 0.75 (3 of 4 control cases that base passes), at least 0.75");
+        assert_eq!(says("min_retention"), "retention 75 % (3 of 4 control cases that base passes), at least 75 %");
         assert_eq!(says("max_broken_controls"), "1 broken of 4 control cases that base passes, at most 1");
         assert_eq!(says("max_drift"), "drift 0.0213 nats/token (5120 tokens of base answers), at most 0.05");
     }
@@ -374,11 +375,14 @@ mod tests {
     fn a_rule_says_its_own_side_and_unit_and_one_of_before_is_read() {
         let decision = decide(&run(), &policy());
         let sides: Vec<(Bound, Unit)> = decision.rules.iter().map(|rule| (rule.bound, rule.unit)).collect();
-        let (least, most) = ((Bound::AtLeast, Unit::Number), (Bound::AtMost, Unit::Number));
-        assert_eq!(sides, [least, least, least, (Bound::AtMost, Unit::Count), most]);
+        let least = |unit| (Bound::AtLeast, unit);
+        let most = |unit| (Bound::AtMost, unit);
+        let expected =
+            [least(Unit::Share), least(Unit::Difference), least(Unit::Share), most(Unit::Count), most(Unit::Nats)];
+        assert_eq!(sides, expected);
         let mut json = serde_json::to_value(&decision).expect("JSON");
         let rule = json["rules"][0].as_object_mut().expect("a rule");
-        assert_eq!((rule.remove("bound"), rule.remove("unit")), (Some("at-least".into()), Some("number".into())));
+        assert_eq!((rule.remove("bound"), rule.remove("unit")), (Some("at-least".into()), Some("share".into())));
         let read: Decision = serde_json::from_value(json).expect("a decision of before");
         assert_eq!(read, decision);
     }

@@ -219,8 +219,8 @@ fn github_told(config: &Config, Outcome { run, decision, files }: &Outcome) {
     if std::env::var_os("NEXTEST").is_some() && run.cost.computed == 0 {
         return;
     }
-    let comparison = Comparison::of(run, BASE, TUNED);
-    let report = Report { run, comparison: &comparison, decision, files };
+    let comparisons = Comparison::all(run);
+    let report = Report { run, comparisons: &comparisons, decision, files };
     let mut out = std::io::stdout().lock();
     if let Some(note) = github::summary(config, &report) {
         let _ = writeln!(std::io::stderr(), "note: {}", visible(&note));

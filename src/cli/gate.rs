@@ -7,7 +7,7 @@ use super::{Global, config, json, print, style};
 use crate::compare::Comparison;
 use crate::error::Result;
 use crate::gate;
-use crate::record::{BASE, RunRecord, TUNED};
+use crate::record::RunRecord;
 use crate::report::{Report, terminal_gate};
 
 pub(super) fn gate(global: &Global, path: &Path) -> Result<u8> {
@@ -17,9 +17,9 @@ pub(super) fn gate(global: &Global, path: &Path) -> Result<u8> {
     if global.json {
         print(&json(&decision)?)?;
     } else {
-        let comparison = Comparison::of(&run, BASE, TUNED);
+        let comparisons = Comparison::all(&run);
         let files = files_of(path);
-        let report = Report { run: &run, comparison: &comparison, decision: &decision, files: &files };
+        let report = Report { run: &run, comparisons: &comparisons, decision: &decision, files: &files };
         print(&terminal_gate(&report, style()))?;
     }
     Ok(run.exit_code(&decision))

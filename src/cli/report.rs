@@ -9,7 +9,7 @@ use crate::compare::Comparison;
 use crate::config::Policy;
 use crate::error::{Error, Result, exit};
 use crate::gate;
-use crate::record::{BASE, RunRecord, TUNED};
+use crate::record::RunRecord;
 use crate::report::{Report, junit, markdown, terminal};
 
 /// What a report is written as.
@@ -30,9 +30,9 @@ pub(super) fn report(global: &Global, path: &Path, format: Format) -> Result<u8>
     };
     let decided = || gate::decide(&run, &config.as_ref().map_or_else(Policy::default, |config| config.gate.clone()));
     let decision = decision.unwrap_or_else(decided);
-    let comparison = Comparison::of(&run, BASE, TUNED);
+    let comparisons = Comparison::all(&run);
     let files = files_of(path);
-    let report = Report { run: &run, comparison: &comparison, decision: &decision, files: &files };
+    let report = Report { run: &run, comparisons: &comparisons, decision: &decision, files: &files };
     let text = match format {
         _ if global.json => json(&run)?,
         Format::Terminal => terminal(&report, style()),

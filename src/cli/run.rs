@@ -10,7 +10,7 @@ use crate::compare::Comparison;
 use crate::config::Config;
 use crate::error::Result;
 use crate::project::{self, Outcome, TrainPolicy};
-use crate::record::{BASE, Decision, RunRecord, TUNED};
+use crate::record::{Decision, RunRecord};
 use crate::report::{Report, terminal};
 use crate::snapshot::{SnapshotState, compare_files};
 
@@ -30,8 +30,8 @@ pub(super) fn run(global: &Global) -> Result<u8> {
     if global.json {
         print(&json(&Json { run: &run, decision: &decision, files: &files })?)?;
     } else {
-        let comparison = Comparison::of(&run, BASE, TUNED);
-        let report = Report { run: &run, comparison: &comparison, decision: &decision, files: &files };
+        let comparisons = Comparison::all(&run);
+        let report = Report { run: &run, comparisons: &comparisons, decision: &decision, files: &files };
         print(&terminal(&report, style()))?;
         github(global, &config, &report)?;
     }

@@ -3,13 +3,15 @@
 pub mod crosscheck;
 pub mod diff;
 pub mod drift;
+mod failures;
 mod flips;
 pub mod stats;
 
-use crate::record::{Interval, Role, RunRecord, ScenarioRecord, Verdict};
+use crate::record::{BASE, Interval, Role, RunRecord, ScenarioRecord, Verdict};
 
 pub use diff::{Change, DiffLine, Divergence, Span, WordDiff, first_divergence, line_diff, word_diff};
 pub use drift::DriftSample;
+pub use failures::{FailureShown, failures_shown};
 pub use flips::{CaseOutcome, Flip, FlipKind, case_outcome};
 pub use stats::PairedGain;
 
@@ -185,6 +187,12 @@ impl<'a> Comparison<'a> {
         }
     }
 
+    /// Every arm compared with base, in the run's order: [`TUNED`](crate::record::TUNED) comes first.
+    #[must_use]
+    pub fn all(run: &'a RunRecord) -> Vec<Self> {
+        run.arms.iter().filter(|arm| arm.name != BASE).map(|arm| Self::of(run, BASE, &arm.name)).collect()
+    }
+
     /// The totals of a role.
     #[must_use]
     pub fn tally(&self, role: Role) -> &Tally {
@@ -227,11 +235,40 @@ pub(crate) fn number(value: f64) -> String {
     if decimals < 2 { format!("{value:.2}") } else { short.to_owned() }
 }
 
+/// A share in percent, to a tenth: `87.5 %`. Never rounded up to 100 or down to 0.
+pub(crate) fn percent(share: f64) -> String {
+    if !share.is_finite() {
+        return "no number".to_owned();
+    }
+    let inside = share > 0.0 && share < 1.0;
+    let tenths = (share * 1000.0).round() / 10.0;
+    format!("{} %", if inside { tenths.clamp(0.1, 99.9) } else { tenths })
+}
+
+/// A difference of shares in percentage points, to a tenth: `+12.5 points`.
+pub(crate) fn points(difference: f64) -> String {
+    if !difference.is_finite() {
+        return "no number".to_owned();
+    }
+    // Adding 0 makes −0 be 0.
+    format!("{:+} points", (difference * 1000.0).round() / 10.0 + 0.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::TUNED;
     use crate::record::fixture::{self, F, N, P};
-    use crate::record::{BASE, TUNED};
+
+    #[test]
+    fn shares_and_differences_are_said_in_one_unit() {
+        assert_eq!(
+            [0.875, 0.75, 1.0, 0.0, 0.9999, 0.0001, 2.0 / 3.0].map(percent),
+            ["87.5 %", "75 %", "100 %", "0 %", "99.9 %", "0.1 %", "66.7 %"]
+        );
+        assert_eq!([0.5, -0.125, -0.0001, 0.0].map(points), ["+50 points", "-12.5 points", "+0 points", "+0 points"]);
+        assert_eq!((percent(f64::NAN).as_str(), points(f64::INFINITY).as_str()), ("no number", "no number"));
+    }
 
     fn run() -> RunRecord {
         fixture::run(vec![

@@ -8,7 +8,7 @@ use crate::compare::Comparison;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::{WRITING, read_regular_text, replace_directory, write_atomically};
-use crate::record::{BASE, Cost, Decision, Made, RunRecord, TUNED};
+use crate::record::{Cost, Decision, Made, RunRecord};
 use crate::report::{self, Report};
 
 /// Leads to the newest run of a manifest.
@@ -38,8 +38,8 @@ pub(super) fn write(config: &Config, run: &RunRecord, decision: &Decision) -> Re
     let directory = all.join(&name);
     let files = files(config, &directory);
     if !directory.exists() {
-        let comparison = Comparison::of(run, BASE, TUNED);
-        let report = Report { run, comparison: &comparison, decision, files: &files };
+        let comparisons = Comparison::all(run);
+        let report = Report { run, comparisons: &comparisons, decision, files: &files };
         replace_directory(&directory, &[], |staged| {
             run.save(&staged.join(RECORD))?;
             write_atomically(&staged.join("report.md"), report::markdown(&report).as_bytes())?;

@@ -20,9 +20,13 @@ pub enum Bound {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
-    /// A share, or nats a token.
+    /// A share of cases, 0 to 1.
     #[default]
-    Number,
+    Share,
+    /// A difference of two shares, −1 to 1.
+    Difference,
+    /// Nats a token.
+    Nats,
     /// Whole cases.
     Count,
 }

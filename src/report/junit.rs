@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use quick_junit::{NonSuccessKind, Property, Report as Document, TestCase, TestCaseStatus, TestSuite};
 
-use crate::compare::{CaseOutcome, case_outcome};
+use crate::compare::{CaseOutcome, Comparison, case_outcome};
 use crate::error::{Error, Result};
 use crate::record::{CaseRecord, Rule, ScenarioRecord, Verdict};
 use crate::report::Report;
 use crate::report::escape::xml_safe;
+use crate::report::view::asked;
 
 /// Renders a report as JUnit.
 ///
 /// What a case came to is [`case_outcome`]'s word; whether it counts is the gate's. When its rules passed, a failed case is a
 /// skipped test that says `tolerated by the gate` and why it failed; when they did not, it is a failure. So the document has failures or
-/// errors exactly when the exit code is not 0. Without thresholds the suite `gate` has one failure. A test's `file` is its scenario's.
+/// errors exactly when the exit code is not 0. Without thresholds the suite `gate` has one failure. A test's `file` and `line` are those of
+/// its case, and its time is that of its answers, which is 0 when they were stored.
 ///
 /// # Errors
 /// The document could not be written.
@@ -24,14 +26,17 @@ pub fn junit(report: &Report<'_>) -> Result<String> {
     if seconds.is_finite() && (0.0..1e9).contains(&seconds) {
         document.set_time(Duration::from_secs_f64(seconds));
     }
-    for scenario in &report.run.scenarios {
-        let mut suite = TestSuite::new(text(&format!("{}::{}", scenario.role, scenario.name)));
-        suite.add_property(Property::new("file", text(&scenario.path)));
-        suite.add_property(Property::new("role", scenario.role.to_string()));
-        for case in &scenario.cases {
-            suite.add_test_case(test(report, scenario, case));
+    for (i, comparison) in report.comparisons.iter().enumerate() {
+        // The first arm's tests have the names that `cargo test` has; those of further arms begin with the arm's.
+        let prefix = if i == 0 { String::new() } else { format!("{}::", comparison.tuned) };
+        for scenario in &report.run.scenarios {
+            let mut suite = TestSuite::new(text(&format!("{prefix}{}::{}", scenario.role, scenario.name)));
+            suite.add_property(Property::new("file", text(&scenario.path)));
+            suite.add_property(Property::new("role", scenario.role.to_string()));
+            let cases = scenario.cases.iter().map(|case| test(report, comparison, &prefix, scenario, case));
+            suite.add_test_cases(cases);
+            document.add_test_suite(suite);
         }
-        document.add_test_suite(suite);
     }
     if !report.run.errors.is_empty() {
         document.add_test_suite(errors(report));
@@ -44,10 +49,18 @@ fn text(text: &str) -> String {
     xml_safe(text).into_owned()
 }
 
-fn test(report: &Report<'_>, scenario: &ScenarioRecord, case: &CaseRecord) -> TestCase {
-    let c = report.comparison;
+fn test(
+    report: &Report<'_>,
+    c: &Comparison<'_>,
+    prefix: &str,
+    scenario: &ScenarioRecord,
+    case: &CaseRecord,
+) -> TestCase {
     let outcome = case_outcome(case, scenario.role, &c.base, &c.tuned);
-    let gated = !report.decision.rules_passed();
+    // Of an arm that no rule judges nothing can fail the run, nor of any when no rule failed.
+    let rules = &report.decision.rules;
+    let judged = rules.is_empty() || rules.iter().any(|rule| rule.arm == c.tuned);
+    let gated = judged && !report.decision.rules_passed();
     let (word, reason) = match &outcome {
         CaseOutcome::Passed => ("passed", None),
         CaseOutcome::Failed(why) => ("failed", Some(why)),
@@ -66,18 +79,25 @@ fn test(report: &Report<'_>, scenario: &ScenarioRecord, case: &CaseRecord) -> Te
         let tolerated = if word == "failed" && !gated { "tolerated by the gate: " } else { "" };
         status.set_type(word).set_message(text(&format!("{tolerated}{reason}")));
     }
-    let mut test = TestCase::new(text(&scenario.test_name(case)), status);
+    let name = scenario.test_name(case);
+    let mut test = TestCase::new(text(&format!("{prefix}{name}")), status);
     test.set_classname(text(&format!("{}.{}", scenario.role, scenario.name)));
     test.extra.insert("file".into(), text(&scenario.path).into());
+    if let Some(line) = case.line {
+        test.extra.insert("line".into(), line.to_string().into());
+    }
+    // The time of all arms together is told with the first.
+    let seconds = report.run.cost.cases.get(&name).filter(|seconds| prefix.is_empty() && **seconds >= 0.0);
+    test.set_time(seconds.map_or(Duration::ZERO, |seconds| Duration::from_secs_f64(seconds.min(1e9))));
     test.add_property(Property::new("verdict", word));
-    let mut output = format!("asked: {}\n", case.prompt.headline());
+    // What passes needs no reading, and would be most of the document.
     if let Some(reason) = reason {
-        output.push_str(&format!("{word}: {reason}\n"));
+        let mut output = format!("asked: {}\n{word}: {reason}\n", asked(case));
+        for arm in [&c.base, &c.tuned] {
+            output.push_str(&format!("{arm}: {}\n", case.text(arm).unwrap_or("(no answer)")));
+        }
+        test.set_system_out(text(&output));
     }
-    for arm in [&c.base, &c.tuned] {
-        output.push_str(&format!("{arm}: {}\n", case.text(arm).unwrap_or("(no answer)")));
-    }
-    test.set_system_out(text(&output));
     test
 }
 
@@ -111,8 +131,13 @@ fn rule_test(rule: &Rule) -> TestCase {
         Verdict::Failed => TestCaseStatus::non_success(NonSuccessKind::Failure),
         Verdict::NotEvaluated => TestCaseStatus::non_success(NonSuccessKind::Error),
     };
+    status.set_type(match rule.verdict {
+        Verdict::Passed => "passed",
+        Verdict::Failed => "failed",
+        Verdict::NotEvaluated => "not-evaluated",
+    });
     status.set_message(text(&rule.explanation));
-    let mut test = TestCase::new(text(&format!("gate::{}", rule.name)), status);
+    let mut test = TestCase::new(text(&format!("gate::{}", rule.label())), status);
     test.set_classname("gate");
     let note = if rule.underpowered { "; underpowered" } else { "" };
     test.set_system_out(text(&format!("{}{note}\n", rule.explanation)));

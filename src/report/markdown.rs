@@ -1,22 +1,23 @@
 //! The report as a page: GitHub's step summary and pull requests, and annotations on scenario files.
 
-use crate::compare::{Change, Flip, Tally, line_diff};
-use crate::record::{CaseRecord, Ending, Role, ScenarioRecord, Verdict};
+use crate::compare::{Change, Tally, line_diff};
+use crate::record::{Ending, Role, Verdict};
 use crate::report::escape::{fenced, github_message, github_property, html_safe, markdown_safe};
+use crate::report::view::{ArmView, CaseView, View, asked};
 use crate::report::{
-    NEAR_TIE, Report, adapter, drift, failed_targets, failures, first_line, fraction, gain, interval, measured,
-    model_size, near_ties, open_cases, percent, power_note, proof, retention, short, threshold,
+    INTERVALS, NEAR_TIE, Report, UNDERPOWERED, adapter, drift, fraction, gain, groups, interval, made, measured,
+    model_size, proof, retention, share, short, threshold, underpowered,
 };
 
 /// Most bytes of a page. GitHub takes 64 KB in a comment and 1 MiB in a step summary.
 const PAGE_BYTES: usize = 60_000;
 /// Bytes kept back for the page's end and for saying what was left out.
 const END_BYTES: usize = 2_500;
-/// Most bytes of one answer.
+/// Most bytes of one answer, and of what was asked.
 const ANSWER_BYTES: usize = 4_000;
 /// Bytes of the page after which a role's table is cut.
 const TABLE_BYTES: [usize; 2] = [10_000, 20_000];
-/// Target failures, fixed and open cases that are shown.
+/// Target failures, and broken cases of a further arm, that are shown.
 const CASES: usize = 10;
 /// GitHub shows ten annotations of a kind and drops the rest.
 const ANNOTATIONS: usize = 10;
@@ -27,13 +28,15 @@ const ANNOTATIONS: usize = 10;
 /// [`markdown_safe`](crate::report::escape::markdown_safe): it makes no markup, mention or link.
 #[must_use]
 pub fn markdown(report: &Report<'_>) -> String {
+    let view = View::of(report);
     let mut page = String::new();
-    summary(&mut page, report);
-    table(&mut page, report);
-    gate(&mut page, report);
-    let end = end(report);
+    summary(&mut page, &view);
+    view.main().into_iter().for_each(|main| table(&mut page, main));
+    arms(&mut page, &view);
+    gate(&mut page, &view);
+    let end = end(report, &view);
     let room = PAGE_BYTES.saturating_sub(END_BYTES + end.len());
-    cases(&mut page, report, room);
+    cases(&mut page, &view, room);
     page.push_str(&end);
     page
 }
@@ -43,133 +46,139 @@ fn add(page: &mut String, line: &str) {
     page.push('\n');
 }
 
-fn summary(page: &mut String, report: &Report<'_>) {
-    let decision = report.decision;
-    let sign = match decision.ending() {
+/// A short text as code: in backticks where nothing of it has a meaning in Markdown, which is also readable as it is.
+fn code(text: &str) -> String {
+    let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-:./ ".contains(c));
+    if plain && !text.contains("://") && text.trim() == text {
+        format!("`{text}`")
+    } else {
+        format!("<code>{}</code>", html_safe(text))
+    }
+}
+
+fn summary(page: &mut String, view: &View<'_>) {
+    let sign = match view.ending {
         Ending::Passed => "✅",
         Ending::NotGated => "⚠️",
         Ending::Failed | Ending::Incomplete => "❌",
     };
-    let word = decision.ending().word();
-    let c = report.comparison;
-    add(page, &format!("## {sign} {word}: {}\n", markdown_safe(&clip(&report.run.project, 80))));
-    let broken = format!("{} broken, {} fixed", c.control.broken, c.control.fixed);
-    add(
-        page,
-        &format!(
-            "**{}** · target {} · {} · controls: {broken}\n",
-            markdown_safe(&clip(&decision.summary(), 400)),
-            gain(c),
-            retention(&c.control)
-        ),
-    );
+    add(page, &format!("## {sign} {}: {}\n", view.ending.word(), markdown_safe(&clip(&view.run.project, 80))));
+    let sentences: Vec<String> = view.sentences.iter().map(|sentence| markdown_safe(&clip(sentence, 200))).collect();
+    add(page, &format!("**{}**. {}\n", markdown_safe(&clip(&view.summary, 400)), sentences.join(" ")));
 }
 
-fn table(page: &mut String, report: &Report<'_>) {
-    let c = report.comparison;
+/// The scenarios that changed, the others folded, and the totals.
+fn table(page: &mut String, arm: &ArmView<'_>) {
+    let c = arm.comparison;
     let (base, tuned) = (markdown_safe(&clip(&c.base, 40)), markdown_safe(&clip(&c.tuned, 40)));
     add(page, &format!("| role | scenario | {base} | {tuned} | change |\n|---|---|--:|--:|---|"));
+    let mut same = Vec::new();
     for (role, limit) in [Role::Target, Role::Control].into_iter().zip(TABLE_BYTES) {
         let mut more = 0;
-        for row in c.scenarios.iter().filter(|row| row.scenario.role == role) {
+        for row in arm.rows(role) {
             let tally = &row.tally;
-            let name = markdown_safe(&clip(&row.scenario.name, 80));
+            let Some(change) = change(tally) else {
+                same.push(format!("{} {}", row.scenario.name, fraction(&tally.tuned)));
+                continue;
+            };
             if page.len() > limit {
                 more += 1;
                 continue;
             }
+            let name = markdown_safe(&clip(&row.scenario.name, 80));
             let (base, tuned) = (fraction(&tally.base), fraction(&tally.tuned));
-            add(page, &format!("| {role} | {name} | {base} | {tuned} | {} |", change(tally)));
+            add(page, &format!("| {role} | {name} | {base} | {tuned} | {change} |"));
         }
         if more > 0 {
             add(page, &format!("| {role} | … {more} more scenarios | | | |"));
         }
         let tally = c.tally(role);
         let effect = if role == Role::Target { gain(c) } else { retention(tally) };
-        add(
-            page,
-            &format!(
-                "| **{role}** | **all {} cases** | **{}** | **{}** | **{}** |",
-                tally.cases,
-                percent(&tally.base),
-                percent(&tally.tuned),
-                effect
-            ),
-        );
+        let (cases, base, tuned) = (tally.cases, share(&tally.base), share(&tally.tuned));
+        add(page, &format!("| **{role}** | **all {cases} cases** | **{base}** | **{tuned}** | **{effect}** |"));
     }
     page.push('\n');
+    if !same.is_empty() {
+        add(page, &format!("<sub>unchanged: {}</sub>\n", markdown_safe(&clip(&same.join(", "), 2_000))));
+    }
 }
 
-fn change(tally: &Tally) -> String {
+fn change(tally: &Tally) -> Option<String> {
     let parts =
         [(tally.broken, "🔻", "broken"), (tally.fixed, "🔺", "fixed"), (tally.not_evaluated(), "❔", "not evaluated")];
     let shown: Vec<String> =
         parts.iter().filter(|(n, ..)| *n > 0).map(|(n, sign, word)| format!("{sign} {n} {word}")).collect();
-    if shown.is_empty() { "=".to_owned() } else { shown.join(", ") }
+    (!shown.is_empty()).then(|| shown.join(", "))
 }
 
-fn gate(page: &mut String, report: &Report<'_>) {
+/// Each arm in a row, where there are several to compare.
+fn arms(page: &mut String, view: &View<'_>) {
+    if view.arms.len() < 2 {
+        return;
+    }
+    add(
+        page,
+        "### Arms against base\n\n| arm | target | gain | retention | broken | drift, nats/token |\n|---|--:|---|---|--:|--:|",
+    );
+    for arm in &view.arms {
+        let c = arm.comparison;
+        let moved = arm.drift.and_then(|d| d.kl).map_or_else(|| "–".to_owned(), |kl| crate::compare::number(kl.mean));
+        let (name, target, broken) = (code(&clip(arm.name, 40)), share(&c.target.tuned), c.control.broken);
+        add(page, &format!("| {name} | {target} | {} | {} | {broken} | {moved} |", gain(c), retention(&c.control)));
+    }
+    page.push('\n');
+}
+
+fn gate(page: &mut String, view: &View<'_>) {
     add(page, "### Gate\n");
-    if report.decision.rules.is_empty() {
+    if view.rules.is_empty() {
         add(page, "No thresholds in `[gate]`: nothing was gated.\n");
         return;
     }
-    add(page, "| | rule | measured | threshold | 95 % interval | n | |\n|---|---|--:|---|---|--:|---|");
-    for rule in &report.decision.rules {
+    add(page, "| | rule | measured | threshold | 95 % interval | |\n|---|---|--:|---|---|---|");
+    for row in &view.rules {
+        let rule = row.rule;
         let sign = match rule.verdict {
             Verdict::Passed => "✅",
             Verdict::Failed => "❌",
             Verdict::NotEvaluated => "❔",
         };
-        let range = rule.interval.map_or_else(String::new, |i| interval(i.low, i.high));
-        let mut note = if rule.underpowered { "underpowered".to_owned() } else { String::new() };
-        if rule.verdict != Verdict::Passed {
-            note = format!(
-                "{}{}{note}",
-                markdown_safe(&clip(&rule.explanation, 400)),
-                if note.is_empty() { "" } else { "; " }
-            );
-        }
-        let name = markdown_safe(&rule.name);
-        add(
-            page,
-            &format!("| {sign} | {name} | {} | {} | {range} | {} | {note} |", measured(rule), threshold(rule), rule.n),
-        );
+        let range = rule.interval.map_or_else(String::new, |of| interval(rule.unit, of));
+        let failed = (rule.verdict != Verdict::Passed).then(|| markdown_safe(&clip(&rule.explanation, 400)));
+        let notes: Vec<String> = failed.into_iter().chain(underpowered(row)).collect();
+        let (name, measured, threshold) = (code(&rule.label()), measured(row), threshold(rule));
+        add(page, &format!("| {sign} | {name} | {measured} | {threshold} | {range} | {} |", notes.join("; ")));
     }
     page.push('\n');
-    if let Some(note) = power_note(report) {
-        add(page, &format!("<sub>{}</sub>\n", markdown_safe(&note)));
-    }
+    let few = view.rules.iter().any(|row| row.rule.underpowered);
+    let meaning = if few { format!("; {UNDERPOWERED}") } else { String::new() };
+    add(page, &format!("<sub>{INTERVALS}{meaning}</sub>\n"));
 }
 
 /// Broken cases, then target failures, as long as they fit in `room` bytes of the page.
-fn cases(page: &mut String, report: &Report<'_>, room: usize) {
-    let c = report.comparison;
-    let broken: Vec<&Flip<'_>> = c.broken().collect();
+fn cases(page: &mut String, view: &View<'_>, room: usize) {
     let mut left_out = 0;
-    if !broken.is_empty() {
-        add(
-            page,
-            &format!(
-                "### Broken: {} passes, {} fails ({})\n",
-                markdown_safe(&c.base),
-                markdown_safe(&c.tuned),
-                broken.len()
-            ),
-        );
-    }
-    for flip in broken {
-        let block = broken_case(report, flip);
+    let mut put = |page: &mut String, block: String| {
         if page.len() + block.len() <= room { page.push_str(&block) } else { left_out += 1 }
+    };
+    for (i, arm) in view.arms.iter().enumerate().filter(|(_, arm)| !arm.broken.is_empty()) {
+        let (base, name) = (markdown_safe(&arm.comparison.base), markdown_safe(arm.name));
+        let count = arm.broken.len();
+        put(page, format!("### Broken: {base} passes, {name} fails ({count})\n\n"));
+        let shown = if i == 0 { count } else { CASES };
+        arm.broken
+            .iter()
+            .take(shown)
+            .for_each(|case| put(page, if i == 0 { broken_case(case) } else { broken_line(case) }));
+        if count > shown {
+            put(page, format!("- … and {} more\n", count - shown));
+        }
     }
-    let failed = failed_targets(report);
-    if !failed.is_empty() {
-        add(page, &format!("### Target cases that {} still fails ({})\n", markdown_safe(&c.tuned), failed.len()));
-    }
-    left_out += failed.len().saturating_sub(CASES);
-    for (scenario, case) in failed.into_iter().take(CASES) {
-        let block = failed_case(report, scenario, case);
-        if page.len() + block.len() <= room { page.push_str(&block) } else { left_out += 1 }
+    if let Some(main) = view.main().filter(|main| !main.failed_targets.is_empty()) {
+        let (name, count) = (markdown_safe(main.name), main.failed_targets.len());
+        put(page, format!("### Target cases that {name} still fails ({count})\n\n"));
+        main.failed_targets.iter().take(CASES).for_each(|case| put(page, failed_case(case)));
+        left_out += count.saturating_sub(CASES);
     }
     if left_out > 0 {
         let s = if left_out == 1 { "" } else { "s" };
@@ -177,24 +186,38 @@ fn cases(page: &mut String, report: &Report<'_>, room: usize) {
     }
 }
 
-fn opening(page: &mut String, report: &Report<'_>, scenario: &ScenarioRecord, case: &CaseRecord) {
-    let (name, asked) = (clip(&scenario.test_name(case), 200), clip(first_line(case), 200));
-    add(
-        page,
-        &format!("<details><summary><code>{}</code> <code>{}</code></summary>\n", html_safe(&name), html_safe(&asked)),
-    );
-    for failure in failures(case, &report.comparison.tuned).iter().take(8) {
-        add(page, &format!("- {}", markdown_safe(&clip(failure, 400))));
+/// A case's name, its question and what fails; the rest is folded below.
+fn opening(case: &CaseView<'_>) -> String {
+    let (name, asked_last) = (clip(&case.test, 200), clip(&case.question.join(" ⏎ "), 200));
+    let mut page = format!("<details><summary>{} {}</summary>\n\n", tag(&name), tag(&asked_last));
+    for failure in case.failures.iter().take(8) {
+        add(&mut page, &format!("- {}", code(&clip(&failure.to_string(), 400))));
+    }
+    for samples in &case.samples {
+        add(&mut page, &format!("- {}", markdown_safe(samples)));
+    }
+    for arm in &case.near_ties {
+        add(&mut page, &format!("- {}'s {NEAR_TIE}", markdown_safe(arm)));
     }
     page.push('\n');
+    let whole = asked(case.case);
+    // The summary has a question of one line already.
+    if whole.trim().lines().count() > 1 {
+        page.push_str("asked:\n\n");
+        page.push_str(&fenced("text", &answer(&whole)));
+        page.push('\n');
+    }
+    page
 }
 
-fn broken_case(report: &Report<'_>, flip: &Flip<'_>) -> String {
-    let mut block = String::new();
-    opening(&mut block, report, flip.scenario, flip.case);
-    let text = |arm: &str| answer(flip.case.text(arm).unwrap_or(""));
+fn tag(text: &str) -> String {
+    format!("<code>{}</code>", html_safe(text))
+}
+
+fn broken_case(case: &CaseView<'_>) -> String {
+    let mut block = opening(case);
     let mut patch = String::new();
-    for line in line_diff(&text(&report.comparison.base), &text(&report.comparison.tuned)) {
+    for line in line_diff(&answer(case.base), &answer(case.tuned)) {
         let sign = match line.change {
             Change::Equal => ' ',
             Change::Removed => '-',
@@ -202,18 +225,24 @@ fn broken_case(report: &Report<'_>, flip: &Flip<'_>) -> String {
         };
         add(&mut patch, &format!("{sign} {}", line.text));
     }
-    for arm in near_ties(flip.case, &[&report.comparison.base, &report.comparison.tuned]) {
-        add(&mut block, &format!("{}'s {NEAR_TIE}.\n", markdown_safe(arm)));
-    }
     block.push_str(&fenced("diff", &patch));
     add(&mut block, "\n</details>\n");
     block
 }
 
-fn failed_case(report: &Report<'_>, scenario: &ScenarioRecord, case: &CaseRecord) -> String {
-    let mut block = String::new();
-    opening(&mut block, report, scenario, case);
-    block.push_str(&fenced("text", &answer(case.text(&report.comparison.tuned).unwrap_or(""))));
+/// A broken case of a further arm: its name, and why.
+fn broken_line(case: &CaseView<'_>) -> String {
+    let why = case
+        .failures
+        .first()
+        .map_or_else(String::new, |failure| format!(": {}", code(&clip(&failure.to_string(), 200))));
+    format!("- {}{why}\n", code(&clip(&case.test, 200)))
+}
+
+fn failed_case(case: &CaseView<'_>) -> String {
+    let mut block = opening(case);
+    block.push_str("answered:\n\n");
+    block.push_str(&fenced("text", &answer(case.tuned)));
     add(&mut block, "\n</details>\n");
     block
 }
@@ -236,101 +265,112 @@ fn clip(text: &str, bytes: usize) -> String {
     if cut < text.len() { format!("{}…", &text[..cut]) } else { text.to_owned() }
 }
 
-/// What is said last: fixed and open cases, drift, proof, model and files.
-fn end(report: &Report<'_>) -> String {
+/// What is said last: errors, fixed and open cases, drift, proof, model, and what the run is known by.
+fn end(report: &Report<'_>, view: &View<'_>) -> String {
     let mut page = String::new();
-    let run = report.run;
+    let run = view.run;
     let mut line = |name: &str, text: String| add(&mut page, &format!("- **{name}**: {text}"));
-    let failed = run.cases().flat_map(|(s, case)| case.errors().map(move |(arm, why)| (s.test_name(case), arm, why)));
-    for (name, arm, why) in failed.take(CASES) {
-        line("error", markdown_safe(&format!("{}, {arm}: {}", clip(&name, 120), clip(why, 400))));
+    for (what, why) in view.errors.iter().take(CASES) {
+        line("error", markdown_safe(&format!("{}: {}", clip(what, 200), clip(why, 400))));
     }
-    for error in &run.errors {
-        line("error", markdown_safe(&format!("{}: {}", clip(&error.what(), 120), clip(error.why(), 400))));
+    if view.errors.len() > CASES {
+        line("error", format!("and {} more", view.errors.len() - CASES));
     }
-    let fixed: Vec<_> = report.comparison.fixed().map(|f| (f.scenario, f.case)).collect();
-    for (name, cases) in [("fixed", fixed), ("not evaluated", open_cases(report))] {
-        if !cases.is_empty() {
-            let names: Vec<String> =
-                cases.iter().take(CASES).map(|(s, c)| markdown_safe(&clip(&s.test_name(c), 120))).collect();
-            let more = cases.len().saturating_sub(CASES);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            line(name, format!("{}{more}", names.join(", ")));
+    let fixed = view.main().map_or(&[][..], |main| &main.fixed);
+    for (name, of) in [("fixed", fixed), ("not evaluated", &view.open)] {
+        if !of.is_empty() {
+            line(name, markdown_safe(&clip(&groups(of), 1_000)));
         }
     }
-    line(
-        "drift",
-        markdown_safe(&clip(&drift(run, &report.comparison.tuned).unwrap_or_else(|| "not measured".to_owned()), 600)),
-    );
-    line("proof", markdown_safe(&proof(run, &report.comparison.tuned).unwrap_or_else(|| "not measured".to_owned())));
-    line(
-        "model",
-        format!("{} ({})", markdown_safe(&clip(&run.model.source, 300)), markdown_safe(&clip(&model_size(run), 80))),
-    );
-    line("adapter", markdown_safe(&clip(&adapter(report), 300)));
-    let arms: Vec<String> = run
-        .arms
-        .iter()
-        .take(8)
-        .map(|a| markdown_safe(&format!("{} {}", clip(&a.name, 40), short(&a.fingerprint))))
-        .collect();
-    line("arms", format!("{} on {}", arms.join(", "), markdown_safe(&clip(&run.backend, 80))));
+    for arm in view.arms.iter().take(8) {
+        let of = |what: &str| {
+            if view.arms.len() > 1 { format!("{what} {}", markdown_safe(arm.name)) } else { what.to_owned() }
+        };
+        line(&of("drift"), markdown_safe(&clip(&arm.drift.map_or_else(|| "not measured".to_owned(), drift), 600)));
+        line(&of("proof"), markdown_safe(&arm.proof.map_or_else(|| "not measured".to_owned(), proof)));
+    }
+    let (source, size) = (clip(&run.model.source, 300), clip(&model_size(run), 80));
+    line("model", format!("{} ({})", markdown_safe(&source), markdown_safe(&size)));
+    for arm in run.arms.iter().skip(1).take(8) {
+        let name = if view.arms.len() > 1 { markdown_safe(&clip(&arm.name, 40)) } else { "adapter".to_owned() };
+        line(&name, markdown_safe(&clip(&adapter(arm), 300)));
+    }
+    made(run).into_iter().for_each(|made| line("made", markdown_safe(&clip(&made, 300))));
     for (label, path) in report.files {
         line(&markdown_safe(label), markdown_safe(path));
     }
+    let hash = |a: &crate::record::Arm| markdown_safe(&format!("{} {}", clip(&a.name, 40), short(&a.fingerprint)));
+    let hashes: Vec<String> = run.arms.iter().take(8).map(hash).collect();
+    line("hashes", format!("{} on {}", hashes.join(", "), markdown_safe(&clip(&run.backend, 80))));
     page
 }
 
-/// GitHub workflow commands: an error for each rule that does not pass and each broken case, on the scenario's file.
+/// An annotation: where, its title, and what it says.
+struct Annotation {
+    place: Option<(String, Option<usize>)>,
+    title: String,
+    message: String,
+}
+
+/// GitHub workflow commands: an error for each rule that does not pass and each broken case, on the case's line of its file.
 ///
 /// When the gate passed, broken cases are warnings, so that nothing is red in a green run. At most ten of a kind, the last of
 /// which counts the rest.
 #[must_use]
 pub fn annotations(report: &Report<'_>) -> Vec<String> {
-    let decision = report.decision;
-    let mut errors = Vec::new();
-    let mut warnings = Vec::new();
+    let (view, decision) = (View::of(report), report.decision);
+    let (mut errors, mut warnings) = (Vec::new(), Vec::new());
     for rule in decision.rules.iter().filter(|r| r.verdict != Verdict::Passed) {
-        errors.push((None, format!("gate: {}", rule.name), rule.explanation.clone()));
+        let title = format!("gate: {}", rule.label());
+        errors.push(Annotation { place: None, title, message: rule.explanation.clone() });
     }
     if decision.rules.is_empty() {
-        warnings.push((None, "gate".to_owned(), decision.summary()));
+        warnings.push(Annotation { place: None, title: "gate".to_owned(), message: decision.summary() });
     }
-    errors.extend(
-        report.run.errors.iter().map(|error| (None, format!("error: {}", error.what()), clip(error.why(), 400))),
-    );
+    for error in &report.run.errors {
+        let title = format!("error: {}", error.what());
+        errors.push(Annotation { place: None, title, message: clip(error.why(), 400) });
+    }
     for (scenario, case) in report.run.cases() {
-        for (arm, why) in case.errors() {
-            let title = format!("error: {}", scenario.test_name(case));
-            errors.push((Some(scenario.path.clone()), title, format!("{arm}: {}", clip(why, 400))));
-        }
+        errors.extend(case.errors().map(|(arm, why)| Annotation {
+            place: Some((scenario.path.clone(), case.line)),
+            title: format!("error: {}", scenario.test_name(case)),
+            message: format!("{arm}: {}", clip(why, 400)),
+        }));
     }
-    let tuned = &report.comparison.tuned;
-    let broken = report.comparison.broken().map(|flip| {
-        let why = failures(flip.case, tuned).join("; ");
-        let answer = clip(flip.case.text(tuned).unwrap_or("").trim(), 300);
-        let asked = clip(first_line(flip.case), 200);
-        let title = format!("broken: {}", flip.scenario.test_name(flip.case));
-        (Some(flip.scenario.path.clone()), title, format!("{}\nasked: {asked}\n{tuned}: {answer}", clip(&why, 400)))
-    });
+    let broken = view.arms.iter().flat_map(|arm| arm.broken.iter().map(move |case| broken_annotation(arm, case)));
     if decision.rules_passed() {
-        warnings.extend(broken);
+        warnings.extend(broken)
     } else {
-        errors.extend(broken);
+        errors.extend(broken)
     }
-    let mut lines = Vec::new();
-    for (kind, all) in [("error", errors), ("warning", warnings)] {
-        let more = all.len().saturating_sub(ANNOTATIONS);
-        let shown = if more > 0 { ANNOTATIONS - 1 } else { all.len() };
-        for (file, title, message) in all.iter().take(shown) {
-            let file = file.as_ref().map_or_else(String::new, |f| format!("file={},", github_property(f)));
-            lines.push(format!("::{kind} {file}title={}::{}", github_property(title), github_message(message)));
-        }
-        if more > 0 {
-            lines.push(format!("::{kind} title=finetest::{} more in the report", all.len() - shown));
-        }
+    [("error", errors), ("warning", warnings)].into_iter().flat_map(|(kind, all)| commands(kind, &all)).collect()
+}
+
+fn broken_annotation(arm: &ArmView<'_>, case: &CaseView<'_>) -> Annotation {
+    let why: Vec<String> = case.failures.iter().map(ToString::to_string).collect();
+    let asked = clip(&case.question.join(" ⏎ "), 200);
+    let (why, answer) = (clip(&why.join("; "), 400), clip(case.tuned.trim(), 300));
+    Annotation {
+        place: Some((case.scenario.path.clone(), case.case.line)),
+        title: format!("broken: {}", case.test),
+        message: format!("{why}\nasked: {asked}\n{}: {answer}", arm.name),
     }
-    lines
+}
+
+/// At most [`ANNOTATIONS`] of a kind, the last of which counts the rest.
+fn commands(kind: &str, all: &[Annotation]) -> Vec<String> {
+    let more = all.len().saturating_sub(ANNOTATIONS);
+    let shown = if more > 0 { ANNOTATIONS - 1 } else { all.len() };
+    let command = |Annotation { place, title, message }: &Annotation| {
+        let place = place.as_ref().map_or_else(String::new, |(file, line)| {
+            let line = line.map_or_else(String::new, |line| format!("line={line},"));
+            format!("file={},{line}", github_property(file))
+        });
+        format!("::{kind} {place}title={}::{}", github_property(title), github_message(message))
+    };
+    let rest = (more > 0).then(|| format!("::{kind} title=finetest::{} more in the report", all.len() - shown));
+    all.iter().take(shown).map(command).chain(rest).collect()
 }
 
 #[cfg(test)]
@@ -355,7 +395,7 @@ mod tests {
     fn the_verdict_comes_first() {
         let text = page(&example());
         assert!(text.starts_with("## ❌ FAIL: diagnostics\n\n**1 of 5 rules failed**"), "{text}");
-        for part in ["| control | arithmetic | 3/4 | 2/4 | 🔻 1 broken |", "| ❌ | min&#95;retention |", "underpowered"]
+        for part in ["| control | arithmetic | 3/4 | 2/4 | 🔻 1 broken |", "| ❌ | `min_retention` |", "underpowered"]
         {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
@@ -448,7 +488,9 @@ mod tests {
         assert!(lines[9].ends_with(" more in the report"), "{}", lines[9]);
         let broken = lines.iter().find(|l| l.contains("file=")).expect("a broken case");
         assert!(
-            broken.starts_with("::error file=scenarios/facts.toml,title=broken%3A control%3A%3Afacts%3A%3Acase_0::")
+            broken.starts_with(
+                "::error file=scenarios/facts.toml,line=7,title=broken%3A control%3A%3Afacts%3A%3Acase_0::"
+            )
         );
         assert!(broken.contains("50%25%0D%0A"), "{broken}");
     }
@@ -460,6 +502,6 @@ mod tests {
         let run = fixture::run(vec![fixture::scenario("facts", Role::Control, &verdicts)]);
         let lines = with_report(&run, &Policy { max_broken_controls: Some(1), ..Policy::default() }, annotations);
         assert_eq!(lines.len(), 1);
-        assert!(lines[0].starts_with("::warning file=scenarios/facts.toml"), "{}", lines[0]);
+        assert!(lines[0].starts_with("::warning file=scenarios/facts.toml,line=7,"), "{}", lines[0]);
     }
 }

@@ -6,9 +6,11 @@ mod junit;
 mod markdown;
 mod paint;
 mod terminal;
+mod view;
 
-use crate::compare::{Comparison, Rate, Tally, number};
-use crate::record::{Bound, CaseRecord, Decision, DriftMethod, Role, Rule, RunRecord, Unit, Verdict};
+use crate::compare::{Comparison, Rate, Tally, number, percent, points};
+use crate::record::{Arm, Bound, Decision, Drift, DriftMethod, Interval, Proof, Rule, RunRecord, Unit};
+use view::{Group, RuleView};
 
 pub use crosscheck::crosscheck;
 pub use junit::junit;
@@ -21,112 +23,89 @@ pub use terminal::{terminal, terminal_gate};
 pub struct Report<'a> {
     /// The run.
     pub run: &'a RunRecord,
-    /// Its arms compared.
-    pub comparison: &'a Comparison<'a>,
+    /// Its arms, each compared with base, the one that is judged first: [`Comparison::all`].
+    pub comparisons: &'a [Comparison<'a>],
     /// What the gate decided about it.
     pub decision: &'a Decision,
     /// What was written: a label and a path each.
     pub files: &'a [(String, String)],
 }
 
-/// Target cases that tuned fails and that are not broken (those are shown on their own), with their scenario.
-fn failed_targets<'a>(report: &Report<'a>) -> Vec<(&'a crate::record::ScenarioRecord, &'a CaseRecord)> {
-    let c = report.comparison;
-    let plain =
-        |case: &CaseRecord| case.verdict(&c.tuned) == Verdict::Failed && case.verdict(&c.base) != Verdict::Passed;
-    report.run.cases().filter(|(s, case)| s.role == Role::Target && plain(case)).collect()
-}
-
-/// Cases that one of the two arms gave no answer to.
-fn open_cases<'a>(report: &Report<'a>) -> Vec<(&'a crate::record::ScenarioRecord, &'a CaseRecord)> {
-    let c = report.comparison;
-    let open =
-        |case: &CaseRecord| [&c.base, &c.tuned].into_iter().any(|arm| case.verdict(arm) == Verdict::NotEvaluated);
-    report.run.cases().filter(|(_, case)| open(case)).collect()
-}
-
-/// First line of what was asked, without blank lines before it.
-fn first_line(case: &CaseRecord) -> &str {
-    let text = case.prompt.headline();
-    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("").trim()
-}
-
-/// The failures of an arm on a case.
-fn failures<'a>(case: &'a CaseRecord, arm: &str) -> &'a [String] {
-    case.failures(arm)
-}
-
 /// What is said of an answer that hangs on rounding.
 const NEAR_TIE: &str = "answer hangs on a near-tie between two tokens: another batch or machine may answer otherwise";
 
-/// Those of `arms` whose answer to the case hangs on a near-tie.
-fn near_ties<'a>(case: &CaseRecord, arms: &[&'a str]) -> Vec<&'a str> {
-    let close = |arm: &&&str| {
-        let completion = case.answers.get(**arm).and_then(crate::record::Answer::completion);
-        completion.is_some_and(|completion| completion.near_ties > 0)
-    };
-    arms.iter().filter(close).copied().collect()
-}
+/// How the intervals come about: two of the same cases may differ, which looks like a mistake.
+const INTERVALS: &str = "intervals are 95 %: of pass rates and retention over cases (Wilson); of the gain over scenarios, whose cases \
+                         resemble each other, and so wider; of drift over texts";
 
 /// `4/5`, or `–` when nothing was evaluated.
 fn fraction(rate: &Rate) -> String {
     if rate.evaluated == 0 { "–".to_owned() } else { format!("{}/{}", rate.passed, rate.evaluated) }
 }
 
-/// `80 %`, or `–` when nothing was evaluated. Never rounded up to 100 or down to 0.
-fn percent(rate: &Rate) -> String {
-    match rate.share() {
-        None => "–".to_owned(),
-        Some(share) => {
-            let whole = (share * 100.0).round();
-            let inside = rate.passed > 0 && rate.passed < rate.evaluated;
-            format!("{} %", if inside { whole.clamp(1.0, 99.0) } else { whole })
-        }
+/// `80 %`, or `–` when nothing was evaluated.
+fn share(rate: &Rate) -> String {
+    rate.share().map_or_else(|| "–".to_owned(), percent)
+}
+
+/// A value as its unit is said: `87.5 %`, `+12.5 points`, `3`, `0.0213 nats`.
+fn amount(unit: Unit, value: f64) -> String {
+    match unit {
+        Unit::Share => percent(value),
+        Unit::Difference => points(value),
+        Unit::Nats => format!("{} nats", number(value)),
+        Unit::Count => format!("{value:.0}"),
     }
 }
 
-fn interval(low: f64, high: f64) -> String {
-    format!("[{}, {}]", round(low), round(high))
+/// An interval in its unit, which is said once: `[53, 97.8] %`.
+fn interval(unit: Unit, of: Interval) -> String {
+    let bare = |value: f64| match unit {
+        Unit::Share => percent(value).trim_end_matches(" %").to_owned(),
+        Unit::Difference => points(value).trim_end_matches(" points").to_owned(),
+        Unit::Nats => number(significant(value)),
+        Unit::Count => format!("{value:.1}"),
+    };
+    let sign = if unit == Unit::Share { " %" } else { "" };
+    format!("[{}, {}]{sign}", bare(of.low), bare(of.high))
 }
 
-/// Three significant places at most are worth reading in an interval.
-fn round(value: f64) -> String {
-    if value.abs() >= 10.0 {
-        return format!("{value:.1}");
-    }
-    let digits = if value.abs() >= 0.1 || value == 0.0 { 2 } else { 4 };
-    number(format!("{value:.digits$}").parse().unwrap_or(value))
+/// Three significant digits are worth reading in an interval.
+fn significant(value: f64) -> f64 {
+    format!("{value:.2e}").parse().unwrap_or(value)
 }
 
-/// `≥ 0.75` or `≤ 3`.
+/// `≥ 75 %` or `≤ 3`.
 fn threshold(rule: &Rule) -> String {
     let sign = match rule.bound {
         Bound::AtMost => "≤",
         Bound::AtLeast => "≥",
     };
-    format!("{sign} {}", amount(rule, rule.threshold))
+    format!("{sign} {}", amount(rule.unit, rule.threshold))
 }
 
-/// What a rule measured.
-fn measured(rule: &Rule) -> String {
-    rule.measured.map_or_else(|| "–".to_owned(), |value| amount(rule, value))
+/// What a rule measured: `76.9 % (10/13)`.
+fn measured(rule: &RuleView<'_>) -> String {
+    let value = rule.rule.measured.map_or_else(|| "–".to_owned(), |value| amount(rule.rule.unit, value));
+    rule.counts.as_ref().map_or_else(|| value.clone(), |counts| format!("{value} ({counts})"))
 }
 
-/// A count as a count, anything else as [`number`].
-fn amount(rule: &Rule, value: f64) -> String {
-    match rule.unit {
-        Unit::Count => format!("{value:.0}"),
-        Unit::Number => number(value),
-    }
+/// What [`underpowered`] says.
+const UNDERPOWERED: &str = "underpowered: the threshold lies inside the interval, so this many cases cannot tell; about so many would, if what \
+                            was measured stayed";
+
+/// What too few cases leave open: `underpowered, needs ~60`.
+fn underpowered(rule: &RuleView<'_>) -> Option<String> {
+    let needed = rule.needed.map_or_else(String::new, |cases| format!(", needs ~{cases}"));
+    rule.rule.underpowered.then(|| format!("underpowered{needed}"))
 }
 
-/// The adapter of the tuned arm, and its scale when it is not 1.
-fn adapter(report: &Report<'_>) -> String {
-    let arm = report.run.arms.iter().find(|arm| arm.name == report.comparison.tuned);
-    match arm.and_then(|arm| arm.adapter.as_ref().map(|path| (path, arm.scale))) {
-        None => "none".to_owned(),
-        Some((path, 1.0)) => path.clone(),
-        Some((path, scale)) => format!("{path} at scale {scale}"),
+/// An arm's adapter, and its scale when it is not 1.
+fn adapter(arm: &Arm) -> String {
+    match (&arm.adapter, arm.scale) {
+        (None, _) => "none".to_owned(),
+        (Some(path), 1.0) => path.clone(),
+        (Some(path), scale) => format!("{path} at scale {scale}"),
     }
 }
 
@@ -141,19 +120,19 @@ fn model_size(run: &RunRecord) -> String {
     format!("{}, {size} weights", run.model.family)
 }
 
-/// How the targets came out: `gain +0.80, 95 % [0.62, 0.93]`.
+/// How the targets came out: `gain +80 points [+62, +93]`.
 fn gain(comparison: &Comparison<'_>) -> String {
     match comparison.gain {
         None => "gain unknown".to_owned(),
-        Some(g) => format!("gain {:+.2} {}", g.gain, interval(g.interval.low, g.interval.high)),
+        Some(g) => format!("gain {} {}", points(g.gain), interval(Unit::Difference, g.interval)),
     }
 }
 
-/// How the controls came out: `retention 0.93 [0.82, 0.98]`.
+/// How the controls came out: `retention 93 % [82, 98] %`.
 fn retention(control: &Tally) -> String {
     let kept = control.retention();
     match (kept.share(), kept.interval()) {
-        (Some(share), Some(i)) => format!("retention {share:.2} {}", interval(i.low, i.high)),
+        (Some(share), Some(i)) => format!("retention {} {}", percent(share), interval(Unit::Share, i)),
         _ => "retention unknown".to_owned(),
     }
 }
@@ -163,60 +142,44 @@ fn short(fingerprint: &str) -> &str {
     fingerprint.char_indices().nth(10).map_or(fingerprint, |(at, _)| &fingerprint[..at])
 }
 
-/// `drift 0.0213 ± 0.0031 nats/token …` of an arm, and how many tokens it rests on.
-fn drift(run: &RunRecord, arm: &str) -> Option<String> {
-    let d = run.drift.get(arm)?;
+/// `0.0213 ± 0.0031 nats/token …`, and how many tokens it rests on.
+fn drift(d: &Drift) -> String {
     let distributions = d.kl.map_or_else(String::new, |kl| {
-        let same = d.same_top1.map_or_else(String::new, |share| format!("; same first choice {:.1} %", 100.0 * share));
-        format!(
-            "{} ± {} nats/token (median {}, p99 {}){same}; ",
-            number(kl.mean),
-            number(kl.se),
-            number(kl.median),
-            number(kl.p99)
-        )
+        let same = d.same_top1.map_or_else(String::new, |share| format!("; same first choice {}", percent(share)));
+        let (mean, se, median, p99) = (number(kl.mean), number(kl.se), number(kl.median), number(kl.p99));
+        format!("{mean} ± {se} nats/token (median {median}, p99 {p99}){same}; ")
     });
     let method = if d.method == DriftMethod::FullKl { String::new() } else { format!(" by {}", d.method) };
-    Some(format!(
-        "{distributions}NLL {:+.4} ± {:.4}; {} tokens of {}{method}",
-        d.nll_change(),
-        d.nll_change_se,
-        d.tokens,
-        d.source
-    ))
+    let (change, se) = (d.nll_change(), d.nll_change_se);
+    format!("{distributions}NLL {change:+.4} ± {se:.4}; {} tokens of {}{method}", d.tokens, d.source)
 }
 
 /// That an arm's adapter is applied and base is untouched.
-fn proof(run: &RunRecord, arm: &str) -> Option<String> {
-    let p = run.proof.get(arm)?;
+fn proof(p: &Proof) -> String {
     let untouched = if p.base_difference == 0.0 {
         "base is untouched".to_owned()
     } else {
         format!("base differs from base asked alone by {}", number(p.base_difference))
     };
-    Some(format!(
-        "the adapter moves logits by up to {} through {} layers; {untouched}",
-        number(p.adapter_effect),
-        p.adapted_modules
-    ))
+    let effect = number(p.adapter_effect);
+    format!("the adapter moves logits by up to {effect} through {} layers; {untouched}", p.adapted_modules)
 }
 
-/// What "underpowered" means here, when a rule is.
-fn power_note(report: &Report<'_>) -> Option<String> {
-    report.decision.rules.iter().any(|r| r.underpowered).then(|| {
-        let see = |tally: &Tally, role: Role| {
-            tally
-                .minimum_detectable_effect()
-                .map(|e| format!("{} {role} cases show a change of {e:.2} or more", tally.pairs))
-        };
-        let c = report.comparison;
-        let sizes: Vec<String> =
-            [see(&c.target, Role::Target), see(&c.control, Role::Control)].into_iter().flatten().collect();
-        format!(
-            "underpowered: the threshold lies inside the 95 % interval, so this many cases cannot tell; {}",
-            sizes.join(", ")
-        )
-    })
+/// Cases by scenario: `fields 3, json-only 4`.
+fn groups(groups: &[Group<'_>]) -> String {
+    let count = |group: &Group<'_>| format!("{} {}", group.scenario.name, group.cases.len());
+    groups.iter().map(count).collect::<Vec<_>>().join(", ")
+}
+
+/// When and from what a run was made.
+fn made(run: &RunRecord) -> Option<String> {
+    let git = run.made.git.as_ref().map(|git| {
+        let dirty = if git.dirty { " with changes" } else { "" };
+        format!("commit {}{dirty}", short(&git.commit))
+    });
+    let parts = [Some(run.made.time.clone()), git, Some(run.made.machine.clone())];
+    let known: Vec<String> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+    (!known.is_empty()).then(|| known.join(", "))
 }
 
 #[cfg(test)]

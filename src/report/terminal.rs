@@ -1,54 +1,62 @@
-//! The report a person reads at a glance: the table, the gate, what broke, and one last line.
+//! The report a person reads at a glance: the verdict, the table, the gate, what broke, where everything is, and the verdict again.
 
-use crate::compare::{Flip, ScenarioRow, Tally, word_diff};
-use crate::record::{CaseRecord, Ending, Role, Rule, ScenarioRecord, Verdict};
+use crate::compare::{ScenarioRow, Tally, word_diff};
+use crate::record::{Ending, Role, Unit, Verdict};
 use crate::report::paint::{Ink, Page, Piece, Style, clip, columns, left, piece, right};
+use crate::report::view::{ArmView, CaseView, Group, RuleView, View};
 use crate::report::{
-    NEAR_TIE, Report, adapter, drift, failed_targets, failures, first_line, fraction, gain, interval, measured,
-    model_size, near_ties, open_cases, percent, power_note, proof, retention, short, threshold,
+    INTERVALS, NEAR_TIE, Report, UNDERPOWERED, adapter, amount, drift, fraction, gain, groups, interval, made,
+    measured, model_size, proof, retention, share, short, threshold, underpowered,
 };
 
 /// Lines of one answer that are shown.
 const ANSWER_LINES: usize = 12;
-/// Target failures, fixed or open cases that are shown.
+/// Target failures and broken cases of further arms that are shown.
 const CASES: usize = 10;
 /// Columns that the table takes at least; on a narrower terminal each row is two lines.
 const TABLE: usize = 72;
 /// Width of the column of roles, and of labels.
 const LABEL: usize = 9;
 
-/// Renders a report for a terminal; ends with the verdict and a line break.
+/// Renders a report for a terminal; begins and ends with the verdict.
 ///
 /// Nothing of it can act on the terminal: see [`terminal_safe`](crate::report::escape::terminal_safe). Without colour, signs and
 /// words tell everything: `✓ ✗ ?`, `▲ ▼`, `[-removed-]{+added+}`.
 #[must_use]
 pub fn terminal(report: &Report<'_>, style: Style) -> String {
+    let view = View::of(report);
     let mut page = Page::new(style);
-    header(&mut page, report);
-    table(&mut page, report);
-    gate(&mut page, report);
-    broken(&mut page, report);
-    target_failures(&mut page, report);
-    errors(&mut page, report);
-    listed(&mut page, "not evaluated: an arm gave no answer", Ink::Warn, open_cases(report));
-    let fixed = report.comparison.fixed().map(|f| (f.scenario, f.case)).collect();
-    listed(
-        &mut page,
-        &format!("fixed: {} failed, {} passes", report.comparison.base, report.comparison.tuned),
-        Ink::Good,
-        fixed,
-    );
-    verdict(&mut page, report);
+    headline(&mut page, &view);
+    if let Some(main) = view.main() {
+        table(&mut page, main);
+    }
+    arms(&mut page, &view);
+    gate(&mut page, &view);
+    for (i, arm) in view.arms.iter().enumerate() {
+        broken(&mut page, arm, i == 0);
+    }
+    view.main().into_iter().for_each(|main| target_failures(&mut page, main));
+    errors(&mut page, &view);
+    listed(&mut page, "not evaluated: an arm gave no answer", Ink::Warn, &view.open);
+    if let Some(main) = view.main() {
+        let title = format!("fixed: {} failed, {} passes", main.comparison.base, main.name);
+        listed(&mut page, &title, Ink::Good, &main.fixed);
+    }
+    about(&mut page, &view);
+    next(&mut page, report, &view);
+    verdict(&mut page, report, &view);
     page.finish()
 }
 
 /// The gate's rules and its verdict alone.
 #[must_use]
 pub fn terminal_gate(report: &Report<'_>, style: Style) -> String {
+    let view = View::of(report);
     let mut page = Page::new(style);
-    gate(&mut page, report);
-    errors(&mut page, report);
-    verdict(&mut page, report);
+    gate(&mut page, &view);
+    errors(&mut page, &view);
+    next(&mut page, report, &view);
+    verdict(&mut page, report, &view);
     page.finish()
 }
 
@@ -63,29 +71,20 @@ fn heading(page: &mut Page, text: &str, count: Option<usize>) {
     page.wrapped(2, &[piece(Ink::Bold, text), piece(Ink::Dim, count)]);
 }
 
-fn header(page: &mut Page, report: &Report<'_>) {
-    let run = report.run;
-    page.line(&[piece(Ink::Bold, "finetest"), piece(Ink::Plain, format!("  {}", run.project))]);
-    let room = page.width().saturating_sub(LABEL + 2);
-    let size = model_size(run);
-    // The end of a model's path says more than its beginning.
-    let room = if page.width() < TABLE { usize::MAX } else { room.saturating_sub(columns(&size) + 3) };
-    let source = clip_start(&run.model.source, room);
-    label(page, "model", &format!("{source} ({size})"));
-    label(page, "adapter", &adapter(report));
-    let arms: Vec<String> = run.arms.iter().map(|a| format!("{} {}", a.name, short(&a.fingerprint))).collect();
-    label(page, "arms", &arms.join(", "));
-    label(page, "backend", &run.backend);
-    let cost = &run.cost;
-    label(page, "answers", &format!("{} computed, {} stored, {:.1} s", cost.computed, cost.stored, cost.seconds));
+fn ink_of(ending: Ending) -> Ink {
+    match ending {
+        Ending::Passed => Ink::Good,
+        Ending::NotGated => Ink::Warn,
+        Ending::Failed | Ending::Incomplete => Ink::Bad,
+    }
 }
 
-fn clip_start(text: &str, width: usize) -> String {
-    if columns(text) <= width {
-        return text.to_owned();
+fn headline(page: &mut Page, view: &View<'_>) {
+    let rest = format!("  {}: {}", view.run.project, view.summary);
+    page.wrapped(6, &[piece(ink_of(view.ending), view.ending.word()), piece(Ink::Plain, rest)]);
+    for sentence in &view.sentences {
+        page.wrapped(2, &[piece(Ink::Plain, format!("  {sentence}"))]);
     }
-    let backwards: String = text.chars().rev().collect();
-    clip(&backwards, width).chars().rev().collect()
 }
 
 /// Widths of the table's columns.
@@ -95,26 +94,21 @@ struct Columns {
     tuned: usize,
 }
 
-fn table(page: &mut Page, report: &Report<'_>) {
+fn table(page: &mut Page, arm: &ArmView<'_>) {
     if page.width() < TABLE {
-        stacked(page, report);
+        stacked(page, arm);
     } else {
-        aligned(page, report);
-    }
-    for (name, text) in
-        [("drift", drift(report.run, &report.comparison.tuned)), ("proof", proof(report.run, &report.comparison.tuned))]
-    {
-        label(page, name, text.as_deref().unwrap_or("not measured"));
+        aligned(page, arm);
     }
 }
 
 /// The table for a narrow terminal: a scenario's name on a line, and below it what both arms pass.
-fn stacked(page: &mut Page, report: &Report<'_>) {
-    let c = report.comparison;
+fn stacked(page: &mut Page, arm: &ArmView<'_>) {
+    let c = arm.comparison;
     let rates = |base: &str, tuned: &str| format!("    {} {base}  {} {tuned}  ", c.base, c.tuned);
     page.blank();
     for role in [Role::Target, Role::Control] {
-        for row in c.scenarios.iter().filter(|row| row.scenario.role == role) {
+        for row in arm.rows(role) {
             page.wrapped(4, &[piece(Ink::Bold, format!("  {role} ")), piece(Ink::Plain, row.scenario.name.as_str())]);
             let mut pieces = vec![piece(Ink::Plain, rates(&fraction(&row.tally.base), &fraction(&row.tally.tuned)))];
             pieces.extend(change(&row.tally));
@@ -127,16 +121,16 @@ fn stacked(page: &mut Page, report: &Report<'_>) {
             4,
             &[piece(Ink::Bold, format!("  {role} ")), piece(Ink::Plain, format!("all {} cases", tally.cases))],
         );
-        let rates = rates(&percent(&tally.base), &percent(&tally.tuned));
-        page.wrapped(4, &[piece(Ink::Plain, rates), piece(Ink::Bold, effect(report, role, tally))]);
+        let rates = rates(&share(&tally.base), &share(&tally.tuned));
+        page.wrapped(4, &[piece(Ink::Plain, rates), piece(Ink::Bold, effect(arm, role))]);
         if role == Role::Control {
             page.wrapped(4, &[piece(Ink::Dim, format!("    {}", flips(tally)))]);
         }
     }
 }
 
-fn aligned(page: &mut Page, report: &Report<'_>) {
-    let c = report.comparison;
+fn aligned(page: &mut Page, arm: &ArmView<'_>) {
+    let c = arm.comparison;
     let longest = c.scenarios.iter().map(|row| columns(&row.scenario.name)).max().unwrap_or(0);
     let widths = Columns {
         name: longest.clamp(12, page.width().saturating_sub(LABEL + 40).max(12)),
@@ -154,14 +148,14 @@ fn aligned(page: &mut Page, report: &Report<'_>) {
     page.line(&[piece(Ink::Dim, head)]);
     for role in [Role::Target, Role::Control] {
         let mut shown = role.to_string();
-        for row in c.scenarios.iter().filter(|row| row.scenario.role == role) {
+        for row in arm.rows(role) {
             table_row(page, &widths, &shown, row);
             shown.clear();
         }
     }
     page.blank();
-    for (role, tally) in [(Role::Target, &c.target), (Role::Control, &c.control)] {
-        totals(page, &widths, report, role, tally);
+    for role in [Role::Target, Role::Control] {
+        totals(page, &widths, arm, role);
     }
 }
 
@@ -176,13 +170,14 @@ fn table_row(page: &mut Page, widths: &Columns, role: &str, row: &ScenarioRow<'_
     page.line(&pieces);
 }
 
-fn totals(page: &mut Page, widths: &Columns, report: &Report<'_>, role: Role, tally: &Tally) {
+fn totals(page: &mut Page, widths: &Columns, arm: &ArmView<'_>, role: Role) {
+    let tally = arm.comparison.tally(role);
     let pieces = [
         piece(Ink::Bold, format!("  {}", left(&role.to_string(), LABEL))),
         piece(Ink::Plain, left(&format!("all {} cases", tally.cases), widths.name)),
-        piece(Ink::Plain, format!("  {}", right(&percent(&tally.base), widths.base))),
-        piece(Ink::Plain, format!("  {}   ", right(&percent(&tally.tuned), widths.tuned))),
-        piece(Ink::Bold, effect(report, role, tally)),
+        piece(Ink::Plain, format!("  {}", right(&share(&tally.base), widths.base))),
+        piece(Ink::Plain, format!("  {}   ", right(&share(&tally.tuned), widths.tuned))),
+        piece(Ink::Bold, effect(arm, role)),
     ];
     page.line(&pieces);
     if role == Role::Control {
@@ -190,10 +185,10 @@ fn totals(page: &mut Page, widths: &Columns, report: &Report<'_>, role: Role, ta
     }
 }
 
-fn effect(report: &Report<'_>, role: Role, tally: &Tally) -> String {
+fn effect(arm: &ArmView<'_>, role: Role) -> String {
     match role {
-        Role::Target => gain(report.comparison),
-        Role::Control => retention(tally),
+        Role::Target => gain(arm.comparison),
+        Role::Control => retention(&arm.comparison.control),
     }
 }
 
@@ -215,6 +210,28 @@ fn change(tally: &Tally) -> Vec<Piece> {
     if pieces.is_empty() { vec![piece(Ink::Dim, "=")] } else { pieces }
 }
 
+/// Each arm in a line, where there are several to compare.
+fn arms(page: &mut Page, view: &View<'_>) {
+    if view.arms.len() < 2 {
+        return;
+    }
+    heading(page, "arms against base", Some(view.arms.len()));
+    let name = view.arms.iter().map(|arm| columns(arm.name)).max().unwrap_or(0);
+    for arm in &view.arms {
+        let c = arm.comparison;
+        let moved =
+            arm.drift.and_then(|drift| drift.kl).map_or_else(|| "–".to_owned(), |kl| amount(Unit::Nats, kl.mean));
+        let told = format!(
+            "target {}  {}  {}  {} broken  drift {moved}",
+            share(&c.target.tuned),
+            gain(c),
+            retention(&c.control),
+            c.control.broken
+        );
+        page.wrapped(4, &[piece(Ink::Bold, format!("  {}  ", left(arm.name, name))), piece(Ink::Plain, told)]);
+    }
+}
+
 fn sign(verdict: Verdict) -> (Ink, &'static str) {
     match verdict {
         Verdict::Passed => (Ink::Good, "✓"),
@@ -223,92 +240,94 @@ fn sign(verdict: Verdict) -> (Ink, &'static str) {
     }
 }
 
-fn gate(page: &mut Page, report: &Report<'_>) {
+fn gate(page: &mut Page, view: &View<'_>) {
     heading(page, "gate", None);
-    if report.decision.rules.is_empty() {
+    if view.rules.is_empty() {
         page.wrapped(4, &[piece(Ink::Warn, "  ? no thresholds in [gate]: nothing was gated")]);
         return;
     }
-    let rules = &report.decision.rules;
-    let widest = |text: &dyn Fn(&Rule) -> String| rules.iter().map(|r| columns(&text(r))).max().unwrap_or(0);
-    let range = |r: &Rule| r.interval.map_or_else(String::new, |i| interval(i.low, i.high));
-    let widths = [
-        widest(&|r| r.name.clone()),
-        widest(&measured),
-        widest(&threshold),
-        widest(&range),
-        widest(&|r| r.n.to_string()),
-    ];
-    for rule in rules {
+    let cells: Vec<[String; 4]> = view.rules.iter().map(cells).collect();
+    let widest = |column: usize| cells.iter().map(|row| columns(&row[column])).max().unwrap_or(0);
+    let widths = [widest(0), widest(1), widest(2), widest(3)];
+    for (RuleView { rule, .. }, (row, cells)) in view.rules.iter().zip(view.rules.iter().zip(&cells)) {
         let (ink, sign) = sign(rule.verdict);
-        let narrow = page.width() < TABLE;
-        let plain = [rule.name.clone(), measured(rule), threshold(rule), range(rule), format!("n {}", rule.n)];
-        let aligned = format!(
-            "{}  {}  {}  {}  {}",
-            left(&rule.name, widths[0]),
-            right(&measured(rule), widths[1]),
-            left(&threshold(rule), widths[2]),
-            left(&range(rule), widths[3]),
-            right(&format!("n {}", rule.n), widths[4] + 2)
-        );
-        let row = if narrow {
-            plain.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join("  ")
+        let shown = if page.width() < TABLE {
+            cells.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join("  ")
         } else {
-            aligned
+            let cell = |column: usize| left(&cells[column], widths[column]);
+            format!("{}  {}  {}  {}", cell(0), cell(1), cell(2), cell(3))
         };
-        let note = if rule.underpowered { "  underpowered" } else { "" };
-        page.line(&[piece(ink, format!("  {sign} ")), piece(Ink::Plain, row), piece(Ink::Warn, note)]);
+        let note = underpowered(row).map_or_else(String::new, |note| format!("  {note}"));
+        page.line(&[piece(ink, format!("  {sign} ")), piece(Ink::Plain, shown), piece(Ink::Warn, note)]);
         if rule.verdict != Verdict::Passed {
             page.wrapped(4, &[piece(ink, format!("    {}", rule.explanation))]);
         }
     }
-    if let Some(note) = power_note(report) {
-        page.wrapped(4, &[piece(Ink::Dim, format!("    {note}"))]);
+    page.wrapped(4, &[piece(Ink::Dim, format!("    {INTERVALS}"))]);
+    if view.rules.iter().any(|row| row.rule.underpowered) {
+        page.wrapped(4, &[piece(Ink::Dim, format!("    {UNDERPOWERED}"))]);
     }
 }
 
-fn case_line(page: &mut Page, scenario: &ScenarioRecord, case: &CaseRecord) {
-    let name = scenario.test_name(case);
-    let room = page.width().saturating_sub(columns(&name) + 4);
-    let asked = if room < 16 { String::new() } else { format!("  {}", clip(first_line(case), room)) };
-    page.line(&[piece(Ink::Bold, format!("  {name}")), piece(Ink::Dim, asked)]);
+/// A rule's name, what was measured, the threshold and the interval.
+fn cells(row: &RuleView<'_>) -> [String; 4] {
+    let rule = row.rule;
+    let range = rule.interval.map_or_else(String::new, |of| interval(rule.unit, of));
+    [rule.label(), measured(row), threshold(rule), range]
 }
 
-fn case_failures(page: &mut Page, case: &CaseRecord, arm: &str) {
-    for failure in failures(case, arm) {
-        page.wrapped(6, &[piece(Ink::Bad, "    ✗ "), piece(Ink::Plain, clip(failure, 400))]);
+fn case_line(page: &mut Page, view: &CaseView<'_>) {
+    let place = view.case.line.map_or_else(String::new, |line| format!("  {}:{line}", view.scenario.path));
+    page.line(&[piece(Ink::Bold, format!("  {}", view.test)), piece(Ink::Dim, place)]);
+    let room = page.width().saturating_sub(13);
+    let asked = view.question.iter().map(|line| vec![piece(Ink::Plain, clip(line, room))]).collect();
+    answer(page, "asked", asked);
+}
+
+fn case_failures(page: &mut Page, view: &CaseView<'_>) {
+    for failure in &view.failures {
+        page.wrapped(6, &[piece(Ink::Bad, "    ✗ "), piece(Ink::Plain, clip(&failure.to_string(), 400))]);
+    }
+    for samples in &view.samples {
+        page.wrapped(6, &[piece(Ink::Dim, format!("    {samples}"))]);
+    }
+    for arm in &view.near_ties {
+        page.wrapped(6, &[piece(Ink::Dim, format!("    ≈ {arm}'s {NEAR_TIE}"))]);
     }
 }
 
-fn broken(page: &mut Page, report: &Report<'_>) {
-    let (base, tuned) = (&report.comparison.base, &report.comparison.tuned);
-    let flips: Vec<&Flip<'_>> = report.comparison.broken().collect();
-    if flips.is_empty() {
+/// Broken cases: of the first arm whole, of the others their names and why.
+fn broken(page: &mut Page, arm: &ArmView<'_>, whole: bool) {
+    let (base, tuned) = (&arm.comparison.base, arm.name);
+    if arm.broken.is_empty() {
         return;
     }
-    heading(page, &format!("broken: {base} passes, {tuned} fails"), Some(flips.len()));
-    for (i, flip) in flips.into_iter().enumerate() {
+    heading(page, &format!("broken: {base} passes, {tuned} fails"), Some(arm.broken.len()));
+    if !whole {
+        for case in arm.broken.iter().take(CASES) {
+            let why = case.failures.first().map_or_else(String::new, |failure| format!("  {failure}"));
+            page.line(&[piece(Ink::Bold, format!("  {}", case.test)), piece(Ink::Plain, clip(&why, 100))]);
+        }
+        return more(page, arm.broken.len());
+    }
+    for (i, case) in arm.broken.iter().enumerate() {
         if i > 0 {
             page.blank();
         }
-        case_line(page, flip.scenario, flip.case);
-        case_failures(page, flip.case, tuned);
-        for arm in near_ties(flip.case, &[base, tuned]) {
-            page.wrapped(6, &[piece(Ink::Dim, format!("    ≈ {arm}'s {NEAR_TIE}"))]);
-        }
-        let (before, after) = (flip.case.text(base).unwrap_or(""), flip.case.text(tuned).unwrap_or(""));
-        if before == after {
-            answer(page, "both", plain_lines(before));
-            continue;
-        }
-        let diff = word_diff(before, after);
-        if diff.is_readable() {
-            let lines = diff.lines().iter().map(|line| page.woven(line)).collect();
-            answer(page, "diff", lines);
+        case_line(page, case);
+        if case.base == case.tuned {
+            answer(page, "both", plain_lines(case.base));
         } else {
-            answer(page, base, plain_lines(before));
-            answer(page, tuned, plain_lines(after));
+            let diff = word_diff(case.base, case.tuned);
+            if diff.is_readable() {
+                let lines = diff.lines().iter().map(|line| page.woven(line)).collect();
+                answer(page, "diff", lines);
+            } else {
+                answer(page, base, plain_lines(case.base));
+                answer(page, tuned, plain_lines(case.tuned));
+            }
         }
+        case_failures(page, case);
     }
 }
 
@@ -342,49 +361,30 @@ fn answer(page: &mut Page, name: &str, lines: Vec<Vec<Piece>>) {
     }
 }
 
-fn target_failures(page: &mut Page, report: &Report<'_>) {
-    let tuned = &report.comparison.tuned;
-    let cases = failed_targets(report);
+fn target_failures(page: &mut Page, arm: &ArmView<'_>) {
+    let cases = &arm.failed_targets;
     if cases.is_empty() {
         return;
     }
-    heading(page, &format!("target cases that {tuned} still fails"), Some(cases.len()));
-    for (scenario, case) in cases.iter().take(CASES) {
-        case_line(page, scenario, case);
-        let all = failures(case, tuned);
-        if let Some(first) = all.first() {
-            let more = if all.len() > 1 { format!(" (and {} more)", all.len() - 1) } else { String::new() };
-            let room = page.width().saturating_sub(6 + columns(&more));
-            let pieces = [piece(Ink::Bad, "    ✗ "), piece(Ink::Plain, clip(first, room)), piece(Ink::Dim, more)];
-            page.line(&pieces);
-        }
-        let text = case.text(tuned).unwrap_or("");
+    heading(page, &format!("target cases that {} still fails", arm.name), Some(cases.len()));
+    for case in cases.iter().take(CASES) {
+        case_line(page, case);
         let room = page.width().saturating_sub(13);
-        let first = text.trim().lines().next().unwrap_or("(an empty answer)");
-        answer(page, tuned, vec![vec![piece(Ink::Plain, clip(first, room))]]);
+        let first = case.tuned.trim().lines().next().unwrap_or("(an empty answer)");
+        answer(page, arm.name, vec![vec![piece(Ink::Plain, clip(first, room))]]);
+        case_failures(page, case);
     }
     more(page, cases.len());
 }
 
 /// What could not be computed: all of it, since each is a fault.
-fn errors(page: &mut Page, report: &Report<'_>) {
-    let failed: Vec<_> = report.run.cases().filter(|(_, case)| case.errors().next().is_some()).collect();
-    if !report.run.errors.is_empty() {
-        heading(page, "errors: this could not be computed", Some(report.run.errors.len()));
-        for error in &report.run.errors {
-            let what = error.what();
-            page.wrapped(6, &[piece(Ink::Bad, format!("    ✗ {what}: ")), piece(Ink::Plain, clip(error.why(), 600))]);
-        }
-    }
-    if failed.is_empty() {
+fn errors(page: &mut Page, view: &View<'_>) {
+    if view.errors.is_empty() {
         return;
     }
-    heading(page, "errors: these answers could not be computed", Some(failed.len()));
-    for (scenario, case) in failed {
-        case_line(page, scenario, case);
-        for (arm, why) in case.errors() {
-            page.wrapped(6, &[piece(Ink::Bad, format!("    ✗ {arm}: ")), piece(Ink::Plain, clip(why, 600))]);
-        }
+    heading(page, "errors: this could not be computed", Some(view.errors.len()));
+    for (what, why) in &view.errors {
+        page.wrapped(6, &[piece(Ink::Bad, format!("    ✗ {what}: ")), piece(Ink::Plain, clip(why, 600))]);
     }
 }
 
@@ -394,30 +394,48 @@ fn more(page: &mut Page, all: usize) {
     }
 }
 
-fn listed(page: &mut Page, title: &str, ink: Ink, cases: Vec<(&ScenarioRecord, &CaseRecord)>) {
-    if cases.is_empty() {
-        return;
+fn listed(page: &mut Page, title: &str, ink: Ink, of: &[Group<'_>]) {
+    if !of.is_empty() {
+        heading(page, title, Some(of.iter().map(|group| group.cases.len()).sum()));
+        page.wrapped(2, &[piece(ink, format!("  {}", groups(of)))]);
     }
-    heading(page, title, Some(cases.len()));
-    let names: Vec<String> = cases.iter().take(CASES).map(|(s, c)| s.test_name(c)).collect();
-    page.wrapped(2, &[piece(ink, format!("  {}", names.join(", ")))]);
-    more(page, cases.len());
 }
 
-fn verdict(page: &mut Page, report: &Report<'_>) {
+/// What was asked, with what, and by what it is known again.
+fn about(page: &mut Page, view: &View<'_>) {
+    let run = view.run;
+    heading(page, "about this run", None);
+    for arm in &view.arms {
+        let of = |what: &str| if view.arms.len() > 1 { format!("{what} {}", arm.name) } else { what.to_owned() };
+        label(page, &of("drift"), &arm.drift.map_or_else(|| "not measured".to_owned(), drift));
+        label(page, &of("proof"), &arm.proof.map_or_else(|| "not measured".to_owned(), proof));
+    }
+    label(page, "model", &format!("{} ({})", run.model.source, model_size(run)));
+    for arm in run.arms.iter().skip(1) {
+        let name = if view.arms.len() > 1 { arm.name.as_str() } else { "adapter" };
+        label(page, name, &adapter(arm));
+    }
+    let cost = &run.cost;
+    let answers = format!("{} computed, {} stored, {:.1} s", cost.computed, cost.stored, cost.seconds);
+    label(page, "answers", &format!("{answers}, on {}", run.backend));
+    made(run).into_iter().for_each(|made| label(page, "made", &made));
+    let arms: Vec<String> = run.arms.iter().map(|a| format!("{} {}", a.name, short(&a.fingerprint))).collect();
+    label(page, "hashes", &arms.join(", "));
+}
+
+fn next(page: &mut Page, report: &Report<'_>, view: &View<'_>) {
     page.blank();
     for (name, path) in report.files {
         label(page, name, path);
     }
-    let decision = report.decision;
-    let ink = match decision.ending() {
-        Ending::Passed => Ink::Good,
-        Ending::NotGated => Ink::Warn,
-        Ending::Failed | Ending::Incomplete => Ink::Bad,
-    };
-    let word = decision.ending().word();
-    let rest = format!("  {}; exit code {}", decision.summary(), report.run.exit_code(decision));
-    page.line(&[piece(ink, word), piece(Ink::Plain, rest)]);
+    for (what, command) in &view.next {
+        page.wrapped(4, &[piece(Ink::Dim, format!("  {what} ")), piece(Ink::Plain, command.as_str())]);
+    }
+}
+
+fn verdict(page: &mut Page, report: &Report<'_>, view: &View<'_>) {
+    let rest = format!("  {}; exit code {}", view.summary, report.run.exit_code(report.decision));
+    page.line(&[piece(ink_of(view.ending), view.ending.word()), piece(Ink::Plain, rest)]);
 }
 
 /// A p-value to two places; a smaller one is said to be smaller, never 0.
@@ -446,12 +464,12 @@ mod tests {
             "target   fields",
             "▼ 1 broken",
             "▲ 4 fixed",
-            "retention 0.77",
-            "gain +0.88",
+            "retention 76.9 %",
+            "gain +87.5 points",
             "✗ min_retention",
             "underpowered",
             "0.0213 ± 0.0031 nats/token",
-            "control::arithmetic::case_4  What is 17 + 25?",
+            "control::arithmetic::case_4  scenarios/arithmetic.toml:7",
             "17 + 25 is equal to [-42-]{+41+}.",
             "The capital of France is Paris.",
             "target::fields::case_4",
@@ -512,7 +530,7 @@ mod tests {
         let mut run = example();
         run.scenarios.push(fixture::scenario("open", Role::Control, &[(P, N), (N, N)]));
         let text = render(&run, &policy(), PLAIN);
-        assert!(text.contains("? 2 not evaluated") && text.contains("control::open::case_1"), "{text}");
+        assert!(text.contains("? 2 not evaluated") && text.contains("  open 2\n"), "{text}");
         assert!(text.contains("not evaluated: 2 of 17 control cases"), "{text}");
     }
 

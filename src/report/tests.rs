@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::Policy;
+use crate::record::Role;
 use crate::record::fixture::{self, F, N, P};
-use crate::record::{BASE, TUNED};
 
 /// A run with everything in it: gains, a broken control, target failures, long and hostile answers.
 pub(crate) fn example() -> RunRecord {
@@ -43,19 +43,10 @@ pub(crate) fn policy() -> Policy {
 
 /// Calls `check` with a report on `run`.
 pub(crate) fn with_report<T>(run: &RunRecord, policy: &Policy, check: impl FnOnce(&Report<'_>) -> T) -> T {
-    let (comparison, decision) = (Comparison::of(run, BASE, TUNED), crate::gate::decide(run, policy));
+    let (comparisons, decision) = (Comparison::all(run), crate::gate::decide(run, policy));
     let files =
         [("report".to_owned(), ".finetest/report.md".to_owned()), ("run".to_owned(), ".finetest/run.json".to_owned())];
-    check(&Report { run, comparison: &comparison, decision: &decision, files: &files })
-}
-
-#[test]
-fn a_share_is_never_rounded_to_all_or_nothing() {
-    let rate = |passed, evaluated| percent(&Rate { passed, evaluated, not_evaluated: 0 });
-    assert_eq!(
-        [rate(999, 1000), rate(1, 1000), rate(4, 4), rate(0, 4), rate(0, 0)],
-        ["99 %", "1 %", "100 %", "0 %", "–"]
-    );
+    check(&Report { run, comparisons: &comparisons, decision: &decision, files: &files })
 }
 
 #[test]
@@ -63,11 +54,39 @@ fn failures_and_open_cases_are_listed_apart() {
     let mut run = example();
     run.scenarios.push(fixture::scenario("open", Role::Control, &[(P, N)]));
     with_report(&run, &policy(), |report| {
-        let names = |cases: Vec<(&crate::record::ScenarioRecord, &CaseRecord)>| -> Vec<String> {
-            cases.iter().map(|(s, c)| s.test_name(c)).collect()
-        };
-        assert_eq!(names(failed_targets(report)), ["target::fields::case_4"]);
-        assert_eq!(names(open_cases(report)), ["control::open::case_1"]);
+        let view = view::View::of(report);
+        let failed = &view.arms[0].failed_targets;
+        assert_eq!(failed.iter().map(|case| case.test.as_str()).collect::<Vec<_>>(), ["target::fields::case_4"]);
+        assert_eq!(groups(&view.open), "open 1");
+        assert_eq!(groups(&view.arms[0].fixed), "fields 3, json-only 4, facts 1");
+    });
+}
+
+/// The example with a third arm, which answers as base does.
+fn three_arms() -> RunRecord {
+    let mut run = example();
+    run.arms.push(Arm { name: "half".into(), scale: 0.5, ..run.arms[1].clone() });
+    for case in run.scenarios.iter_mut().flat_map(|scenario| &mut scenario.cases) {
+        let tuned = case.answers["tuned"].clone();
+        case.answers.insert("half".into(), if case.name == "paris" { tuned } else { case.answers["base"].clone() });
+    }
+    run.drift.insert("half".into(), fixture::drift());
+    run
+}
+
+#[test]
+fn further_arms_are_in_every_report() {
+    let policy = Policy { arms: vec!["tuned".into(), "half".into()], ..policy() };
+    with_report(&three_arms(), &policy, |report| {
+        let text = terminal(report, Style { color: false, width: 100 });
+        assert!(text.contains("arms against base (2)") && text.contains("half::min_target_gain"), "{text}");
+        assert!(text.contains("broken: base passes, half fails (1)"), "{text}");
+        assert!(text.contains("adapters/diagnostics at scale 0.5"), "{text}");
+        let page = markdown(report);
+        assert!(page.contains("| `half` | 0 % | gain +0 points") && page.contains("`half::min_retention`"), "{page}");
+        let xml = junit(report).expect("XML");
+        assert!(xml.contains("name=\"half::control::facts::paris\""), "{xml}");
+        assert!(xml.contains("name=\"gate::half::min_target_gain\""), "{xml}");
     });
 }
 

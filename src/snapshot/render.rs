@@ -1,12 +1,12 @@
 //! A scenario's answers as they are approved: text that a person reads in a pull request, and that is the same on every machine.
 
-use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use regex::Regex;
 
+use crate::compare::failures_shown;
 use crate::record::{Answer, CaseRecord, Completion, Prompt, Role, Sample, ScenarioRecord, Verdict};
-use crate::shown::{quote, visible};
+use crate::shown::visible;
 
 /// Lines of a prompt that are shown: of a longer one those at its beginning and its end.
 const PROMPT_LINES: usize = 8;
@@ -137,31 +137,14 @@ fn render_sample(body: &mut String, case: &CaseRecord, sample: &Sample, cut: boo
         }
     }
     let scored = sample.turns.iter().any(|completion| !completion.choices.is_empty());
-    let mut said = HashSet::new();
-    for failure in &sample.failures {
-        let shown = line(&steady(without_answer(failure, &sample.turns), scored));
-        if said.insert(shown.clone()) {
-            body.push_str(&format!("  ! {shown}\n"));
-        }
+    for failure in failures_shown(case, sample) {
+        body.push_str(&format!("  ! {}\n", line(&steady(&failure.to_string(), scored))));
     }
 }
 
 /// Whether nothing was to be generated: there is no text to show.
 fn only_scored(completion: &Completion) -> bool {
     completion.text.is_empty() && !completion.choices.is_empty()
-}
-
-/// A failure without the answer that it quotes, which stands above it.
-fn without_answer<'f>(failure: &'f str, turns: &[Completion]) -> &'f str {
-    let got = turns.iter().rev().find_map(|turn| {
-        let quoted = format!(": got {}", quote(&turn.text));
-        failure.find(&quoted).map(|at| (at, at + quoted.len()))
-    });
-    match got {
-        // What follows can only be that the answer was cut.
-        Some((at, end)) if failure[end..].is_empty() || failure[end..].starts_with(" (") => &failure[..at],
-        _ => failure,
-    }
 }
 
 /// The continuation with the highest log-likelihood; its score would not be the same on the next machine.
