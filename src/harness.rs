@@ -91,11 +91,16 @@ fn suite(directory: &Path, assertion: Assertion, list: bool) -> Result<(Suite, V
 
 fn trials(suite: &Arc<Suite>, scenarios: Vec<Names>) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for (i, Names { role, scenario, cases }) in scenarios.iter().enumerate() {
-        for (j, case) in cases.iter().enumerate() {
-            let (suite, name, case) = (Arc::clone(suite), scenario.clone(), case.clone());
-            let test = format!("{role}::{scenario}::{case}");
-            trials.push(Trial::ignorable_test(test, move || suite.case((i, &name), (j, &case))));
+    // Cases are tuned's; those of another arm are tests where the gate judges it.
+    let arms = suite.config.gate.arms().into_iter().filter(|arm| *arm != TUNED).map(str::to_owned);
+    for arm in std::iter::once(TUNED.to_owned()).chain(arms) {
+        let prefix = if arm == TUNED { String::new() } else { format!("{arm}::") };
+        for (i, Names { role, scenario, cases }) in scenarios.iter().enumerate() {
+            for (j, case) in cases.iter().enumerate() {
+                let (suite, arm, name, case) = (Arc::clone(suite), arm.clone(), scenario.clone(), case.clone());
+                let test = format!("{prefix}{role}::{scenario}::{case}");
+                trials.push(Trial::ignorable_test(test, move || suite.case(&arm, (i, &name), (j, &case))));
+            }
         }
     }
     for (i, Names { scenario, .. }) in scenarios.into_iter().enumerate() {
@@ -139,16 +144,16 @@ impl Suite {
 
     /// A case fails when it was not evaluated, or when the gate fails and this case is one of the reasons. One that fails and that the
     /// gate tolerates is ignored, and says so.
-    fn case(&self, scenario: Place<'_>, case: Place<'_>) -> std::result::Result<Completion, Failed> {
+    fn case(&self, arm: &str, scenario: Place<'_>, case: Place<'_>) -> std::result::Result<Completion, Failed> {
         let outcome = self.outcome()?;
         let scenario = at(&outcome.run.scenarios, scenario, |s| &s.name);
         let found = scenario.and_then(|s| Some((s, at(&s.cases, case, |c| &c.name)?)));
         let (scenario, case) = found.ok_or_else(|| Failed::from("the case was not run"))?;
         let told = |text: &str| visible(text).replace('\n', " ");
-        match case_outcome(case, scenario.role, BASE, TUNED) {
+        match case_outcome(case, scenario.role, BASE, arm) {
             CaseOutcome::NotEvaluated(why) => Err(Failed::from(visible(&format!("not evaluated: {why}")).into_owned())),
-            CaseOutcome::Failed(reason) if !outcome.decision.rules_passed() => {
-                Err(Failed::from(visible(&explain(&reason, scenario.role, case)).into_owned()))
+            CaseOutcome::Failed(reason) if outcome.decision.blames(arm) => {
+                Err(Failed::from(visible(&explain(&reason, scenario.role, arm, case)).into_owned()))
             }
             CaseOutcome::Failed(reason) => {
                 Ok(Completion::ignored_with(told(&format!("tolerated by the gate: {reason}"))))
@@ -230,9 +235,10 @@ fn github_told(config: &Config, Outcome { run, decision, files }: &Outcome) {
     }
 }
 
-fn explain(reason: &str, role: Role, case: &crate::record::CaseRecord) -> String {
+fn explain(reason: &str, role: Role, arm: &str, case: &crate::record::CaseRecord) -> String {
     let answer = |arm: &str| case.text(arm).unwrap_or("(not generated)").to_owned();
-    format!("{role}: {reason}\nasked: {}\nbase:  {}\ntuned: {}", case.prompt.headline(), answer(BASE), answer(TUNED))
+    let (asked, base, ours) = (case.prompt.headline(), answer(BASE), answer(arm));
+    format!("{role}: {reason}\nasked: {asked}\nbase:  {base}\n{arm}: {ours}")
 }
 
 fn absolute(path: &Path) -> PathBuf {

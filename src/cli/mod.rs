@@ -69,13 +69,20 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Ask base and tuned every scenario, report and gate (the default). Trains the adapter first if it has to
-    Run,
+    /// Ask every arm every scenario, report and gate (the default). Trains the adapter first if it has to
+    Run {
+        /// Print what happens as JSON lines, an event each, and the gate's decision last; no report
+        #[arg(long, conflicts_with = "json")]
+        events: bool,
+    },
     /// Train the adapter, if there is none that fits recipe, data and base
     Train {
         /// Train even if the adapter is up to date. Resumes an interrupted training; restarts a finished one
         #[arg(long)]
         force: bool,
+        /// Print what happens as JSON lines, an event each, and the training's summary last
+        #[arg(long, conflicts_with = "json")]
+        events: bool,
     },
     /// Gate a recorded run by the manifest's [gate]
     Gate {
@@ -132,9 +139,9 @@ fn dispatch(cli: &Cli) -> Result<u8> {
     let global = &cli.global;
     backend(global)?;
     set_threads(global)?;
-    match cli.command.as_ref().unwrap_or(&Command::Run) {
-        Command::Run => run::run(global),
-        Command::Train { force } => train::train(global, *force),
+    match cli.command.as_ref().unwrap_or(&Command::Run { events: false }) {
+        Command::Run { events } => run::run(global, *events),
+        Command::Train { force, events } => train::train(global, *force, *events),
         Command::Gate { run } => gate::gate(global, run),
         Command::Report { run, format } => report::report(global, run, *format),
         Command::Crosscheck(args) => crosscheck::crosscheck(global, args),
@@ -191,6 +198,12 @@ fn print(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Prints an event as a line of JSON.
+fn json_line(event: &impl serde::Serialize) -> Result<()> {
+    let line = serde_json::to_string(event).map_err(|e| Error::failed(e.to_string()))?;
+    print(&(line + "\n"))
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String> {

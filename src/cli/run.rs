@@ -1,11 +1,12 @@
 //! `finetest run`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use serde::Serialize;
 
 use super::progress::Display;
-use super::{Global, config, github, json, notes, print, style};
+use super::{Global, config, github, json, json_line, notes, print, style};
 use crate::compare::Comparison;
 use crate::config::Config;
 use crate::error::Result;
@@ -21,12 +22,34 @@ struct Json<'a> {
     files: &'a [(String, String)],
 }
 
-pub(super) fn run(global: &Global) -> Result<u8> {
+/// The last line of `--events`.
+#[derive(Serialize)]
+struct Finished<'a> {
+    event: &'static str,
+    decision: &'a Decision,
+    exit_code: u8,
+    files: BTreeMap<&'a str, &'a str>,
+}
+
+pub(super) fn run(global: &Global, events: bool) -> Result<u8> {
     let config = config(global)?;
-    let mut display = Display::new(global.quiet);
-    let outcome = project::run(&config, TrainPolicy::from_env()?, &mut |event| display.show(&event));
+    let mut display = Display::new(global.quiet || events);
+    let mut printed = Ok(());
+    let outcome = project::run(&config, TrainPolicy::from_env()?, &mut |event| {
+        display.show(&event);
+        if events && printed.is_ok() {
+            printed = json_line(&event);
+        }
+    });
     display.finish();
+    printed?;
     let Outcome { run, decision, files } = outcome?;
+    if events {
+        let files = files.iter().map(|(label, path)| (label.as_str(), path.as_str())).collect();
+        let exit_code = run.exit_code(&decision);
+        json_line(&Finished { event: "run-finished", decision: &decision, exit_code, files })?;
+        return Ok(exit_code);
+    }
     if global.json {
         print(&json(&Json { run: &run, decision: &decision, files: &files })?)?;
     } else {

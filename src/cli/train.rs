@@ -1,20 +1,31 @@
 //! `finetest train`.
 
 use super::progress::Display;
-use super::{Global, config, json, print};
+use super::{Global, config, json, json_line, print};
 use crate::error::{Error, Result, exit};
 use crate::project::{self, TrainPolicy};
 
-pub(super) fn train(global: &Global, force: bool) -> Result<u8> {
+pub(super) fn train(global: &Global, force: bool, events: bool) -> Result<u8> {
     let config = config(global)?;
     if config.recipe.is_none() {
         return Err(Error::input(&config.manifest, None, "[train] is missing: there is no recipe to train by"));
     }
     let policy = if force { TrainPolicy::Always } else { TrainPolicy::Auto };
-    let mut display = Display::new(global.quiet);
-    let summary = project::train(&config, policy, &mut |event| display.show(&event));
+    let mut display = Display::new(global.quiet || events);
+    let mut printed = Ok(());
+    let summary = project::train(&config, policy, &mut |event| {
+        display.show(&event);
+        if events && printed.is_ok() {
+            printed = json_line(&event);
+        }
+    });
     display.finish();
+    printed?;
     let summary = summary?;
+    if events {
+        json_line(&serde_json::json!({ "event": "training-finished", "summary": summary }))?;
+        return Ok(exit::PASS);
+    }
     if global.json {
         print(&json(&summary)?)?;
         return Ok(exit::PASS);

@@ -131,6 +131,14 @@ impl Decision {
         !self.rules.is_empty() && self.rules.iter().all(|rule| rule.verdict == Verdict::Passed)
     }
 
+    /// Whether a failed case of `arm` is a failure: a rule did not pass, and the arm is one that rules judge. Where there are no rules,
+    /// every failed case is one.
+    #[must_use]
+    pub fn blames(&self, arm: &str) -> bool {
+        let judged = self.rules.is_empty() || self.rules.iter().any(|rule| rule.arm == arm);
+        judged && !self.rules_passed()
+    }
+
     /// How the run ended.
     #[must_use]
     pub fn ending(&self) -> Ending {

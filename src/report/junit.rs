@@ -57,10 +57,7 @@ fn test(
     case: &CaseRecord,
 ) -> TestCase {
     let outcome = case_outcome(case, scenario.role, &c.base, &c.tuned);
-    // Of an arm that no rule judges nothing can fail the run, nor of any when no rule failed.
-    let rules = &report.decision.rules;
-    let judged = rules.is_empty() || rules.iter().any(|rule| rule.arm == c.tuned);
-    let gated = judged && !report.decision.rules_passed();
+    let gated = report.decision.blames(&c.tuned);
     let (word, reason) = match &outcome {
         CaseOutcome::Passed => ("passed", None),
         CaseOutcome::Failed(why) => ("failed", Some(why)),

@@ -1,15 +1,11 @@
 //! Families and types of tensors that llama.cpp computes with and candle does not: trained and asked all the same.
-#![cfg(feature = "llama-cpp")]
-
-mod support;
-
 use std::ffi::CString;
 use std::path::Path;
 
+use crate::support::{MANIFEST, Project, Ran, fixture};
 use finetest::RunRecord;
 use llama_cpp_sys_2 as sys;
 use serde_json::Value;
-use support::{MANIFEST, Project, Ran, fixture};
 
 /// Steps that change the adapter visibly.
 const RECIPE: &str = "eval_steps = 2\nnum_epochs = 4\nadapter_dtype = \"f32\"\n";

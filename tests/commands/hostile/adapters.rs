@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::hostile::{Case, check_all};
 use crate::support::{Project, fixture};
-use crate::{Case, check_all};
 
 const CONFIG: &str = "given/adapter_config.json";
 const WEIGHTS: &str = "given/adapter_model.safetensors";

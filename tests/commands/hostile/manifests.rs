@@ -1,7 +1,7 @@
 //! Manifests, arguments and paths.
 
-use super::support::{MANIFEST, Project};
-use super::{Case, check_all};
+use crate::hostile::{Case, check_all};
+use crate::support::{MANIFEST, Project};
 
 /// The manifest with a section behind it.
 fn with(project: &Project, section: &str) {

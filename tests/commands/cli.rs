@@ -1,12 +1,8 @@
 //! The command line, run as a user runs it: exit codes, messages, and that nothing is lost.
 
-#![cfg(feature = "candle")]
-
-mod support;
-
 use std::process::Stdio;
 
-use support::Project;
+use crate::support::{self, Project};
 
 const GATE: &str = "\n[gate]\nmin_retention = 0.5\n";
 
@@ -54,7 +50,7 @@ fn a_gate_that_fails_exits_with_100_and_gate_and_report_agree() {
     assert!(gated.stdout.contains("min_target_gain"));
     project.run(&["report", run]).expect(0);
     let markdown = project.run(&["report", run, "--format", "markdown"]).expect(0);
-    assert!(markdown.stdout.contains("target gain +0.00"), "{}", markdown.stdout);
+    assert!(markdown.stdout.contains("target gain +0 points"), "{}", markdown.stdout);
     let junit = project.run(&["report", run, "--format", "junit"]).expect(0);
     assert!(junit.stdout.starts_with("<?xml"));
 }
@@ -74,7 +70,7 @@ fn in_a_workflow_the_summary_is_appended_and_failures_are_annotated() {
     command.env("GITHUB_STEP_SUMMARY", project.path("summary.md")).env("GITHUB_ACTIONS", "true");
     let ran = support::Ran::of(command.output().expect("the binary runs")).expect(100);
     assert!(project.read("summary.md").starts_with("before\n"));
-    assert!(project.read("summary.md").contains("target gain +0.00"), "{}", project.read("summary.md"));
+    assert!(project.read("summary.md").contains("target gain +0 points"), "{}", project.read("summary.md"));
     assert!(ran.stdout.contains("::error"), "{}", ran.stdout);
 }
 

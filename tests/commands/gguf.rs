@@ -1,12 +1,8 @@
 //! GGUF files through the built binary: an adapter in llama.cpp's form wherever PEFT's directory is taken, and bases that candle has not.
 
-#![cfg(feature = "candle")]
-
-mod support;
-
 use std::path::Path;
 
-use support::{Project, Ran, fixture};
+use crate::support::{self, Project, Ran, fixture};
 
 const MANIFEST: &str = "[project]\nname = \"tiny\"\n[model]\nsource = \"model.gguf\"\n[adapter]\npath = \"PATH\"\n[gate]\nmin_retention = 0.0\n";
 

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{CONFIG, LOGITS, case, give, llama, tensors, with};
+use crate::hostile::{Case, check_all};
 use crate::support::Project;
-use crate::{Case, check_all};
 
 /// A base with a name that tells something.
 fn named_base(project: &Project) {

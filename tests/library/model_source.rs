@@ -1,5 +1,4 @@
 //! Where models come from: a hub on loopback, wheels through a pip, and the package registry itself.
-#![cfg(feature = "candle")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up should fail")]
 
 use std::collections::BTreeMap;

@@ -1,10 +1,6 @@
 //! What finetest exports, computed by llama.cpp: adapters in its own form and merged models, of each family, against `finetest logits`.
-#![cfg(feature = "llama-cpp")]
-
-mod support;
-
+use crate::support::{MANIFEST, Project, fixture, worker};
 use serde_json::{Value, json};
-use support::{MANIFEST, Project, fixture, worker};
 
 const TOKENS: [u32; 24] =
     [5, 17, 99, 200, 301, 44, 7, 8, 150, 21, 260, 33, 61, 62, 63, 64, 9, 10, 11, 250, 251, 3, 4, 77];

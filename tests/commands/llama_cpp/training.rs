@@ -1,10 +1,6 @@
 //! Training through llama.cpp, held to the training of this crate on the same GGUF file.
-#![cfg(feature = "llama-cpp")]
-
-mod support;
-
+use crate::support::{self, MANIFEST, Project, fixture};
 use serde_json::Value;
-use support::{MANIFEST, Project, fixture};
 
 /// Steps that change the adapter visibly, and validations between them.
 const RECIPE: &str = "eval_steps = 2\nadapter_dtype = \"f32\"\n";

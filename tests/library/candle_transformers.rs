@@ -3,19 +3,15 @@
 //! Most of them give the last position's logits only, so every prefix of a prompt is asked. MPT's configuration cannot be made
 //! outside of candle-transformers, BLOOM and GPT-2 it has not, and its DeepSeek is V2.
 
-#![cfg(feature = "candle")]
-
-mod support;
-
 use std::collections::HashMap;
 use std::path::Path;
 
+use crate::support::{Project, fixture};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{deepseek2, falcon, gemma3, llama, qwen2, qwen2_moe, qwen3, qwen3_moe};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use support::{Project, fixture};
 
 const TOKENS: [u32; 12] = [5, 17, 99, 200, 301, 44, 7, 8, 150, 21, 260, 33];
 

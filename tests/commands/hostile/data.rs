@@ -1,7 +1,7 @@
 //! Training data, recipes and their numbers.
 
-use super::support::{MANIFEST, Project};
-use super::{Case, check_all};
+use crate::hostile::{Case, check_all};
+use crate::support::{MANIFEST, Project};
 
 /// The manifest with other keys in `[train]`, in place of what it says of its length.
 fn recipe(project: &Project, keys: &str) {

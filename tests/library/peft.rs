@@ -2,14 +2,11 @@
 //!
 //! Skipped, and says so, only where there is no Python with PEFT: `FINETEST_PYTHON`, else `python3`.
 
-#![cfg(feature = "candle")]
 #![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-
-mod support;
 
 use std::process::Command;
 
-use support::Project;
+use crate::support::{self, Project};
 
 const SCRIPT: &str = r#"
 import json, sys

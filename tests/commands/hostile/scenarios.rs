@@ -1,7 +1,7 @@
 //! Scenario files, patterns and schemas.
 
-use super::support::{Project, TARGET};
-use super::{Case, check_all};
+use crate::hostile::{Case, check_all};
+use crate::support::{Project, TARGET};
 
 /// The target scenario with another check in place of its own.
 fn check(project: &Project, check: &str) {

@@ -3,8 +3,8 @@
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
+use crate::hostile::{Case, check_all};
 use crate::support::Project;
-use crate::{Case, check_all};
 
 /// Replaces a file of the model by something else.
 fn replace(project: &Project, name: &str, with: impl FnOnce(&Path)) {

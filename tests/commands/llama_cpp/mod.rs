@@ -1,15 +1,15 @@
 //! llama.cpp as a backend: through the built binary, which starts itself as the worker.
-#![cfg(feature = "llama-cpp")]
-
-mod support;
+mod export;
+mod only;
+mod training;
 
 use std::path::{Path, PathBuf};
 
+use crate::support::{self, Project, Ran, fixture};
 use finetest::RunRecord;
 use finetest::model::tokenizer::{Tokenizer, gguf_metadata};
 use finetest::record::{Drift, Finish, RunError};
 use serde_json::{Value, json};
-use support::{Project, Ran, fixture};
 
 const MANIFEST: &str = r#"
 [project]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 #[cfg(unix)]
 use super::pipe;
 use super::{CONFIG, LOGITS, WEIGHTS, gguf, llama, replace, sparse};
-use crate::bounded;
+use crate::hostile::bounded;
 use crate::support::{CONTROL, Project, TARGET};
 
 /// Every file of a project, with its bytes.

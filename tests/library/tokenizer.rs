@@ -1,5 +1,4 @@
 //! Tokenizers against ids that other programs made.
-#![cfg(feature = "candle")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up should fail")]
 
 use std::collections::HashMap;

@@ -4,22 +4,18 @@
 //! Each room of the table holds one kind of file. A case changes one thing of a project that works; [`Case::check`] runs the
 //! built program on it with [`MEMORY_KB`] of memory and [`SECONDS`] of time.
 
-#![cfg(feature = "candle")]
-
 mod adapters;
 mod data;
 mod manifests;
 mod models;
 mod scenarios;
-#[path = "../support/mod.rs"]
-mod support;
 mod templates;
 
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Project, Ran};
+use crate::support::{Project, Ran};
 
 /// Address space of one command.
 const MEMORY_KB: u32 = 4_000_000;

@@ -3,17 +3,13 @@
 //! A debug build counts its steps of writing and dies, or finds the disk full, at the one that `FINETEST_TEST_FAULT` names
 //! (`src/files.rs`). So every point of writing is tried, and not those that a timer happens to meet.
 
-#![cfg(all(feature = "candle", unix))]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use support::{Project, Ran};
+use crate::support::{self, Project, Ran};
 
 const GATE: &str = "\n[gate]\nmin_retention = 0.5\n";
 /// More steps of writing than any command here makes.

@@ -2,8 +2,8 @@
 //!
 //! What each bound says is tested beside `src/model/template.rs`; here, that the program ends with it.
 
+use crate::hostile::{Case, check_all};
 use crate::support::Project;
-use crate::{Case, check_all};
 
 fn template(project: &Project, source: &str) {
     project.write("model/chat_template.jinja", source);

@@ -1,0 +1,20 @@
+//! The built program, run as a user runs it: exit codes, messages, files, and that nothing is lost.
+//!
+//! One program for all of these tests, since each costs a newcomer a link. `cargo test --test commands -- faults::` runs a part.
+
+#[cfg(feature = "candle")]
+mod arms;
+#[cfg(feature = "candle")]
+mod cli;
+#[cfg(all(feature = "candle", unix))]
+mod faults;
+#[cfg(feature = "candle")]
+mod gguf;
+#[cfg(feature = "candle")]
+mod hostile;
+#[cfg(feature = "llama-cpp")]
+mod llama_cpp;
+#[cfg(feature = "candle")]
+mod own_project;
+#[cfg(feature = "candle")]
+mod support;
