@@ -8,7 +8,7 @@ use super::Verdict;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finish {
-    /// The model ended its turn, or said one of [`Request::stop`].
+    /// The model ended its turn, or said one of [`Request::stop`](super::Request::stop).
     Stop,
     /// The token limit was reached.
     Length,
@@ -16,7 +16,7 @@ pub enum Finish {
     Scored,
 }
 
-/// One arm's answer to one [`Request`].
+/// One arm's answer to one [`Request`](super::Request).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
     /// The text, without the token that ended the turn or the string that stopped it. Special tokens that leaked are spelt out.
@@ -27,7 +27,7 @@ pub struct Completion {
     pub finish: Finish,
     /// Length of the rendered prompt in tokens.
     pub prompt_tokens: usize,
-    /// For each of [`Request::choices`], in order.
+    /// For each of [`Request::choices`](super::Request::choices), in order.
     pub choices: Vec<ChoiceScore>,
     /// Tokens of it that had a rival within rounding of them: another batch, or another number of threads, may answer otherwise.
     #[serde(default, skip_serializing_if = "is_zero")]

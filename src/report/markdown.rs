@@ -340,9 +340,9 @@ pub fn annotations(report: &Report<'_>) -> Vec<String> {
     }
     let broken = view.arms.iter().flat_map(|arm| arm.broken.iter().map(move |case| broken_annotation(arm, case)));
     if decision.rules_passed() {
-        warnings.extend(broken)
+        warnings.extend(broken);
     } else {
-        errors.extend(broken)
+        errors.extend(broken);
     }
     [("error", errors), ("warning", warnings)].into_iter().flat_map(|(kind, all)| commands(kind, &all)).collect()
 }
