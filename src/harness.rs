@@ -89,6 +89,10 @@ fn suite(directory: &Path, assertion: Assertion, list: bool) -> Result<(Suite, V
     Ok((Suite { config, root, assertion, outcome: OnceLock::new() }, names))
 }
 
+fn listed(position: usize, name: &str) -> Listed<'_> {
+    Listed { position, name }
+}
+
 fn trials(suite: &Arc<Suite>, scenarios: Vec<Names>) -> Vec<Trial> {
     let mut trials = Vec::new();
     // Cases are tuned's; those of another arm are tests where the gate judges it.
@@ -99,13 +103,13 @@ fn trials(suite: &Arc<Suite>, scenarios: Vec<Names>) -> Vec<Trial> {
             for (j, case) in cases.iter().enumerate() {
                 let (suite, arm, name, case) = (Arc::clone(suite), arm.clone(), scenario.clone(), case.clone());
                 let test = format!("{prefix}{role}::{scenario}::{case}");
-                trials.push(Trial::ignorable_test(test, move || suite.case(&arm, (i, &name), (j, &case))));
+                trials.push(Trial::ignorable_test(test, move || suite.case(&arm, listed(i, &name), listed(j, &case))));
             }
         }
     }
     for (i, Names { scenario, .. }) in scenarios.into_iter().enumerate() {
         let suite = Arc::clone(suite);
-        trials.push(Trial::test(format!("snapshot::{scenario}"), move || suite.snapshot((i, &scenario))));
+        trials.push(Trial::test(format!("snapshot::{scenario}"), move || suite.snapshot(listed(i, &scenario))));
     }
     for (arm, label) in suite.config.gate.labels() {
         let suite = Arc::clone(suite);
@@ -116,13 +120,18 @@ fn trials(suite: &Arc<Suite>, scenarios: Vec<Names>) -> Vec<Trial> {
     trials
 }
 
-/// Where something was listed, and its name.
-type Place<'n> = (usize, &'n str);
+/// Something that was listed.
+#[derive(Clone, Copy)]
+struct Listed<'n> {
+    position: usize,
+    name: &'n str,
+}
 
-/// What has this name: at its place, unless the files were changed after they were listed. To look through all cases for each
+/// What has a listed name: at its position, unless the files were changed after they were listed. To look through all cases for each
 /// of them would take a large project's size squared.
-fn at<'a, T>(all: &'a [T], (place, name): Place<'_>, name_of: impl Fn(&T) -> &str) -> Option<&'a T> {
-    let there = all.get(place).filter(|item| name_of(item) == name);
+fn find<'a, T>(all: &'a [T], listed: Listed<'_>, name_of: impl Fn(&T) -> &str) -> Option<&'a T> {
+    let Listed { position, name } = listed;
+    let there = all.get(position).filter(|item| name_of(item) == name);
     there.or_else(|| all.iter().find(|item| name_of(item) == name))
 }
 
@@ -144,10 +153,10 @@ impl Suite {
 
     /// A case fails when it was not evaluated, or when the gate fails and this case is one of the reasons. One that fails and that the
     /// gate tolerates is ignored, and says so.
-    fn case(&self, arm: &str, scenario: Place<'_>, case: Place<'_>) -> std::result::Result<Completion, Failed> {
+    fn case(&self, arm: &str, scenario: Listed<'_>, case: Listed<'_>) -> std::result::Result<Completion, Failed> {
         let outcome = self.outcome()?;
-        let scenario = at(&outcome.run.scenarios, scenario, |s| &s.name);
-        let found = scenario.and_then(|s| Some((s, at(&s.cases, case, |c| &c.name)?)));
+        let scenario = find(&outcome.run.scenarios, scenario, |s| &s.name);
+        let found = scenario.and_then(|s| Some((s, find(&s.cases, case, |c| &c.name)?)));
         let (scenario, case) = found.ok_or_else(|| Failed::from("the case was not run"))?;
         let told = |text: &str| visible(text).replace('\n', " ");
         match case_outcome(case, scenario.role, BASE, arm) {
@@ -163,9 +172,9 @@ impl Suite {
         }
     }
 
-    fn snapshot(&self, scenario: Place<'_>) -> std::result::Result<(), Failed> {
+    fn snapshot(&self, scenario: Listed<'_>) -> std::result::Result<(), Failed> {
         let outcome = self.outcome()?;
-        let scenario = at(&outcome.run.scenarios, scenario, |s| &s.name)
+        let scenario = find(&outcome.run.scenarios, scenario, |s| &s.name)
             .ok_or_else(|| Failed::from("the scenario was not run"))?;
         let directory = absolute(&self.config.run.snapshots);
         let arms: Vec<&str> = self.config.run.snapshot_arms.iter().map(String::as_str).collect();

@@ -99,7 +99,7 @@ pub enum Logits {
     /// Nothing.
     #[default]
     None,
-    /// The probabilities of so many likeliest tokens.
+    /// Probabilities of the top k tokens.
     TopK(usize),
     /// All of them.
     Full,

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::interrupt;
 use super::verdicts::Verdicts;
+use super::{interrupt, json_line};
+use crate::error::Result;
 use crate::run::RunEvent;
 use crate::shown::visible;
 
@@ -21,6 +22,8 @@ pub(crate) struct Display {
     last_line: Instant,
     phase: Phase,
     verdicts: Verdicts,
+    /// Events are printed as JSON lines in place of being drawn; how that went.
+    lines: Option<Result<()>>,
 }
 
 /// The time that is left; nothing is known before the first unit.
@@ -52,11 +55,19 @@ impl Display {
     pub(crate) fn new(quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let (phase, verdicts) = (Phase::default(), Verdicts::default());
-        Self { quiet, terminal, bar: None, last_line: Instant::now(), phase, verdicts }
+        Self { quiet, terminal, bar: None, last_line: Instant::now(), phase, verdicts, lines: None }
+    }
+
+    /// Draws nothing, and prints each event as a line of JSON on stdout.
+    pub(super) fn json_lines() -> Self {
+        Self { lines: Some(Ok(())), ..Self::new(true) }
     }
 
     pub(crate) fn show(&mut self, event: &RunEvent) {
         interrupt::note(event);
+        if let Some(lines @ Ok(())) = &mut self.lines {
+            *lines = json_line(event);
+        }
         if self.quiet {
             return;
         }
@@ -81,6 +92,12 @@ impl Display {
             }
             RunEvent::Saved { step } => self.phase.done = self.phase.done.max(*step),
         }
+    }
+
+    /// Ends the drawing, or says why a line of JSON could not be printed.
+    pub(super) fn end(mut self) -> Result<()> {
+        self.finish();
+        self.lines.unwrap_or(Ok(()))
     }
 
     pub(crate) fn finish(&mut self) {

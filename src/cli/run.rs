@@ -33,16 +33,9 @@ struct Finished<'a> {
 
 pub(super) fn run(global: &Global, events: bool) -> Result<u8> {
     let config = config(global)?;
-    let mut display = Display::new(global.quiet || events);
-    let mut printed = Ok(());
-    let outcome = project::run(&config, TrainPolicy::from_env()?, &mut |event| {
-        display.show(&event);
-        if events && printed.is_ok() {
-            printed = json_line(&event);
-        }
-    });
-    display.finish();
-    printed?;
+    let mut display = if events { Display::json_lines() } else { Display::new(global.quiet) };
+    let outcome = project::run(&config, TrainPolicy::from_env()?, &mut |event| display.show(&event));
+    display.end()?;
     let Outcome { run, decision, files } = outcome?;
     if events {
         let files = files.iter().map(|(label, path)| (label.as_str(), path.as_str())).collect();

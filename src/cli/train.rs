@@ -11,16 +11,9 @@ pub(super) fn train(global: &Global, force: bool, events: bool) -> Result<u8> {
         return Err(Error::input(&config.manifest, None, "[train] is missing: there is no recipe to train by"));
     }
     let policy = if force { TrainPolicy::Always } else { TrainPolicy::Auto };
-    let mut display = Display::new(global.quiet || events);
-    let mut printed = Ok(());
-    let summary = project::train(&config, policy, &mut |event| {
-        display.show(&event);
-        if events && printed.is_ok() {
-            printed = json_line(&event);
-        }
-    });
-    display.finish();
-    printed?;
+    let mut display = if events { Display::json_lines() } else { Display::new(global.quiet) };
+    let summary = project::train(&config, policy, &mut |event| display.show(&event));
+    display.end()?;
     let summary = summary?;
     if events {
         json_line(&serde_json::json!({ "event": "training-finished", "summary": summary }))?;

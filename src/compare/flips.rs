@@ -1,6 +1,7 @@
 //! Cases whose verdict differs between the arms, and what a single case comes to as a test.
 
-use crate::record::{CaseRecord, Role, RunRecord, ScenarioRecord, Verdict};
+use super::failures_shown;
+use crate::record::{Answer, CaseRecord, Role, RunRecord, ScenarioRecord, Verdict};
 
 /// Which way a verdict went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +52,10 @@ pub enum CaseOutcome {
 #[must_use]
 pub fn case_outcome(case: &CaseRecord, role: Role, base: &str, tuned: &str) -> CaseOutcome {
     let why = |arm: &str| {
-        let failures = case.failures(arm);
-        if failures.is_empty() { "a check does not hold".to_owned() } else { failures.join("; ") }
+        let sample = case.answers.get(arm).and_then(Answer::shown);
+        let failures = sample.map(|sample| failures_shown(case, sample)).unwrap_or_default();
+        let told: Vec<String> = failures.iter().map(ToString::to_string).collect();
+        if told.is_empty() { "a check does not hold".to_owned() } else { told.join("; ") }
     };
     let because = |arm: &str| {
         let error = case.errors().find(|(name, _)| *name == arm);

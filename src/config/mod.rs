@@ -114,7 +114,7 @@ pub enum ArmSource {
     Own,
     /// A PEFT directory or a GGUF adapter.
     Adapter(PathBuf),
-    /// The project's own training after so many steps.
+    /// The project's own training after this many steps.
     Checkpoint(usize),
 }
 

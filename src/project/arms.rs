@@ -9,8 +9,8 @@ use super::stamp::wanted;
 use super::train;
 use crate::config::{ArmConfig, ArmSource, BackendName, Config};
 use crate::error::{Error, Result};
-use crate::model;
-use crate::model::lora;
+use crate::model::architecture::outline::Outline;
+use crate::model::{self, lora};
 use crate::train::{checkpoint_at, checkpoint_steps};
 
 /// An adapter that is asked, by its arm's name.
@@ -25,11 +25,23 @@ pub(super) struct Tested {
 /// An adapter that cannot be read or does not fit the base; a checkpoint that is not there; two arms that are the same.
 pub(super) fn further(config: &Config, name: BackendName, base: &Base, tuned: &Ready) -> Result<Vec<Tested>> {
     let mut found: Vec<Tested> = Vec::new();
+    let mut outline = None;
     for arm in &config.arms {
-        let ready = match &arm.source {
-            ArmSource::Own => Ready { adapter: Arc::clone(&tuned.adapter), scale: arm.scale, ..tuned.clone() },
-            ArmSource::Adapter(path) => open(config, base, tuned, path.clone(), arm)?,
-            ArmSource::Checkpoint(step) => open(config, base, tuned, checkpoint(config, name, base, arm, *step)?, arm)?,
+        let directory = match &arm.source {
+            ArmSource::Own => None,
+            ArmSource::Adapter(path) => Some(path.clone()),
+            ArmSource::Checkpoint(step) => Some(checkpoint(config, name, base, arm, *step)?),
+        };
+        let ready = match directory {
+            None => Ready { scale: arm.scale, ..tuned.clone() },
+            Some(directory) => {
+                // One for all arms: of a GGUF base it is read from the file's header.
+                let outline = match &mut outline {
+                    Some(known) => known,
+                    unknown => unknown.insert(model::outline(&base.files, &config.model)?),
+                };
+                open(config, outline, tuned, directory, arm)?
+            }
         };
         let same = |hash: &str, scale: f64| hash == ready.hash && scale == ready.scale;
         let twin =
@@ -44,9 +56,8 @@ pub(super) fn further(config: &Config, name: BackendName, base: &Base, tuned: &R
     Ok(found)
 }
 
-fn open(config: &Config, base: &Base, tuned: &Ready, directory: PathBuf, arm: &ArmConfig) -> Result<Ready> {
-    let outline = model::outline(&base.files, &config.model)?;
-    let adapter = lora::open(&directory, &outline)
+fn open(config: &Config, outline: &Outline, tuned: &Ready, directory: PathBuf, arm: &ArmConfig) -> Result<Ready> {
+    let adapter = lora::open(&directory, outline)
         .map_err(|error| Error::input(&config.manifest, arm.line, format!("[arms.{}]: {error}", arm.name)))?;
     let hash = hash_of(&directory)?;
     Ok(Ready { adapter: Arc::new(adapter), hash, directory, scale: arm.scale, ..tuned.clone() })

@@ -36,8 +36,14 @@ fn check_prompts(chat: &ChatTokenizer, context: usize, checked: &Checked) -> Res
     let mut errors = Vec::new();
     for scenario in &checked.scenarios {
         for case in &scenario.cases {
-            if let Err(error) = encode::check(context, chat, &case.request) {
-                errors.push(Error::input(&scenario.path, None, format!("case {:?}: {error}", case.name)));
+            // A later turn comes behind answers that may be as long as they can be.
+            let turns = (0..case.turns()).map(|turn| case.longest_turn(turn));
+            for (turn, request) in turns.enumerate() {
+                if let Err(error) = encode::check(context, chat, &request) {
+                    let place = if turn == 0 { String::new() } else { format!(", turn {}", turn + 1) };
+                    errors.push(Error::input(&scenario.path, None, format!("case {:?}{place}: {error}", case.name)));
+                    break;
+                }
             }
         }
     }

@@ -24,7 +24,13 @@ fn git(root: &Path, arguments: &[&str]) -> Option<String> {
     let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
     let mut command = Command::new("git");
     command.args(["--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]);
-    command.args(arguments).current_dir(root).env("LC_ALL", "C").stdin(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(arguments)
+        .current_dir(root)
+        .env("LC_ALL", "C")
+        .env("GIT_NO_LAZY_FETCH", "1")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
     let output = command.output().ok().filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok()
 }

@@ -11,7 +11,7 @@ pub const MOST_POSITIONS: usize = 4096;
 pub enum DriftMethod {
     /// KL divergence over the whole vocabulary, from logits.
     FullKl,
-    /// KL divergence over so many of base's likeliest tokens, the rest taken as one.
+    /// KL divergence over base's top k tokens, with all other tokens as one more.
     TopK(usize),
     /// Log-likelihoods of the given tokens alone: there is no divergence.
     Nll,
@@ -21,7 +21,7 @@ impl std::fmt::Display for DriftMethod {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::FullKl => f.write_str("KL over the whole vocabulary"),
-            Self::TopK(k) => write!(f, "KL over the {k} likeliest tokens"),
+            Self::TopK(k) => write!(f, "KL over the top {k} tokens"),
             Self::Nll => f.write_str("likelihoods of the given tokens"),
         }
     }

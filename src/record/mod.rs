@@ -71,6 +71,25 @@ impl Prompt {
     }
 }
 
+/// All of a prompt as a person reads it; several messages each begin with their role.
+impl std::fmt::Display for Prompt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text.trim()),
+            Self::Messages(messages) => match messages.as_slice() {
+                [only] => f.write_str(only.content.trim()),
+                several => {
+                    for (i, message) in several.iter().enumerate() {
+                        let before = if i == 0 { "" } else { "\n" };
+                        write!(f, "{before}{}: {}", message.role, message.content.trim())?;
+                    }
+                    Ok(())
+                }
+            },
+        }
+    }
+}
+
 /// One question to one arm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Request {
@@ -89,7 +108,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Asks for the likeliest answer of at most `max_tokens` tokens.
+    /// Asks for the greedy answer of at most `max_tokens` tokens.
     #[must_use]
     pub fn greedy(prompt: Prompt, max_tokens: usize) -> Self {
         Self { prompt, max_tokens, choices: Vec::new(), stop: Vec::new(), sampling: Sampling::default() }

@@ -249,7 +249,8 @@ fn gate(page: &mut Page, view: &View<'_>) {
     let cells: Vec<[String; 4]> = view.rules.iter().map(cells).collect();
     let widest = |column: usize| cells.iter().map(|row| columns(&row[column])).max().unwrap_or(0);
     let widths = [widest(0), widest(1), widest(2), widest(3)];
-    for (RuleView { rule, .. }, (row, cells)) in view.rules.iter().zip(view.rules.iter().zip(&cells)) {
+    for (row, cells) in view.rules.iter().zip(&cells) {
+        let rule = row.rule;
         let (ink, sign) = sign(rule.verdict);
         let shown = if page.width() < TABLE {
             cells.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join("  ")

@@ -2,7 +2,7 @@
 
 use crate::compare::{Comparison, FailureShown, FlipKind, ScenarioRow, Tally, failures_shown, stats::Z_95};
 use crate::record::{
-    Answer, BASE, CaseRecord, Drift, Ending, Prompt, Proof, Role, Rule, RunRecord, ScenarioRecord, Unit, Verdict,
+    Answer, BASE, CaseRecord, Drift, Ending, Proof, Role, Rule, RunRecord, ScenarioRecord, Unit, Verdict,
 };
 use crate::report::Report;
 
@@ -185,19 +185,10 @@ pub(super) fn question(case: &CaseRecord) -> Vec<&str> {
     lines
 }
 
-/// All that was said before the first answer, with who says it where that is not the user alone, and the turns after it.
+/// All that was asked: the prompt, and the turns after it.
 pub(super) fn asked(case: &CaseRecord) -> String {
-    let first = match &case.prompt {
-        Prompt::Text(text) => text.clone(),
-        Prompt::Messages(messages) => match messages.as_slice() {
-            [only] => only.content.clone(),
-            all => all.iter().map(|m| format!("{}: {}", m.role, m.content)).collect::<Vec<_>>().join("\n"),
-        },
-    };
-    std::iter::once(first)
-        .chain(case.follow_ups.iter().map(|next| format!("then: {next}")))
-        .collect::<Vec<_>>()
-        .join("\n")
+    let then = case.follow_ups.iter().map(|next| format!("then: {next}"));
+    std::iter::once(case.prompt.to_string()).chain(then).collect::<Vec<_>>().join("\n")
 }
 
 fn open(case: &CaseRecord, comparisons: &[Comparison<'_>]) -> bool {
@@ -262,7 +253,7 @@ fn next(report: &Report<'_>, ending: Ending) -> Vec<(&'static str, String)> {
 mod tests {
     use super::*;
     use crate::record::fixture::{self, F, P};
-    use crate::record::{Bound, Interval, Message};
+    use crate::record::{Bound, Interval, Message, Prompt};
 
     #[test]
     fn the_question_is_the_end_of_what_was_asked() {

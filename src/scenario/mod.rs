@@ -161,6 +161,26 @@ impl Case {
         Cow::Owned(request)
     }
 
+    /// What a turn asks, the first being 0, behind empty answers, with room for the longest ones in `max_tokens`: if this fits a context, so
+    /// does the turn.
+    pub(crate) fn longest_turn(&self, turn: usize) -> Cow<'_, Request> {
+        if turn == 0 {
+            return Cow::Borrowed(&self.request);
+        }
+        let empty = Completion {
+            text: String::new(),
+            tokens: Vec::new(),
+            finish: Finish::Stop,
+            prompt_tokens: 0,
+            choices: Vec::new(),
+            near_ties: 0,
+        };
+        let mut request = self.turn(&vec![empty; turn], 0).into_owned();
+        let earlier = self.follow_ups.iter().take(turn - 1).map(|before| before.max_tokens);
+        request.max_tokens += self.request.max_tokens + earlier.sum::<usize>();
+        Cow::Owned(request)
+    }
+
     /// Judges the answers to all turns, in their order: as [`Self::judge`] does each, failures of later ones behind `turn 2: `.
     #[must_use]
     pub fn judge_turns(&self, answers: &[Completion]) -> (Verdict, Vec<String>) {

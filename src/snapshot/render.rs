@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::compare::failures_shown;
-use crate::record::{Answer, CaseRecord, Completion, Prompt, Role, Sample, ScenarioRecord, Verdict};
+use crate::record::{Answer, BASE, CaseRecord, Completion, Prompt, Role, Sample, ScenarioRecord, Verdict};
 use crate::shown::visible;
 
 /// Lines of a prompt that are shown: of a longer one those at its beginning and its end.
@@ -35,29 +35,17 @@ pub fn render(scenario: &ScenarioRecord, arms: &[&str]) -> String {
             body.push('\n');
         }
         for (i, arm) in arms.iter().enumerate() {
-            let cut = i == 0 && arms.len() > 1 && scenario.role == Role::Target && case.verdict(arm) == Verdict::Failed;
+            let cut =
+                *arm == BASE && arms.len() > 1 && scenario.role == Role::Target && case.verdict(arm) == Verdict::Failed;
             render_arm(&mut body, case, arm, &arms[..i], cut);
         }
     }
     body
 }
 
-/// The lines of what is asked: of several messages each with who says it.
+/// The lines of what is asked.
 fn prompt(prompt: &Prompt) -> Vec<String> {
-    let lines: Vec<String> = match prompt {
-        Prompt::Text(text) => text.trim().lines().map(str::to_owned).collect(),
-        Prompt::Messages(messages) => match messages.as_slice() {
-            [only] => only.content.trim().lines().map(str::to_owned).collect(),
-            several => several
-                .iter()
-                .flat_map(|message| {
-                    let mut lines = message.content.trim().lines();
-                    let first = format!("{}: {}", message.role, lines.next().unwrap_or_default());
-                    std::iter::once(first).chain(lines.map(str::to_owned)).collect::<Vec<_>>()
-                })
-                .collect(),
-        },
-    };
+    let lines: Vec<String> = prompt.to_string().lines().map(str::to_owned).collect();
     let shown = |line: &String| middle_cut(line, PROMPT_CHARACTERS);
     if lines.len() <= PROMPT_LINES {
         return lines.iter().map(shown).collect();

@@ -120,6 +120,23 @@ fn turns_and_samples_are_asked_judged_and_approved() {
 }
 
 #[test]
+fn a_turn_that_may_not_fit_is_told_before_the_model_is_loaded() {
+    let project = Project::new();
+    project.append("finetest.toml", "\n[gate]\nmin_retention = 0.0\n");
+    let then = |prompt: &str, max_tokens: usize| {
+        let turns = format!("then = [{{ prompt = {prompt:?}, max_tokens = {max_tokens} }}]");
+        let head = "role = \"control\"\ndescription = \"d\"\nmax_tokens = 100\nchecks = [{ max-length = 1000 }]\n";
+        project.write("scenarios/turns.toml", &format!("{head}[[cases]]\nprompt = \"hello\"\n{turns}\n"));
+    };
+    then("and then?", 4);
+    project.run(&["run", "--quiet"]).expect(0);
+    project.write("model/model.safetensors", "no weights");
+    // Each turn alone would fit.
+    then("and then?", 160);
+    project.run(&["run"]).fails(1, &["turns.toml", "case \"case_1\", turn 2", "context is 256"]);
+}
+
+#[test]
 fn events_are_lines_of_json_and_the_decision_is_the_last() {
     let project = Project::new();
     project.append("finetest.toml", "\n[gate]\nmin_retention = 0.5\n");
