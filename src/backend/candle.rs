@@ -127,7 +127,7 @@ impl Backend for CandleBackend {
         let mut answers = Answers::begin(questions, &prompts);
         let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].request.max_tokens > 0).collect();
         on_progress(Progress::Started { what: "answering", units: questions.len() });
-        on_answers(answers.whole())?;
+        on_answers(answers.take_complete())?;
         let generations: Vec<Generation> = generated
             .iter()
             .map(|i| encode::generation(chat, &questions[*i], prompts[*i].clone()))

@@ -49,7 +49,7 @@ fn bytes(prompt: &Prompt) -> usize {
 
 /// Answers that are being put together out of their parts: what is generated, and the score of each choice.
 pub(super) struct Answers {
-    open: Vec<Option<Answered>>,
+    unfinished: Vec<Option<Answered>>,
     /// Parts of each that are missing.
     missing: Vec<usize>,
 }
@@ -71,15 +71,15 @@ impl Answers {
         let missing =
             |question: &Question<'_>| usize::from(question.request.max_tokens > 0) + question.request.choices.len();
         Self {
-            open: questions.iter().zip(prompts).map(begin).collect(),
+            unfinished: questions.iter().zip(prompts).map(begin).collect(),
             missing: questions.iter().map(missing).collect(),
         }
     }
 
     /// Answers that have no part to wait for.
-    pub(super) fn whole(&mut self) -> Vec<(usize, Answered)> {
-        let whole: Vec<usize> = (0..self.open.len()).filter(|i| self.missing[*i] == 0).collect();
-        whole.into_iter().filter_map(|i| Some((i, self.open[i].take()?))).collect()
+    pub(super) fn take_complete(&mut self) -> Vec<(usize, Answered)> {
+        let complete: Vec<usize> = (0..self.unfinished.len()).filter(|i| self.missing[*i] == 0).collect();
+        complete.into_iter().filter_map(|i| Some((i, self.unfinished[i].take()?))).collect()
     }
 
     /// Puts a part into answer `i`, or why there is none; the answer, when this was its last part.
@@ -89,13 +89,13 @@ impl Answers {
         part: Measured<T>,
         put: impl FnOnce(&mut Completion, T) -> Result<()>,
     ) -> Result<Option<(usize, Answered)>> {
-        match (part, &mut self.open[i]) {
+        match (part, &mut self.unfinished[i]) {
             (Ok(part), Some(Ok(answer))) => put(answer, part)?,
             (Err(why), answer) => *answer = Some(Err(why)),
             (Ok(_), _) => {}
         }
         self.missing[i] -= 1;
-        let answer = if self.missing[i] == 0 { self.open[i].take() } else { None };
+        let answer = if self.missing[i] == 0 { self.unfinished[i].take() } else { None };
         Ok(answer.map(|answer| (i, answer)))
     }
 

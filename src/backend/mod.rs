@@ -19,7 +19,7 @@ pub(crate) use candle::CandleBackend;
 #[cfg(feature = "llama-cpp")]
 pub(crate) use llama_cpp::LlamaCppBackend;
 #[cfg(feature = "llama-cpp")]
-pub(crate) use llama_cpp::{Kept, LlamaAdapter, LlamaCppObjective};
+pub(crate) use llama_cpp::{ConvertedFiles, LlamaAdapter, LlamaCppObjective};
 pub use scripted::Scripted;
 
 use crate::compare::DriftSample;

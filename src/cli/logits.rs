@@ -10,7 +10,7 @@ use crate::config::{Config, ModelConfig};
 use crate::error::{Error, Result, exit};
 use crate::export::{Protected, earlier};
 use crate::files::read_regular_text;
-use crate::model::formats::safetensors::write_tensors_with;
+use crate::model::formats::safetensors::{EncodedTensor, write_tensors_with};
 use crate::model::{Opened, sources};
 
 #[derive(Debug, clap::Args)]
@@ -83,7 +83,8 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
         bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         Ok(())
     })?;
-    let logits = ("logits".to_owned(), vec![tokens.len(), vocabulary], Dtype::F32, bytes);
+    let shape = vec![tokens.len(), vocabulary];
+    let logits = EncodedTensor { name: "logits".to_owned(), shape, dtype: Dtype::F32, bytes };
     write_tensors_with(&args.out, &[logits], (earlier::KEY, earlier::LOGITS))?;
     let mut text = format!("{}: logits ({}, {vocabulary})\n", args.out.display(), tokens.len());
     if let Some(peak) = peak_memory() {

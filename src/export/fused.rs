@@ -7,13 +7,12 @@
 
 use std::path::Path;
 
-use safetensors::Dtype;
 use serde_json::json;
 
 use super::{Export, Exported, Tuned};
 use crate::error::{Error, Result};
 use crate::model::architecture::Experts;
-use crate::model::formats::safetensors::{Stored, write_tensors};
+use crate::model::formats::safetensors::{EncodedTensor, write_tensors};
 use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Module, PREFIX};
 
 /// A and B with room for `rank`.
@@ -44,13 +43,12 @@ impl Room {
         }
     }
 
-    fn stored(self, module: &str) -> [Stored; 2] {
+    fn stored(self, module: &str) -> [EncodedTensor; 2] {
         let across = self.rank * self.count;
-        let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let named = |kind: &str| format!("{PREFIX}{module}.lora_{kind}.weight");
         [
-            (named("A"), vec![across, self.in_features], Dtype::F32, bytes(&self.a)),
-            (named("B"), vec![self.out_features, across], Dtype::F32, bytes(&self.b)),
+            EncodedTensor::f32(named("A"), vec![across, self.in_features], &self.a),
+            EncodedTensor::f32(named("B"), vec![self.out_features, across], &self.b),
         ]
     }
 }
@@ -62,7 +60,7 @@ impl Export<'_> {
         }
         let (names, experts) = (self.decoder.names(), self.fusible()?);
         let rank = self.fused_rank(experts);
-        let (mut tensors, mut targets): (Vec<Stored>, Vec<&str>) = (Vec::new(), Vec::new());
+        let (mut tensors, mut targets): (Vec<EncodedTensor>, Vec<&str>) = (Vec::new(), Vec::new());
         for (path, module) in self.adapter.modules.iter().filter(|(path, _)| names.expert(path).is_none()) {
             let mut room = Room::new(1, rank, module.in_features, module.out_features);
             room.put(module, 0, 0, 0);
@@ -156,7 +154,7 @@ impl Export<'_> {
     }
 
     /// All experts of a layer: gate and up, and around them down.
-    fn fused_layer(&self, layer: usize, experts: &Experts, rank: usize) -> Vec<Stored> {
+    fn fused_layer(&self, layer: usize, experts: &Experts, rank: usize) -> Vec<EncodedTensor> {
         let (names, hidden, in_features) =
             (self.decoder.names(), self.decoder.spec.hidden_size, experts.intermediate_size);
         let mut gate_up = Room::new(experts.count, rank, hidden, 2 * in_features);

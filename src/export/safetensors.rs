@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::decoder;
 use crate::model::decoder::linear::Linear;
 use crate::model::formats::mapped::map_file;
-use crate::model::formats::safetensors::{Stored, write_tensors};
+use crate::model::formats::safetensors::{EncodedTensor, write_tensors};
 use crate::model::ops::low_rank::LowRank;
 use crate::model::ops::matrix::Matrix;
 use crate::model::sources::HfFiles;
@@ -108,14 +108,14 @@ impl Export<'_> {
             let map = map_file(path)?;
             let file = SafeTensors::deserialize(&map)
                 .map_err(|e| Error::model(path, format!("not a safetensors file, truncated or corrupt: {e}")))?;
-            let mut tensors: Vec<Stored> = Vec::new();
+            let mut tensors: Vec<EncodedTensor> = Vec::new();
             // Scales of FP8 are left out: the values are widened wherever they stand.
             for (name, view) in file.iter().filter(|(name, _)| !name.ends_with("_scale_inv")) {
-                let shape = view.shape().to_vec();
-                tensors.push(match self.replaced_values(name, tuned)? {
-                    Some(values) => (name.to_owned(), shape, encoding.0, encoding.bytes(&values)),
-                    None => (name.to_owned(), shape, view.dtype(), view.data().to_vec()),
-                });
+                let (dtype, bytes) = match self.replaced_values(name, tuned)? {
+                    Some(values) => (encoding.0, encoding.bytes(&values)),
+                    None => (view.dtype(), view.data().to_vec()),
+                };
+                tensors.push(EncodedTensor { name: name.to_owned(), shape: view.shape().to_vec(), dtype, bytes });
             }
             let target = out.join(path.file_name().unwrap_or_default());
             write_tensors(&target, &tensors)?;
@@ -252,12 +252,12 @@ impl Export<'_> {
                 1 => "model.safetensors".to_owned(),
                 _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
             };
-            let mut stored = Vec::new();
+            let mut encoded = Vec::new();
             for (name, tensor) in shard {
-                stored.extend(self.encoded(name, tensor, encoding, tuned)?);
+                encoded.extend(self.encoded(name, tensor, encoding, tuned)?);
             }
-            index.extend(stored.iter().map(|(name, ..)| (name.clone(), file.clone())));
-            write_tensors(&out.join(&file), &stored)?;
+            index.extend(encoded.iter().map(|tensor| (tensor.name.clone(), file.clone())));
+            write_tensors(&out.join(&file), &encoded)?;
             files.push(out.join(&file));
         }
         if count > 1 {
@@ -274,21 +274,23 @@ impl Export<'_> {
         tensor: &decoder::Stored<'_>,
         encoding: Encoding,
         tuned: &LowRank,
-    ) -> Result<Vec<Stored>> {
-        let stored =
-            |name: String, shape: Vec<usize>, values: &[f32]| (name, shape, encoding.0, encoding.bytes(values));
+    ) -> Result<Vec<EncodedTensor>> {
+        let encoded = |name: String, shape: Vec<usize>, values: &[f32]| {
+            let (dtype, bytes) = (encoding.0, encoding.bytes(values));
+            EncodedTensor { name, shape, dtype, bytes }
+        };
         Ok(match tensor {
-            decoder::Stored::Vector(values) => vec![stored(name.to_owned(), vec![values.len()], values)],
+            decoder::Stored::Vector(values) => vec![encoded(name.to_owned(), vec![values.len()], values)],
             decoder::Stored::Matrix(matrix) => {
                 let values = self.replaced_values(name, tuned)?.unwrap_or_else(|| values(matrix));
-                vec![stored(name.to_owned(), vec![matrix.rows, matrix.cols], &values)]
+                vec![encoded(name.to_owned(), vec![matrix.rows, matrix.cols], &values)]
             }
             decoder::Stored::Linear(linear) => {
                 let (rows, cols) = (linear.frozen.weight.rows, linear.frozen.weight.cols);
                 let shape = if self.decoder.names().transposed { vec![cols, rows] } else { vec![rows, cols] };
-                let weight = stored(format!("{name}.weight"), shape, &self.weight(linear, tuned)?);
+                let weight = encoded(format!("{name}.weight"), shape, &self.weight(linear, tuned)?);
                 let bias = merged_bias(linear, tuned)?;
-                let bias = bias.map(|values| stored(format!("{name}.bias"), vec![rows], &values));
+                let bias = bias.map(|values| encoded(format!("{name}.bias"), vec![rows], &values));
                 std::iter::once(weight).chain(bias).collect()
             }
         })

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::asked::Checked;
-use super::base::Base;
+use super::lesson;
+use super::prepared::Prepared;
 use super::stamp::{self, Stamp, hash_file, mismatch, wanted};
-use super::train::{self, Summary};
+use super::train::{self, Summary, Trainer};
 use super::{Events, TrainPolicy};
 use crate::config::{BackendName, Config};
 use crate::error::{Error, Result};
@@ -35,13 +35,12 @@ pub(super) struct Ready {
 /// # Errors
 /// It has to be trained and `policy` forbids it; the directory holds an adapter that finetest did not train.
 pub(super) fn ready(
-    config: &Config,
+    project: &Prepared<'_>,
     name: BackendName,
-    base: &Base,
-    checked: &Checked,
     policy: TrainPolicy,
     on_event: Events<'_>,
 ) -> Result<Ready> {
+    let Prepared { config, base, .. } = project;
     let Some(place) = &config.adapter else {
         return Err(Error::input(
             &config.manifest,
@@ -50,7 +49,7 @@ pub(super) fn ready(
         ));
     };
     let directory = &place.path;
-    let state = trained(config, name, base, checked, policy, on_event)?;
+    let state = trained(project, name, policy, on_event)?;
     let summary = Summary { directory: config.relative(directory), trained: state.is_some(), state };
     let stamp = stamp_of(config, directory, on_event)?;
     if let Some(stamp) = &stamp
@@ -84,13 +83,12 @@ pub(super) fn ready(
 
 /// Trains the project's adapter if `policy` says so or the one that is there does not fit; `None`: it was not trained.
 fn trained(
-    config: &Config,
+    project: &Prepared<'_>,
     name: BackendName,
-    base: &Base,
-    checked: &Checked,
     policy: TrainPolicy,
     on_event: Events<'_>,
 ) -> Result<Option<TrainerState>> {
+    let Prepared { config, base, checked, .. } = project;
     let (Some(recipe), Some(place)) = (&config.recipe, &config.adapter) else { return Ok(None) };
     let directory = &place.path;
     let wanted = wanted(config, recipe, base)?;
@@ -109,9 +107,10 @@ fn trained(
         )));
     }
     on_event(RunEvent::note(format!("training {} ({reason})", config.relative(directory))));
-    let lesson = train::prepare(config, recipe, &base.files, checked, on_event)?;
+    let lesson = lesson::prepare(config, recipe, &base.files, checked, on_event)?;
     keep_old(config, directory, on_event)?;
-    train::train(config, name, base, &wanted, lesson, policy, on_event).map(Some)
+    let trainer = Trainer { project, name, again: policy == TrainPolicy::Always };
+    trainer.train(&wanted, lesson, on_event).map(Some)
 }
 
 /// The stamp of an adapter that is still what finetest trained.

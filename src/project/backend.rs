@@ -6,7 +6,7 @@ use super::base::Base;
 use super::objective::not_built;
 use crate::backend::{Backend, CandleBackend};
 #[cfg(feature = "llama-cpp")]
-use crate::backend::{Kept, LlamaAdapter, LlamaCppBackend};
+use crate::backend::{ConvertedFiles, LlamaAdapter, LlamaCppBackend};
 use crate::config::{BackendName, Config};
 use crate::error::Result;
 
@@ -52,6 +52,6 @@ pub(super) fn llama_cpp(config: &Config, name: BackendName, base: &Base, arms: &
     };
     let arms = std::iter::once(None).chain(arms.iter().map(|arm| Some(adapter(arm)))).collect();
     let f32_of = (name == BackendName::LlamaCppF32).then(|| base.fingerprint.clone());
-    let kept = Kept { directory: config.store().join("llama-cpp"), f32_of };
-    LlamaCppBackend::new(base.files.clone(), config.model.clone(), arms, kept, config.run.batch)
+    let converted = ConvertedFiles { directory: config.store().join("llama-cpp"), f32_of };
+    LlamaCppBackend::new(base.files.clone(), config.model.clone(), arms, converted, config.run.batch)
 }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::asked::{Checked, open_tokenizer};
+use super::lesson;
 use super::stamp::{Stamp, data_hash, data_of};
-use super::train;
 use crate::config::{ArmSource, Config, DataConfig};
 use crate::data;
 use crate::data::limits::drift_text;
@@ -135,7 +135,7 @@ fn check_adapter(config: &Config, path: &Path) -> Result<()> {
 pub(super) fn check_model(config: &Config, files: &ModelFiles, checked: &Checked) -> Result<()> {
     match &config.recipe {
         // Its notes are for the training itself to show.
-        Some(recipe) => train::prepare(config, recipe, files, checked, &mut |_| {}).map(|_| ()),
+        Some(recipe) => lesson::prepare(config, recipe, files, checked, &mut |_| {}).map(|_| ()),
         None => open_tokenizer(config, files, checked).map(|_| ()),
     }
 }

@@ -5,6 +5,7 @@
 
 mod adapter;
 mod arms;
+mod ask;
 mod asked;
 mod backend;
 mod base;
@@ -12,6 +13,7 @@ mod base;
 mod crosscheck;
 mod early;
 mod events;
+mod lesson;
 mod made;
 mod objective;
 mod prepared;

@@ -1,41 +1,38 @@
-//! What a project's training descends.
+//! What a project's training descends when llama.cpp computes it.
 
-use super::base::Base;
+use super::prepared::Prepared;
 #[cfg(feature = "llama-cpp")]
 use crate::backend::LlamaCppObjective;
-use crate::config::{BackendName, Config, Recipe};
-use crate::error::{Error, Result};
+use crate::config::{BackendName, Recipe};
+#[cfg(not(feature = "llama-cpp"))]
+use crate::error::Error;
+use crate::error::Result;
 use crate::model::architecture::outline::Outline;
-use crate::model::decoder::Decoder;
+use crate::train::Objective;
 use crate::train::encode::Encoded;
-use crate::train::{InProcess, Objective};
 
-/// What a training of the project descends; `decoder` is candle's.
-pub(super) fn objective<'a>(
-    config: &Config,
+/// What a training of the project on llama.cpp descends.
+///
+/// # Errors
+/// This program was built without llama.cpp; it cannot train this base or these examples.
+pub(super) fn llama_cpp_objective<'a>(
+    project: &Prepared<'_>,
     name: BackendName,
-    base: &Base,
-    decoder: Option<Decoder>,
     outline: &'a Outline,
     recipe: &'a Recipe,
     examples: [&[Encoded]; 2],
 ) -> Result<Box<dyn Objective + 'a>> {
-    match name {
-        BackendName::Candle => {
-            let decoder = decoder.ok_or_else(|| Error::failed("candle trains a decoder that is loaded"))?;
-            Ok(Box::new(InProcess::new(decoder, recipe)))
-        }
-        #[cfg(feature = "llama-cpp")]
-        BackendName::LlamaCpp | BackendName::LlamaCppF32 => {
-            let objective =
-                LlamaCppObjective::new(&base.files, &config.model, outline, recipe, &examples, config.store())?;
-            Ok(Box::new(objective))
-        }
-        #[cfg(not(feature = "llama-cpp"))]
-        BackendName::LlamaCpp | BackendName::LlamaCppF32 => {
-            let _ = (config, base, outline, examples);
-            Err(not_built(name))
-        }
+    #[cfg(feature = "llama-cpp")]
+    {
+        let _ = name;
+        let Prepared { config, base, .. } = project;
+        let objective = LlamaCppObjective::new(&base.files, &config.model, outline, recipe, &examples, config.store())?;
+        Ok(Box::new(objective))
+    }
+    #[cfg(not(feature = "llama-cpp"))]
+    {
+        let _ = (project, outline, recipe, examples);
+        Err(not_built(name))
     }
 }
 

@@ -2,20 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::adapter::{self, Ready};
-use super::arms::{self, Tested};
-use super::asked::{Checked, open_tokenizer};
+use super::asked::Checked;
 use super::base::Base;
-use super::{Events, TrainPolicy, backend, early, made};
-use crate::backend::{Backend, ENGINE_REVISION};
-use crate::config::{BackendName, Config};
+use super::{Events, early};
+use crate::config::Config;
 use crate::data;
 use crate::error::Result;
 use crate::files::{Lock, sweep, sweep_directory, write_atomically};
 use crate::model::{ModelKind, sources};
-use crate::record::{Arm, BASE, ModelInfo, RunRecord, TUNED};
-use crate::run::{Inputs, RunEvent, Store, execute};
-use crate::snapshot;
+use crate::run::RunEvent;
 
 /// A project that is locked, checked, and whose base is on the disk.
 pub(super) struct Prepared<'c> {
@@ -34,82 +29,6 @@ impl<'c> Prepared<'c> {
         let lock = lock(config, on_event)?;
         let base = fetched(config, &mut |files| early::check_model(config, files, &checked), on_event)?;
         Ok(Self { config, checked, base, _lock: lock })
-    }
-
-    /// The project's adapter, trained on the backend `name` if it has to be.
-    ///
-    /// # Errors
-    /// As [`adapter::ready`].
-    pub(super) fn adapter(&self, name: BackendName, policy: TrainPolicy, on_event: Events<'_>) -> Result<Ready> {
-        adapter::ready(self.config, name, &self.base, &self.checked, policy, on_event)
-    }
-
-    /// All adapters that are asked: the project's own, then those of `[arms]`.
-    ///
-    /// # Errors
-    /// As [`arms::further`].
-    pub(super) fn arms(&self, name: BackendName, tuned: Ready) -> Result<Vec<Tested>> {
-        let further = arms::further(self.config, name, &self.base, &tuned)?;
-        Ok(std::iter::once(Tested { name: TUNED.to_owned(), ready: tuned }).chain(further).collect())
-    }
-
-    /// A backend with base and these arms; nothing is loaded yet.
-    ///
-    /// # Errors
-    /// It cannot take this base, or this program has none of that name.
-    fn backend(&self, name: BackendName, arms: &[Tested]) -> Result<Box<dyn Backend>> {
-        backend::of(self.config, name, &self.base, arms)
-    }
-
-    /// Asks base and these arms every case on a backend.
-    ///
-    /// # Errors
-    /// The model cannot be loaded or asked.
-    pub(super) fn ask(&self, name: BackendName, arms: &[Tested], on_event: Events<'_>) -> Result<RunRecord> {
-        let Self { config, checked: Checked { scenarios, drift_text }, base, .. } = self;
-        let (family, parameters) =
-            arms.first().map_or_else(Default::default, |arm| (arm.ready.family.clone(), arm.ready.parameters));
-        let model = ModelInfo {
-            source: config.relative(Path::new(&config.model.source)),
-            family,
-            parameters,
-            fingerprint: base.fingerprint.clone(),
-            weights: base.weights.clone(),
-        };
-        let names = scenarios.iter().map(|s| s.name.as_str());
-        let arms_shown: Vec<&str> = std::iter::once(BASE).chain(arms.iter().map(|arm| arm.name.as_str())).collect();
-        let inputs = Inputs {
-            project: config.project.clone(),
-            made: made::made(config),
-            model,
-            arms: self.records(name, arms),
-            scenarios,
-            drift_text: drift_text.clone(),
-            approved: snapshot::approved(&config.run.snapshots, names, &arms_shown),
-        };
-        let mut backend = self.backend(name, arms)?;
-        let store = Store::new(config.store().join("store"));
-        let run = execute(&inputs, &mut *backend, &store, on_event);
-        // A backend knows no scenarios: of a prompt that does not fit, the check tells the file and the case.
-        run.map_err(|error| open_tokenizer(config, &base.files, &self.checked).err().unwrap_or(error))
-    }
-
-    fn records(&self, name: BackendName, arms: &[Tested]) -> Vec<Arm> {
-        let config = self.config;
-        let context = config.model.context.map_or_else(|| "default".to_owned(), |c| c.to_string());
-        let fingerprint = |adapter: &str| {
-            let engine = format!("{} revision {ENGINE_REVISION}", backend::version(config, name));
-            let all = [self.base.fingerprint.as_str(), adapter, &engine, &context].join("\n");
-            blake3::hash(all.as_bytes()).to_hex().to_string()
-        };
-        let base = Arm { name: BASE.into(), fingerprint: fingerprint("none"), adapter: None, scale: 1.0 };
-        let record = |Tested { name, ready }: &Tested| Arm {
-            name: name.clone(),
-            fingerprint: fingerprint(&format!("{} × {}", ready.hash, ready.scale)),
-            adapter: Some(config.relative(&ready.directory)),
-            scale: ready.scale,
-        };
-        std::iter::once(base).chain(arms.iter().map(record)).collect()
     }
 }
 

@@ -4,14 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::Dtype;
-
 use super::optimizer::Moments;
 use super::state::{TRAINER_STATE, TrainerState};
 use crate::config::AdapterDtype;
 use crate::error::{Error, Result};
 use crate::files::{WRITING, read_own, read_regular_text, step, sync_directory, write_atomically};
-use crate::model::formats::safetensors::{read_tensors, write_tensors};
+use crate::model::formats::safetensors::{EncodedTensor, read_tensors, write_tensors};
 use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter};
 
 const PREFIX: &str = "checkpoint-";
@@ -38,14 +36,9 @@ impl Checkpoint {
         lora::save(&self.adapter, partial.path(), AdapterDtype::F32)?;
         let mut tensors = Vec::new();
         for (name, moments) in &self.moments {
-            let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-            tensors.push((format!("{name}.exp_avg"), vec![moments.first.len()], Dtype::F32, bytes(&moments.first)));
-            tensors.push((
-                format!("{name}.exp_avg_sq"),
-                vec![moments.second.len()],
-                Dtype::F32,
-                bytes(&moments.second),
-            ));
+            for (kind, values) in [("exp_avg", &moments.first), ("exp_avg_sq", &moments.second)] {
+                tensors.push(EncodedTensor::f32(format!("{name}.{kind}"), vec![values.len()], values));
+            }
         }
         write_tensors(&partial.path().join(OPTIMIZER), &tensors)?;
         self.state.save(&partial.path().join(TRAINER_STATE))?;

@@ -77,18 +77,19 @@ impl Engine<'_> {
         on_scored: &mut dyn FnMut(Vec<(usize, f64)>) -> Result<()>,
     ) -> Result<()> {
         self.check_tokens(continuations)?;
-        let whole: Vec<Vec<u32>> = continuations.iter().map(|c| [c.prompt.as_slice(), &c.tokens].concat()).collect();
+        let prompt_and_answer: Vec<Vec<u32>> =
+            continuations.iter().map(|c| [c.prompt.as_slice(), &c.tokens].concat()).collect();
         let prompts: Vec<(usize, &[u32])> = continuations.iter().map(|c| (c.arm, c.prompt.as_slice())).collect();
         let prefixes = Prefixes::compute(self, &prompts)?;
         let mut order: Vec<usize> = (0..continuations.len()).collect();
         order.sort_by_key(|i| continuations[*i].arm);
-        for group in groups(&order, |i| whole[i].len()) {
+        for group in groups(&order, |i| prompt_and_answer[i].len()) {
             let mut caches: Vec<Cache> =
                 group.iter().map(|i| prefixes.start(self, continuations[*i].arm, &continuations[*i].prompt)).collect();
             let (mut rows, mut wanted, mut picked, mut at) = (Vec::new(), Vec::new(), Vec::new(), 0);
             for (i, cache) in group.iter().zip(&mut caches) {
                 let c = &continuations[*i];
-                let tokens = &whole[*i][cache.len()..whole[*i].len() - 1];
+                let tokens = &prompt_and_answer[*i][cache.len()..prompt_and_answer[*i].len() - 1];
                 let first = tokens.len() - c.tokens.len();
                 picked.extend((first..tokens.len()).map(|p| (at + p) as u32));
                 wanted.extend(c.tokens.iter().map(|t| (*i, *t)));
@@ -133,8 +134,8 @@ impl Engine<'_> {
         let mut all = Vec::new();
         for c in continuations {
             let mut cache = prefixes.start(self, c.arm, &c.prompt);
-            let whole = [c.prompt.as_slice(), &c.tokens].concat();
-            let tokens = &whole[cache.len()..whole.len() - 1];
+            let prompt_and_answer = [c.prompt.as_slice(), &c.tokens].concat();
+            let tokens = &prompt_and_answer[cache.len()..prompt_and_answer.len() - 1];
             let hidden = self.forward(&mut [Row { arm: c.arm, tokens, cache: &mut cache }])?;
             let hidden = hidden.narrow(0, tokens.len() - c.tokens.len(), c.tokens.len())?;
             all.push(self.logits(&hidden.contiguous()?, c.tokens.iter().map(|_| c.arm))?.to_vec2::<f32>()?);
@@ -155,13 +156,14 @@ impl Engine<'_> {
         on_event: &mut dyn FnMut(Event),
     ) -> Result<Vec<Compared>> {
         self.check_tokens(texts)?;
-        let whole: Vec<Vec<u32>> = texts.iter().map(|c| [c.prompt.as_slice(), &c.tokens].concat()).collect();
+        let prompt_and_answer: Vec<Vec<u32>> =
+            texts.iter().map(|c| [c.prompt.as_slice(), &c.tokens].concat()).collect();
         let prompts: Vec<(usize, &[u32])> =
             [base, tuned].iter().flat_map(|arm| texts.iter().map(|t| (*arm, t.prompt.as_slice()))).collect();
         let prefixes = Prefixes::compute(self, &prompts)?;
         let order: Vec<usize> = (0..texts.len()).filter(|i| !texts[*i].tokens.is_empty()).collect();
         let mut results = vec![Compared::default(); texts.len()];
-        for group in groups(&order, |i| 2 * whole[i].len()) {
+        for group in groups(&order, |i| 2 * prompt_and_answer[i].len()) {
             let arm_rows = |arm: usize| group.iter().map(move |i| (arm, *i));
             let mut rows_of: Vec<(usize, usize, Cache)> = arm_rows(base)
                 .chain(arm_rows(tuned))
@@ -169,7 +171,7 @@ impl Engine<'_> {
                 .collect();
             let (mut rows, mut picked, mut at) = (Vec::new(), vec![Vec::new(), Vec::new()], 0);
             for (arm, i, cache) in &mut rows_of {
-                let tokens = &whole[*i][cache.len()..whole[*i].len() - 1];
+                let tokens = &prompt_and_answer[*i][cache.len()..prompt_and_answer[*i].len() - 1];
                 let first = tokens.len() - texts[*i].tokens.len();
                 picked[usize::from(*arm == tuned)].extend((first..tokens.len()).map(|p| (at + p) as u32));
                 at += tokens.len();

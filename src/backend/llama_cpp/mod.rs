@@ -1,6 +1,7 @@
 //! llama.cpp, in a process of its own. Prompts are rendered and tokenised here, by the same code as candle's; the worker knows
 //! tokens only.
 
+mod bisection;
 mod objective;
 mod process;
 pub(crate) mod protocol;
@@ -47,7 +48,7 @@ pub(crate) struct LlamaAdapter {
 }
 
 /// Where files in llama.cpp's form are kept, and whether its weights are the base's own or f32.
-pub(crate) struct Kept {
+pub(crate) struct ConvertedFiles {
     pub(crate) directory: PathBuf,
     /// Hash of the base, when llama.cpp runs on its weights in f32.
     pub(crate) f32_of: Option<String>,
@@ -59,7 +60,7 @@ pub(crate) struct LlamaCppBackend {
     gguf: PathBuf,
     config: ModelConfig,
     arms: Vec<Option<LlamaAdapter>>,
-    kept: Kept,
+    converted: ConvertedFiles,
     batch: usize,
     loaded: Option<Loaded>,
 }
@@ -80,7 +81,7 @@ impl LlamaCppBackend {
         files: ModelFiles,
         config: ModelConfig,
         arms: Vec<Option<LlamaAdapter>>,
-        kept: Kept,
+        converted: ConvertedFiles,
         batch: usize,
     ) -> Result<Self> {
         if config.dtype == Dtype::Bf16 {
@@ -100,7 +101,7 @@ impl LlamaCppBackend {
                 ));
             }
         };
-        Ok(Self { files, gguf, config, arms, kept, batch, loaded: None })
+        Ok(Self { files, gguf, config, arms, converted, batch, loaded: None })
     }
 
     /// Name and version, as they decide an answer; `f32`: on widened weights.
@@ -134,11 +135,11 @@ impl LlamaCppBackend {
 
     /// The base's file, or its widened copy.
     fn model(&self) -> Result<PathBuf> {
-        let Some(hash) = &self.kept.f32_of else { return Ok(self.gguf.clone()) };
-        let path = self.kept.directory.join(format!("{}{WIDENED}", hash.get(..32).unwrap_or(hash)));
+        let Some(hash) = &self.converted.f32_of else { return Ok(self.gguf.clone()) };
+        let path = self.converted.directory.join(format!("{}{WIDENED}", hash.get(..32).unwrap_or(hash)));
         if !path.is_file() {
             crate::backend::llama_cpp::widened::widen(&self.gguf, &path)?;
-            forget_old(&self.kept.directory, true, 1);
+            forget_old(&self.converted.directory, true, 1);
         }
         Ok(path)
     }
@@ -149,9 +150,9 @@ impl LlamaCppBackend {
             return Ok(arm.directory.clone());
         }
         let of = format!("{CONVERSION} {} {}", arm.hash, arm.scale);
-        let path = self.kept.directory.join(format!("{}.gguf", &blake3::hash(of.as_bytes()).to_hex()[..32]));
+        let path = self.converted.directory.join(format!("{}.gguf", &blake3::hash(of.as_bytes()).to_hex()[..32]));
         if !path.is_file() {
-            let directory = &self.kept.directory;
+            let directory = &self.converted.directory;
             std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
             lora::convert(&arm.adapter, outline, &self.files, &arm.directory, arm.scale, &[], &path)?;
             forget_old(directory, false, CONVERTED);
@@ -161,7 +162,7 @@ impl LlamaCppBackend {
 
     /// Tokens of texts by llama.cpp's own tokenizer.
     pub(crate) fn tokenize(&mut self, texts: &[String]) -> Result<Vec<Vec<u32>>> {
-        self.whole(&Job::Tokenize { texts: texts.to_vec() }, "tokenising", |reply| match reply {
+        self.ask_worker(&Job::Tokenize { texts: texts.to_vec() }, "tokenising", |reply| match reply {
             Reply::Tokenized(tokens) => Some(tokens),
             _ => None,
         })
@@ -169,16 +170,16 @@ impl LlamaCppBackend {
 
     /// Texts of conversations by llama.cpp's own forms of templates; nothing where it has none.
     pub(crate) fn render(&mut self, conversations: &[Vec<Message>]) -> Result<Vec<Option<String>>> {
-        self.whole(&Job::Render { conversations: conversations.to_vec() }, "rendering", |reply| match reply {
+        self.ask_worker(&Job::Render { conversations: conversations.to_vec() }, "rendering", |reply| match reply {
             Reply::Rendered(texts) => Some(texts),
             _ => None,
         })
     }
 
-    /// What a job that is one whole is answered.
-    fn whole<T: Default>(&mut self, job: &Job, what: &str, take: impl Fn(Reply) -> Option<T>) -> Result<T> {
+    /// What a job that cannot be divided is answered.
+    fn ask_worker<T: Default>(&mut self, job: &Job, what: &str, take: impl Fn(Reply) -> Option<T>) -> Result<T> {
         let mut found = T::default();
-        self.load(&mut |_| {})?.worker.whole(job, what, &mut |reply| {
+        self.load(&mut |_| {})?.worker.run_undivided(job, what, &mut |reply| {
             if let Some(taken) = take(reply) {
                 found = taken;
             }
@@ -228,7 +229,7 @@ impl LlamaCppBackend {
 
 impl Backend for LlamaCppBackend {
     fn name(&self) -> String {
-        Self::version(self.kept.f32_of.is_some())
+        Self::version(self.converted.f32_of.is_some())
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -247,20 +248,20 @@ impl Backend for LlamaCppBackend {
         let (choices, continuations) = encode::choices(*context, chat, questions, &prompts)?;
         let mut answers = Answers::begin(questions, &prompts);
         on_progress(Progress::Started { what: "answering", units: questions.len() });
-        on_answers(answers.whole())?;
+        on_answers(answers.take_complete())?;
         let generated: Vec<usize> = (0..questions.len()).filter(|i| questions[*i].request.max_tokens > 0).collect();
         let generation = |i: &usize| Generation::of(questions[*i].arm, prompts[*i].clone(), questions[*i].request);
         let generations: Vec<Generation> = generated.iter().map(generation).collect();
         let mut ended = |row: usize, output: Measured<Generated>| {
             let i = generated[row];
             let request = questions[i].request;
-            let whole = answers.put(i, output, |answer, output| encode::answered(chat, request, output, answer))?;
-            on_answers(whole.into_iter().collect())
+            let complete = answers.put(i, output, |answer, output| encode::answered(chat, request, output, answer))?;
+            on_answers(complete.into_iter().collect())
         };
         generate(worker, &generations, chat.tokenizer.stop_ids(), &mut ended, on_progress)?;
         let mut scored = |row: usize, score: Measured<f64>| {
-            let whole = answers.put_score(&choices[row], score)?;
-            on_answers(whole.into_iter().collect())
+            let complete = answers.put_score(&choices[row], score)?;
+            on_answers(complete.into_iter().collect())
         };
         score(worker, &continuations, &mut scored, &mut |event| {
             // Choices are no answers of their own.

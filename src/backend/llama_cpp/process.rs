@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use super::bisection::Bisection;
 use super::protocol::{HELLO, Job, Opened, Opening, Reply, read_line, write_line};
 use super::worker::pass_on;
 use super::worker::serve::WORKER;
@@ -82,8 +83,8 @@ impl Isolated {
         }
     }
 
-    /// Does a job that is one whole: if the process dies of it, that is an error.
-    pub(super) fn whole(&mut self, job: &Job, what: &str, on_reply: &mut dyn FnMut(Reply)) -> Result<()> {
+    /// Does a job that cannot be divided: if the process dies of it, that is an error.
+    pub(super) fn run_undivided(&mut self, job: &Job, what: &str, on_reply: &mut dyn FnMut(Reply)) -> Result<()> {
         match self.run(job, on_reply)? {
             End::Done => Ok(()),
             End::Died(why) => Err(Error::failed(format!("llama.cpp died while {what}: {why}"))),
@@ -117,63 +118,48 @@ impl Isolated {
         on_outcome: OnOutcome<'_, T>,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let mut settled = vec![false; count];
-        let mut groups = vec![(0..count).collect::<Vec<usize>>()];
-        while let Some(group) = groups.pop().filter(|group| !group.is_empty()) {
+        let mut bisection = Bisection::new(count);
+        while let Some(mut attempt) = bisection.next_attempt() {
             // What was answered is not lost when it cannot be loaded again: the memory may be gone, or the file.
             if let (true, Err(why)) = (self.was_open, self.opened()) {
                 let why = format!("llama.cpp died before, and cannot be started again: {why}");
-                return groups
-                    .into_iter()
-                    .flatten()
-                    .chain(group)
-                    .try_for_each(|item| on_outcome(item, Err(why.clone())));
+                return bisection.give_up(&attempt).into_iter().try_for_each(|item| on_outcome(item, Err(why.clone())));
             }
-            let (mut begun, mut answered, mut handed) = (vec![false; group.len()], false, Ok(()));
-            let end = self.run(&job(&group), &mut |reply| match reply {
-                Reply::Started(i) => begun.iter_mut().skip(i).take(1).for_each(|b| *b = true),
+            let mut handed = Ok(());
+            let end = self.run(&job(&attempt.items), &mut |reply| match reply {
+                Reply::Started(place) => attempt.begin(place),
                 Reply::Tokens(n) => on_progress(Progress::Tokens(n)),
                 reply => {
-                    if let Some((i, value)) = take(reply)
-                        && let Some(item) = group.get(i)
-                        && !std::mem::replace(&mut settled[*item], true)
+                    if let Some((place, value)) = take(reply)
+                        && let Some(item) = attempt.answer(place)
                         && handed.is_ok()
                     {
-                        handed = on_outcome(*item, Ok(value));
-                        answered = true;
+                        handed = on_outcome(item, Ok(value));
                         on_progress(Progress::Done(1));
                     }
                 }
             })?;
             handed?;
-            let left: Vec<usize> = (0..group.len()).filter(|i| !settled[group[*i]]).collect();
-            if answered {
+            if attempt.has_answers() {
                 self.deaths = 0;
             }
             let End::Died(why) = end else {
-                if !left.is_empty() {
-                    return Err(Error::failed(format!("llama.cpp left {} of {} items out", left.len(), group.len())));
+                let missing = attempt.unanswered().count();
+                if missing > 0 {
+                    let message = format!("llama.cpp left {missing} of {} items out", attempt.items.len());
+                    return Err(Error::failed(message));
                 }
                 continue;
             };
-            let (suspects, rest) = suspects(&group, &left, &begun);
             self.deaths += 1;
             if self.deaths >= DEATHS {
                 let why =
                     format!("not tried any more: llama.cpp died {DEATHS} times and answered nothing between: {why}");
-                let open = groups.into_iter().flatten().chain(suspects).chain(rest);
-                return open.into_iter().try_for_each(|item| on_outcome(item, Err(why.clone())));
+                return bisection.give_up(&attempt).into_iter().try_for_each(|item| on_outcome(item, Err(why.clone())));
             }
-            match suspects.as_slice() {
-                [] => {}
-                [item] => on_outcome(*item, Err(format!("llama.cpp died of it: {why}")))?,
-                many => {
-                    let (one, other) = many.split_at(many.len() / 2);
-                    groups.extend([other.to_vec(), one.to_vec()]);
-                }
+            if let Some(item) = bisection.died(&attempt) {
+                on_outcome(item, Err(format!("llama.cpp died of it: {why}")))?;
             }
-            groups.push(rest);
-            groups.retain(|group| !group.is_empty());
         }
         Ok(())
     }
@@ -313,13 +299,4 @@ fn describe(status: ExitStatus) -> String {
         return format!("signal {signal}{name}{hint}");
     }
     status.to_string()
-}
-
-/// Of the items of a group that are `left`, by their places: what llama.cpp may have died of, and the rest. If it had begun none, it died
-/// of what they begin with in common, and any may be the reason.
-fn suspects(group: &[usize], left: &[usize], begun: &[bool]) -> (Vec<usize>, Vec<usize>) {
-    let none_begun = left.iter().all(|place| !begun[*place]);
-    let (suspects, rest): (Vec<usize>, Vec<usize>) = left.iter().partition(|place| none_begun || begun[**place]);
-    let items = |places: Vec<usize>| places.into_iter().map(|place| group[place]).collect();
-    (items(suspects), items(rest))
 }

@@ -74,11 +74,11 @@ impl<'a> Keys<'a> {
     }
 
     pub(crate) fn count_if(&self, name: &str) -> Result<Option<usize>> {
-        Ok(self.optional(&self.key(name), whole)?.and_then(|n| usize::try_from(n).ok()))
+        Ok(self.optional(&self.key(name), integer)?.and_then(|n| usize::try_from(n).ok()))
     }
 
     pub(crate) fn count(&self, name: &str) -> Result<usize> {
-        Ok(self.required(&self.key(name), whole)? as usize)
+        Ok(self.required(&self.key(name), integer)? as usize)
     }
 
     pub(super) fn number_if(&self, name: &str) -> Result<Option<f64>> {
@@ -120,7 +120,7 @@ impl<'a> Keys<'a> {
 }
 
 /// Some writers store a list with one value a layer; equal ones are one value.
-pub(crate) fn whole(value: &Value) -> candle_core::Result<u64> {
+pub(crate) fn integer(value: &Value) -> candle_core::Result<u64> {
     match value {
         Value::Array(items) => {
             let all = items.iter().map(Value::to_u64).collect::<candle_core::Result<Vec<_>>>()?;

@@ -20,7 +20,7 @@ mod write;
 use std::path::Path;
 
 pub use families::Family;
-pub(crate) use gguf_keys::{Keys, whole};
+pub(crate) use gguf_keys::{Keys, integer};
 use names::Names;
 pub use rotary::{RopeScaling, Rotary, Yarn};
 pub(crate) use unsupported::check as check_supported;

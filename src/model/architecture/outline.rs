@@ -10,7 +10,7 @@ use super::families::FOREIGN;
 use super::names::{Names, names};
 use super::rows::{GgufRows, RowOrder};
 use super::sizes::Sizes;
-use super::{DecoderSpec, Family, Keys, layers, whole};
+use super::{DecoderSpec, Family, Keys, integer, layers};
 use crate::error::{Error, Result};
 use crate::model::formats::gguf::{Header, TensorInfo};
 
@@ -62,7 +62,7 @@ impl Outline {
     /// Metadata that is missing or cannot be; a tensor that reaches past the end of the file.
     pub(crate) fn of_gguf(path: &Path, header: &Header, len: usize) -> Result<Self> {
         let keys = Keys::of(path, header)?;
-        check_whole(path, header)?;
+        check_not_split(path, header)?;
         let family = keys.family()?;
         let foreign = FOREIGN.iter().find(|foreign| foreign.architecture == keys.architecture);
         let names = match (family, foreign) {
@@ -278,13 +278,13 @@ const MOST_LAYERS: usize = 1 << 20;
 
 /// The path of both halves together, of `blk.3.attn_k_b`.
 fn kv_b(names: &Names, stem: &str) -> String {
-    let whole = format!("{}attn_kv_b.weight", stem.trim_end_matches("attn_k_b"));
-    names.hugging_face(&whole).trim_end_matches(".weight").to_owned()
+    let unsplit = format!("{}attn_kv_b.weight", stem.trim_end_matches("attn_k_b"));
+    names.hugging_face(&unsplit).trim_end_matches(".weight").to_owned()
 }
 
 /// Refuses one of several files of a model.
-fn check_whole(path: &Path, header: &Header) -> Result<()> {
-    if let Some(count) = header.metadata.get("split.count").and_then(|n| whole(n).ok()).filter(|n| *n > 1) {
+fn check_not_split(path: &Path, header: &Header) -> Result<()> {
+    if let Some(count) = header.metadata.get("split.count").and_then(|n| integer(n).ok()).filter(|n| *n > 1) {
         let message = format!("is one of {count} parts of a model; put them together with llama-gguf-split --merge");
         return Err(Error::model(path, message));
     }

@@ -53,11 +53,24 @@ fn not_safetensors(path: &Path, bytes: &[u8], error: &safetensors::SafeTensorErr
     Error::model(path, format!("not a safetensors file, truncated or corrupt: {error}"))
 }
 
-/// A tensor's name, shape, type and bytes.
-pub(crate) type Stored = (String, Vec<usize>, Dtype, Vec<u8>);
+/// A tensor as a file has it.
+pub(crate) struct EncodedTensor {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) dtype: Dtype,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl EncodedTensor {
+    /// Values in f32.
+    pub(crate) fn f32(name: String, shape: Vec<usize>, values: &[f32]) -> Self {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self { name, shape, dtype: Dtype::F32, bytes }
+    }
+}
 
 /// Writes tensors as safetensors, at once or not at all.
-pub(crate) fn write_tensors(path: &Path, tensors: &[Stored]) -> Result<()> {
+pub(crate) fn write_tensors(path: &Path, tensors: &[EncodedTensor]) -> Result<()> {
     write_tensors_with(path, tensors, ("format", "pt"))
 }
 
@@ -65,8 +78,8 @@ pub(crate) fn write_tensors(path: &Path, tensors: &[Stored]) -> Result<()> {
 ///
 /// # Errors
 /// As [`write_tensors`].
-pub(crate) fn write_tensors_with(path: &Path, tensors: &[Stored], (key, value): (&str, &str)) -> Result<()> {
-    let views = tensors.iter().map(|(name, shape, dtype, bytes)| {
+pub(crate) fn write_tensors_with(path: &Path, tensors: &[EncodedTensor], (key, value): (&str, &str)) -> Result<()> {
+    let views = tensors.iter().map(|EncodedTensor { name, shape, dtype, bytes }| {
         let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| Error::failed(format!("{name}: {e}")))?;
         Ok((name.as_str(), view))
     });

@@ -293,8 +293,8 @@ impl Reader<'_> {
     }
 
     fn unknown(&self, stem: &str) -> Error {
-        let whole = |path: &String| Some(format!("{}.weight", self.base.gguf(path)?));
-        let known: Vec<String> = self.base.layers.keys().filter_map(whole).collect();
+        let tensor_name = |path: &String| Some(format!("{}.weight", self.base.gguf(path)?));
+        let known: Vec<String> = self.base.layers.keys().filter_map(tensor_name).collect();
         let nearest = self.weights.nearest_of(stem, known.iter().map(String::as_str));
         let nearest = nearest.map_or_else(String::new, |name| format!(", expected one as `{name}.lora_a`"));
         let architecture = self.header.metadata.get(ARCHITECTURE).and_then(|v| v.to_string().ok());

@@ -13,7 +13,7 @@ use super::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Module, Saved};
 use crate::config::AdapterDtype;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::model::formats::safetensors::{Read, Stored, read_tensors, write_tensors};
+use crate::model::formats::safetensors::{EncodedTensor, Read, read_tensors, write_tensors};
 
 pub(crate) const PREFIX: &str = "base_model.model.";
 
@@ -245,15 +245,12 @@ fn fused(
 pub(crate) fn save(adapter: &Adapter, directory: &Path, dtype: AdapterDtype) -> Result<()> {
     std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
     let kind = if dtype == AdapterDtype::Bf16 { Dtype::BF16 } else { Dtype::F32 };
-    let mut buffers: Vec<Stored> = Vec::new();
+    let mut buffers: Vec<EncodedTensor> = Vec::new();
     for (path, m) in &adapter.modules {
-        buffers.push((format!("{PREFIX}{path}.lora_A.weight"), vec![m.rank, m.in_features], kind, encode(&m.a, dtype)));
-        buffers.push((
-            format!("{PREFIX}{path}.lora_B.weight"),
-            vec![m.out_features, m.rank],
-            kind,
-            encode(&m.b, dtype),
-        ));
+        for (side, shape, values) in [("A", [m.rank, m.in_features], &m.a), ("B", [m.out_features, m.rank], &m.b)] {
+            let name = format!("{PREFIX}{path}.lora_{side}.weight");
+            buffers.push(EncodedTensor { name, shape: shape.to_vec(), dtype: kind, bytes: encode(values, dtype) });
+        }
     }
     write_tensors(&directory.join(ADAPTER_WEIGHTS), &buffers)?;
     let config = serde_json::to_string_pretty(&config_json(adapter)).map_err(|e| Error::failed(e.to_string()))?;

@@ -164,7 +164,7 @@ mod tests {
 
     use super::*;
     use crate::model::decoder::parity::fixture;
-    use crate::model::formats::safetensors::{read_tensors, write_tensors};
+    use crate::model::formats::safetensors::{EncodedTensor, read_tensors, write_tensors};
     use crate::model::lora::tests::base;
     use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, load};
 
@@ -177,11 +177,10 @@ mod tests {
         keys.iter().for_each(|(key, value)| config[*key] = value.clone());
         std::fs::write(folder.path().join(ADAPTER_CONFIG), config.to_string()).expect("a file");
         let tensors = read_tensors(&from.join(ADAPTER_WEIGHTS)).expect("tensors");
-        let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let tensors: Vec<_> = tensors
             .iter()
             .filter(|(name, _)| kept(name))
-            .map(|(name, read)| (name.clone(), read.shape.clone(), safetensors::Dtype::F32, bytes(&read.values)))
+            .map(|(name, read)| EncodedTensor::f32(name.clone(), read.shape.clone(), &read.values))
             .collect();
         write_tensors(&folder.path().join(ADAPTER_WEIGHTS), &tensors).expect("written");
         let adapter = load(folder.path()).expect("an adapter");

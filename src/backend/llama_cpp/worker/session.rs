@@ -84,7 +84,7 @@ impl Session {
         let alone = {
             let model = load(self.backend, &self.opening.model)?;
             let mut last = Last::new(prompts.len());
-            for sequences in by_length(whole(prompts)) {
+            for sequences in by_length(full_prompts(prompts)) {
                 let shape = Shape::of(&sequences, self.opening.batch);
                 let mut contexts = [context(self.backend, &model, self.opening.threads, &shape)?];
                 feed(&mut contexts, &shape, sequences, &mut last)?;
@@ -105,7 +105,7 @@ impl Session {
     /// As [`Self::generate`].
     pub(super) fn last_logits(&mut self, prompts: &[Vec<u32>], arms: &[usize]) -> Result<Vec<Vec<Vec<f32>>>> {
         let mut last = Last::new(prompts.len());
-        self.run(arms, whole(prompts), &mut last)?;
+        self.run(arms, full_prompts(prompts), &mut last)?;
         Ok(last.rows)
     }
 
@@ -139,7 +139,8 @@ fn forced(item: usize, c: &Continuation) -> Sequence {
     Sequence { item, tokens, wanted: c.prompt.len() - 1, most }
 }
 
-fn whole(prompts: &[Vec<u32>]) -> Vec<Sequence> {
+/// Prompts of which the last token is run too.
+fn full_prompts(prompts: &[Vec<u32>]) -> Vec<Sequence> {
     let sequence = |(item, prompt): (usize, &Vec<u32>)| Sequence {
         item,
         tokens: prompt.clone(),

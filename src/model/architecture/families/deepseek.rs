@@ -124,10 +124,10 @@ fn from_gguf(keys: &gguf_keys::Keys<'_>, family: Family) -> Result<DecoderSpec> 
         && let Some(experts) = &mut spec.feed_forward.experts
     {
         // Files of V3 itself, which has 256 experts, may leave the groups out.
-        let whole = |key: &str, of_v3: usize| -> Result<usize> {
+        let integer = |key: &str, of_v3: usize| -> Result<usize> {
             Ok(keys.count_if(key)?.unwrap_or(if experts.count == 256 { of_v3 } else { 1 }))
         };
-        let (count, keep) = (whole("expert_group_count", 8)?, whole("expert_group_used_count", 4)?);
+        let (count, keep) = (integer("expert_group_count", 8)?, integer("expert_group_used_count", 4)?);
         experts.router.groups = (count > 1).then_some(Groups { count, keep, best: 2 });
     }
     Ok(spec)

@@ -103,7 +103,7 @@ fn to_config(spec: &DecoderSpec) -> Option<serde_json::Value> {
     let kind = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
     let own = json!({
         "hidden_activation": write::activation(spec.feed_forward.activation),
-        "query_pre_attn_scalar": whole(spec.attention.scale.powi(-2)),
+        "query_pre_attn_scalar": integer_if_close(spec.attention.scale.powi(-2)),
         "sliding_window": window.size,
         "layer_types": window.layers.iter().map(kind).collect::<Vec<_>>(),
         "rope_local_base_freq": local.as_ref()?.theta,
@@ -112,6 +112,6 @@ fn to_config(spec: &DecoderSpec) -> Option<serde_json::Value> {
 }
 
 /// 24 rather than 23.999999999: transformers wants a whole number where there is one.
-fn whole(value: f64) -> serde_json::Value {
+fn integer_if_close(value: f64) -> serde_json::Value {
     if (value - value.round()).abs() < 1e-6 * value.abs() { json!(value.round() as i64) } else { json!(value) }
 }
