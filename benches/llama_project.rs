@@ -109,7 +109,7 @@ impl Running<'_> {
         self.context.decode(&mut self.batch).expect("a batch");
     }
 
-    /// The likeliest token after another, until the model ends its answer.
+    /// The most likely token after another, until the model ends its answer.
     fn answer(&mut self, asked: &Asked) -> Vec<i32> {
         let (mut found, mut position) = (Vec::new(), asked.prompt.len());
         self.evaluate(&asked.prompt, position - 1);

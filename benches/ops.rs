@@ -1,4 +1,4 @@
-//! Each operation of the decoder beside its slow twin, at the shapes of SmolLM2-135M and 256 tokens: the ratio of `fast` to `slow` of one
+//! Each operation of the decoder beside its reference implementation, at the shapes of SmolLM2-135M and 256 tokens: the ratio of `fast` to `slow` of one
 //! run is what a change is judged by.
 //!
 //! ```text

@@ -100,6 +100,11 @@ impl Error {
         }
     }
 
+    /// Whether a file or directory is not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+
     /// `Ok` when nothing is wrong, the error itself when one thing is, else all of them.
     pub(crate) fn collect(mut errors: Vec<Self>) -> Result<()> {
         match errors.len() {

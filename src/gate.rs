@@ -10,14 +10,17 @@ use crate::record::{BASE, Bound, Decision, Drift, DriftMethod, Interval, Rule, R
 /// One rule for each threshold that the policy gives, and each of these arms. A rule that has nothing to measure, or any case of its role without a
 /// verdict, is *not evaluated*, and then the gate does not pass. A policy without thresholds gives no rules and does not pass
 /// either: nothing was gated ([`Decision::summary`] says so). Nor does a run of which something could not be computed: it is
-/// incomplete. All comparisons include the threshold itself.
+/// incomplete. All comparisons include the threshold itself. Of a run of selected cases only the rules are applied that these cases let
+/// measure.
 ///
 /// Intervals are 95 %: Wilson's for shares, [`stats::paired_gain`]'s for the gain, Clopper and Pearson's share times the number
 /// of control cases that base passes for broken controls, mean ± 1.96 standard errors for drift. A rule is *underpowered* when
 /// its threshold lies strictly inside: with this many cases the opposite verdict could as well have come out.
 #[must_use]
 pub fn decide(run: &RunRecord, policy: &Policy) -> Decision {
-    let rules = policy.arms().into_iter().flat_map(|arm| rules(run, policy, arm)).collect();
+    // Of a part of the cases some rules have nothing to measure, by choice.
+    let applies = |rule: &Rule| run.made.selected.is_none() || rule.n > 0;
+    let rules = policy.arms().into_iter().flat_map(|arm| rules(run, policy, arm)).filter(applies).collect();
     let mut decision = Decision { passed: false, rules, errors: run.all_errors() };
     decision.passed = decision.errors.is_empty() && decision.rules_passed();
     decision
@@ -36,7 +39,7 @@ fn rules(run: &RunRecord, policy: &Policy, arm: &str) -> Vec<Rule> {
     measured.into_iter().flatten().map(|measurement| measurement.judge(arm)).collect()
 }
 
-/// What a rule measured, before it is held against the threshold.
+/// What a rule measured, before it is compared with the threshold.
 struct Measurement {
     name: &'static str,
     threshold: f64,

@@ -55,6 +55,8 @@
 //! # }
 //! ```
 
+// docs.rs, on nightly Rust, shows which feature a module needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(feature = "candle"), allow(dead_code, reason = "what only the engine's rooms use"))]
 
 pub mod backend;
@@ -84,6 +86,8 @@ pub(crate) mod random;
 pub mod record;
 pub mod report;
 pub mod run;
+#[cfg(feature = "candle")]
+pub(crate) mod scaffold;
 pub mod scenario;
 pub(crate) mod shown;
 pub mod snapshot;

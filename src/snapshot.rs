@@ -1,10 +1,17 @@
-//! Approved answers: one snapshot a scenario, written and compared through insta and through nothing else.
+//! Approved answers: one snapshot a scenario, in the form that insta writes and compares.
 //!
 //! Under a test harness [`assert_scenario`] leaves everything to insta, so that `cargo insta review`, `accept` and
-//! `--unreferenced=reject` work. An installed binary, with no cargo workspace around it, compares files with [`compare_files`].
+//! `--unreferenced=reject` work. An installed binary, with no cargo workspace around it, compares files with [`compare_files`] and
+//! approves answers by itself (`snapshot/standing.rs`), in the bytes that insta would have written.
 
 mod approved;
+mod bytes;
+mod environment;
+mod place;
 mod render;
+mod standing;
+mod verdicts;
+mod workspace;
 
 use std::any::Any;
 use std::cell::Cell;
@@ -15,7 +22,19 @@ use std::sync::Once;
 use serde::Serialize;
 
 pub use approved::approved;
+pub use environment::check_environment;
+#[cfg(feature = "candle")]
+pub(crate) use environment::check_writing;
+pub(crate) use environment::is_ci;
+#[cfg(any(feature = "candle", test))]
+pub(crate) use place::Place;
+#[cfg(feature = "candle")]
+pub(crate) use place::Rejected;
 pub use render::render;
+#[cfg(any(feature = "candle", test))]
+pub(crate) use standing::{Accepted, Snapshots, named};
+pub(crate) use standing::{Held, ScenarioSnapshot, Standing};
+pub(crate) use verdicts::VerdictChange;
 
 use crate::compare::{Change, DiffLine, line_diff};
 use crate::error::{Error, Result, panic_message};
@@ -77,19 +96,13 @@ struct IdentityArm<'a> {
 }
 
 impl<'a> Identity<'a> {
-    fn of(context: &SnapshotContext<'a>, scenario: &ScenarioRecord) -> Self {
-        let shown = |name: &str| context.arms.contains(&name);
-        let arms = context.run.arms.iter().filter(|arm| shown(&arm.name)).map(|arm| IdentityArm {
+    fn of(run: &'a RunRecord, shown: &[&str], scenario: &ScenarioRecord) -> Self {
+        let arms = run.arms.iter().filter(|arm| shown.contains(&arm.name.as_str())).map(|arm| IdentityArm {
             name: &arm.name,
             adapter: arm.adapter.as_deref(),
             scale: (arm.adapter.is_some() && arm.scale != 1.0).then_some(arm.scale),
         });
-        Self {
-            model: &context.run.model.source,
-            backend: &context.run.backend,
-            arms: arms.collect(),
-            sampling: scenario.sampling,
-        }
+        Self { model: &run.model.source, backend: &run.backend, arms: arms.collect(), sampling: scenario.sampling }
     }
 }
 
@@ -107,14 +120,14 @@ pub fn assert_scenario(scenario: &ScenarioRecord, context: &SnapshotContext<'_>)
     settings.set_snapshot_path(context.directory);
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
-    settings.set_info(&Identity::of(context, scenario));
+    settings.set_info(&Identity::of(context.run, context.arms, scenario));
     settings.set_input_file(context.root.join(&scenario.path));
     let asserted = quietly(|| settings.bind(|| (context.assertion)(&scenario.name, &body)));
     let state = state_of(&context.directory.join(file_of(&scenario.name)), &body);
     match (asserted, state) {
         (Ok(()), Ok(SnapshotState::Same)) => Ok(()),
         // Outside CI insta may be told to let a difference pass (`cargo insta test` collects them for a review).
-        (Ok(()), _) if !is_ci(variable("CI").as_deref(), variable("TF_BUILD").is_some()) => Ok(()),
+        (Ok(()), _) if !is_ci() => Ok(()),
         (_, Ok(state)) => Err(message(scenario, context, &state)),
         (Err(panic), Err(_)) => Err(panic),
         (Ok(()), Err(error)) => Err(error.to_string()),
@@ -226,20 +239,12 @@ fn body_of(text: &str) -> Option<&str> {
 fn state_of(path: &Path, body: &str) -> Result<SnapshotState> {
     let text = match read_regular_text(path, MOST_BYTES) {
         Ok(text) => text,
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(SnapshotState::Missing);
-        }
+        Err(error) if error.is_not_found() => return Ok(SnapshotState::Missing),
         Err(error) => return Err(error),
     };
     // White space at the end does not count, as insta has it.
     let text = text.replace("\r\n", "\n");
-    let approved = body_of(&text).ok_or_else(|| {
-        Error::input(
-            path,
-            1,
-            "no snapshot: expected a header between two lines of `---`; delete it and approve the answers anew",
-        )
-    })?;
+    let approved = body_of(&text).ok_or_else(|| no_snapshot(path))?;
     if approved.trim_end() == body.trim_end() {
         Ok(SnapshotState::Same)
     } else {
@@ -247,45 +252,12 @@ fn state_of(path: &Path, body: &str) -> Result<SnapshotState> {
     }
 }
 
-/// Refuses settings of insta that would make CI green, or approve answers there, without anybody having looked.
-///
-/// # Errors
-/// In CI (`CI` set and not empty, `false` or `0`; or `TF_BUILD` set): `INSTA_FORCE_PASS`, and an `INSTA_UPDATE` that writes in
-/// place (`always`, `force`, `unseen`, and the older spellings).
-pub fn check_environment() -> Result<()> {
-    check_variables(&variable)
-}
-
-fn variable(name: &str) -> Option<String> {
-    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
-}
-
-fn is_ci(ci: Option<&str>, azure: bool) -> bool {
-    match ci {
-        None => azure,
-        Some(value) => !matches!(value, "" | "false" | "0"),
-    }
-}
-
-fn check_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<()> {
-    if !is_ci(variable("CI").as_deref(), variable("TF_BUILD").is_some()) {
-        return Ok(());
-    }
-    let refused: [(&str, &[&str]); 4] = [
-        ("INSTA_FORCE_PASS", &["1"]),
-        ("INSTA_UPDATE", &["always", "force", "unseen", "1"]),
-        ("INSTA_FORCE_UPDATE", &["1"]),
-        ("INSTA_FORCE_UPDATE_SNAPSHOTS", &["1"]),
-    ];
-    for (name, values) in refused {
-        if let Some(value) = variable(name).filter(|v| values.contains(&v.as_str())) {
-            return Err(Error::Usage(format!(
-                "{name}={value} in CI would pass or approve answers that nobody has looked at; unset it here, and approve answers \
-                 with `cargo insta review` where the run can be seen"
-            )));
-        }
-    }
-    Ok(())
+fn no_snapshot(path: &Path) -> Error {
+    Error::input(
+        path,
+        1,
+        "no snapshot: expected a header between two lines of `---`; delete it and approve the answers again",
+    )
 }
 
 #[cfg(test)]

@@ -40,44 +40,55 @@ OWN = (
 
 TEXT = """# Performance
 
-finetest and what else does its work, measured in turn on one machine by `python3 benches/peers/run.py`, which wrote this page; the raw
-figures are in [{raw}]({raw}). Absolute figures hold for this machine and hour; the ratios are the result.
+This page compares finetest with other programs that do the same work. `python3 benches/peers/run.py` measured all of them in turn on one
+machine and wrote the page. The raw figures are in [{raw}]({raw}). Absolute figures hold for this machine and hour. The ratios are the
+result.
 
 {machine}
 
 {table}
 
-Medians, and least to most in brackets. A repetition of finetest is followed by one of each peer; the ratio is that of neighbours,
-its median and spread. n counts pairs during which other processes used less than {quiet:.0f} % of the machine.{disturbed}
+A figure is a median, with the lowest and the highest in brackets. Figures without a unit are tokens per second. Each repetition of
+finetest is followed by one of each peer. A ratio is that of neighbours: its median and its spread. n counts the pairs during which other
+processes used less than {quiet:.0f} % of the machine.{disturbed}
 
-- Model: {model}, {parameters:.1f} M weights; the peers have the weights of the same GGUF file, widened to f32 by transformers.
-- Training: LoRA of rank 16 on all linear layers, AdamW, in f32 or bf16: finetest's is of products with the base's weights alone (`[train]
-  bf16`, `[model] dtype`), PEFT's is autocast. Short examples are 8 a step with 75–105 tokens of
-  prompt and 20–40 of completion, which PEFT pads; tokens are those of the examples, padding is none.
-- Scoring: log-likelihoods of all tokens. Decoding: 128 greedy tokens after a prompt of 40.
-- The four-choice questions and the example project are timed as whole processes, from an empty answer store; the harness and the script
-  with transformers and PEFT run once for base and once for tuned. The script batches 16 alike prompts, and computes answers, choices and
-  drift; finetest's time has its report and proof besides. llama.cpp's API is `benches/llama_project.rs`: one process, which loads the
-  model once, has a context for each arm and takes one prompt after another, each evaluated in one batch, on all cores and otherwise with
-  llama.cpp's defaults; it computes answers and choices alone.
-- Of the machine's limit: for training and scoring the matrix products that the result needs, over the fastest product of the same
-  precision measured (f32 {gemm}{gemm_bf16}). A training of LoRA is counted exactly: forward 2 operations a weight, of the head where a loss is, and as many backward, for the
-  inputs alone because the weights are frozen; adapter and attention count threefold. (Thrice the forward pass, as is usual for full
-  training, would make {usual} of the {exact} on full batches.) For decoding one answer: the bytes of all weights as they lie in memory,
-  read once a token, over the memory's read bandwidth ({read}).
+**Model.** {model}, {parameters:.1f} M weights. The peers have the weights of the same GGUF file, widened to f32 by transformers.
 
-## Arms and threads
+**Training.** LoRA of rank 16 on all linear layers, AdamW, in f32 or bf16. In bf16, finetest computes the products with the base's weights
+(`[train] bf16`, `[model] dtype`), and PEFT uses autocast. Short examples are 8 per step, with 75–105 tokens of prompt and 20–40 of
+completion. PEFT pads them. Tokens are those of the examples, without padding.
+
+**Scoring and decoding.** Scoring computes log-likelihoods of all tokens. Decoding generates 128 greedy tokens after a prompt of 40.
+
+**Whole processes.** The four-choice questions and the example project are timed as whole processes, with an empty cache.
+
+- The harness, and the script with transformers and PEFT, run once for base and once for tuned.
+- The script batches 16 similar prompts, and computes answers, choices and drift. finetest's time also has its report and adapter check.
+- llama.cpp's API is `benches/llama_project.rs`. It is one process that loads the model once and has a context for each model of the run.
+  It takes one prompt after another, each evaluated in one batch, on all cores, with llama.cpp's other defaults. It computes only answers
+  and choices.
+
+**The machine's limit** is the best speed that was measured on this machine.
+
+- For training and scoring it is the fastest matrix product of the same precision that was measured (f32 {gemm}{gemm_bf16}). The share
+  counts the products that the result needs.
+- A training of LoRA is counted exactly. The forward pass has 2 operations per weight, those of the head only where there is a loss. The
+  backward pass has as many, for the inputs alone, because the weights are frozen. Adapter and attention count three times.
+- Full training is usually counted as three forward passes. That would make {usual} of the {exact} on full batches.
+- For decoding one answer it is the memory's read bandwidth ({read}). All weights are read once per token.
+
+## Models and threads
 
 {own}
 
-The time of 128 tokens after a prompt of 8, or of the same work, against that of one arm or thread, in the same run; an arm is one more row
-of the batch and, but for base, an adapter of rank 16 on all linear layers.
+This is the time of 128 tokens after a prompt of 8, or of the same work, against that of one model or thread in the same run. A further
+model of a run (an arm) is one more row of the batch. All but base have an adapter of rank 16 on all linear layers.
 
 ## Peak memory
 
 {memory}
 
-Most memory that a process held at once, with mapped files; of several processes one after another the largest.
+Peak memory is the most that a process held at once, with mapped files. Of several processes one after another, it is the largest.
 
 ## The same work
 

@@ -26,7 +26,7 @@ use crate::compare::DriftSample;
 use crate::error::{Error, Result};
 use crate::record::{Completion, DriftMethod, Prompt, Proof, Request};
 
-/// Raised when the code of this crate would answer a question otherwise than before: the decoder, sampling, tokenisation, templates, the
+/// Raised when the code of this crate would answer a question differently from before: the decoder, sampling, tokenisation, templates, the
 /// llama.cpp session. It is part of every answer's key, so that no stored answer of the old code is taken for one of the new.
 /// A test of `engine/tests.rs` fails when it has to be raised.
 pub const ENGINE_REVISION: u32 = 1;
@@ -70,7 +70,7 @@ pub struct Question<'a> {
 /// A guess at an answer.
 #[derive(Clone, Copy, Debug)]
 pub enum Draft<'a> {
-    /// The text that was approved: it is expected to hold, and holds where its tokens are the likeliest or tie with them.
+    /// The text that was approved: it is expected to hold, and holds where its tokens are the most likely or tie with them.
     Approved(&'a str),
     /// The tokens of another arm's answer.
     Other(&'a [u32]),

@@ -1,4 +1,4 @@
-//! Every operation beside its slow twin, at the shapes of SmolLM2-135M, for `benches/ops.rs` alone: operations stay private.
+//! Every operation beside its reference implementation, at the shapes of SmolLM2-135M, for `benches/ops.rs` alone: operations stay private.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ const EPS: f64 = 1e-5;
 type Fast = Box<dyn Fn(Option<&Tape>, &[Tensor]) -> Result<Tensor>>;
 type Slow = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
 
-/// An operation and its slow twin on the same inputs.
+/// An operation and its reference implementation on the same inputs.
 pub struct Pair {
     /// The operation's name.
     pub name: &'static str,

@@ -45,7 +45,7 @@ pub struct Repetition {
     pub weight_bytes: u64,
 }
 
-/// Does `work` with a GGUF file or a Hugging Face directory, in bf16 or f32, as often as `next` says, which is told of every repetition.
+/// Does `work` with a GGUF file or a Hugging Face directory, in bf16 or f32, as often as `next` says, which is reported of every repetition.
 ///
 /// # Errors
 /// The model cannot be loaded, or the work does not fit it.

@@ -1,38 +1,37 @@
 //! `finetest crosscheck`.
 
-use super::Global;
 #[cfg(feature = "llama-cpp")]
-use super::{config, json, print, progress::Display, style};
+use super::json;
+use super::options::{Global, ListFormat, Output, Train};
 #[cfg(feature = "llama-cpp")]
 use crate::compare::crosscheck::Limits;
 #[cfg(feature = "llama-cpp")]
 use crate::config::BackendName;
 use crate::error::{Error, Result};
 #[cfg(feature = "llama-cpp")]
-use crate::{
-    error::exit,
-    project::{self, TrainPolicy},
-    report,
-};
+use crate::{error::exit, project, report};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Run llama.cpp on the weights in f32, as candle computes with a small model: what then differs is not the rounding of
-    /// activations to 8 bits
+    /// Run llama.cpp with f32 weights and activations, so that rounding to 8 bits is no difference
     #[arg(long)]
     exact: bool,
-    /// Least share of positions at which both find the same token likeliest, of each arm
+    /// Minimum top-1 agreement per arm, 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.99)]
     min_same_top1: f64,
-    /// Most of the mean KL divergence of each arm, in nats/token; none unless given
+    /// Maximum mean KL divergence per arm, in nats/token [default: no limit]
     #[arg(long, value_name = "NATS")]
     max_kl: Option<f64>,
-    /// Most cases of an arm whose verdict differs between the backends
+    /// Maximum number of cases per arm whose verdict differs between the backends
     #[arg(long, value_name = "N", default_value_t = 0)]
     max_flips: usize,
-    /// Most of the texts that are hard to tokenise which the backends may cut into other tokens
+    /// Maximum number of tokenizer tests that may differ
     #[arg(long, value_name = "N", default_value_t = 0)]
     max_texts: usize,
+    #[command(flatten)]
+    train: Train,
+    #[command(flatten)]
+    output: Output<ListFormat>,
 }
 
 #[cfg(feature = "llama-cpp")]
@@ -43,16 +42,19 @@ pub(super) fn crosscheck(global: &Global, args: &Args) -> Result<u8> {
     if let Some(most) = args.max_kl.filter(|most| most.is_nan() || *most < 0.0) {
         return Err(Error::Usage(format!("--max-kl is {most}, expected 0 or more")));
     }
-    let config = config(global)?;
-    let mut display = Display::new(global.quiet);
+    let config = global.project()?;
+    args.output.check(Some(&config))?;
+    let mut display = global.display();
     let other = if args.exact { BackendName::LlamaCppF32 } else { BackendName::LlamaCpp };
     let Args { min_same_top1, max_kl, max_flips, max_texts, .. } = *args;
     let limits = Limits { min_same_top1, max_kl, max_flips, max_texts };
-    let check =
-        project::crosscheck(&config, other, TrainPolicy::from_env()?, limits, &mut |event| display.show(&event));
+    let check = project::crosscheck(&config, other, args.train.policy()?, limits, &mut |event| display.show(&event));
     display.finish();
     let check = check?;
-    print(&if global.json { json(&check)? } else { report::crosscheck(&check, style()) })?;
+    args.output.print(&match args.output.format() {
+        ListFormat::Json => json(&check)?,
+        ListFormat::Terminal => report::crosscheck(&check, args.output.style(global)),
+    })?;
     Ok(match &check {
         check if !check.errors.is_empty() => exit::ERROR,
         check if check.passed => exit::PASS,

@@ -1,9 +1,9 @@
-//! `finetest export --format FORMAT --out PATH`.
+//! `finetest export --format FORMAT --output PATH`.
 
 use std::path::{Path, PathBuf};
 
-use super::progress::Display;
-use super::{Global, config, notes, print};
+use super::options::Global;
+use super::print;
 use crate::config::Config;
 use crate::error::{Error, Result, exit};
 use crate::export::{Export, Format, Precision, Protected, earlier, probe};
@@ -40,7 +40,7 @@ pub(super) struct Args {
     #[arg(long, value_enum)]
     format: Form,
     /// A directory (peft, merged) or a file (gguf-adapter, merged-gguf) that is not there yet, or an empty directory
-    #[arg(long, value_name = "PATH")]
+    #[arg(long = "output", short, alias = "out", value_name = "PATH")]
     out: PathBuf,
     /// A PEFT directory or a GGUF adapter; default: the manifest's
     #[arg(long, value_name = "PATH")]
@@ -79,7 +79,7 @@ impl From<Dtype> for Precision {
 pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     let (format, precision) = (Format::from(args.format), args.dtype.map(Precision::from));
     format.check(precision)?;
-    let config = config(global)?;
+    let config = global.project()?;
     let place = config.adapter.as_ref();
     let directory = args.adapter.clone().or_else(|| place.map(|place| place.path.clone()));
     let directory = directory.ok_or_else(|| {
@@ -90,7 +90,7 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
     protected.check_export(format, &args.out)?;
     earlier::check(format, &args.out, args.force)?;
     let scale = if args.adapter.is_none() { place.map_or(1.0, |place| place.scale) } else { 1.0 };
-    let mut display = Display::new(global.quiet);
+    let mut display = global.display();
     // Nobody trains the adapter meanwhile, and what a killed export left is nobody's.
     let _lock = project::lock(&config, &mut |event| display.show(&event))?;
     sweep_directory(&args.out);
@@ -113,7 +113,7 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
         (Err(why), _) => return Err(why),
     };
     let (adapter, told) = base.adapter(&directory, &config.root)?;
-    notes(global, told);
+    global.notes(told);
     let export = Export {
         files: &files,
         decoder: &base.decoder,
@@ -151,6 +151,6 @@ fn convert_alone(
 ) -> Result<()> {
     let outline = model::outline(files, &config.model)?;
     let adapter = lora::open(directory, &outline)?;
-    notes(global, lora::provenance::notes(&adapter, &config.root, files, &config.model, &outline)?);
+    global.notes(lora::provenance::notes(&adapter, &config.root, files, &config.model, &outline)?);
     lora::convert(&adapter, &outline, files, directory, scale, &earlier::header(), &args.out)
 }

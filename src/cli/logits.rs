@@ -1,11 +1,11 @@
-//! `finetest logits MODEL --tokens FILE --out FILE.safetensors`.
+//! `finetest logits MODEL --tokens FILE --output FILE.safetensors`.
 
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
-use super::progress::Display;
-use super::{Global, config, notes, print};
+use super::options::Global;
+use super::print;
 use crate::config::{Config, ModelConfig};
 use crate::error::{Error, Result, exit};
 use crate::export::{Protected, earlier};
@@ -27,7 +27,7 @@ pub(super) struct Args {
     #[arg(long)]
     text: Option<String>,
     /// Written: one f32 tensor `logits` of shape (tokens, vocabulary)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "output", short, alias = "out", value_name = "FILE")]
     out: PathBuf,
     /// Write over logits that this command wrote before
     #[arg(long)]
@@ -42,7 +42,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     protected.check_file(&args.out)?;
     earlier::check_file(&args.out, earlier::LOGITS, args.force)?;
     let config = ModelConfig { source: args.model.clone(), ..ModelConfig::default() };
-    let mut display = Display::new(global.quiet);
+    let mut display = global.display();
     let files = sources::resolve(&config, &mut |event| display.show(&event.into()));
     display.finish();
     let files = files?;
@@ -69,7 +69,7 @@ pub(super) fn logits(global: &Global, args: &Args) -> Result<u8> {
     let adapter = match &args.adapter {
         Some(directory) => {
             let (adapter, told) = base.adapter(directory, Path::new(""))?;
-            notes(global, told);
+            global.notes(told);
             Some(adapter.attached(decoder, 1.0)?)
         }
         None => None,
@@ -113,9 +113,9 @@ fn not_finite(base: &Opened, args: &Args, position: usize) -> Error {
 
 /// What is read here, and the project's files where there is one.
 fn protected(global: &Global, args: &Args) -> Protected {
-    let mut protected = config(global).map(|config| Protected::project(&config)).unwrap_or_default();
+    let mut protected = global.project().map(|config| Protected::project(&config)).unwrap_or_default();
     // One that cannot be read is kept all the same.
-    let manifest = global.manifest.clone().or_else(|| Config::find(".").ok());
+    let manifest = global.config.clone().or_else(|| Config::find(".").ok());
     manifest.iter().for_each(|path| protected.add("the manifest", path));
     protected.add("the base", Path::new(&args.model));
     args.adapter.iter().for_each(|path| protected.add("the adapter", path));

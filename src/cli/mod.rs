@@ -2,109 +2,131 @@
 //!
 //! Results go to stdout, progress and notes to stderr.
 
+mod ask;
+mod check;
+mod compare;
 mod crosscheck;
 mod export;
 mod gate;
 pub(crate) mod github;
+mod help;
+mod init;
+mod inspect;
 pub(crate) mod interrupt;
+mod list;
 mod logits;
+mod new;
+mod options;
 pub(crate) mod progress;
+#[cfg(test)]
+mod reference;
 mod report;
 mod run;
-mod sizes;
+mod runs;
+mod schema;
+mod snapshots;
 mod train;
 mod verdicts;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{BackendName, Config};
 use crate::error::{Error, Result, exit};
-use crate::report::Style;
 use crate::shown::visible;
+use options::Global;
 
 const AFTER: &str = "\
 Exit codes: 0 passed, 100 the gate failed, 1 an error, 2 wrong usage, 4 nothing ran.
 
-Environment:
-  FINETEST_TRAIN   auto (default), never or always: whether `run` may train the adapter
-  FINETEST_CACHE   directory of downloaded models
-  FINETEST_WORKER_PROGRAM  the finetest that runs llama.cpp as a child; default: this program
-  HF_ENDPOINT, HF_HOME, HF_TOKEN are honoured for hf: sources, pip's own settings for pypi: sources
-  NO_COLOR         not empty: no colours, whatever CLICOLOR_FORCE says
-  CLICOLOR_FORCE   not empty and not 0: colours, also where no terminal is";
+Without a command, finetest runs `finetest run`, and takes its options.";
 
-/// Fine-tuned language models, tested the way code is.
+const AFTER_LONG: &str = "\
+Exit codes:
+  0    passed
+  1    an error: something could not be read, computed or written
+  2    wrong usage
+  4    nothing ran: there is no scenario, or no case is selected
+  100  the gate failed, or there is no gate
+
+Environment:
+  FINETEST_MANIFEST        path to the manifest, as --config
+  FINETEST_TRAIN           auto, never or always, as --train
+  FINETEST_CACHE           directory of downloaded models [default: ~/.cache/finetest]
+  FINETEST_WORKER_PROGRAM  the finetest that runs llama.cpp as a child process [default: this program]
+  CI                       if set, the adapter is not trained unless --train or FINETEST_TRAIN says so
+  HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN   as huggingface_hub reads them, for hf: sources
+  PIP_*                    pip's own settings, for pypi: sources
+  NO_COLOR                 if not empty: no colors
+  CLICOLOR_FORCE           if neither empty nor 0: colors without a terminal
+  COLUMNS                  width of the output
+  INSTA_UPDATE, INSTA_PENDING_DIR   as insta reads them, for `finetest snapshots`
+
+Without a command, finetest runs `finetest run`, and takes its options.";
+
+/// Test a fine-tuned language model against its base: what it gained, and what it forgot.
 #[derive(Debug, Parser)]
-#[command(name = "finetest", version, after_help = AFTER)]
+#[command(name = "finetest", version, after_help = AFTER, after_long_help = AFTER_LONG)]
 struct Cli {
     #[command(flatten)]
     global: Global,
+    /// Those of `run`, which is the default command.
+    #[command(flatten)]
+    run: run::Options,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-#[derive(Clone, Debug, Args)]
-struct Global {
-    /// The project's manifest; default: finetest.toml here or in the nearest directory above
-    #[arg(long, global = true, value_name = "FILE")]
-    manifest: Option<PathBuf>,
-    /// Inference backend: candle, llama-cpp, or llama-cpp-f32 (weights in f32, for a small model) [default: from the manifest, or candle]
-    #[arg(long, global = true, value_name = "NAME")]
-    backend: Option<String>,
-    /// Threads to compute with; default: all cores
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
-    /// Print JSON instead of a report
-    #[arg(long, global = true)]
-    json: bool,
-    /// No progress and no notes
-    #[arg(long, short, global = true)]
-    quiet: bool,
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Ask every arm every scenario, report and gate (the default). Trains the adapter first if it has to
-    Run {
-        /// Print what happens as JSON lines, an event each, and the gate's decision last; no report
-        #[arg(long, conflicts_with = "json")]
-        events: bool,
-    },
-    /// Train the adapter, if there is none that fits recipe, data and base
-    Train {
-        /// Train even if the adapter is up to date. Resumes an interrupted training; restarts a finished one
-        #[arg(long)]
-        force: bool,
-        /// Print what happens as JSON lines, an event each, and the training's summary last
-        #[arg(long, conflicts_with = "json")]
-        events: bool,
-    },
-    /// Gate a recorded run by the manifest's [gate]
-    Gate {
-        /// A run.json
-        run: PathBuf,
-    },
+    /// Write a manifest and first scenarios for an adapter, for training data, or for an empty folder
+    Init(init::Args),
+    /// Add a scenario, also from a JSONL or CSV file
+    New(new::Args),
+    /// Check the project without running a model: files, data, sizes, and how long a run will take
+    Check(check::Args),
+    /// List the tests
+    List(list::Args),
+    /// Run the scenarios on base and tuned, report and gate (the default command)
+    Run(run::Args),
+    /// Train the adapter if it is missing or out of date
+    Train(train::Args),
+    /// Ask base and tuned one question, and show both answers
+    Ask(ask::Args),
+    /// Show, accept or reject changed answers
+    Snapshots(snapshots::Args),
+    /// Gate a recorded run by the manifest's thresholds
+    Gate(gate::Args),
     /// Report a recorded run
-    Report {
-        /// A run.json
-        run: PathBuf,
-        /// terminal, markdown or junit
-        #[arg(long, value_name = "FORMAT", default_value = "terminal")]
-        format: report::Format,
-    },
-    /// Run the project on candle and on llama.cpp, and tell a difference of the serving from one of the fine-tune
-    Crosscheck(crosscheck::Args),
+    Report(report::Args),
+    /// Compare two recorded runs: what broke, what was fixed
+    Compare(compare::Args),
+    /// List recorded runs
+    Runs(runs::Args),
     /// Write the adapter, or base and adapter merged, in a form that other programs read
     Export(export::Args),
-    /// Write the logits of every position of a text: to compare a model with any other implementation
+    /// Show a model's parameters, memory and adapter sizes, without its weights
+    #[command(alias = "sizes")]
+    Inspect(inspect::Args),
+    /// Compare the candle and the llama.cpp backend on this project (needs a build with llama.cpp)
+    #[cfg_attr(not(feature = "llama-cpp"), command(hide = true))]
+    Crosscheck(crosscheck::Args),
+    /// Write the logits of every position of a text, to compare a model with another implementation
+    #[command(hide = true)]
     Logits(logits::Args),
-    /// Parameters, bytes, KV cache and LoRA of a model, from its configuration alone
-    Sizes(sizes::Args),
+    /// Print the JSON Schema of a manifest, a scenario file, or a run record
+    Schema(schema::Args),
+    /// Print a completion script for a shell
+    Completions(help::CompletionsArgs),
+    /// Print the manual page
+    Man,
+}
+
+/// The command line's definition. Options of `run` that may stand without it are not shown twice.
+pub(crate) fn command() -> clap::Command {
+    Cli::command().mut_args(|arg| if arg.is_global_set() { arg } else { arg.hide(true) })
 }
 
 /// Runs the command line with these arguments (the program's name first) and says how it ended.
@@ -118,7 +140,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if arguments.get(1).is_some_and(|a| a == "finetest") {
         arguments.remove(1);
     }
-    let cli = match Cli::try_parse_from(arguments) {
+    let parsed = command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -137,53 +160,32 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<u8> {
     let global = &cli.global;
-    backend(global)?;
-    set_threads(global)?;
-    match cli.command.as_ref().unwrap_or(&Command::Run { events: false }) {
-        Command::Run { events } => run::run(global, *events),
-        Command::Train { force, events } => train::train(global, *force, *events),
-        Command::Gate { run } => gate::gate(global, run),
-        Command::Report { run, format } => report::report(global, run, *format),
-        Command::Crosscheck(args) => crosscheck::crosscheck(global, args),
-        Command::Export(args) => export::export(global, args),
-        Command::Logits(args) => logits::logits(global, args),
-        Command::Sizes(args) => sizes::sizes(global, args),
+    global.set_threads()?;
+    if cli.command.is_some() && cli.run != run::Options::default() {
+        let message = "an option stands before the command and belongs behind it: finetest COMMAND --OPTION";
+        return Err(Error::Usage(message.into()));
     }
-}
-
-fn set_threads(global: &Global) -> Result<()> {
-    let Some(threads) = global.threads else {
-        return Ok(());
-    };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
-    pool.map_err(|e| Error::failed(format!("--threads {threads}: {e}")))
-}
-
-fn config(global: &Global) -> Result<Config> {
-    let mut config = match &global.manifest {
-        Some(path) => Config::load(path),
-        None => {
-            let here = std::env::current_dir().map_err(Error::io(".".as_ref(), "read"))?;
-            let found = Config::find(&here)?;
-            // Shown and recorded as a person would write it.
-            Config::load(found.strip_prefix(&here).unwrap_or(&found))
-        }
-    }?;
-    config.backend = backend(global)?.unwrap_or(config.backend);
-    Ok(config)
-}
-
-/// The backend that the command line names.
-fn backend(global: &Global) -> Result<Option<BackendName>> {
-    let parse = |name: &String| BackendName::parse(name).map_err(|e| Error::Usage(format!("--backend is {e}")));
-    global.backend.as_ref().map(parse).transpose()
-}
-
-/// Prints notes, unless none are wanted.
-fn notes(global: &Global, notes: impl IntoIterator<Item = String>) {
-    let mut err = std::io::stderr().lock();
-    for note in notes.into_iter().filter(|_| !global.quiet) {
-        let _ = writeln!(err, "note: {}", visible(&note));
+    match &cli.command {
+        None => run::run(global, &cli.run, &[]),
+        Some(Command::Run(args)) => run::run(global, &args.options, &args.filters),
+        Some(Command::Init(args)) => init::init(global, args),
+        Some(Command::New(args)) => new::new(global, args),
+        Some(Command::Check(args)) => check::check(global, args),
+        Some(Command::List(args)) => list::list(global, args),
+        Some(Command::Train(args)) => train::train(global, args),
+        Some(Command::Ask(args)) => ask::ask(global, args),
+        Some(Command::Snapshots(args)) => snapshots::snapshots(global, args),
+        Some(Command::Gate(args)) => gate::gate(global, args),
+        Some(Command::Report(args)) => report::report(global, args),
+        Some(Command::Compare(args)) => compare::compare(global, args),
+        Some(Command::Runs(args)) => runs::runs(global, args),
+        Some(Command::Export(args)) => export::export(global, args),
+        Some(Command::Inspect(args)) => inspect::inspect(global, args),
+        Some(Command::Crosscheck(args)) => crosscheck::crosscheck(global, args),
+        Some(Command::Logits(args)) => logits::logits(global, args),
+        Some(Command::Schema(args)) => schema::schema(args),
+        Some(Command::Completions(args)) => help::completions(args),
+        Some(Command::Man) => help::man(),
     }
 }
 
@@ -208,34 +210,4 @@ fn json_line(event: &impl serde::Serialize) -> Result<()> {
 
 fn json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|e| Error::failed(e.to_string()))
-}
-
-fn style() -> Style {
-    let variable = |name: &str| std::env::var(name).ok();
-    let color = colored(variable("NO_COLOR"), variable("CLICOLOR_FORCE"), std::io::stdout().is_terminal());
-    let columns = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).filter(|columns| *columns > 0);
-    let width = columns.or_else(progress::terminal_width).unwrap_or(100);
-    Style { color, width }
-}
-
-/// Whether to colour. `NO_COLOR` says no when it is there and not empty, whatever its value (no-color.org), and wins over
-/// `CLICOLOR_FORCE`, which says yes unless it is `0` (bixense.com/clicolors: with `NO_COLOR`, no colour "no matter what").
-fn colored(no_color: Option<String>, force: Option<String>, terminal: bool) -> bool {
-    let given = |value: Option<String>| value.filter(|value| !value.is_empty());
-    given(no_color).is_none() && (given(force).is_some_and(|force| force != "0") || terminal)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn no_color_wins_over_everything_and_a_force_over_the_terminal() {
-        let colored = |no: &str, force: &str, terminal| super::colored(Some(no.into()), Some(force.into()), terminal);
-        for terminal in [false, true] {
-            assert!(!colored("1", "1", terminal) && !colored("0", "1", terminal));
-            assert!(colored("", "1", terminal));
-            assert_eq!(colored("", "0", terminal), terminal);
-            assert_eq!(colored("", "", terminal), terminal);
-            assert_eq!(super::colored(None, None, terminal), terminal);
-        }
-    }
 }

@@ -17,12 +17,16 @@ const EVERY: Duration = Duration::from_secs(15);
 /// Draws [`RunEvent`]s.
 pub(crate) struct Display {
     quiet: bool,
+    /// Verdicts are shown without a terminal too, and of stored answers.
+    verbose: bool,
+    /// Answers are judged.
+    judges: bool,
     terminal: bool,
     bar: Option<ProgressBar>,
     last_line: Instant,
     phase: Phase,
     verdicts: Verdicts,
-    /// Events are printed as JSON lines in place of being drawn; how that went.
+    /// Events are printed as JSON lines instead of being drawn; how that went.
     lines: Option<Result<()>>,
 }
 
@@ -55,7 +59,27 @@ impl Display {
     pub(crate) fn new(quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let (phase, verdicts) = (Phase::default(), Verdicts::default());
-        Self { quiet, terminal, bar: None, last_line: Instant::now(), phase, verdicts, lines: None }
+        Self {
+            quiet,
+            verbose: false,
+            judges: true,
+            terminal,
+            bar: None,
+            last_line: Instant::now(),
+            phase,
+            verdicts,
+            lines: None,
+        }
+    }
+
+    /// Shows verdicts without a terminal too, and those of stored answers.
+    pub(super) fn verbose(self, verbose: bool) -> Self {
+        Self { verbose, ..self }
+    }
+
+    /// Shows no verdicts: nothing is judged.
+    pub(super) fn without_verdicts(self) -> Self {
+        Self { judges: false, ..self }
     }
 
     /// Draws nothing, and prints each event as a line of JSON on stdout.
@@ -79,9 +103,9 @@ impl Display {
                 self.phase.tokens += tokens;
                 self.advance(*units);
             }
-            RunEvent::CaseFinished { .. } if !self.terminal => {}
+            RunEvent::CaseFinished { .. } if !self.judges || (!self.terminal && !self.verbose) => {}
             RunEvent::CaseFinished { .. } => {
-                let lines = self.verdicts.lines(event, console::colors_enabled_stderr());
+                let lines = self.verdicts.lines(event, console::colors_enabled_stderr(), self.verbose);
                 lines.iter().for_each(|line| self.line_above(line));
             }
             RunEvent::Step { step, loss, tokens } => self.step(*step, loss.unwrap_or_default(), *tokens),

@@ -1,26 +1,45 @@
 //! `finetest train`.
 
+use super::options::{Global, ListFormat, Output, backends};
 use super::progress::Display;
-use super::{Global, config, json, json_line, print};
+use super::{json, json_line};
+use crate::config::BackendName;
 use crate::error::{Error, Result, exit};
 use crate::project::{self, TrainPolicy};
 
-pub(super) fn train(global: &Global, force: bool, events: bool) -> Result<u8> {
-    let config = config(global)?;
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Train even if the adapter is up to date. Resumes an interrupted training; restarts a finished one
+    #[arg(long)]
+    force: bool,
+    /// Backend that trains [default: from the manifest, or candle]
+    #[arg(long, value_name = "NAME", value_parser = backends())]
+    backend: Option<BackendName>,
+    /// Print events as JSON lines, the training's summary last
+    #[arg(long, conflicts_with_all = ["json", "format", "output"])]
+    events: bool,
+    #[command(flatten)]
+    output: Output<ListFormat>,
+}
+
+pub(super) fn train(global: &Global, args: &Args) -> Result<u8> {
+    let mut config = global.project()?;
+    config.backend = args.backend.unwrap_or(config.backend);
+    args.output.check(Some(&config))?;
     if config.recipe.is_none() {
         return Err(Error::input(&config.manifest, None, "[train] is missing: there is no recipe to train by"));
     }
-    let policy = if force { TrainPolicy::Always } else { TrainPolicy::Auto };
-    let mut display = if events { Display::json_lines() } else { Display::new(global.quiet) };
+    let policy = if args.force { TrainPolicy::Always } else { TrainPolicy::Auto };
+    let mut display = if args.events { Display::json_lines() } else { global.display() };
     let summary = project::train(&config, policy, &mut |event| display.show(&event));
     display.end()?;
     let summary = summary?;
-    if events {
+    if args.events {
         json_line(&serde_json::json!({ "event": "training-finished", "summary": summary }))?;
         return Ok(exit::PASS);
     }
-    if global.json {
-        print(&json(&summary)?)?;
+    if args.output.format() == ListFormat::Json {
+        args.output.print(&json(&summary)?)?;
         return Ok(exit::PASS);
     }
     let text = match &summary.state {
@@ -35,6 +54,6 @@ pub(super) fn train(global: &Global, force: bool, events: bool) -> Result<u8> {
             )
         }
     };
-    print(&text)?;
+    args.output.print(&text)?;
     Ok(exit::PASS)
 }

@@ -18,8 +18,9 @@ pub(super) struct Verdicts {
 }
 
 impl Verdicts {
-    /// The lines that an event completes. Answers that were stored make none: they were told when they were computed.
-    pub(super) fn lines(&mut self, event: &RunEvent, colors: bool) -> Vec<String> {
+    /// The lines that an event completes. Answers that were stored make none unless `all` are wanted: they were shown when they were
+    /// computed.
+    pub(super) fn lines(&mut self, event: &RunEvent, colors: bool, all: bool) -> Vec<String> {
         let RunEvent::CaseFinished { test, arm, verdict, why, stored, .. } = event else { return Vec::new() };
         if arm == BASE {
             self.base.insert(test.clone(), *verdict);
@@ -30,7 +31,7 @@ impl Verdicts {
             return waiting.into_iter().map(line).collect();
         }
         match self.base.get(test) {
-            _ if *stored => Vec::new(),
+            _ if *stored && !all => Vec::new(),
             Some(base) => vec![line(test, arm, (*base, *verdict), why.as_deref(), colors)],
             None => {
                 let known = (arm.clone(), *verdict, why.clone());
@@ -78,13 +79,16 @@ mod tests {
     #[test]
     fn a_case_is_told_when_both_arms_are_judged_whichever_comes_first() {
         let mut verdicts = Verdicts::default();
-        assert!(verdicts.lines(&event("tuned", F, Some("contains \"Paris\": \u{1b}[2Jx")), false).is_empty());
+        assert!(verdicts.lines(&event("tuned", F, Some("contains \"Paris\": \u{1b}[2Jx")), false, false).is_empty());
         assert_eq!(
-            verdicts.lines(&event("base", P, None), false),
+            verdicts.lines(&event("base", P, None), false, false),
             ["  ▼ broken    control::facts::france  contains \"Paris\": \\u{1b}[2Jx"]
         );
-        assert_eq!(verdicts.lines(&event("half", P, None), false), ["  ✓ passed    control::facts::france [half]"]);
-        let coloured = verdicts.lines(&event("half", F, None), true);
+        assert_eq!(
+            verdicts.lines(&event("half", P, None), false, false),
+            ["  ✓ passed    control::facts::france [half]"]
+        );
+        let coloured = verdicts.lines(&event("half", F, None), true, false);
         assert!(coloured[0].starts_with("  \u{1b}[31m▼ broken   \u{1b}[0m "), "{coloured:?}");
     }
 }

@@ -22,7 +22,7 @@ pub struct Limits {
     pub max_kl: Option<f64>,
     /// Most cases of an arm whose verdict differs.
     pub max_flips: usize,
-    /// Most hard texts that are cut into other tokens; of the prompts that are asked, none may be.
+    /// Most hard texts that are tokenized differently; of the prompts that are asked, none may be.
     pub max_texts: usize,
 }
 
@@ -45,7 +45,7 @@ pub struct CrossCheck {
     pub texts: TokenCheck,
     /// The same, on every case's prompt as the chat template renders it.
     pub prompts: TokenCheck,
-    /// The chat template, by finetest's Jinja and by the form that the other has built in; none without a template. It is told and no
+    /// The chat template, by finetest's Jinja and by the form that the other has built in; none without a template. It is reported and no
     /// reason to fail: prompts are rendered by finetest, and servers render with Jinja too.
     pub template: Option<TemplateCheck>,
     /// Each arm's answers and distributions.
@@ -97,13 +97,13 @@ impl TemplateCheck {
 pub struct TokenCheck {
     /// How many.
     pub texts: usize,
-    /// How many are cut into other tokens.
+    /// How many are tokenized differently.
     pub different: usize,
     /// The first of those.
     pub examples: Vec<TokenDifference>,
 }
 
-/// A text that two tokenisers cut into other tokens.
+/// A text that two tokenisers tokenized differently.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TokenDifference {
     /// The text.
@@ -272,7 +272,7 @@ impl CrossCheck {
             if tokens.different > most {
                 let (different, texts) = (tokens.different, tokens.texts);
                 problems
-                    .push(format!("{different} of {texts} {what} are cut into other tokens, expected at most {most}"));
+                    .push(format!("{different} of {texts} {what} are tokenized differently, expected at most {most}"));
             }
         }
         problems.extend(self.problems_of_arms());
@@ -462,11 +462,11 @@ mod tests {
     fn hard_texts_that_are_known_to_differ_can_be_let_through_and_prompts_cannot() {
         let tokens = || TokenCheck::of([("</s>", &[1, 2][..], &[9][..])], spell);
         let mut check = check([(P, P), (P, P)], &[true; 200], tokens());
-        assert_eq!(check.problems(), ["1 of 1 hard texts are cut into other tokens, expected at most 0"]);
+        assert_eq!(check.problems(), ["1 of 1 hard texts are tokenized differently, expected at most 0"]);
         check.limits.max_texts = 1;
         assert!(check.problems().is_empty());
         check.prompts = tokens();
-        assert_eq!(check.problems(), ["1 of 1 prompts are cut into other tokens, expected at most 0"]);
+        assert_eq!(check.problems(), ["1 of 1 prompts are tokenized differently, expected at most 0"]);
     }
 
     #[test]
@@ -474,7 +474,7 @@ mod tests {
         let whole = fixture::run(vec![fixture::scenario("facts", Role::Control, &[(P, P), (P, P)])]);
         let mut lost = whole.clone();
         let answer = lost.scenarios[0].cases[1].answers.get_mut(TUNED).expect("an answer");
-        *answer = fixture::answer(fixture::N, "", &["llama.cpp died of it: GGML_ASSERT"]);
+        *answer = fixture::answer(fixture::N, "", &["llama.cpp crashed on it: GGML_ASSERT"]);
         let errors = BTreeMap::from([("control::facts::case_1".to_owned(), "died".to_owned())]);
         let of = |errors| Measured { samples: vec![sample(&[true; 200])], divergences: Vec::new(), answers: 1, errors };
         let arms = vec![(BASE.to_owned(), of(errors)), (TUNED.to_owned(), of(BTreeMap::new()))];
@@ -487,7 +487,7 @@ mod tests {
             found,
             [
                 ("logits of base at control::facts::case_1", "died"),
-                ("tuned at control::facts::case_2 on candle 0.11.1", "llama.cpp died of it: GGML_ASSERT"),
+                ("tuned at control::facts::case_2 on candle 0.11.1", "llama.cpp crashed on it: GGML_ASSERT"),
             ]
         );
     }

@@ -5,6 +5,7 @@ pub mod diff;
 pub mod drift;
 mod failures;
 mod flips;
+mod runs;
 pub mod stats;
 
 use crate::record::{BASE, Interval, Role, RunRecord, ScenarioRecord, Verdict};
@@ -13,6 +14,10 @@ pub use diff::{Change, DiffLine, Divergence, Span, WordDiff, first_divergence, l
 pub use drift::DriftSample;
 pub use failures::{FailureShown, failures_shown};
 pub use flips::{CaseOutcome, Flip, FlipKind, case_outcome};
+pub use runs::{
+    CaseChange, ComparedCase, Counts, Difference, DriftPair, FailOn, Incomparable, Note, RunComparison, ScenarioChange,
+    Shown, Side, Total,
+};
 pub use stats::PairedGain;
 
 /// How many cases an arm passed. Cases without an answer are counted apart: never as a pass, never as a zero.

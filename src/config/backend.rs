@@ -45,8 +45,10 @@ impl BackendName {
 
 /// `[backend]` as it is written.
 #[derive(Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawBackend {
+    /// Inference backend: `candle`, `llama-cpp`, or `llama-cpp-f32` (weights in f32, for a small model); default `candle`.
     pub(super) name: Option<String>,
 }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// `[model] dtype`, as other tools name a model's precision: of products with the base's weights when it is asked. All else is in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema, serde::Serialize))]
 #[serde(rename_all = "kebab-case")]
 pub enum Dtype {
     /// The reference, and the default.
@@ -43,6 +44,17 @@ impl Bf16 {
             Self::Yes => Dtype::Bf16,
             Self::Auto => Dtype::Auto,
         }
+    }
+}
+
+#[cfg(test)]
+impl schemars::JsonSchema for Bf16 {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Bf16".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "enum": [false, true, "auto"] })
     }
 }
 

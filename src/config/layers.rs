@@ -12,7 +12,7 @@ use super::paths::{adapter_path, directory_name, identity, normalise};
 use super::places::{ARMS, Places};
 use super::raw::{RawAdapter, RawManifest};
 use super::recipe::{ALIASES, ALTERNATIVES, INVERSES};
-use super::{MOST_MANIFEST_BYTES, keys};
+use super::{MOST_MANIFEST_BYTES, foreign, keys};
 
 use crate::error::{Error, Result};
 use crate::files::read_regular_text;
@@ -30,6 +30,8 @@ pub(super) struct Layers {
     pub(super) root: PathBuf,
     /// Where the extended manifest's adapter is, when this one trains something else.
     pub(super) foreign_adapter: Option<PathBuf>,
+    /// What a person should know of keys that change nothing.
+    pub(super) notes: Vec<String>,
 }
 
 /// Reads `path` and what it extends, each checked on its own, so that a wrong key is reported where it stands.
@@ -43,7 +45,7 @@ fn read(path: &Path, open: &mut Vec<PathBuf>) -> Result<Layers> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned();
     let lines = Lines::of(&text);
     let mut table = DeTable::parse(&text).map_err(|e| toml_error(path, &text, &e))?;
-    canonical(path, &text, table.get_mut())?;
+    let notes = canonical(path, &text, table.get_mut())?;
     keys::check(path, &lines, table.get_ref())?;
     let keys = places(path, &lines, table.get_ref());
     let extends = extended(path, &text, &table)?;
@@ -52,7 +54,7 @@ fn read(path: &Path, open: &mut Vec<PathBuf>) -> Result<Layers> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let Some((base, line)) = extends else {
         let places = Places { manifest: path.to_path_buf(), keys };
-        return Ok(Layers { table: own, places, root: directory.to_path_buf(), foreign_adapter: None });
+        return Ok(Layers { table: own, places, root: directory.to_path_buf(), foreign_adapter: None, notes });
     };
 
     open.push(identity(path));
@@ -68,6 +70,7 @@ fn read(path: &Path, open: &mut Vec<PathBuf>) -> Result<Layers> {
     let mut below = read(&base, open)?;
     below.foreign_adapter = foreign_adapter(&own, &below);
     below.places.manifest = path.to_path_buf();
+    below.notes.extend(notes);
     override_with(&mut below.table, own);
     below.places.keys.extend(keys);
     Ok(below)
@@ -96,10 +99,11 @@ fn extended(path: &Path, text: &str, table: &Spanned<DeTable<'_>>) -> Result<Opt
     Ok(Some((extends.into_inner(), line)))
 }
 
-/// Renames the aliases in `[train]`; the same key under two names is an error.
-fn canonical(path: &Path, text: &str, table: &mut DeTable<'_>) -> Result<()> {
-    let Some(train) = table.get_mut("train") else { return Ok(()) };
-    let DeValue::Table(train) = train.get_mut() else { return Ok(()) };
+/// Renames the aliases in `[train]`, and takes out what changes nothing; the same key under two names is an error.
+fn canonical(path: &Path, text: &str, table: &mut DeTable<'_>) -> Result<Vec<String>> {
+    let Some(train) = table.get_mut("train") else { return Ok(Vec::new()) };
+    let DeValue::Table(train) = train.get_mut() else { return Ok(Vec::new()) };
+    let notes = foreign::without_effect(path, text, train)?;
     let names = ALIASES.iter().map(|(alias, name)| (*alias, *name, false));
     for (alias, name, inverse) in names.chain(INVERSES.iter().map(|(alias, name)| (*alias, *name, true))) {
         let Some((key, mut value)) = train.remove_entry(alias) else { continue };
@@ -116,7 +120,7 @@ fn canonical(path: &Path, text: &str, table: &mut DeTable<'_>) -> Result<()> {
         }
         train.insert(Spanned::new(key.span(), name.into()), value);
     }
-    Ok(())
+    Ok(notes)
 }
 
 /// The key whose value the byte at `offset` belongs to: `[train] lora_r`, or `[train]`.

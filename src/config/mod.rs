@@ -6,9 +6,11 @@
 mod arms;
 mod backend;
 mod dtype;
+mod foreign;
 mod keys;
 mod layers;
 mod message;
+mod overrides;
 mod paths;
 mod places;
 mod raw;
@@ -22,12 +24,17 @@ use serde::{Deserialize, Serialize};
 pub use backend::BackendName;
 pub use dtype::{Bf16, Dtype};
 pub(crate) use message::{Lines, nearest, toml_error};
+pub use overrides::Overrides;
 use paths::normalise;
 pub(crate) use paths::relative;
 use places::Places;
 use raw::RawManifest;
+#[cfg(all(test, feature = "candle"))]
+pub(crate) use raw::RawManifest as ManifestSchema;
 #[cfg(feature = "candle")]
 pub(crate) use recipe::MOST_STEPS;
+#[cfg(all(test, feature = "candle"))]
+pub(crate) use recipe::{ALIASES, INVERSES};
 pub use recipe::{AdapterDtype, AdapterKind, Recipe, Scheduler, TargetModules};
 
 use crate::error::{Error, Result};
@@ -68,6 +75,8 @@ pub struct Config {
     pub run: RunConfig,
     /// The gate's thresholds.
     pub gate: Policy,
+    /// What a person should know of keys that are accepted and change nothing.
+    pub notes: Vec<String>,
 }
 
 /// `[model]`.
@@ -120,6 +129,7 @@ pub enum ArmSource {
 
 /// What to do about a data line that cannot be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema, serde::Serialize))]
 #[serde(rename_all = "kebab-case")]
 pub enum OnError {
     /// Report all of them and stop.
@@ -129,8 +139,9 @@ pub enum OnError {
     Skip,
 }
 
-/// Form of the data lines; see the formats in the README.
+/// Format of the data lines; the page Data formats of the book describes each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema, serde::Serialize))]
 #[serde(rename_all = "kebab-case")]
 pub enum DataFormat {
     /// Decide by the keys of the first line.
@@ -163,6 +174,7 @@ pub struct DataConfig {
 
 /// `[run]`.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema, serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
     /// Directory of scenario files; default `scenarios`.
@@ -194,6 +206,7 @@ impl Default for RunConfig {
 
 /// `[gate]`: only the thresholds that are given are applied.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
     /// Least share of target cases that tuned passes, 0 to 1.
@@ -206,13 +219,13 @@ pub struct Policy {
     pub max_broken_controls: Option<usize>,
     /// Most mean KL(base ‖ tuned) on control text, nats/token.
     pub max_drift: Option<f64>,
-    /// The arms that are held against the thresholds; default `["tuned"]`.
+    /// The arms that are compared with the thresholds; default `["tuned"]`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub arms: Vec<String>,
 }
 
 impl Policy {
-    /// The arms that are held against the thresholds.
+    /// The arms that are compared with the thresholds.
     #[must_use]
     pub fn arms(&self) -> Vec<&str> {
         if self.arms.is_empty() { vec![TUNED] } else { self.arms.iter().map(String::as_str).collect() }
@@ -292,7 +305,9 @@ impl Config {
         let found = normalise(&absolute).ancestors().map(|dir| dir.join(MANIFEST)).find(|path| path.is_file());
         found.ok_or_else(|| {
             let here = start.display();
-            Error::Usage(format!("no {MANIFEST} in {here} or above it; name one with --manifest FILE"))
+            Error::Usage(format!(
+                "no {MANIFEST} in {here} or above it; name one with --config FILE, or make one with `finetest init`"
+            ))
         })
     }
 

@@ -8,7 +8,7 @@ use super::places::Places;
 use crate::error::Error;
 
 /// Other names of the keys of `[train]`, from PEFT, TRL, LLaMA-Factory and torchtune, each with the canonical one.
-pub(super) const ALIASES: [(&str, &str); 21] = [
+pub(crate) const ALIASES: [(&str, &str); 21] = [
     ("finetuning_type", "adapter"),
     ("r", "lora_r"),
     ("lora_rank", "lora_r"),
@@ -33,7 +33,7 @@ pub(super) const ALIASES: [(&str, &str); 21] = [
 ];
 
 /// Names that say the opposite: `completion_only_loss = true` is `train_on_inputs = false`.
-pub(super) const INVERSES: [(&str, &str); 2] =
+pub(crate) const INVERSES: [(&str, &str); 2] =
     [("completion_only_loss", "train_on_inputs"), ("disable_gradient_checkpointing", "gradient_checkpointing")];
 
 /// Pairs of keys of which a manifest gives one; an extending manifest's choice takes the place of the extended one's.
@@ -43,6 +43,7 @@ pub(super) const ALTERNATIVES: [(&str, &str); 2] =
 /// What is trained on what. On the same file both are the same computation: the base's weights stay as the file has them, and become
 /// f32 where they are multiplied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum AdapterKind {
     /// LoRA, as other tools name it on a base that is not quantised.
@@ -54,6 +55,7 @@ pub enum AdapterKind {
 
 /// Precision that the trained adapter is saved in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum AdapterDtype {
     /// Two bytes a value. The default.
@@ -65,6 +67,7 @@ pub enum AdapterDtype {
 
 /// How the learning rate changes after warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Scheduler {
     /// Half a cosine down to 0.
@@ -78,6 +81,7 @@ pub enum Scheduler {
 
 /// Which linear layers get an adapter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum TargetModules {
     /// Every linear layer of every block (`all-linear`): not the head, not the embedding.
@@ -89,6 +93,7 @@ pub enum TargetModules {
 
 /// `[train]`, with every default filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Recipe {
     /// `lora` or `qlora` (default).
@@ -102,6 +107,7 @@ pub struct Recipe {
     /// Names of linear layers, as a list or with commas between them; `all-linear` or `all`, the default, is all of every
     /// block.
     #[serde(deserialize_with = "names")]
+    #[cfg_attr(test, schemars(schema_with = "names_schema"))]
     pub lora_target_modules: Option<Vec<String>>,
     /// All linear layers of every block; default true unless `lora_target_modules` is given.
     pub lora_target_linear: Option<bool>,
@@ -319,6 +325,11 @@ const MOST_ALPHA: f64 = 1e9;
 
 /// PEFT's name for all linear layers; LLaMA-Factory's `all` is read as the same.
 const ALL_LINEAR: &str = "all-linear";
+
+#[cfg(test)]
+fn names_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": ["string", "array"], "items": { "type": "string" } })
+}
 
 /// Reads `["q_proj", "v_proj"]`, `"q_proj,v_proj"` or `"all-linear"`.
 fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {

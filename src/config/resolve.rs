@@ -71,6 +71,7 @@ impl RawManifest {
                 snapshot_arms: self.run.snapshot_arms,
             },
             gate: self.gate,
+            notes: layers.notes.clone(),
         })
     }
 

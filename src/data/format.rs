@@ -92,7 +92,7 @@ fn no_format(found: &str) -> String {
 }
 
 /// The JSON object that a line is.
-pub(super) fn object(line: &[u8]) -> Result<Object, String> {
+pub(crate) fn object(line: &[u8]) -> Result<Object, String> {
     let line = std::str::from_utf8(line).map_err(|e| format!("not UTF-8: a bad byte at {}", e.valid_up_to() + 1))?;
     match serde_json::from_str(line) {
         Ok(Value::Object(object)) => Ok(object),
@@ -117,7 +117,7 @@ fn messages(object: &Object, key: &str, (role_key, text_key): (&str, &str)) -> R
         let extra = message.iter().find(|(k, v)| *k != role_key && *k != text_key && !v.is_null());
         if let Some((extra, _)) = extra {
             return Err(format!(
-                "{at} has the key {}, which would not be heeded; expected {role_key} and {text_key} only",
+                "{at} has the key {}, which is not supported; expected {role_key} and {text_key} only",
                 cut(extra)
             ));
         }
@@ -302,7 +302,7 @@ mod tests {
         );
         refused(
             r#"{"messages": [{"role": "user", "content": "x", "weight": 0}]}"#,
-            "the key \"weight\", which would not be heeded",
+            "the key \"weight\", which is not supported",
         );
         refused(r#"{"question": "x"}"#, "the line has the keys \"question\", expected one of {\"messages\"}");
         refused("{}", "no key");

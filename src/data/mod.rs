@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::files::open_regular;
 use crate::record::Message;
 use format::Format;
+pub(crate) use format::object as json_object;
 use lines::Lines;
 
 /// Bad lines shown when a file is refused; the rest is counted.
@@ -123,6 +124,22 @@ pub fn load(path: impl AsRef<Path>, format: DataFormat, on_error: OnError) -> Re
         Ok(BufReader::with_capacity(1 << 16, file))
     };
     parse(path, open, format, on_error)
+}
+
+/// Whether the first line of a file is an example of a format that is known.
+pub(crate) fn is_data(path: &Path) -> bool {
+    let Ok((file, _)) = open_regular(path) else { return false };
+    let mut lines = Lines::new(BufReader::new(file));
+    let Ok(Some((_, Ok(first)))) = lines.next(path) else { return false };
+    json_object(first).is_ok_and(|object| Format::of(&object).is_some())
+}
+
+/// As [`load`], of text that is to become the file `path`.
+///
+/// # Errors
+/// As there.
+pub(crate) fn read_text(path: &Path, text: &str, on_error: OnError) -> Result<Dataset> {
+    parse(path, || Ok(text.as_bytes()), DataFormat::Auto, on_error)
 }
 
 /// Hash of a data file's bytes, which are read in pieces.

@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(order(8, 42, 0), order_written_out(8, 42, 0));
     }
 
-    /// The slow twin: draws one of those left, from the end.
+    /// The reference implementation: draws one of those left, from the end.
     fn order_written_out(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
         let mut random = SplitMix64::new(seed, epoch);
         let mut left: Vec<usize> = (0..n).collect();

@@ -80,13 +80,15 @@ fn check_written(out: &Path, force: bool, is_ours: impl FnOnce(&Path) -> bool) -
         return Ok(());
     }
     if !force {
-        return Err(Error::Usage(format!("{there} is there already; give another --out, or --force to write over it")));
+        return Err(Error::Usage(format!(
+            "{there} is there already; give another --output, or --force to write over it"
+        )));
     }
     if is_ours(out) {
         return Ok(());
     }
     Err(Error::Usage(format!(
-        "{there} is there, and this command did not write it: --force replaces only what it wrote itself; give another --out, or remove \
+        "{there} is there, and this command did not write it: --force replaces only what it wrote itself; give another --output, or remove \
          {there} first"
     )))
 }
@@ -128,7 +130,7 @@ pub(super) fn fill(out: &Path, write: impl FnOnce(&Path) -> Result<Exported>) ->
         if let Some(name) = names.iter().find(theirs) {
             let there = out.join(name);
             return Err(Error::Usage(format!(
-                "{} is there, and no export wrote it; give another --out, or move it away",
+                "{} is there, and no export wrote it; give another --output, or move it away",
                 there.display()
             )));
         }

@@ -1,4 +1,4 @@
-//! A PEFT directory for transformers 5, in which all experts of a layer are one parameter: `target_parameters` in place of a layer
+//! A PEFT directory for transformers 5, in which all experts of a layer are one parameter: `target_parameters` instead of a layer
 //! for each expert.
 //!
 //! With E experts and rank r, A is (E·r, in), one expert after another, and B is (out, r·E), the expert's index the fastest. Gate and

@@ -90,7 +90,7 @@ impl Protected {
     /// It is protected, or a directory, a pipe or a disk.
     pub(crate) fn check_file(&self, out: &Path) -> Result<()> {
         if let Some(kind) = unwritable(out) {
-            return Err(Error::Usage(format!("{} is {kind}, expected a file; give another --out", out.display())));
+            return Err(Error::Usage(format!("{} is {kind}, expected a file; give another --output", out.display())));
         }
         self.conflict(out).map_or(Ok(()), |why| Err(refusal(out, &why)))
     }
@@ -120,7 +120,7 @@ impl Protected {
     fn check_directory(&self, out: &Path) -> Result<()> {
         if out.exists() && !out.is_dir() {
             let other =
-                || format!("{} is a file, and this format writes a directory; give another --out", out.display());
+                || format!("{} is a file, and this format writes a directory; give another --output", out.display());
             return Err(self.conflict(out).map_or_else(|| Error::Usage(other()), |why| refusal(out, &why)));
         }
         for Item { what, path } in &self.items {
@@ -152,7 +152,7 @@ fn manifests(first: &Path) -> Vec<PathBuf> {
 }
 
 fn refusal(out: &Path, why: &str) -> Error {
-    Error::Usage(format!("{} {why}, and finetest never writes over that; give another --out", out.display()))
+    Error::Usage(format!("{} {why}, and finetest never writes over that; give another --output", out.display()))
 }
 
 /// Are these one file or directory, by whatever path? On Unix a hard link is the same file too.
@@ -221,7 +221,7 @@ mod tests {
     fn refused(protected: &Protected, format: Format, out: &Path) {
         let error = protected.check_export(format, out).expect_err("must be refused");
         assert_eq!(error.exit_code(), 2, "{error}");
-        assert!(error.to_string().contains("give another --out"), "{error}");
+        assert!(error.to_string().contains("give another --output"), "{error}");
     }
 
     #[test]

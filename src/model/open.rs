@@ -5,6 +5,7 @@ use std::path::Path;
 use super::architecture::DecoderSpec;
 use super::architecture::outline::Outline;
 use super::architecture::rows::GgufRows;
+use super::architecture::sizes::Sizes;
 use super::decoder::Decoder;
 use super::decoder::weights::Weights;
 use super::formats::gguf::Header;
@@ -38,6 +39,18 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
     };
     spec.context = context(files, config, spec.context)?;
     Decoder::load(spec, &weights, rows, arithmetic(config.dtype))
+}
+
+/// How large a model is, from its configuration or its file's header.
+///
+/// # Errors
+/// It cannot be read, or is of a family that is not known.
+pub(crate) fn sizes(files: &ModelFiles) -> Result<Sizes> {
+    let spec = match &files.kind {
+        ModelKind::Gguf(path) => gguf_spec(path)?,
+        ModelKind::HuggingFace(found) => DecoderSpec::from_config(&found.config)?,
+    };
+    Ok(Sizes::of(&spec))
 }
 
 /// A base whose decoder is loaded.

@@ -103,7 +103,8 @@ fn trained(
     if policy == TrainPolicy::Never {
         let directory = config.relative(directory);
         return Err(Error::failed(format!(
-            "{directory}: the adapter has to be trained ({reason}), and FINETEST_TRAIN=never forbids it; run `finetest train`"
+            "{directory}: the adapter has to be trained ({reason}), and training is off (--train never, FINETEST_TRAIN=never, or CI is set); run `finetest train`, or \
+             pass --train auto"
         )));
     }
     on_event(RunEvent::note(format!("training {} ({reason})", config.relative(directory))));

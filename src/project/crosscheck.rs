@@ -63,7 +63,7 @@ const TEXTS: [&str; 40] = [
 /// Runs a project on candle and on `other`, which is one of llama.cpp's, and compares them.
 ///
 /// # Errors
-/// As [`super::run()`]. An answer that one backend could not compute is told in the result.
+/// As [`super::run()`]. An answer that one backend could not compute is reported in the result.
 pub fn crosscheck(
     config: &Config,
     other: BackendName,
@@ -76,7 +76,7 @@ pub fn crosscheck(
     let tuned = prepared.adapter(BackendName::Candle, policy, on_event)?;
     let tested = prepared.arms(BackendName::Candle, tuned)?;
     let llama_cpp = || backend::llama_cpp(config, other, &prepared.base, &tested);
-    // What llama.cpp refuses is told before minutes are spent on the reference.
+    // What llama.cpp refuses is reported before minutes are spent on the reference.
     llama_cpp()?.chat()?;
     let one = prepared.ask(BackendName::Candle, &tested, on_event)?;
     let two = prepared.ask(other, &tested, on_event)?;

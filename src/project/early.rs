@@ -1,4 +1,4 @@
-//! What can be checked before anything is downloaded, loaded or trained: a mistake is told in the first second, and not after an hour.
+//! What can be checked before anything is downloaded, loaded or trained: a mistake is reported in the first second, and not after an hour.
 
 use std::path::{Path, PathBuf};
 
@@ -20,14 +20,23 @@ use crate::scenario;
 /// A scenario, a data line, the adapter's directory, the template or the drift text cannot be used.
 pub(super) fn check_run(config: &Config) -> Result<Checked> {
     let scenarios = scenario::load_all(config)?;
-    if config.adapter.is_none() {
-        let message = "there is neither [adapter] nor [train], so there is nothing to compare the base with";
-        return Err(Error::input(&config.manifest, None, message));
-    }
     let named = |path: &PathBuf| -> Result<_> { Ok((config.relative(path), drift_text(path)?)) };
     let drift_text = config.run.drift_text.as_ref().map(named).transpose()?;
-    check_training(config)?;
+    check_subject(config)?;
     Ok(Checked { scenarios, drift_text })
+}
+
+/// Checks what is compared: there is an adapter, or what it is trained from.
+///
+/// # Errors
+/// There is neither; as [`check_training`].
+pub(super) fn check_subject(config: &Config) -> Result<()> {
+    if config.adapter.is_none() {
+        let message = "there is neither [adapter] nor [train], so there is nothing to compare the base with; give [adapter] path = \
+                       \"DIR\", or --adapter DIR";
+        return Err(Error::input(&config.manifest, None, message));
+    }
+    check_training(config)
 }
 
 /// Checks all that a training needs besides the model.
@@ -124,7 +133,7 @@ fn check_adapter(config: &Config, path: &Path) -> Result<()> {
         let message = "there is no such adapter; [adapter] path is a PEFT directory or a GGUF file";
         return Err(Error::model(config.relative(path), message));
     }
-    // Whether the tensors of a GGUF file fit is told with the base.
+    // Whether the tensors of a GGUF file fit is reported with the base.
     if lora::is_gguf(path) { Ok(()) } else { lora::load(path).map(|_| ()) }
 }
 

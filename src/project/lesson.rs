@@ -32,7 +32,7 @@ pub(super) fn prepare(
     checked: &Checked,
     on_event: Events<'_>,
 ) -> Result<Lesson> {
-    for warning in recipe.warnings() {
+    for warning in config.notes.iter().cloned().chain(recipe.warnings()) {
         on_event(RunEvent::note(warning));
     }
     let (chat, limits) = open_tokenizer(config, files, checked)?;

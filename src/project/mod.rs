@@ -9,15 +9,19 @@ mod ask;
 mod asked;
 mod backend;
 mod base;
+mod checkup;
 #[cfg(feature = "llama-cpp")]
 mod crosscheck;
 mod early;
+mod estimate;
 mod events;
 mod lesson;
 mod made;
 mod objective;
 mod prepared;
+mod question;
 mod runs;
+mod select;
 mod stamp;
 mod train;
 
@@ -27,12 +31,18 @@ use crate::gate;
 use crate::record::{Decision, RunRecord};
 use crate::run::RunEvent;
 use crate::scenario;
+use crate::snapshot;
 
 use asked::Checked;
+pub use checkup::{Checkup, Finding, State, check};
 #[cfg(feature = "llama-cpp")]
 pub use crosscheck::crosscheck;
+pub use estimate::Estimate;
 use prepared::Prepared;
 pub(crate) use prepared::lock;
+pub use question::{Question, ask};
+pub(crate) use runs::{is_run_name, last_record, named_record, record_in, recorded};
+pub use select::{Listed, Selection, list};
 pub use train::Summary;
 
 /// Receives [`RunEvent`]s.
@@ -51,12 +61,14 @@ pub enum TrainPolicy {
 }
 
 impl TrainPolicy {
-    /// What the environment variable `FINETEST_TRAIN` says: `auto`, `never` or `always`.
+    /// What the environment variable `FINETEST_TRAIN` says: `auto`, `never` or `always`. Without it `never` where `CI` is set, since a
+    /// training there is lost with the machine; else `auto`.
     ///
     /// # Errors
     /// It says something else.
     pub fn from_env() -> Result<Self> {
         match std::env::var("FINETEST_TRAIN").as_deref() {
+            Err(_) | Ok("") if snapshot::is_ci() => Ok(Self::Never),
             Err(_) | Ok("" | "auto") => Ok(Self::Auto),
             Ok("never") => Ok(Self::Never),
             Ok("always") => Ok(Self::Always),
@@ -76,6 +88,17 @@ pub struct Outcome {
     pub files: Vec<(String, String)>,
 }
 
+/// How a project is run.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Whether the adapter may be trained.
+    pub policy: TrainPolicy,
+    /// Which tests are asked.
+    pub selection: Selection,
+    /// Samples of each case of a scenario with a temperature, instead of its own `repeat`.
+    pub repeat: Option<usize>,
+}
+
 /// Runs a project: fetches the base, trains the adapter if `policy` lets it and it has to, asks both arms, and gates.
 ///
 /// Written to a folder of the run's own, `<store>/runs/<manifest>/<time>-<hash>/`: `run.json`, `report.md` and `junit.xml`. `latest`
@@ -84,18 +107,47 @@ pub struct Outcome {
 /// # Errors
 /// Anything a person has to put right first; a failed gate is not an error, but a [`Decision`].
 pub fn run(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Result<Outcome> {
-    let checked = early::check_run(config)?;
+    run_selected(config, &RunOptions { policy, ..RunOptions::default() }, on_event)
+}
+
+/// Runs the selected tests of a project, as [`run()`] does all. A run of a part does not become the manifest's last one.
+///
+/// # Errors
+/// As [`run()`]; no test is selected.
+pub fn run_selected(config: &Config, options: &RunOptions, on_event: Events<'_>) -> Result<Outcome> {
+    let mut checked = early::check_run(config)?;
+    let selected = options.selection.apply(config, &mut checked.scenarios)?;
+    repeat(&mut checked, options.repeat)?;
     if let Some(note) = scenario::passed_over(config) {
         on_event(RunEvent::note(note));
     }
     let prepared = Prepared::open(config, checked, on_event)?;
-    let tuned = prepared.adapter(config.backend, policy, on_event)?;
+    let tuned = prepared.adapter(config.backend, options.policy, on_event)?;
     let arms = prepared.arms(config.backend, tuned)?;
     let mut run = prepared.ask(config.backend, &arms, on_event)?;
+    run.made.selected = selected;
     let decision = gate::decide(&run, &config.gate);
     run.decision = Some(decision.clone());
     let files = runs::write(config, &run, &decision)?;
     Ok(Outcome { run, decision, files })
+}
+
+/// Asks each case of a scenario with a temperature so often.
+fn repeat(checked: &mut Checked, repeat: Option<usize>) -> Result<()> {
+    let Some(repeat) = repeat else { return Ok(()) };
+    let mut found = false;
+    for scenario in &mut checked.scenarios {
+        let is_drawn = scenario.cases.iter().any(|case| case.request.sampling.temperature > 0.0);
+        if is_drawn {
+            scenario.repeat = repeat;
+            found = true;
+        }
+    }
+    if found || repeat == 1 {
+        return Ok(());
+    }
+    let message = "--repeat asks for several samples, and no selected scenario has a temperature: greedy answers are all the same";
+    Err(Error::Usage(message.into()))
 }
 
 /// Trains a project's adapter, if `policy` says so or there is none that fits.

@@ -13,6 +13,8 @@ use crate::report::{self, Report};
 
 /// Leads to the newest run of a manifest.
 const LATEST: &str = "latest";
+/// Names the run before it.
+const PREVIOUS: &str = "previous";
 /// The record of a run.
 const RECORD: &str = "run.json";
 /// The files of a run: what each is, and its name.
@@ -31,7 +33,8 @@ const LONGEST_NAME: usize = 100;
 pub(super) fn write(config: &Config, run: &RunRecord, decision: &Decision) -> Result<Vec<(String, String)>> {
     let all = config.store().join("runs").join(folder_name(&config.relative(&config.manifest)));
     let hash = hash(run, decision)?;
-    if let Some(latest) = latest(&all).filter(|latest| run.cost.computed == 0 && is_of(latest, &hash)) {
+    let is_part = run.made.selected.is_some();
+    if let Some(latest) = latest(&all).filter(|latest| !is_part && run.cost.computed == 0 && is_of(latest, &hash)) {
         return Ok(files(config, &latest));
     }
     let name = format!("{}-{hash}", chrono::Utc::now().format("%Y%m%dT%H%M%SZ"));
@@ -46,9 +49,85 @@ pub(super) fn write(config: &Config, run: &RunRecord, decision: &Decision) -> Re
             write_atomically(&staged.join("junit.xml"), report::junit(&report)?.as_bytes())
         })?;
     }
-    point_to(&all, &name)?;
+    if !is_part {
+        point_to(&all, &name)?;
+    }
     prune(&all, &name);
     Ok(files)
+}
+
+/// The record of a manifest's last run; a run of a part of its cases is none.
+///
+/// # Errors
+/// There is none yet.
+pub(crate) fn last_record(config: &Config) -> Result<PathBuf> {
+    let manifest = config.relative(&config.manifest);
+    let all = config.store().join("runs").join(folder_name(&manifest));
+    let found = latest(&all).map(|folder| folder.join(RECORD)).filter(|path| path.is_file());
+    found
+        .ok_or_else(|| Error::Usage(format!("{manifest} has no run yet; `finetest run` makes one, or name a run.json")))
+}
+
+/// The folder with a manifest's recorded runs, and the names of these, newest first.
+pub(crate) fn recorded(config: &Config) -> (PathBuf, Vec<String>) {
+    let all = config.store().join("runs").join(folder_name(&config.relative(&config.manifest)));
+    let entries = std::fs::read_dir(&all).into_iter().flatten().flatten();
+    let mut runs: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    runs.retain(|name| is_run(name));
+    // A name begins with its time.
+    runs.sort_unstable_by(|one, other| other.cmp(one));
+    (all, runs)
+}
+
+/// The record of a run by its name: `latest`, `previous`, or that of its folder or the hash at its end, as `finetest runs` lists it.
+/// Several runs with one hash found the same; the newest is taken.
+///
+/// # Errors
+/// There is no such run.
+pub(crate) fn named_record(config: &Config, name: &str) -> Result<PathBuf> {
+    match name {
+        LATEST => last_record(config),
+        PREVIOUS => previous_record(config),
+        _ => {
+            let (all, runs) = recorded(config);
+            let manifest = config.relative(&config.manifest);
+            let message = || format!("{manifest} has no run {name}; `finetest runs` lists those it has");
+            let is_named = |run: &String| run == name || run.split('-').nth(1) == Some(name);
+            let found = runs.into_iter().find(is_named);
+            found.map(|run| all.join(run).join(RECORD)).ok_or_else(|| Error::Usage(message()))
+        }
+    }
+}
+
+/// Is it the name of a run, rather than a path?
+pub(crate) fn is_run_name(name: &str) -> bool {
+    matches!(name, LATEST | PREVIOUS) || is_run(name) || is_hash(name)
+}
+
+/// The record in a path: the file, or the one in a run's folder.
+pub(crate) fn record_in(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join(RECORD) } else { path.to_path_buf() }
+}
+
+/// The newest record of all cases but the last one.
+fn previous_record(config: &Config) -> Result<PathBuf> {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        #[serde(default)]
+        made: Made,
+    }
+    let (all, runs) = recorded(config);
+    let last = latest(&all);
+    let is_whole = |path: &PathBuf| {
+        let text = read_regular_text(path, u64::MAX).ok();
+        let head = text.and_then(|text| serde_json::from_str::<Head>(&text).ok());
+        head.is_some_and(|head| head.made.selected.is_none())
+    };
+    let others = runs.iter().map(|name| all.join(name)).filter(|folder| Some(folder) != last.as_ref());
+    others.map(|folder| folder.join(RECORD)).find(is_whole).ok_or_else(|| {
+        let manifest = config.relative(&config.manifest);
+        Error::Usage(format!("{manifest} has no run before its last one; `finetest run` makes one, or name a run.json"))
+    })
 }
 
 /// Removes all but the newest [`KEPT`] runs of a manifest; `this` is kept whatever the clock says. What finetest did not name is not
@@ -70,9 +149,11 @@ fn is_run(name: &str) -> bool {
     let Some((time, hash)) = name.split_once('-') else { return false };
     let digits = |text: &str, count: usize| text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_time = time.strip_suffix('Z').and_then(|time| time.split_once('T'));
-    is_time.is_some_and(|(day, second)| digits(day, 8) && digits(second, 6))
-        && hash.len() == HASH_DIGITS
-        && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+    is_time.is_some_and(|(day, second)| digits(day, 8) && digits(second, 6)) && is_hash(hash)
+}
+
+fn is_hash(text: &str) -> bool {
+    text.len() == HASH_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// A manifest's path as the name of one folder: no two paths have the same.

@@ -27,7 +27,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Of a training on one backend: it goes on with the gradients that it began with.
+    /// Of a training on one backend: it continues with the gradients that it began with.
     pub(super) fn fingerprint(&self, backend: BackendName) -> String {
         let wanted = [self.recipe.as_str(), &self.data, &self.base].join("\n");
         let wanted = blake3::hash(wanted.as_bytes()).to_hex().to_string();

@@ -15,6 +15,7 @@ use crate::files::{replace_directory, write_atomically};
 use crate::model::architecture::outline::Outline;
 use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::model::{self, load_decoder};
+use crate::run::RunEvent;
 use crate::train::{InProcess, TRAINER_STATE, TrainerState, Training, finished_state, loss_plot};
 
 /// The plot of a training, beside its adapter.
@@ -81,7 +82,12 @@ impl Trainer<'_> {
             Some(decoder) => Box::new(InProcess::new(decoder, recipe)),
             None => llama_cpp_objective(self.project, name, &outline, recipe, [&train, &validation])?,
         };
-        let trained = training.run(objective, &mut |event| events::training(event, on_event))?;
+        let mut pace = events::Pace::default();
+        let trained = training.run(objective, &mut |event| {
+            let note = pace.note(&event);
+            events::training(event, on_event);
+            note.into_iter().for_each(|note| on_event(RunEvent::note(note)));
+        })?;
         replace_directory(directory, &OWN_FILES, |staged| {
             lora::save(&trained.adapter, staged, recipe.adapter_dtype)?;
             if name != BackendName::Candle {

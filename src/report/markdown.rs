@@ -10,7 +10,7 @@ use crate::report::{
 };
 
 /// Most bytes of a page. GitHub takes 64 KB in a comment and 1 MiB in a step summary.
-const PAGE_BYTES: usize = 60_000;
+pub(super) const PAGE_BYTES: usize = 60_000;
 /// Bytes kept back for the page's end and for saying what was left out.
 const END_BYTES: usize = 2_500;
 /// Most bytes of one answer, and of what was asked.
@@ -18,7 +18,7 @@ const ANSWER_BYTES: usize = 4_000;
 /// Bytes of the page after which a role's table is cut.
 const TABLE_BYTES: [usize; 2] = [10_000, 20_000];
 /// Target failures, and broken cases of a further arm, that are shown.
-const CASES: usize = 10;
+pub(super) const CASES: usize = 10;
 /// GitHub shows ten annotations of a kind and drops the rest.
 const ANNOTATIONS: usize = 10;
 
@@ -41,13 +41,13 @@ pub fn markdown(report: &Report<'_>) -> String {
     page
 }
 
-fn add(page: &mut String, line: &str) {
+pub(super) fn add(page: &mut String, line: &str) {
     page.push_str(line);
     page.push('\n');
 }
 
 /// A short text as code: in backticks where nothing of it has a meaning in Markdown, which is also readable as it is.
-fn code(text: &str) -> String {
+pub(super) fn code(text: &str) -> String {
     let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-:./ ".contains(c));
     if plain && !text.contains("://") && text.trim() == text {
         format!("`{text}`")
@@ -210,7 +210,7 @@ fn opening(case: &CaseView<'_>) -> String {
     page
 }
 
-fn tag(text: &str) -> String {
+pub(super) fn tag(text: &str) -> String {
     format!("<code>{}</code>", html_safe(text))
 }
 
@@ -247,7 +247,7 @@ fn failed_case(case: &CaseView<'_>) -> String {
     block
 }
 
-fn answer(text: &str) -> String {
+pub(super) fn answer(text: &str) -> String {
     if text.trim().is_empty() {
         return "(an empty answer)".to_owned();
     }
@@ -260,7 +260,7 @@ fn floor(text: &str, at: usize) -> usize {
     if at >= text.len() { text.len() } else { (0..=at).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0) }
 }
 
-fn clip(text: &str, bytes: usize) -> String {
+pub(super) fn clip(text: &str, bytes: usize) -> String {
     let cut = floor(text, bytes);
     if cut < text.len() { format!("{}…", &text[..cut]) } else { text.to_owned() }
 }
@@ -287,7 +287,7 @@ fn end(report: &Report<'_>, view: &View<'_>) -> String {
             if view.arms.len() > 1 { format!("{what} {}", markdown_safe(arm.name)) } else { what.to_owned() }
         };
         line(&of("drift"), markdown_safe(&clip(&arm.drift.map_or_else(|| "not measured".to_owned(), drift), 600)));
-        line(&of("proof"), markdown_safe(&arm.proof.map_or_else(|| "not measured".to_owned(), proof)));
+        line(&of("adapter check"), markdown_safe(&arm.proof.map_or_else(|| "not measured".to_owned(), proof)));
     }
     let (source, size) = (clip(&run.model.source, 300), clip(&model_size(run), 80));
     line("model", format!("{} ({})", markdown_safe(&source), markdown_safe(&size)));
@@ -302,6 +302,10 @@ fn end(report: &Report<'_>, view: &View<'_>) -> String {
     let hash = |a: &crate::record::Arm| markdown_safe(&format!("{} {}", clip(&a.name, 40), short(&a.fingerprint)));
     let hashes: Vec<String> = run.arms.iter().take(8).map(hash).collect();
     line("hashes", format!("{} on {}", hashes.join(", "), markdown_safe(&clip(&run.backend, 80))));
+    if !view.thresholds.is_empty() {
+        page.push_str("\nWhat was measured, to paste into the manifest and to change:\n\n```toml\n");
+        page.push_str(&(view.thresholds.join("\n") + "\n```\n\n"));
+    }
     page
 }
 

@@ -1,10 +1,14 @@
 //! A run for people and for machines that read on: terminal, Markdown, annotations, JUnit. All pure: a [`Report`] in, text out.
 
+mod answers;
+mod compared;
 mod crosscheck;
 pub mod escape;
 mod junit;
 mod markdown;
 mod paint;
+mod runs;
+mod snapshots;
 mod terminal;
 mod view;
 
@@ -12,10 +16,15 @@ use crate::compare::{Comparison, Rate, Tally, number, percent, points};
 use crate::record::{Arm, Bound, Decision, Drift, DriftMethod, Interval, Proof, Rule, RunRecord, Unit};
 use view::{Group, RuleView};
 
+pub use answers::{Answers, answers};
+pub use compared::Compared;
 pub use crosscheck::crosscheck;
 pub use junit::junit;
 pub use markdown::{annotations, markdown};
 pub use paint::Style;
+pub use runs::{ListedRun, RunSummary, listed_runs};
+#[cfg(feature = "candle")]
+pub(crate) use snapshots::{snapshot_counts, snapshot_difference, snapshot_status};
 pub use terminal::{terminal, terminal_gate};
 
 /// What there is to report. How the run ended is [`Decision::ending`] alone.
@@ -32,11 +41,12 @@ pub struct Report<'a> {
 }
 
 /// What is said of an answer that hangs on rounding.
-const NEAR_TIE: &str = "answer hangs on a near-tie between two tokens: another batch or machine may answer otherwise";
+const NEAR_TIE: &str =
+    "answer is unstable: two tokens are almost tied, so another machine or batch size may answer differently";
 
 /// How the intervals come about: two of the same cases may differ, which looks like a mistake.
-const INTERVALS: &str = "intervals are 95 %: of pass rates and retention over cases (Wilson); of the gain over scenarios, whose cases \
-                         resemble each other, and so wider; of drift over texts";
+const INTERVALS: &str = "intervals are 95 %: pass rates and retention over cases (Wilson), drift over texts, and the gain over \
+                         scenarios, which is wider because the cases of a scenario resemble each other";
 
 /// `4/5`, or `–` when nothing was evaluated.
 fn fraction(rate: &Rate) -> String {
@@ -91,8 +101,8 @@ fn measured(rule: &RuleView<'_>) -> String {
 }
 
 /// What [`underpowered`] says.
-const UNDERPOWERED: &str = "underpowered: the threshold lies inside the interval, so this many cases cannot tell; about so many would, if what \
-                            was measured stayed";
+const UNDERPOWERED: &str = "underpowered: the threshold is inside the interval, so these cases cannot tell pass from fail. With about the \
+                            number of cases given, and the same measured value, they could";
 
 /// What too few cases leave open: `underpowered, needs ~60`.
 fn underpowered(rule: &RuleView<'_>) -> Option<String> {
@@ -157,12 +167,12 @@ fn drift(d: &Drift) -> String {
 /// That an arm's adapter is applied and base is untouched.
 fn proof(p: &Proof) -> String {
     let untouched = if p.base_difference == 0.0 {
-        "base is untouched".to_owned()
+        "base is unaffected".to_owned()
     } else {
-        format!("base differs from base asked alone by {}", number(p.base_difference))
+        format!("base is unaffected ({}, rounding)", number(p.base_difference))
     };
     let effect = number(p.adapter_effect);
-    format!("the adapter moves logits by up to {effect} through {} layers; {untouched}", p.adapted_modules)
+    format!("active in {} layers, logits change by up to {effect}; {untouched}", p.adapted_modules)
 }
 
 /// Cases by scenario: `fields 3, json-only 4`.

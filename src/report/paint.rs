@@ -10,7 +10,7 @@ use crate::report::escape::terminal_safe;
 /// How a terminal report is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
-    /// ANSI colours; without them everything is told by signs and words.
+    /// ANSI colours; without them everything is reported by signs and words.
     pub color: bool,
     /// Columns; at least 20 are used.
     pub width: usize,

@@ -12,11 +12,11 @@ use crate::report::{
 /// Lines of one answer that are shown.
 const ANSWER_LINES: usize = 12;
 /// Target failures and broken cases of further arms that are shown.
-const CASES: usize = 10;
+pub(super) const CASES: usize = 10;
 /// Columns that the table takes at least; on a narrower terminal each row is two lines.
 const TABLE: usize = 72;
 /// Width of the column of roles, and of labels.
-const LABEL: usize = 9;
+pub(super) const LABEL: usize = 9;
 
 /// Renders a report for a terminal; begins and ends with the verdict.
 ///
@@ -61,17 +61,19 @@ pub fn terminal_gate(report: &Report<'_>, style: Style) -> String {
 }
 
 fn label(page: &mut Page, name: &str, text: &str) {
-    let pieces = [piece(Ink::Dim, format!("  {}", left(name, LABEL))), piece(Ink::Plain, text)];
+    // One that fills its column would run into the text.
+    let gap = if columns(name) < LABEL { "" } else { " " };
+    let pieces = [piece(Ink::Dim, format!("  {}{gap}", left(name, LABEL))), piece(Ink::Plain, text)];
     page.wrapped(LABEL + 2, &pieces);
 }
 
-fn heading(page: &mut Page, text: &str, count: Option<usize>) {
+pub(super) fn heading(page: &mut Page, text: &str, count: Option<usize>) {
     page.blank();
     let count = count.map_or_else(String::new, |n| format!(" ({n})"));
     page.wrapped(2, &[piece(Ink::Bold, text), piece(Ink::Dim, count)]);
 }
 
-fn ink_of(ending: Ending) -> Ink {
+pub(super) fn ink_of(ending: Ending) -> Ink {
     match ending {
         Ending::Passed => Ink::Good,
         Ending::NotGated => Ink::Warn,
@@ -332,7 +334,7 @@ fn broken(page: &mut Page, arm: &ArmView<'_>, whole: bool) {
     }
 }
 
-fn plain_lines(text: &str) -> Vec<Vec<Piece>> {
+pub(super) fn plain_lines(text: &str) -> Vec<Vec<Piece>> {
     if text.trim().is_empty() {
         return vec![vec![piece(Ink::Dim, "(an empty answer)")]];
     }
@@ -340,7 +342,7 @@ fn plain_lines(text: &str) -> Vec<Vec<Piece>> {
 }
 
 /// An answer beside its label, with a bar before each of its lines.
-fn answer(page: &mut Page, name: &str, lines: Vec<Vec<Piece>>) {
+pub(super) fn answer(page: &mut Page, name: &str, lines: Vec<Vec<Piece>>) {
     let more = lines.len().saturating_sub(ANSWER_LINES);
     let mut name = clip(name, 8).into_owned();
     let field = columns(&name).max(6);
@@ -389,7 +391,7 @@ fn errors(page: &mut Page, view: &View<'_>) {
     }
 }
 
-fn more(page: &mut Page, all: usize) {
+pub(super) fn more(page: &mut Page, all: usize) {
     if all > CASES {
         page.line(&[piece(Ink::Dim, format!("  … and {} more", all - CASES))]);
     }
@@ -409,7 +411,7 @@ fn about(page: &mut Page, view: &View<'_>) {
     for arm in &view.arms {
         let of = |what: &str| if view.arms.len() > 1 { format!("{what} {}", arm.name) } else { what.to_owned() };
         label(page, &of("drift"), &arm.drift.map_or_else(|| "not measured".to_owned(), drift));
-        label(page, &of("proof"), &arm.proof.map_or_else(|| "not measured".to_owned(), proof));
+        label(page, &of("active"), &arm.proof.map_or_else(|| "not measured".to_owned(), proof));
     }
     label(page, "model", &format!("{} ({})", run.model.source, model_size(run)));
     for arm in run.arms.iter().skip(1) {
@@ -432,6 +434,10 @@ fn next(page: &mut Page, report: &Report<'_>, view: &View<'_>) {
     for (what, command) in &view.next {
         page.wrapped(4, &[piece(Ink::Dim, format!("  {what} ")), piece(Ink::Plain, command.as_str())]);
     }
+    if !view.thresholds.is_empty() {
+        page.wrapped(4, &[piece(Ink::Dim, "  what was measured, to paste into the manifest and to change:")]);
+        view.thresholds.iter().for_each(|line| page.line(&[piece(Ink::Plain, format!("    {line}"))]));
+    }
 }
 
 fn verdict(page: &mut Page, report: &Report<'_>, view: &View<'_>) {
@@ -440,7 +446,7 @@ fn verdict(page: &mut Page, report: &Report<'_>, view: &View<'_>) {
 }
 
 /// A p-value to two places; a smaller one is said to be smaller, never 0.
-fn p_value(p: f64) -> String {
+pub(super) fn p_value(p: f64) -> String {
     if p < 0.005 { "p < 0.01".to_owned() } else { format!("p = {p:.2}") }
 }
 
@@ -541,7 +547,7 @@ mod tests {
         let answer = run.scenarios[0].cases[0].answers.get_mut("tuned").expect("an answer");
         answer.samples[0].turns[0].near_ties = 1;
         let text = render(&run, &policy(), PLAIN);
-        assert_eq!(text.matches("≈ tuned's answer hangs on a near-tie").count(), 1, "{text}");
+        assert_eq!(text.matches("≈ tuned's answer is unstable").count(), 1, "{text}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::compare::{Comparison, FailureShown, FlipKind, ScenarioRow, Tally, failures_shown, stats::Z_95};
 use crate::record::{
-    Answer, BASE, CaseRecord, Drift, Ending, Proof, Role, Rule, RunRecord, ScenarioRecord, Unit, Verdict,
+    Answer, BASE, CaseRecord, Drift, Ending, Proof, Role, Rule, RunRecord, ScenarioRecord, Selected, Unit, Verdict,
 };
 use crate::report::Report;
 
@@ -26,6 +26,8 @@ pub(super) struct View<'a> {
     pub(super) open: Vec<Group<'a>>,
     /// What to do next: what for, and the command or the file.
     pub(super) next: Vec<(&'static str, String)>,
+    /// Lines of a `[gate]` that this run just passes, where there is no threshold.
+    pub(super) thresholds: Vec<String>,
 }
 
 /// One arm against base.
@@ -69,7 +71,7 @@ pub(super) struct CaseView<'a> {
     pub(super) tuned: &'a str,
     /// `2 of 5 samples pass`, of an arm with several.
     pub(super) samples: Vec<String>,
-    /// Arms whose answer hangs on a near-tie between two tokens.
+    /// Arms whose answer is unstable between two tokens.
     pub(super) near_ties: Vec<&'a str>,
 }
 
@@ -78,12 +80,15 @@ impl<'a> View<'a> {
         let Report { run, comparisons, decision, .. } = *report;
         let errors = run.all_errors().iter().map(|error| (error.what(), error.why().to_owned())).collect();
         let ending = decision.ending();
+        let arms: Vec<ArmView<'a>> = comparisons.iter().map(|comparison| ArmView::of(run, comparison)).collect();
+        let judged = arms.first().filter(|_| ending == Ending::NotGated);
         Self {
+            thresholds: judged.map(thresholds).unwrap_or_default(),
             run,
             ending,
             summary: decision.summary(),
-            sentences: comparisons.first().map(sentences).unwrap_or_default(),
-            arms: comparisons.iter().map(|comparison| ArmView::of(run, comparison)).collect(),
+            sentences: partial(run).into_iter().chain(comparisons.first().map(sentences).unwrap_or_default()).collect(),
+            arms,
             rules: decision.rules.iter().map(|rule| RuleView::of(rule, comparisons)).collect(),
             errors,
             open: grouped(run.cases().filter(|(_, case)| open(case, comparisons))),
@@ -207,6 +212,12 @@ fn grouped<'a>(cases: impl Iterator<Item = (&'a ScenarioRecord, &'a CaseRecord)>
     groups
 }
 
+/// That only a part of the cases was run.
+fn partial(run: &RunRecord) -> Option<String> {
+    let Selected { filter, cases, of } = run.made.selected.as_ref()?;
+    Some(format!("Only {cases} of {of} cases were run: {filter}."))
+}
+
 /// What both arms did, in words.
 fn sentences(comparison: &Comparison<'_>) -> Vec<String> {
     let Comparison { base, tuned, target, control, .. } = comparison;
@@ -231,6 +242,23 @@ fn sentences(comparison: &Comparison<'_>) -> Vec<String> {
     said
 }
 
+/// A `[gate]` with what was measured, each value rounded to where the run still passes.
+fn thresholds(arm: &ArmView<'_>) -> Vec<String> {
+    let comparison = arm.comparison;
+    let down = |value: f64| (value * 100.0 + 1e-9).floor() / 100.0;
+    let mut lines = vec!["[gate]".to_owned()];
+    if let Some(gain) = comparison.gain {
+        lines.push(format!("min_target_gain = {:.2}", down(gain.gain)));
+    }
+    if let Some(retention) = comparison.control.retention().share() {
+        lines.push(format!("min_retention = {:.2}", down(retention)));
+    }
+    if let Some(kl) = arm.drift.and_then(|drift| drift.kl.as_ref()) {
+        lines.push(format!("max_drift = {:.3}", (kl.mean * 1000.0 - 1e-9).ceil() / 1000.0));
+    }
+    if lines.len() == 1 { Vec::new() } else { lines }
+}
+
 fn next(report: &Report<'_>, ending: Ending) -> Vec<(&'static str, String)> {
     let file = |label: &str| report.files.iter().find(|(name, _)| name == label).map(|(_, path)| path.clone());
     let record = file("record").or_else(|| file("run"));
@@ -238,7 +266,7 @@ fn next(report: &Report<'_>, ending: Ending) -> Vec<(&'static str, String)> {
     next.extend(file("report").map(|path| ("every broken case, whole:", path)));
     match (ending, record) {
         (Ending::NotGated, Some(record)) => {
-            next.push(("set thresholds in [gate], then:", format!("finetest gate {record}")));
+            next.push(("set thresholds in the manifest, then:", format!("finetest gate {record}")));
         }
         (Ending::Failed, Some(record)) => {
             next.push(("after a change of [gate], without asking again:", format!("finetest gate {record}")));

@@ -56,14 +56,14 @@ pub enum RunEvent {
         /// Tokens of the step.
         tokens: usize,
     },
-    /// A training was held against its validation examples.
+    /// A training was compared with its validation examples.
     Validated {
         /// After so many steps.
         step: usize,
         /// Mean loss, nats/token.
         loss: Option<f64>,
     },
-    /// A training can go on from here if it is stopped.
+    /// A training can continue from here if it is stopped.
     Saved {
         /// After so many steps.
         step: usize,

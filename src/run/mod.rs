@@ -40,7 +40,7 @@ pub struct Inputs<'a> {
     /// A text besides base's answers that drift is measured on: its name and content.
     pub drift_text: Option<(String, String)>,
     /// Guesses at the answers: what was approved before. An answer that still holds is verified, which is faster than to generate
-    /// it anew, and comes out the same.
+    /// it again, and comes out the same.
     pub approved: Approved,
 }
 

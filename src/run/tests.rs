@@ -84,7 +84,7 @@ fn a_backend_that_answers_something_else_is_an_error() {
     }
 }
 
-/// Says the question's number of words, the seed and the turn; measures drift as it is told it can.
+/// Says the question's number of words, the seed and the turn; measures drift as it is reported it can.
 struct Counting {
     can: Capabilities,
     asked: Vec<(usize, String, u64)>,

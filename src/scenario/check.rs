@@ -1,4 +1,4 @@
-//! What an answer can be held to: a closed set of pure checks.
+//! What an answer can be tested against: a closed set of pure checks.
 
 use std::fmt;
 
@@ -70,11 +70,12 @@ pub enum Matcher {
 
 /// One continuation against others, by log-likelihood.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Choice {
-    /// The continuation that must be the likeliest.
+    /// The continuation that must have the highest log-likelihood.
     pub answer: String,
-    /// Those it must beat.
+    /// The continuations it must beat.
     pub others: Vec<String>,
     /// What each log-likelihood is divided by.
     #[serde(default)]
@@ -90,6 +91,7 @@ impl Choice {
 
 /// What a continuation's log-likelihood is divided by, so that a long one is not worse for its length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema, serde::Serialize))]
 #[serde(rename_all = "kebab-case")]
 pub enum Normalize {
     /// Nothing.
@@ -260,7 +262,7 @@ mod tests {
 
     fn case(checks: Vec<Check>) -> Case {
         let request = Request::greedy(Prompt::Text("x".into()), 9);
-        Case { name: "c".into(), line: 1, request, checks, follow_ups: Vec::new() }
+        Case { name: "c".into(), line: 1, tags: Vec::new(), request, checks, follow_ups: Vec::new() }
     }
 
     fn failures(check: Check, text: &str) -> Vec<String> {

@@ -98,7 +98,8 @@ fn kind(path: &Path) -> Result<Entry> {
             Ok(Entry::Other)
         };
     }
-    let others = ["md", "json"].iter().any(|other| extension.eq_ignore_ascii_case(other));
+    // A schema, or rows that a scenario makes cases from.
+    let others = ["md", "json", "jsonl", "csv"].iter().any(|other| extension.eq_ignore_ascii_case(other));
     Ok(if others || ["README", "LICENSE"].contains(&name.as_ref()) { Entry::Other } else { Entry::PassedOver })
 }
 

@@ -1,5 +1,6 @@
 //! A scenario file as it is written, and what it resolves to. Everything that is wrong with its cases is reported at once.
 
+mod cases;
 mod checks;
 mod sampling;
 mod turns;
@@ -7,7 +8,7 @@ mod words;
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -19,6 +20,7 @@ use crate::config::{Lines, MOST_TOKENS, relative};
 use crate::data::limits::MOST_TEXT_BYTES;
 use crate::error::{Error, Result};
 use crate::record::{Aggregate, Message, Prompt, Request, Role, Sampling};
+use cases::{Cases, row_names};
 use checks::{RawCheck, resolve};
 use turns::RawTurn;
 
@@ -27,38 +29,82 @@ const SHOWN: usize = 50;
 /// Checks that every case of a file shares: each case has a copy.
 const MOST_SHARED: usize = 1000;
 
+/// A scenario: one ability, its cases, and their checks. The file's stem is its name: letters a to z, digits, `-` and `_`.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct RawScenario {
+pub(crate) struct RawScenario {
+    /// `target`: what the fine-tune is for. `control`: an ability of the base that must survive it.
     role: Role,
+    /// The ability, in one line.
     description: String,
+    /// System message of every case that is given by `prompt`.
     system: Option<String>,
+    /// Maximum number of new tokens of an answer; default 64.
     max_tokens: Option<usize>,
+    /// Texts that end an answer. It stops before the first of them.
     #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     stop: Vec<Spanned<String>>,
+    /// Sampling temperature; default 0, which is greedy decoding.
+    #[cfg_attr(test, schemars(with = "Option<f64>"))]
     temperature: Option<Spanned<f64>>,
+    /// Sample from the `top_k` most probable tokens. Needs `temperature`.
+    #[cfg_attr(test, schemars(with = "Option<usize>"))]
     top_k: Option<Spanned<usize>>,
+    /// Sample from the most probable tokens whose probabilities add up to `top_p`. Needs `temperature`.
+    #[cfg_attr(test, schemars(with = "Option<f64>"))]
     top_p: Option<Spanned<f64>>,
+    /// Seed of the sampling; default 0. Needs `temperature`.
+    #[cfg_attr(test, schemars(with = "Option<u32>"))]
     seed: Option<Spanned<u32>>,
+    /// Number of samples of each case, each with the next seed; default 1. Needs `temperature`.
+    #[cfg_attr(test, schemars(with = "Option<usize>"))]
     repeat: Option<Spanned<usize>>,
+    /// Which samples of a case have to pass: `"all"` (default), `"any"`, or `{ rate = 0.8 }`, at least this share. Needs `repeat`.
+    #[cfg_attr(test, schemars(with = "Option<Aggregate>"))]
     aggregate: Option<Spanned<Aggregate>>,
+    /// Tags of every case, to select tests by: `finetest run -E 'tag(NAME)'`.
     #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
+    tags: Vec<Spanned<String>>,
+    /// Checks of every answer in this file.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Vec<RawCheck>"))]
     checks: Vec<Spanned<RawCheck>>,
-    #[serde(default)]
-    cases: Vec<Spanned<RawCase>>,
+    /// The cases; or the path of a JSON Lines or CSV file, from this file. Each row of it becomes a case by the template `case`.
+    #[cfg_attr(test, schemars(with = "Option<cases::CasesSchema>"))]
+    cases: Option<Spanned<Cases<Spanned<RawCase>>>>,
+    /// Template of the cases of a file: `{{column}}` in any text is replaced by the row's text.
+    #[cfg_attr(test, schemars(with = "Option<RawCase>"))]
+    case: Option<Spanned<serde::de::IgnoredAny>>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawCase {
+    /// Name of the case: letters a to z, digits, `-` and `_`; default: `case_1`, `case_2`, … by position.
     name: Option<String>,
+    /// The user's message. A case has exactly one of `prompt`, `messages` and `text`.
     prompt: Option<String>,
+    /// Messages with `role` and `content`, for a longer conversation.
     messages: Option<Vec<Message>>,
+    /// Raw text to continue, without a chat template.
     text: Option<String>,
+    /// Maximum number of new tokens of this answer; default: the file's.
     max_tokens: Option<usize>,
+    /// Tags of this case, besides the file's.
     #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
+    tags: Vec<Spanned<String>>,
+    /// Checks of the answer to the first turn, besides the file's.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Vec<RawCheck>"))]
     checks: Vec<Spanned<RawCheck>>,
+    /// The user's next turns, each after the answer to the one before.
     #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Vec<RawTurn>"))]
     then: Vec<Spanned<RawTurn>>,
 }
 
@@ -66,8 +112,8 @@ struct RawCase {
 #[derive(Deserialize)]
 struct RawNames {
     role: Role,
-    #[serde(default)]
-    cases: Vec<RawName>,
+    cases: Option<Cases<RawName>>,
+    case: Option<RawName>,
 }
 
 #[derive(Deserialize)]
@@ -80,7 +126,12 @@ pub(super) fn names(path: &Path, text: &str) -> Option<Names> {
     let raw: RawNames = toml::from_str(text).ok()?;
     let scenario = path.file_stem()?.to_string_lossy().into_owned();
     let named = |(position, case): (usize, RawName)| case.name.unwrap_or_else(|| default_name(position));
-    Some(Names { role: raw.role, scenario, cases: raw.cases.into_iter().enumerate().map(named).collect() })
+    let cases = match raw.cases {
+        None => Vec::new(),
+        Some(Cases::Listed(list)) => list.into_iter().enumerate().map(named).collect(),
+        Some(Cases::Rows(file)) => row_names(path, &file, raw.case?.name.as_deref())?,
+    };
+    Some(Names { role: raw.role, scenario, cases })
 }
 
 fn default_name(position: usize) -> String {
@@ -95,9 +146,12 @@ struct Reader<'t> {
     system: Option<String>,
     max_tokens: usize,
     stop: Vec<String>,
+    tags: Vec<String>,
     sampling: Sampling,
     shared: Vec<Check>,
     has_shared: bool,
+    /// The row that the case is made from: its file and line.
+    row: Option<(PathBuf, usize)>,
     errors: Vec<Error>,
 }
 
@@ -112,9 +166,11 @@ pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
         system: raw.system.take(),
         max_tokens,
         stop: Vec::new(),
+        tags: Vec::new(),
         sampling: Sampling::default(),
         shared: Vec::new(),
         has_shared: !raw.checks.is_empty(),
+        row: None,
         errors: Vec::new(),
     };
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
@@ -133,20 +189,11 @@ pub(super) fn parse(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
         ));
     }
     reader.stop = reader.stop(std::mem::take(&mut raw.stop));
+    reader.tags = reader.tags(std::mem::take(&mut raw.tags));
     reader.sampling = reader.sampling(&raw);
     let (repeat, aggregate) = reader.repeat(&raw);
     reader.shared = std::mem::take(&mut raw.checks).into_iter().filter_map(|check| reader.check(check)).collect();
-    let mut names = HashSet::new();
-    let mut cases = Vec::new();
-    for (position, raw_case) in std::mem::take(&mut raw.cases).into_iter().enumerate() {
-        let at = raw_case.span();
-        let case = reader.case(raw_case.into_inner(), position, &at);
-        if !names.insert(case.name.clone()) {
-            reader
-                .fail(&at, format!("two cases are named {:?}; a name tells a case's test from the others", case.name));
-        }
-        cases.push(case);
-    }
+    let cases = reader.cases(&mut raw, text);
     if reader.errors.len() > SHOWN {
         let more = reader.errors.split_off(SHOWN).len();
         reader.errors.push(Error::input(path, None, format!("has {more} more problems")));
@@ -165,17 +212,18 @@ impl Reader<'_> {
                 "description is empty or several lines; name the ability in one line",
             ));
         }
-        if raw.cases.is_empty() {
+        let listed = match raw.cases.as_ref().map(Spanned::get_ref) {
+            Some(Cases::Rows(_)) => return,
+            Some(Cases::Listed(list)) => list.as_slice(),
+            None => &[],
+        };
+        if listed.is_empty() {
             self.errors.push(Error::input(
                 self.path,
                 None,
                 "has no cases; add one: [[cases]] with a prompt and checks",
             ));
-        }
-        if self.system.is_some()
-            && !raw.cases.is_empty()
-            && raw.cases.iter().all(|case| case.get_ref().prompt.is_none())
-        {
+        } else if self.system.is_some() && listed.iter().all(|case| case.get_ref().prompt.is_none()) {
             self.errors.push(Error::input(
                 self.path,
                 None,
@@ -185,11 +233,18 @@ impl Reader<'_> {
     }
 
     fn fail(&mut self, at: &Range<usize>, message: impl Into<String>) {
-        self.errors.push(Error::input(self.path, self.lines.at(at), message));
+        let line = self.lines.at(at);
+        self.errors.push(match &self.row {
+            None => Error::input(self.path, line, message),
+            Some((rows, row)) => {
+                let message = format!("{} (by [case] of {}:{line})", message.into(), self.path.display());
+                Error::input(rows, *row, message)
+            }
+        });
     }
 
-    fn case(&mut self, mut raw: RawCase, position: usize, at: &Range<usize>) -> Case {
-        let name = raw.name.take().unwrap_or_else(|| default_name(position));
+    fn case(&mut self, mut raw: RawCase, default_name: impl FnOnce() -> String, at: &Range<usize>) -> Case {
+        let name = raw.name.take().unwrap_or_else(default_name);
         if !is_name(&name) {
             self.fail(at, format!("the case's name is {name:?}, expected letters a to z, digits, - and _"));
         }
@@ -205,12 +260,22 @@ impl Reader<'_> {
         }
         let checks = self.checks(std::mem::take(&mut raw.checks));
         let max_tokens = self.max_tokens(at, &name, raw.max_tokens, &checks);
+        let mut tags = self.tags(std::mem::take(&mut raw.tags));
+        tags.extend(self.tags.iter().cloned());
         let then = std::mem::take(&mut raw.then);
         let prompt = self.prompt(at, &name, raw);
         let follow_ups = self.follow_ups(at, &name, &prompt, then);
         let (choices, stop, sampling) = (choices(&checks), self.stop.clone(), self.sampling);
         let request = Request { prompt, max_tokens, choices, stop, sampling };
-        Case { name, line: self.lines.at(at), request, checks, follow_ups }
+        Case { name, line: self.lines.at(at), tags, request, checks, follow_ups }
+    }
+
+    fn tags(&mut self, tags: Vec<Spanned<String>>) -> Vec<String> {
+        for tag in tags.iter().filter(|tag| !is_name(tag.get_ref())) {
+            let message = format!("the tag is {:?}, expected letters a to z, digits, - and _", tag.get_ref());
+            self.fail(&tag.span(), message);
+        }
+        tags.into_iter().map(Spanned::into_inner).collect()
     }
 
     /// The checks of one answer: its own, then the file's.
@@ -289,7 +354,8 @@ fn choices(checks: &[Check]) -> Vec<String> {
     choices
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether this can be the name of a scenario, a case or a tag.
+pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
 }
 

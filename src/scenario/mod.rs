@@ -8,10 +8,11 @@
 //! system = "Answer briefly."          # optional, for every case given by `prompt`
 //! max_tokens = 48                     # optional, default 64
 //! stop = ["\n\n"]                     # optional: an answer ends before the first of these
-//! temperature = 0.7                   # optional, default 0: the likeliest token; above it top_k, top_p and seed may be given
+//! temperature = 0.7                   # optional, default 0: the most likely token; above it top_k, top_p and seed may be given
 //! repeat = 5                          # optional, with a temperature: each case is asked with so many seeds, from seed on
 //! aggregate = { rate = 0.8 }          # optional, with repeat: "all" samples have to pass (the default), "any", or a share of them
 //! checks = ["no-template-tags"]       # optional, of every case
+//! tags = ["facts"]                    # optional: `finetest run -E 'tag(facts)'` selects by them; a case may have its own
 //!
 //! [[cases]]
 //! name = "france"                     # optional, default case_1, case_2, … by position
@@ -19,6 +20,24 @@
 //! checks = [{ contains = "Paris" }, { max-length = 200 }]
 //! then = [{ prompt = "And of Italy?", checks = [{ contains = "Rome" }] }]   # optional: the user's next turns, each after the answer
 //! ```
+//!
+//! The cases may be the rows of a file, JSON Lines or CSV. `[case]` then says how a row becomes a case: in each of its texts,
+//! `{{column}}` is replaced by the row's text.
+//!
+//! ```toml
+//! role = "target"
+//! description = "capitals, out of a table"
+//! cases = "capitals.csv"              # or .jsonl; the path starts at this file
+//!
+//! [case]
+//! name = "{{id}}"                     # optional, default line_2, line_3, … by the row's line
+//! prompt = "What is the capital of {{country}}?"
+//! checks = [{ contains = "{{capital}}" }]
+//! ```
+//!
+//! A CSV file names its columns in line 1. Fields are separated by commas, semicolons or tabs, whichever that line has most of. In
+//! `json-fields`, a text that is one `{{column}}` alone keeps the row's type: a number of a JSON Lines file is compared as a number.
+//! Errors name the row's file and line. A case's own place is the line of `cases =`.
 //!
 //! The checks of a case judge the answer to its prompt, those of a turn the answer to that turn, and the file's every answer. A case
 //! passes when all of them hold.
@@ -43,9 +62,12 @@
 mod check;
 mod directory;
 mod file;
+pub(crate) mod fill;
+mod filter;
 mod json;
 mod pattern;
 mod repetition;
+pub(crate) mod rows;
 mod schema;
 mod script;
 mod tags;
@@ -56,6 +78,12 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 pub use check::{Check, Choice, Matcher, Normalize};
+#[cfg(all(test, feature = "candle"))]
+pub(crate) use file::RawScenario as ScenarioSchema;
+#[cfg(feature = "candle")]
+pub(crate) use file::is_name;
+#[cfg(feature = "candle")]
+pub(crate) use filter::{Filter, Test};
 pub use json::Schema;
 pub use script::Writing;
 
@@ -95,8 +123,10 @@ pub struct Scenario {
 pub struct Case {
     /// Unique in the scenario: letters `a` to `z`, digits, `-` and `_`.
     pub name: String,
-    /// Its line in the scenario's file.
+    /// Its line in the scenario's file; for a case out of a file of rows, the line that names that file.
     pub line: usize,
+    /// What it can be selected by: its own tags, then the file's. Letters `a` to `z`, digits, `-` and `_`.
+    pub tags: Vec<String>,
     /// What is asked first. `max_tokens` is 0 when every check is a [`Check::Choice`].
     pub request: Request,
     /// Of the first answer: the case's own, then the file's. A case has at least one, here or in a turn.
@@ -241,6 +271,14 @@ fn judge(checks: &[Check], completion: &Completion) -> (Verdict, Vec<String>) {
         }
     }
     (verdict, failures)
+}
+
+/// The scenario that `text` is, once it is the file `path`.
+///
+/// # Errors
+/// As [`Scenario::load`].
+pub(crate) fn check_text(path: &Path, root: &Path, text: &str) -> Result<Scenario> {
+    file::parse(path, root, text)
 }
 
 /// A scenario's name and its cases', as a listing shows them.

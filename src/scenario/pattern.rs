@@ -1,4 +1,4 @@
-//! Regular expressions of checks and of schemas, and what a person is told of one that cannot be used.
+//! Regular expressions of checks and of schemas, and what a person is reported of one that cannot be used.
 
 use std::collections::HashMap;
 

@@ -121,7 +121,7 @@ fn render_sample(body: &mut String, case: &CaseRecord, sample: &Sample, cut: boo
             if cut { quote_beginning(body, &completion.text) } else { quote_lines(body, &completion.text) }
         }
         if let Some(likeliest) = likeliest(completion) {
-            body.push_str(&format!("  likeliest: {}\n", line(&format!("{likeliest:?}"))));
+            body.push_str(&format!("  top choice: {}\n", line(&format!("{likeliest:?}"))));
         }
     }
     let scored = sample.turns.iter().any(|completion| !completion.choices.is_empty());
@@ -181,6 +181,6 @@ fn quote_line(body: &mut String, text: &str) {
     body.push('\n');
 }
 
-fn line(text: &str) -> String {
+pub(super) fn line(text: &str) -> String {
     visible(text.trim()).replace('\n', " ⏎ ")
 }

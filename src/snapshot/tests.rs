@@ -1,5 +1,7 @@
 use std::process::{Command, Output};
 
+use super::bytes::{pending, source_of};
+use super::environment::{check_variables, check_writing_with};
 use super::*;
 use crate::record::fixture::{self, F, N, P};
 use crate::record::{BASE, ChoiceScore, Finish, Message, Prompt, Role, Sample, TUNED};
@@ -146,7 +148,7 @@ fn scores_of_choices_are_not_in_a_snapshot() {
     };
     let (here, there) = (score_case(-3.5), score_case(-3.5001));
     assert_eq!(here, there);
-    assert!(here.contains("tuned: failed\n  likeliest: \" Paris\"\n  ! choice"), "{here}");
+    assert!(here.contains("tuned: failed\n  top choice: \" Paris\"\n  ! choice"), "{here}");
     assert!(here.contains("is likelier, … against … nats"), "{here}");
 }
 
@@ -185,6 +187,8 @@ fn ci_refuses_what_nobody_looked_at() {
 }
 
 const SCENARIO: &str = "FINETEST_SNAPSHOT_TEST";
+/// A run that answers in place of the fixture's, in the project.
+const RUN: &str = "run.json";
 
 /// A project in which `assert_scenario` runs in a process of its own, so that the environment can be set.
 struct Project(tempfile::TempDir);
@@ -204,7 +208,7 @@ impl Project {
         std::fs::write(&file, serde_json::to_string(scenario).expect("JSON")).expect("written");
         let mut command = Command::new(std::env::current_exe().expect("this test"));
         command.args(["--exact", "snapshot::tests::child", "--ignored", "--nocapture"]);
-        for name in ["CI", "TF_BUILD", "INSTA_UPDATE", "INSTA_FORCE_PASS", "INSTA_OUTPUT"] {
+        for name in ["CI", "TF_BUILD", "INSTA_UPDATE", "INSTA_FORCE_PASS", "INSTA_OUTPUT", "INSTA_PENDING_DIR"] {
             command.env_remove(name);
         }
         command.env("INSTA_WORKSPACE_ROOT", self.0.path()).env(SCENARIO, &file).envs(environment.iter().copied());
@@ -213,6 +217,10 @@ impl Project {
 
     fn approve(&self, scenario: &ScenarioRecord) {
         assert!(self.assert(scenario, &[("INSTA_UPDATE", "always")]).status.success());
+    }
+
+    fn read(&self, file: &str) -> String {
+        std::fs::read_to_string(self.snapshots().join(file)).expect("a snapshot")
     }
 
     fn files(&self) -> Vec<String> {
@@ -229,7 +237,10 @@ fn child() {
     let Some(file) = std::env::var_os(SCENARIO).map(PathBuf::from) else { return };
     let root = file.ancestors().nth(2).expect("a project").to_path_buf();
     let scenario: ScenarioRecord = serde_json::from_str(&std::fs::read_to_string(&file).expect("read")).expect("JSON");
-    let run = fixture::run(Vec::new());
+    let run = match std::fs::read_to_string(root.join(RUN)) {
+        Ok(run) => serde_json::from_str(&run).expect("JSON"),
+        Err(_) => fixture::run(Vec::new()),
+    };
     let context = SnapshotContext {
         directory: &root.join("snapshots"),
         root: &root,
@@ -328,4 +339,181 @@ fn files_are_compared_without_insta() {
     }
     std::fs::write(&file, "no header").expect("written");
     assert!(compare().expect_err("no snapshot").to_string().contains("arithmetic.snap:1: no snapshot"));
+}
+
+/// What this process of the test runs under must not say where snapshots are.
+fn place(project: &Project) -> Place {
+    assert!(std::env::var_os("INSTA_WORKSPACE_ROOT").is_none() && std::env::var_os("INSTA_PENDING_DIR").is_none());
+    Place::of(project.0.path(), &project.snapshots()).expect("a place")
+}
+
+/// All standings, told in short, and what approving one of them wrote.
+fn accept(project: &Project, run: &RunRecord, scenario: &str) -> Accepted {
+    let place = place(project);
+    let snapshots = Snapshots::of(&place, Path::new(RUN), run, &[BASE, TUNED]).expect("a whole run");
+    let all = snapshots.all().expect("read");
+    let one = named(&all, &[scenario.to_owned()], |one| &one.scenario).expect("known");
+    snapshots.accept(one[0]).expect("accepted")
+}
+
+fn standing(project: &Project, run: &RunRecord) -> Vec<ScenarioSnapshot> {
+    let place = place(project);
+    Snapshots::of(&place, Path::new(RUN), run, &[BASE, TUNED]).expect("a whole run").all().expect("read")
+}
+
+/// A run with everything in it that YAML writes in its own way.
+fn odd_run() -> RunRecord {
+    let mut first = scenario();
+    first.description = "  odd: \"words\", #1 & 'more' ".into();
+    first.sampling.temperature = 0.5;
+    let mut other = scenario();
+    (other.name, other.path) = ("other".into(), "scenarios/other.toml".into());
+    let mut run = fixture::run(vec![first, other]);
+    run.model.source = "C:\\models\\\"a\": #b, [c] 'd'\t\u{1b}\u{7f} ü 日本 \u{200b}".into();
+    run.backend = "yes".into();
+    run.arms[1].adapter = Some("- an adapter: {x}".into());
+    run.arms[1].scale = 0.25;
+    run
+}
+
+#[test]
+fn approved_bytes_are_those_that_insta_writes() {
+    for run in [fixture::run(odd_run().scenarios), odd_run()] {
+        let project = Project::new();
+        let json = serde_json::to_string(&run).expect("JSON");
+        std::fs::write(project.0.path().join(RUN), json).expect("written");
+        run.scenarios.iter().for_each(|scenario| project.approve(scenario));
+        let (insta, other) = (project.read("arithmetic.snap"), project.read("other.snap"));
+        assert!(insta.contains("\ninput_file: scenarios/arithmetic.toml\n---\n"), "{insta}");
+
+        // Without a snapshot of its own, where the test is says the one beside it.
+        std::fs::remove_file(project.snapshots().join("arithmetic.snap")).expect("removed");
+        let accepted = accept(&project, &run, "arithmetic");
+        assert_eq!((accepted.is_replaced, &accepted.removed), (false, &None));
+        assert_eq!(project.read("arithmetic.snap"), insta);
+
+        // And so what insta left for a review.
+        std::fs::remove_file(project.snapshots().join("arithmetic.snap")).expect("removed");
+        project.assert(&run.scenarios[0], &[("INSTA_UPDATE", "new")]);
+        assert!(project.read("arithmetic.snap.new").contains("\nassertion_line: "), "insta left it");
+        let accepted = accept(&project, &run, "arithmetic");
+        assert_eq!(accepted.removed, Some(project.snapshots().join("arithmetic.snap.new")));
+        assert_eq!((project.read("arithmetic.snap"), project.read("other.snap")), (insta, other));
+        assert_eq!(project.files(), ["arithmetic.snap", "other.snap"], "nothing else is left there");
+        assert!(standing(&project, &run).iter().all(|one| one.state == Standing::Approved));
+    }
+}
+
+#[test]
+fn standings_are_told_apart() {
+    let project = Project::new();
+    project.approve(&scenario());
+    std::fs::write(project.snapshots().join("gone.snap"), "---\nsource: x\n---\nold\n").expect("written");
+    let new = fixture::scenario("new", Role::Target, &[(F, P)]);
+    let told = |changed: &ScenarioRecord| -> Vec<(String, Standing, usize)> {
+        let all = standing(&project, &fixture::run(vec![changed.clone(), new.clone()]));
+        all.into_iter().map(|one| (one.scenario, one.state, one.changed_cases)).collect()
+    };
+    let expected = |state, cases| {
+        [("arithmetic", state, cases), ("new", Standing::New, 1), ("gone", Standing::Orphaned, 0)]
+            .map(|(name, state, cases)| (name.to_owned(), state, cases))
+    };
+    assert_eq!(told(&scenario()), expected(Standing::Approved, 0));
+    let mut changed = scenario();
+    changed.cases[2] = fixture::case("capital", "Capital of France?", (P, "Paris!"), (F, "Lyon."));
+    assert_eq!(told(&changed), expected(Standing::Reworded, 1));
+    changed.cases[1] = fixture::case("sum", "What is\n17 + 25?", (P, "17 + 25 is 42."), (P, "42"));
+    assert_eq!(told(&changed), expected(Standing::VerdictsChanged, 2));
+
+    // What insta left for a review is of another run, then of this one.
+    project.assert(&changed, &[("INSTA_UPDATE", "new")]);
+    assert_eq!(told(&scenario()), expected(Standing::Pending, 0));
+    assert_eq!(told(&changed), expected(Standing::VerdictsChanged, 2));
+    let run = fixture::run(vec![scenario()]);
+    let (place, all) = (place(&project), standing(&project, &run));
+    let snapshots = Snapshots::of(&place, Path::new(RUN), &run, &[BASE, TUNED]).expect("a whole run");
+    let refused = snapshots.accept(&all[0]).expect_err("refused").to_string();
+    assert!(refused.contains("arithmetic.snap.new: holds other answers than the run"), "{refused}");
+    let orphan = snapshots.accept(&all[1]).expect_err("refused").to_string();
+    assert!(orphan.contains("gone is no scenario of this run"), "{orphan}");
+}
+
+#[test]
+fn a_run_that_does_not_hold_all_answers_is_refused() {
+    let project = Project::new();
+    let place = place(&project);
+    let told = |change: fn(&mut RunRecord), arms: &[&str]| {
+        let mut run = fixture::run(vec![fixture::scenario("facts", Role::Control, &[(P, P), (P, F)])]);
+        change(&mut run);
+        Snapshots::of(&place, Path::new(RUN), &run, arms).map(|_| ()).expect_err("refused").to_string()
+    };
+    let part = told(
+        |run| run.made.selected = Some(crate::record::Selected { filter: "x".into(), cases: 1, of: 2 }),
+        &[BASE, TUNED],
+    );
+    assert!(part.starts_with("run.json: is a run of 1 of 2 cases") && part.contains("finetest run"), "{part}");
+    assert!(told(|_| {}, &[BASE, "half"]).contains("has no answers of half"));
+    let lost = |run: &mut RunRecord| {
+        let lost = fixture::answer(N, "", &["out of memory"]);
+        run.scenarios[0].cases[1].answers.insert(TUNED.to_owned(), lost);
+    };
+    let message = told(lost, &[BASE, TUNED]);
+    assert!(message.contains("lacks an answer: control::facts::case_2 of tuned (out of memory)"), "{message}");
+    // Of an arm that is in no snapshot it does not matter.
+    let mut run = fixture::run(vec![fixture::scenario("facts", Role::Control, &[(P, P), (P, F)])]);
+    lost(&mut run);
+    Snapshots::of(&place, Path::new(RUN), &run, &[BASE]).expect("base answered");
+}
+
+#[test]
+fn a_pending_file_that_insta_did_not_write_is_refused() {
+    let (path, scenario) = (Path::new("arithmetic.snap.new"), scenario());
+    let body = rendered(&scenario);
+    let read = |header: &str, body: &str| pending(path, &format!("---\n{header}---\n{body}"), &scenario);
+    let told = |header: &str, body: &str| read(header, body).expect_err("refused").to_string();
+    let good = read("source: a\nassertion_line: 7\ninfo:\n  model: x\n", &body).expect("a snapshot");
+    assert_eq!(good.approved, format!("---\nsource: a\ninfo:\n  model: x\n---\n{body}"));
+    assert_eq!(read("", &body).expect("a snapshot").approved, format!("---\n---\n{body}"));
+    assert!(
+        told("source: a\nsnapshot_kind: binary\n", &body)
+            .contains("arithmetic.snap.new:3: is the header of a binary snapshot")
+    );
+    assert!(told("source: a\nformat: 9\n", &body).contains(":3: is not a header line"));
+    assert!(told("{\"source\": 1}\n", &body).contains(":2: is not a header line"));
+    assert!(
+        told("source: a\n", "# control::other\n")
+            .contains("begins with \"# control::other\", expected \"# control::arithmetic\"")
+    );
+    for text in ["", "no header", "---\nsource: a\n", "Created: 2019\nSource: a\n\nbody"] {
+        let message = pending(path, text, &scenario).expect_err("refused").to_string();
+        assert!(message.contains("arithmetic.snap.new:1: no snapshot"), "{message}");
+    }
+}
+
+#[test]
+fn where_the_test_is_stands_in_the_header_alone() {
+    assert_eq!(source_of("---\nsource: tests/a.rs\n---\nx").as_deref(), Some("tests/a.rs"));
+    assert_eq!(source_of("---\nsource: \"a\\\\b: c\"\n---\nx").as_deref(), Some("a\\b: c"));
+    assert_eq!(source_of("---\ninfo: x\n---\nsource: no\n"), None);
+    assert_eq!(source_of("source: no"), None);
+}
+
+#[test]
+fn nothing_is_written_in_ci_or_where_insta_says_so() {
+    let check = |variables: &'static [(&str, &str)]| {
+        check_writing_with(&move |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    };
+    for (variables, words) in [
+        (&[("CI", "true")][..], "CI is set"),
+        (&[("TF_BUILD", "True")], "TF_BUILD is set"),
+        (&[("CI", "true"), ("INSTA_UPDATE", "always")], "INSTA_UPDATE=always in CI"),
+        (&[("INSTA_UPDATE", "no")], "INSTA_UPDATE=no"),
+        (&[("INSTA_UPDATE", "maybe")], "INSTA_UPDATE=maybe is not known"),
+    ] {
+        let error = check(variables).expect_err("refused");
+        assert!(error.to_string().contains(words) && error.exit_code() == 2, "{error}");
+    }
+    for allowed in [&[][..], &[("CI", "false"), ("INSTA_UPDATE", "new")], &[("CI", ""), ("INSTA_UPDATE", "")]] {
+        check(allowed).expect("allowed");
+    }
 }

@@ -1,5 +1,5 @@
 //! `checkpoint-<step>/`: the adapter in f32, the optimizer's moments and the trainer's state, with the checksum of each. A directory
-//! appears whole or not at all; a training that was killed goes on from the newest and ends with the same bytes.
+//! appears whole or not at all; a training that was killed continues from the newest and ends with the same bytes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

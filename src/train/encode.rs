@@ -160,7 +160,7 @@ pub(crate) fn encode_text(tokenizer: &Tokenizer, text: &str) -> Result<Encoded> 
 
 const EARLIER_TURNS: &str = "renders earlier turns otherwise once the chat goes on (it may drop their reasoning)";
 const HEADER: &str =
-    "writes an answer otherwise than it asks for one, so that what is learnt would not be what is asked";
+    "renders a finished answer differently from the prompt for one, so training and prompting would not match";
 
 fn disagreement(template: &ChatTemplate, message: usize, what: &str) -> Error {
     let message = format!(
@@ -258,7 +258,7 @@ mod tests {
         let thinking = CHATML.replace("assistant\\n' }}{% endif", "assistant\\n<think>' }}{% endif");
         let messages = chat(&[("user", "hi"), ("assistant", "the")]);
         let error = encode_chat(&tokenizer(), &template(&thinking), &messages, false).unwrap_err().to_string();
-        assert!(error.starts_with("t.jinja: ") && error.contains("otherwise than it asks"), "{error}");
+        assert!(error.starts_with("t.jinja: ") && error.contains("differently from the prompt for one"), "{error}");
     }
 
     #[test]

@@ -31,7 +31,7 @@ use crate::train::encode::Encoded;
 use checkpoint::Checkpoint;
 pub(crate) use checkpoint::{checkpoint_at, checkpoint_steps, finished_state};
 use optimizer::{AdamWConfig, Moments, norm};
-use plan::Plan;
+pub(crate) use plan::Plan;
 use schedule::learning_rate;
 
 /// What a training tells while it runs.
@@ -183,7 +183,7 @@ impl<'a> Trainer<'a> {
         Self { objective, recipe: training.recipe, adapter, moments, state }
     }
 
-    /// A trainer that goes on from an adapter, with moments of zero.
+    /// A trainer that continues from an adapter, with moments of zero.
     pub(crate) fn new(
         objective: Box<dyn Objective + 'a>,
         recipe: &'a Recipe,

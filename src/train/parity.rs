@@ -180,7 +180,7 @@ fn begun(recipe: &Recipe, decoder: &Decoder) -> Adapter {
     adapter
 }
 
-/// QLoRA: weights that stay quantised give the gradients of the same weights in f32, whose training is held to PEFT above.
+/// QLoRA: weights that stay quantised give the gradients of the same weights in f32, whose training is tested against PEFT above.
 #[test]
 fn gradients_through_quantised_weights_are_those_of_the_widened_ones() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -312,7 +312,7 @@ fn in_bf16_losses_and_gradients_are_near_those_of_peft() {
     }
 }
 
-/// A training that is cut after any step goes on from its checkpoint and ends with the same bytes.
+/// A training that is cut after any step continues from its checkpoint and ends with the same bytes.
 #[test]
 fn a_resumed_training_ends_with_the_same_bytes() {
     let decoder = decoder("llama");

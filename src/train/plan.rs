@@ -44,6 +44,11 @@ impl<'r> Plan<'r> {
         all.take(self.steps).skip(first)
     }
 
+    /// Steps of the first epoch.
+    pub(crate) fn steps_per_epoch(&self) -> usize {
+        self.rows(0).len().div_ceil(self.recipe.micro_batch_size).div_ceil(self.accumulation())
+    }
+
     fn epochs(&self) -> usize {
         if self.lengths.is_empty() { 0 } else { self.recipe.num_epochs }
     }

@@ -43,7 +43,7 @@ fn too_large(rank: usize, needed: u128, available: u64) -> Error {
     ))
 }
 
-/// Bytes that this process may use: the machine's memory, or less where a limit is set. `None` where neither is told.
+/// Bytes that this process may use: the machine's memory, or less where a limit is set. `None` where neither is reported.
 fn available() -> Option<u64> {
     let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     let limit = std::fs::read_to_string("/proc/self/limits").ok().and_then(|text| address_space(&text));

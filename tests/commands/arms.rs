@@ -174,7 +174,7 @@ fn a_latest_that_points_nowhere_and_a_folder_that_cannot_be_written_are_told_or_
     project.run(&["report", ".finetest/runs/finetest/latest/run.json"]).fails(1, &["latest/run.json", "cannot read"]);
     project.run(&["run", "--quiet"]).expect(0);
     assert!(latest.join("run.json").is_file(), "the next run leads there again");
-    // A file where the folder of runs would be: the run is told to fail, and its answers stay.
+    // A file where the folder of runs would be: the run is reported to fail, and its answers stay.
     std::fs::remove_dir_all(project.path(".finetest/runs")).expect("removed");
     project.write(".finetest/runs", "mine");
     let ran = project.run(&["run", "--quiet"]);

@@ -78,7 +78,7 @@ fn in_a_workflow_the_summary_is_appended_and_failures_are_annotated() {
 fn no_manifest_and_wrong_words_are_wrong_usage() {
     let project = Project::new();
     std::fs::remove_file(project.path("finetest.toml")).expect("removed");
-    project.run(&[]).fails(2, &["no finetest.toml", "--manifest FILE"]);
+    project.run(&[]).fails(2, &["no finetest.toml", "--config FILE"]);
     let project = Project::new();
     project.run(&["fly"]).expect(2);
     project.run(&["--backend", "abacus"]).fails(2, &["abacus", "candle"]);
@@ -134,7 +134,7 @@ fn a_changed_recipe_trains_anew_and_keeps_the_old_adapter() {
     assert!(project.run(&["train"]).expect(0).stdout.contains("nothing to train"));
 }
 
-/// It changes no byte, so an adapter trained without it fits, and a training that was cut goes on with it.
+/// It changes no byte, so an adapter trained without it fits, and a training that was interrupted continues with it.
 #[test]
 fn gradient_checkpointing_is_not_another_recipe() {
     let project = Project::new();
@@ -556,7 +556,7 @@ fn logits_are_those_of_the_reference() {
     project.write("tokens.json", "[5]");
     project
         .run(&["logits", "model", "--tokens", "tokens.json", "--out", "model/model.safetensors"])
-        .fails(2, &["model.safetensors is a file of the base", "give another --out"]);
+        .fails(2, &["model.safetensors is a file of the base", "give another --output"]);
     assert_eq!(base, read());
 }
 

@@ -168,7 +168,7 @@ fn with_pip(project: &Project, arguments: &[&str]) -> (Ran, bool) {
     (ran, asked.is_file())
 }
 
-/// What can be known without the model is told before a download of it begins.
+/// What can be known without the model is reported before a download of it begins.
 #[test]
 fn what_is_wrong_is_told_before_a_download() {
     type Break = fn(&Project);
@@ -229,7 +229,7 @@ fn what_is_wrong_is_told_before_a_download() {
     assert!(asked && ran.code == 1, "a download does begin: {ran:?}");
 }
 
-/// What the model's header tells is told before a training.
+/// What the model's header tells is reported before a training.
 #[test]
 fn what_does_not_fit_the_model_is_told_before_a_training() {
     type Break = fn(&Project);
@@ -510,7 +510,7 @@ fn an_adapter_or_a_store_is_not_put_into_what_a_person_made() {
     project.run(&["run"]).expect(0);
 }
 
-/// A pipe in place of a file that finetest wrote would be waited for, for ever.
+/// A pipe instead of a file that finetest wrote would be waited for, for ever.
 #[test]
 fn no_file_of_finetest_s_own_is_waited_for() {
     let whole = project();
@@ -570,7 +570,7 @@ fn an_adapter_without_readable_weights_is_not_trained_over() {
     }
 }
 
-/// Also where nothing is trained, a prompt that does not fit is told with its file and case.
+/// Also where nothing is trained, a prompt that does not fit is reported with its file and case.
 #[test]
 fn a_prompt_that_does_not_fit_an_adapter_that_is_tested_as_it_is_names_its_case() {
     let project = project();

@@ -1,4 +1,4 @@
-//! GGUF files through the built binary: an adapter in llama.cpp's form wherever PEFT's directory is taken, and bases that candle has not.
+//! GGUF files through the built binary: an adapter in llama.cpp's form wherever PEFT's directory is taken, and bases that candle does not have.
 
 use std::path::Path;
 
@@ -95,7 +95,7 @@ fn llama_cpp_reads_the_file_itself_and_agrees_with_candle() {
     assert_eq!(kept(), 1, "a scale is written into a file of ours");
 }
 
-/// Held to what llama.cpp's own converter made of the same adapter: its B is divided by the rank and multiplied by an alpha of 8, and
+/// tested against what llama.cpp's own converter made of the same adapter: its B is divided by the rank and multiplied by an alpha of 8, and
 /// ours by one of 16.
 #[test]
 fn an_adapter_of_a_family_that_candle_has_not_is_exported_for_llama_cpp() {

@@ -6,15 +6,28 @@
 mod arms;
 #[cfg(feature = "candle")]
 mod cli;
+#[cfg(feature = "candle")]
+mod compared;
 #[cfg(all(feature = "candle", unix))]
 mod faults;
 #[cfg(feature = "candle")]
 mod gguf;
 #[cfg(feature = "candle")]
 mod hostile;
+#[cfg(all(feature = "candle", unix))]
+mod init;
 #[cfg(feature = "llama-cpp")]
 mod llama_cpp;
 #[cfg(feature = "candle")]
+mod new_scenario;
+#[cfg(feature = "candle")]
 mod own_project;
+#[cfg(feature = "candle")]
+#[path = "../library/pages.rs"]
+mod pages;
+#[cfg(feature = "candle")]
+mod selected;
+#[cfg(feature = "candle")]
+mod snapshots;
 #[cfg(feature = "candle")]
 mod support;

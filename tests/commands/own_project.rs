@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::pages::Page;
 use crate::support::{Project, Ran};
 
 /// The target directory that this test was built in: dependencies are not built again for the project.
@@ -11,56 +12,20 @@ fn target() -> PathBuf {
     binary.ancestors().nth(2).expect("a target directory").to_path_buf()
 }
 
-/// The code blocks of the README's section on one's own project, each with its language, as they are written there.
-fn readme_blocks() -> Vec<(String, String)> {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("a README");
-    let section = readme.split("\n## In your own project\n").nth(1).expect("the section");
-    let section = section.split("\n## ").next().expect("its text");
-    let fenced = section.split("\n```").skip(1).step_by(2);
-    let block = |text: &str| {
-        let (language, body) = text.split_once('\n').expect("a language and a body");
-        (language.to_owned(), format!("{body}\n"))
-    };
-    fenced.map(block).collect()
-}
-
-/// The one block of the README's section that holds all of `signs`.
-fn readme_block(signs: &[&str]) -> String {
-    let mut found = readme_blocks().into_iter().filter(|(_, body)| signs.iter().all(|sign| body.contains(sign)));
-    let (_, body) = found.next().unwrap_or_else(|| panic!("no block of the README has {signs:?}"));
-    assert!(found.next().is_none(), "two blocks of the README have {signs:?}");
-    body
-}
-
-/// The README's own project: its manifest, data and scenarios as they are written. One line is replaced, `source`, by the tiny model of
-/// the fixtures, since a test downloads nothing.
-fn readme_project() -> Project {
+/// The cargo project of the tutorial, with the path of this crate and the model, data and scenarios of other tests.
+pub(crate) fn cargo_project() -> Project {
     let project = Project::new();
-    std::fs::remove_dir_all(project.path("scenarios")).expect("the scenarios of other tests go");
-    let manifest = readme_block(&["[model]", "[gate]"]);
-    let source = manifest.lines().find(|line| line.starts_with("source = ")).expect("a source");
-    project.write("finetest.toml", &manifest.replace(source, "source = \"model\""));
-    project.write("data/train.jsonl", &readme_block(&["{\"messages\": "]));
-    for (_, body) in readme_blocks().iter().filter(|(language, _)| language == "toml") {
-        if let Some(path) = body.lines().next().and_then(|line| line.strip_prefix("# ")) {
-            project.write(path, body);
-        }
-    }
-    project
-}
-
-/// A cargo project of three files, with a path in place of a version.
-fn cargo_project() -> Project {
-    let project = Project::new();
-    let shown = readme_block(&["[dev-dependencies]", "[[test]]"]);
-    let dependency = shown.lines().find(|line| line.starts_with("finetest = ")).expect("the dependency");
+    let tutorial = Page::read("docs/tutorials/train-and-test.md");
+    let manifest = tutorial.block_of("Cargo.toml").body;
+    let shorter = Page::read("README.md").block_with("toml", &["[dev-dependencies]", "[[test]]"]).body;
+    assert!(manifest.ends_with(&shorter), "the README and the tutorial show the same lines");
+    let dependency = manifest.lines().find(|line| line.starts_with("finetest = ")).expect("the dependency");
     let here = env!("CARGO_MANIFEST_DIR");
-    let shown = shown.replace(dependency, &format!("finetest = {{ path = {here:?} }}"));
-    let package = "[package]\nname = \"theirs\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
-    project.write("Cargo.toml", &format!("{package}\n{shown}\n[workspace]\n"));
+    let manifest = manifest.replace(dependency, &format!("finetest = {{ path = {here:?} }}"));
+    project.write("Cargo.toml", &format!("{manifest}\n[workspace]\n"));
     std::fs::copy(Path::new(here).join("Cargo.lock"), project.path("Cargo.lock")).expect("the same versions");
     project.write("src/lib.rs", "");
-    project.write("tests/scenarios.rs", &readme_block(&["finetest::"]));
+    project.write("tests/scenarios.rs", &tutorial.block_of("tests/scenarios.rs").body);
     project.append("finetest.toml", "\n[gate]\nmin_retention = 0.5\n");
     project
 }
@@ -96,7 +61,7 @@ fn library() -> PathBuf {
 }
 
 /// Compiles the project's `tests/scenarios.rs` as cargo would, but for the library, which is not compiled a second time.
-fn compile(project: &Project) -> PathBuf {
+pub(crate) fn compile(project: &Project) -> PathBuf {
     let (library, program) = (library(), project.path("scenarios-test"));
     let dependencies = target().join("debug/deps");
     let mut command = Command::new("rustc");
@@ -111,7 +76,7 @@ fn compile(project: &Project) -> PathBuf {
     program
 }
 
-fn cargo_test(project: &Project, program: &Path, arguments: &[&str], ci: bool, update: &str) -> Ran {
+pub(crate) fn cargo_test(project: &Project, program: &Path, arguments: &[&str], ci: bool, update: &str) -> Ran {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(project.path("."));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO") || name.starts_with("INSTA")) {
@@ -138,7 +103,7 @@ fn three_files_make_a_cargo_project_test_its_fine_tune() {
     let metadata = cargo(&ask, &project.path(".")).stdout;
     let metadata: serde_json::Value = serde_json::from_str(&metadata).expect("JSON");
     let packages = metadata["packages"].as_array().expect("packages");
-    let theirs = packages.iter().find(|package| package["name"] == "theirs").expect("the project");
+    let theirs = packages.iter().find(|package| package["name"] == "tickets").expect("the project");
     let targets = theirs["targets"].as_array().expect("targets");
     assert!(targets.iter().any(|target| target["name"] == "scenarios" && target["kind"][0] == "test"), "{targets:?}");
     assert!(packages.iter().any(|package| package["name"] == "finetest"), "the dependency is resolved");
@@ -184,26 +149,6 @@ fn three_files_make_a_cargo_project_test_its_fine_tune() {
     let forced = cargo_test(&["snapshot::says"], true, "always").expect(101);
     assert!(forced.stdout.contains("INSTA_UPDATE"), "{}", forced.stdout);
     assert!(project.read("snapshots/says.snap").contains("hello where"), "nothing is approved in CI");
-}
-
-#[test]
-fn the_readme_s_own_project_runs_as_it_is_written() {
-    let project = readme_project();
-    let ran = project.run(&["--json"]);
-    assert!([0, 100].contains(&ran.code), "stdout:\n{}\nstderr:\n{}", ran.stdout, ran.stderr);
-    let record: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
-    let rules = record["decision"]["rules"].as_array().expect("rules");
-    let names: Vec<&str> = rules.iter().filter_map(|rule| rule["name"].as_str()).collect();
-    assert_eq!(names, ["min_target_gain", "min_retention"]);
-    for rule in rules {
-        // A random model need not pass a rule, but each must have cases to judge: one without them can never pass.
-        assert!(["passed", "failed"].contains(&rule["verdict"].as_str().expect("a verdict")), "{rule}");
-        assert!(rule["n"].as_u64().expect("a count") > 0, "{rule}");
-    }
-    assert!(project.path("adapters").is_dir(), "its recipe trains");
-    for name in ["target::tickets::refund", "gate::min_target_gain"] {
-        assert!(include_str!("../../README.md").contains(name), "{name}");
-    }
 }
 
 #[test]

@@ -72,9 +72,15 @@ pub(crate) fn copy_model(to: &Path) {
 }
 
 impl Project {
-    pub(crate) fn new() -> Self {
+    /// A folder with the tiny model in `model/`, and nothing else.
+    pub(crate) fn bare() -> Self {
         let project = Self { directory: tempfile::tempdir().expect("a temporary directory") };
         copy_model(&project.path("model"));
+        project
+    }
+
+    pub(crate) fn new() -> Self {
+        let project = Self::bare();
         project.write("finetest.toml", MANIFEST);
         project.write("scenarios/says.toml", TARGET);
         project.write("scenarios/prefers.toml", CONTROL);
@@ -113,8 +119,16 @@ impl Project {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_finetest"));
         command.args(arguments).current_dir(self.directory.path());
-        for name in ["CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "FINETEST_TRAIN", "CLICOLOR_FORCE", "INSTA_UPDATE"]
-        {
+        for name in [
+            "CI",
+            "GITHUB_ACTIONS",
+            "GITHUB_STEP_SUMMARY",
+            "FINETEST_TRAIN",
+            "CLICOLOR_FORCE",
+            "INSTA_UPDATE",
+            "INSTA_PENDING_DIR",
+            "INSTA_WORKSPACE_ROOT",
+        ] {
             command.env_remove(name);
         }
         command.env("FINETEST_CACHE", self.path("cache"));

@@ -1,9 +1,9 @@
-//! Which room may use which: the table of the README, and the inner order of the two wings, read against every path in `src`.
+//! Which room may use which: the table of CONTRIBUTING.md, and the inner order of the two wings, read against every path in `src`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// From the bottom up: a room may use only rooms of rows below it, and those of its own row where these may know each other.
+/// From the bottom up: a room may use only modules of rows below it, and those of its own row where these may know each other.
 const ROWS: [(&[&str], bool); 11] = [
     (&["error", "random", "shown"], false),
     (&["files"], false),
@@ -15,19 +15,19 @@ const ROWS: [(&[&str], bool); 11] = [
     (&["train", "export"], false),
     (&["backend"], false),
     (&["run"], false),
-    (&["project"], false),
+    (&["project", "scaffold"], false),
 ];
 
 /// Above all rows; they may know each other.
 const FACES: [&str; 5] = ["cli", "harness", "bench", "lib", "main"];
 
-/// A wing's rooms from the bottom up: each may use those before it.
+/// A wing's modules from the bottom up: each may use those before it.
 const WINGS: [(&str, &[&str]); 2] = [
     ("model", &["formats", "architecture", "sources", "tokenizer", "ops", "decoder", "lora", "open"]),
     ("backend", &["engine", "encode", "scripted", "candle", "llama_cpp"]),
 ];
 
-/// Rooms that a person may read without knowing what a tensor is.
+/// Modules that a person may read without knowing what a tensor is.
 const PURE: [&str; 8] = ["compare", "config", "data", "gate", "record", "report", "scenario", "snapshot"];
 
 /// Files with unsafe code, or with what may be called by unsafe code alone.
@@ -230,7 +230,7 @@ fn the_rooms_of_a_wing_use_those_before_them() {
                 continue;
             };
             for to in used.into_iter().filter(|to| room(to) == wing) {
-                // A backend's rooms implement the trait of its `mod.rs`; what the model's `mod.rs` passes on hides where it is from.
+                // A backend's modules implement the trait of its `mod.rs`; what the model's `mod.rs` passes on hides where it is from.
                 let is_before = place(to).map_or(wing == "backend", |to| to <= from_place);
                 if !is_before {
                     wrong.push(format!("{from} uses {to}"));
@@ -323,9 +323,10 @@ fn unsafe_is_where_it_is_known_to_be() {
 
 /// The table that people read says what this test holds.
 #[test]
-fn the_readme_has_the_same_rows() {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("README.md");
-    let after = readme.split("What may use what").nth(1).expect("the table");
+fn contributing_has_the_same_rows() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("CONTRIBUTING.md");
+    let contributing = std::fs::read_to_string(page).expect("CONTRIBUTING.md");
+    let after = contributing.split("What may use what").nth(1).expect("the table");
     let table = after.split("```").nth(1).expect("the table").trim();
     let words = |line: &str| line.split('·').map(|room| room.trim().to_owned()).collect::<BTreeSet<String>>();
     let shown: Vec<BTreeSet<String>> = table.lines().map(words).collect();

@@ -1,10 +1,13 @@
-//! The library against what we did not write, and the order of its rooms.
+//! The library against what we did not write, the order of its modules, and the pages about it.
 
 #[cfg(feature = "candle")]
 mod candle_transformers;
+mod docs;
 mod layering;
 #[cfg(feature = "candle")]
 mod model_source;
+mod package;
+mod pages;
 #[cfg(feature = "candle")]
 mod peft;
 #[cfg(feature = "candle")]

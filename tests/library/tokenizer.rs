@@ -51,7 +51,7 @@ fn tokenizer_json_agrees_with_its_samples() {
 fn tokenizers_rebuilt_from_gguf_agree_with_the_samples() {
     for gguf in ["llama/model.gguf", "qwen2/model.gguf"] {
         let tokenizer = Tokenizer::load(&local(gguf)).unwrap();
-        // qwen2's rules cut punctuation and digits otherwise than GPT-2's, which the samples were made with.
+        // qwen2's rules cut punctuation and digits differently from GPT-2's, which the samples were made with.
         let same = |s: &&Sample| gguf.starts_with("llama") || !s.text.contains(['=', '\t']);
         for sample in samples().iter().filter(same) {
             assert_eq!(tokenizer.encode(&sample.text, true).unwrap(), sample.ids, "{gguf} {:?}", sample.text);

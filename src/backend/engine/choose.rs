@@ -46,7 +46,7 @@ pub(crate) struct Choice {
 }
 
 /// The token after `position` others of an answer; a greedy one is `approved`, the token that was approved there, where that ties
-/// with the likeliest.
+/// with the most likely.
 pub(crate) fn choose(logits: &[f32], sampling: &Sampling, position: usize, approved: Option<u32>) -> Choice {
     if !sampling.is_greedy() {
         return Choice { token: draw(logits, sampling, position), near_tie: false };

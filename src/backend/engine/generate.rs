@@ -41,7 +41,7 @@ pub(crate) struct Generation {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Draft {
     pub(crate) tokens: Vec<u32>,
-    /// It is expected to hold: it is tried as a whole, and a token of it that ties with the likeliest is taken.
+    /// It is expected to hold: it is tried as a whole, and a token of it that ties with the most likely is taken.
     pub(crate) approved: bool,
 }
 
@@ -53,7 +53,7 @@ impl Generation {
         Self { arm, prompt, max_tokens, stop, sampling, draft: Draft::default() }
     }
 
-    /// The likeliest answer, which nothing but its length ends before its turn.
+    /// The most likely answer, which nothing but its length ends before its turn.
     pub(crate) fn greedy(arm: usize, prompt: Vec<u32>, max_tokens: usize) -> Self {
         let (stop, sampling) = (Vec::new(), Sampling::default());
         Self { arm, prompt, max_tokens, stop, sampling, draft: Draft::default() }

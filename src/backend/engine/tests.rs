@@ -191,7 +191,7 @@ fn heard(family: &str) -> Heard {
     Heard { greedy, drawn, logits: logits.into_iter().step_by(7).collect() }
 }
 
-/// A stored answer is valid as long as the code would give it again. `FINETEST_WRITE_GOLDEN=1` writes the file anew.
+/// A stored answer is valid as long as the code would give it again. `FINETEST_WRITE_GOLDEN=1` writes the file again.
 #[test]
 fn the_engine_answers_as_its_revision_did() {
     let path = fixture(GOLDEN);
@@ -202,11 +202,15 @@ fn the_engine_answers_as_its_revision_did() {
     }
     let golden: Golden = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
     let what_to_do = "raise ENGINE_REVISION in src/backend/mod.rs, so that no stored answer of the old code is read, and write \
-                      tests/fixtures/engine_revision.json anew: FINETEST_WRITE_GOLDEN=1 cargo test --lib the_engine_answers";
+                      tests/fixtures/engine_revision.json again: FINETEST_WRITE_GOLDEN=1 cargo test --lib the_engine_answers";
     assert_eq!(golden.revision, ENGINE_REVISION, "the file is of another revision; {what_to_do}");
     for family in ALL_FAMILIES {
         let (now, then) = (heard(family), &golden.families[family]);
-        assert_eq!((&now.greedy, &now.drawn), (&then.greedy, &then.drawn), "{family} answers otherwise: {what_to_do}");
+        assert_eq!(
+            (&now.greedy, &now.drawn),
+            (&then.greedy, &then.drawn),
+            "{family} answers differently: {what_to_do}"
+        );
         let largest = then.logits.iter().fold(0f32, |most, logit| most.max(logit.abs()));
         let most = now.logits.iter().zip(&then.logits).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
         assert!(most <= ROUNDING * largest, "{family}'s logits changed by {most} of {largest}: {what_to_do}");

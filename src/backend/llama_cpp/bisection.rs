@@ -1,4 +1,4 @@
-//! Which items of a job a process dies of: groups of them are tried, and one that it died in is tried again in halves.
+//! Which items of a job a process crashes on: groups of them are tried, and one that it died in is tried again in halves.
 
 /// Groups of items that are still to be tried.
 pub(super) struct Bisection {
@@ -25,7 +25,7 @@ impl Bisection {
         Some(Attempt { begun: vec![false; items.len()], answered: vec![false; items.len()], items })
     }
 
-    /// Settles what follows from the death of the process in this try: the item that it died of, if that is certain. Otherwise the
+    /// Settles what follows from the death of the process in this try: the item that it crashed on, if that is certain. Otherwise the
     /// items that it had begun are tried again in halves. What it had not begun is tried first.
     pub(super) fn died(&mut self, attempt: &Attempt) -> Option<usize> {
         let (suspects, rest) = attempt.suspects();
@@ -73,7 +73,7 @@ impl Attempt {
         self.answered.contains(&true)
     }
 
-    /// What the process may have died of, and the rest. If it had begun with none that is left, it died of what they begin with in
+    /// What the process may have crashed on, and the rest. If it had begun with none that is left, it crashed on what they begin with in
     /// common, and any may be the reason.
     fn suspects(&self) -> (Vec<usize>, Vec<usize>) {
         let left = || (0..self.items.len()).filter(|place| !self.answered[*place]);
@@ -144,7 +144,9 @@ mod tests {
         let mut tried = Vec::new();
         while let Some(mut attempt) = bisection.next_attempt() {
             tried.push(attempt.items.clone());
-            (0..attempt.items.len()).for_each(|place| drop(attempt.answer(place)));
+            for place in 0..attempt.items.len() {
+                attempt.answer(place);
+            }
         }
         assert_eq!(tried, [vec![3, 4], vec![1], vec![2]]);
     }

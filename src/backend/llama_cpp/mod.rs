@@ -114,7 +114,7 @@ impl LlamaCppBackend {
         if self.loaded.is_none() {
             on_progress(Progress::Started { what: "loading the model", units: 0 });
             let chat = ChatTokenizer::load(&self.files, &self.config)?;
-            // What is wrong with the file is told before llama.cpp has it.
+            // What is wrong with the file is reported before llama.cpp has it.
             let outline = model::outline(&self.files, &self.config)?;
             let arms = self.arms.iter().map(|arm| arm.as_ref().map(|a| self.convert(a, &outline)).transpose());
             let opening = Opening {
@@ -202,7 +202,7 @@ impl LlamaCppBackend {
         let items = encode::answers(chat, answers)?;
         let job =
             |some: &[usize]| Job::Logits { items: picked(&items, some), directory: directory.path().to_path_buf() };
-        // A later job begins to number its items anew, so a file is read when it is told of.
+        // A later job begins to number its items again, so a file is read when it is reported of.
         let take = |reply| match reply {
             Reply::Written(i) => {
                 let path = directory.path().join(i.to_string());

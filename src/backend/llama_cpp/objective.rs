@@ -138,7 +138,7 @@ impl<'a> LlamaCppObjective<'a> {
                 }
             })?;
             if let End::Died(why) = end {
-                return Err(Error::model(&self.model, format!("llama.cpp died while preparing to train: {why}")));
+                return Err(Error::model(&self.model, format!("llama.cpp crashed while preparing to train: {why}")));
             }
             // The worker tells its tensors in the order of their names.
             let same = tensors.len() == places.len()

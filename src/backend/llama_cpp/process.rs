@@ -1,4 +1,4 @@
-//! llama.cpp in a process of its own: started when it is needed, started again when it died, and every item that it died of
+//! llama.cpp in a process of its own: started when it is needed, started again when it died, and every item that it crashed on
 //! found and told apart from those that only were in the same batch.
 
 use std::collections::VecDeque;
@@ -78,16 +78,16 @@ impl Isolated {
             }
             (End::Done, None) => Err(Error::failed("llama.cpp's worker did not say what it loaded")),
             (End::Died(why), _) => {
-                Err(Error::model(&self.opening.model, format!("llama.cpp died while loading it: {why}")))
+                Err(Error::model(&self.opening.model, format!("llama.cpp crashed while loading it: {why}")))
             }
         }
     }
 
-    /// Does a job that cannot be divided: if the process dies of it, that is an error.
+    /// Does a job that cannot be divided: if the process crashes on it, that is an error.
     pub(super) fn run_undivided(&mut self, job: &Job, what: &str, on_reply: &mut dyn FnMut(Reply)) -> Result<()> {
         match self.run(job, on_reply)? {
             End::Done => Ok(()),
-            End::Died(why) => Err(Error::failed(format!("llama.cpp died while {what}: {why}"))),
+            End::Died(why) => Err(Error::failed(format!("llama.cpp crashed while {what}: {why}"))),
         }
     }
 
@@ -109,7 +109,7 @@ impl Isolated {
     }
 
     /// Does a job of `count` items. When the process dies, the items that it had begun are tried again in halves, until those that
-    /// it dies of are alone: each is an outcome of its own, and every other item is answered. What it had not begun is tried first.
+    /// it crashes on are alone: each is an outcome of its own, and every other item is answered. What it had not begun is tried first.
     pub(super) fn each<T>(
         &mut self,
         count: usize,
@@ -158,7 +158,7 @@ impl Isolated {
                 return bisection.give_up(&attempt).into_iter().try_for_each(|item| on_outcome(item, Err(why.clone())));
             }
             if let Some(item) = bisection.died(&attempt) {
-                on_outcome(item, Err(format!("llama.cpp died of it: {why}")))?;
+                on_outcome(item, Err(format!("llama.cpp crashed on it: {why}")))?;
             }
         }
         Ok(())

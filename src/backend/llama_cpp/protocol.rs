@@ -93,7 +93,7 @@ pub(crate) enum Job {
         items: Vec<Continuation>,
         directory: PathBuf,
     },
-    /// Opens a model with an adapter to be trained, in place of [`Job::Open`].
+    /// Opens a model with an adapter to be trained, instead of [`Job::Open`].
     OpenTraining(OpeningToTrain),
     /// Loss and gradients of the adapter whose values lie in a file, little-endian f32 in the order of [`Reply::Tensors`]; gradients are
     /// written likewise. Without a place for them the loss alone is computed.

@@ -45,7 +45,7 @@ pub struct DecoderSpec {
     pub feed_forward: FeedForwardSpec,
     /// The norms of the blocks, and the last one.
     pub norm: NormSpec,
-    /// How the place of a token is told.
+    /// How the place of a token is reported.
     pub positions: Positions,
     /// How the parts of a block follow each other.
     pub residual: Residual,
@@ -128,7 +128,7 @@ pub struct Window {
     pub layers: Vec<bool>,
 }
 
-/// How the place of a token is told.
+/// How the place of a token is reported.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Positions {
     /// Queries and keys are turned.

@@ -37,7 +37,7 @@ pub(crate) struct Names {
     pub(crate) kv_a: &'static str,
     pub(crate) kv_a_norm: &'static str,
     pub(crate) kv_b: &'static str,
-    /// GGUF's two halves of `kv_b`, which Hugging Face has not: (heads, rank, nope) and (heads, value_dim, rank).
+    /// GGUF's two halves of `kv_b`, which Hugging Face does not have: (heads, rank, nope) and (heads, value_dim, rank).
     pub(crate) k_b: &'static str,
     pub(crate) v_b: &'static str,
     pub(crate) gate: &'static str,

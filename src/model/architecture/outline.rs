@@ -145,7 +145,7 @@ impl Outline {
     /// Takes up a block's tensor when it is a layer's, or those of all experts'.
     fn add(&mut self, path: &Path, header: &Header, name: &str, info: &TensorInfo) -> Result<()> {
         let Some(stem) = name.strip_suffix(".weight") else { return Ok(()) };
-        // A router is no layer that an adapter changes; the values' half of a latent attention is told by the keys'.
+        // A router is no layer that an adapter changes; the values' half of a latent attention is reported by the keys'.
         let module = stem.rsplit('.').next().unwrap_or_default();
         if ["ffn_gate_inp", "ffn_gate_inp_shexp", "attn_v_b"].contains(&module) {
             return Ok(());
@@ -405,7 +405,7 @@ mod tests {
         assert_eq!(more.layers, whole.layers);
     }
 
-    /// What is told by a file's header alone is what its decoder has.
+    /// What is reported by a file's header alone is what its decoder has.
     #[test]
     fn the_outline_of_a_file_is_its_decoder_s() {
         for family in Family::ALL {

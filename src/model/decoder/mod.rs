@@ -64,7 +64,7 @@ impl Batch {
         Self { tokens, sequences: Arc::new(ranges), positions: Arc::new(positions) }
     }
 
-    /// Sequences that all go on from `prefix`, whose rows come first and are there once.
+    /// Sequences that all continue from `prefix`, whose rows come first and are there once.
     pub(crate) fn sharing<'t>(prefix: &[u32], sequences: impl IntoIterator<Item = &'t [u32]>) -> Self {
         let own = Self::continued(sequences.into_iter().map(|s| (s, prefix.len())));
         let n = prefix.len();
@@ -335,7 +335,7 @@ impl Decoder {
         matrix.or_else(|| self.vectors().find(|(_, values)| !is_finite(values)).map(|(name, _)| name))
     }
 
-    /// Weights in the base; a tied head counts once. What is counted on paper is held to it.
+    /// Weights in the base; a tied head counts once. What is counted on paper is tested against it.
     #[cfg(test)]
     pub(crate) fn parameters(&self) -> u64 {
         let size = |m: &Matrix| (m.rows * m.cols) as u64;
@@ -421,7 +421,7 @@ impl Decoder {
         })
     }
 
-    /// As [`Self::hidden`], for sequences that go on from `caches`, one a sequence, which take up the new tokens.
+    /// As [`Self::hidden`], for sequences that continue from `caches`, one a sequence, which take up the new tokens.
     pub(crate) fn hidden_cached(
         &self,
         batch: &Batch,

@@ -106,7 +106,7 @@ fn every_family_agrees_with_transformers() {
 }
 
 /// In bf16 each product is off by up to 2⁻⁸ of its terms, and that is seen; it is no other model. A token near a choice between
-/// experts may go to another one, so that theirs are not held to it.
+/// experts may go to another one, so that theirs are not tested against it.
 #[test]
 fn in_bf16_every_family_is_near_transformers() {
     for family in FAMILIES.into_iter().filter(|family| !family.contains("moe") && !family.contains("deepseek")) {

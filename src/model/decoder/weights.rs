@@ -158,7 +158,7 @@ impl Weights {
     /// The matrix `name`, which must be (rows, cols).
     ///
     /// # Errors
-    /// It is missing (the nearest name is told) or has another shape.
+    /// It is missing (the nearest name is reported) or has another shape.
     pub(crate) fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
         let entry = self.entry(name, &[rows, cols])?;
         if entry.format.bytes(cols).is_none() {

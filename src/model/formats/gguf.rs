@@ -88,12 +88,12 @@ impl Kind {
     #[cfg(test)]
     pub(crate) const F32: Self = Self(0);
 
-    /// Its name, and what candle calls it; `None` for a number that ggml has not.
+    /// Its name, and what candle calls it; `None` for a number that ggml does not have.
     fn known(self) -> Option<(&'static str, Option<GgmlDType>)> {
         KINDS.iter().find(|(number, ..)| *number == self.0).map(|(_, name, candle)| (*name, *candle))
     }
 
-    /// What candle calls it; `None` for a type that it has not.
+    /// What candle calls it; `None` for a type that it does not have.
     pub(crate) fn candle(self) -> Option<GgmlDType> {
         self.known()?.1
     }
@@ -142,7 +142,7 @@ impl Header {
         self.data.checked_add(info.offset).and_then(|start| usize::try_from(start).ok())
     }
 
-    /// Does the file, of `len` bytes, have a tensor's bytes? Of a type that candle has not at least a bit for each value.
+    /// Does the file, of `len` bytes, have a tensor's bytes? Of a type that candle does not have at least a bit for each value.
     pub(crate) fn holds(&self, info: &TensorInfo, len: usize) -> bool {
         let size = info.elements().and_then(|n| match info.kind.candle() {
             Some(dtype) => n.div_ceil(dtype.block_size()).checked_mul(dtype.type_size()),
@@ -162,7 +162,7 @@ impl Header {
     /// A tensor as candle holds it; `path` and `bytes` are those that the header was read from.
     ///
     /// # Errors
-    /// A type that candle has not, or a tensor that reaches past the end of the file.
+    /// A type that candle does not have, or a tensor that reaches past the end of the file.
     pub(crate) fn tensor(&self, path: &Path, bytes: &[u8], name: &str, info: &TensorInfo) -> Result<QTensor> {
         let dtype = info.kind.candle().ok_or_else(|| not_read(path, name, info.kind))?;
         let size = info.elements().filter(|n| n.is_multiple_of(dtype.block_size()));
@@ -191,7 +191,7 @@ pub(crate) fn not_read(path: &Path, name: &str, kind: Kind) -> Error {
     )
 }
 
-/// Takes a header apart; every length is held against the bytes that are left before anything is made of it.
+/// Takes a header apart; every length is compared with the bytes that are left before anything is made of it.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,

@@ -26,6 +26,9 @@ const METHOD: &str = "adapter.type";
 const LORA_ALPHA: &str = "adapter.lora.alpha";
 /// The first of the models that it was made from.
 const BASE: &str = "general.base_model.0.name";
+/// Where that lies, on the hub as a rule.
+const BASE_URL: &str = "general.base_model.0.repo_url";
+const HUB: &str = "https://huggingface.co/";
 /// Tokens that switch an adapter on in the middle of a text.
 const INVOCATION: &str = "adapter.alora.invocation_tokens";
 
@@ -151,6 +154,21 @@ pub(super) fn load(path: &Path, base: &Outline) -> Result<Adapter> {
         modules,
         saved: BTreeMap::new(),
     })
+}
+
+/// The base that a GGUF adapter names, as the hub does where it can be told; nothing is read but the header.
+///
+/// # Errors
+/// A file that is no GGUF adapter.
+pub(super) fn base_of(path: &Path) -> Result<String> {
+    open_regular(path)?;
+    let map = map_file(path)?;
+    let metadata = Header::read(path, &map)?.metadata;
+    let text = |key: &str| metadata.get(key).and_then(|value| value.to_string().ok()).map_or("", String::as_str);
+    if text(KIND) != "adapter" {
+        return Err(Error::model(path, format!("metadata `{KIND}` is not `adapter`; expected a LoRA adapter")));
+    }
+    Ok(text(BASE_URL).strip_prefix(HUB).unwrap_or(text(BASE)).to_owned())
 }
 
 /// Checks what the file says of itself; gives its alpha, where 0 leaves B·A as it is, as in llama.cpp.

@@ -54,11 +54,11 @@ pub(crate) struct Adapter {
     pub(crate) targets: Option<Targets>,
     /// By module path (`model.layers.0.self_attn.q_proj`).
     pub(crate) modules: BTreeMap<String, Module>,
-    /// Matrices in place of base's (`modules_to_save`), by module path.
+    /// Matrices instead of base's (`modules_to_save`), by module path.
     pub(crate) saved: BTreeMap<String, Saved>,
 }
 
-/// A matrix in place of base's.
+/// A matrix instead of base's.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Saved {
     pub(crate) shape: Vec<usize>,
@@ -97,6 +97,27 @@ pub(crate) fn open(path: &Path, base: &Outline) -> Result<Adapter> {
     let adapter = load(path)?;
     adapter.check_fits(base)?;
     Ok(adapter)
+}
+
+/// What an adapter's own files say of it, without its tensors: for a person who begins with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Described {
+    /// Name of the base model; empty where they do not say.
+    pub(crate) base: String,
+    /// Rank, where it is written down.
+    pub(crate) r: Option<usize>,
+}
+
+/// Describes an adapter in either form.
+///
+/// # Errors
+/// It is none, or one of a kind that is not supported.
+pub(crate) fn describe(path: &Path) -> Result<Described> {
+    if is_gguf(path) {
+        return Ok(Described { base: gguf::base_of(path)?, r: None });
+    }
+    let config = config::PeftConfig::read(path)?;
+    Ok(Described { base: config.base, r: Some(config.r) })
 }
 
 impl Adapter {

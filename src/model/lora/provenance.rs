@@ -1,4 +1,4 @@
-//! Whose adapter is this? What the files beside an adapter that somebody else trained say of its base, held against the project's.
+//! Whose adapter is this? What the files beside an adapter that somebody else trained say of its base, compared with the project's.
 //!
 //! An adapter of another base can have the same shapes (Qwen2.5-7B, its -Instruct and its -Coder do), so nothing but these files tells.
 

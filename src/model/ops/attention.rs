@@ -59,7 +59,7 @@ impl Heads {
 pub(crate) struct Sequence {
     /// Its own rows.
     pub(crate) rows: Range<usize>,
-    /// Rows of another sequence that this one goes on from, seen by all of its own; empty for none.
+    /// Rows of another sequence that this one continues from, seen by all of its own; empty for none.
     pub(crate) prefix: Range<usize>,
 }
 

@@ -22,12 +22,12 @@ pub(crate) struct LoraPair {
     pub(crate) bias: Option<Arc<[f32]>>,
 }
 
-/// Low-rank pairs by module path (`model.layers.0.self_attn.q_proj`), and whole matrices in place of base's.
+/// Low-rank pairs by module path (`model.layers.0.self_attn.q_proj`), and whole matrices instead of base's.
 #[derive(Clone, Default)]
 pub(crate) struct LowRank {
     pub(crate) pairs: BTreeMap<String, LoraPair>,
-    /// In place of the embedding. For inference.
+    /// Instead of the embedding. For inference.
     pub(crate) embedding: Option<Matrix>,
-    /// In place of the head. For inference.
+    /// Instead of the head. For inference.
     pub(crate) head: Option<Matrix>,
 }

@@ -1,7 +1,7 @@
 //! The decoder's operations, each with its backward.
 //!
 //! candle's own fast operations cut the gradient without a word, and its composed ones pass over memory many times. These are
-//! fused, parallel over rows, and differentiable; every one has a slow twin made of candle's plain operations ([`reference`]),
+//! fused, parallel over rows, and differentiable; every one has a reference implementation made of candle's plain operations ([`reference`]),
 //! which the tests compare it with, values and gradients, besides finite differences, and `benches/ops.rs` in time.
 
 pub(crate) mod activation;

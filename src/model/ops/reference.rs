@@ -1,4 +1,4 @@
-//! The slow twins: the same operations out of candle's plain, differentiable ones. Oracles of tests and benches.
+//! The reference implementation: the same operations out of candle's plain, differentiable ones. Oracles of tests and benches.
 
 use candle_core::{D, Result, Tensor};
 

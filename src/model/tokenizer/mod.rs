@@ -334,7 +334,7 @@ impl Tokenizer {
     /// Refuses ids that a vocabulary of `rows` rows does not have.
     ///
     /// # Errors
-    /// There is such an id: it is told with its token.
+    /// There is such an id: it is reported with its token.
     pub(crate) fn check_ids(&self, rows: usize) -> Result<()> {
         match &self.beyond {
             Some((id, token)) if *id as usize >= rows => Err(self.error(format!(

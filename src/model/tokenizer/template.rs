@@ -281,7 +281,7 @@ fn template_error(path: &Path, error: &minijinja::Error) -> Error {
     Error::model(path, format!("chat template{line}: {shown}"))
 }
 
-/// Python's `strftime` for the one moment that templates are told.
+/// Python's `strftime` for the one moment that templates are reported.
 fn strftime(format: String) -> Result<String, minijinja::Error> {
     let mut text = String::new();
     let mut chars = format.chars();

@@ -21,29 +21,60 @@ const MOST_SCHEMA_BYTES: u64 = 1 << 20;
 const SCHEMA_SHOWN: usize = 60;
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum RawCheck {
+    /// The answer is this text, except for white space around both.
     Exact(String),
+    /// The answer contains this text.
     Contains(String),
+    /// The answer contains this text, in upper or lower case.
     Icontains(String),
+    /// This regular expression matches somewhere in the answer; `^` and `$` anchor it.
     Regex(String),
+    /// The answer is not this text.
     NotExact(String),
+    /// The answer does not contain this text.
     NotContains(String),
+    /// The answer does not contain this text, in upper or lower case.
     NotIcontains(String),
+    /// This regular expression matches nowhere in the answer.
     NotRegex(String),
+    /// The whole answer is one JSON value.
     Json,
+    /// The whole answer is not one JSON value.
     NotJson,
-    JsonFields(toml::Table),
+    /// The answer is a JSON object whose fields have these values; numbers are compared by value. It may have others.
+    JsonFields(#[cfg_attr(test, schemars(with = "Map<String, Value>"))] toml::Table),
+    /// The answer is a JSON object in which these fields exist and are `null`.
     JsonNull(Vec<String>),
-    JsonSchema(toml::Value),
+    /// The answer is JSON that is valid under this schema: a table, or the path to a file, from the scenario file.
+    JsonSchema(#[cfg_attr(test, schemars(with = "SchemaOrPath"))] toml::Value),
+    /// The model gives `answer` a higher log-likelihood than each of `others`; a tie fails. Nothing is generated.
     Choice(Choice),
+    /// The answer has at most this many characters, without white space around it.
     MaxLength(usize),
+    /// The answer has at least this many characters, without white space around it.
     MinLength(usize),
+    /// The answer has at most this many words.
     MaxWords(usize),
+    /// The answer has at least this many words.
     MinWords(usize),
+    /// The answer does not repeat itself: no 4 words in the same order 3 times, no line 3 times, no word 5 times in a row.
     NoRepetition,
+    /// At least 90 % of the letters of the answer, and at least one, belong to this Unicode script, such as `Latin`.
     Script(String),
+    /// No tag of a chat template is in the answer, and no `<think>` is left open.
     NoTemplateTags,
+}
+
+#[cfg(test)]
+#[derive(schemars::JsonSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+#[schemars(untagged)]
+enum SchemaOrPath {
+    Path(String),
+    Schema(Map<String, Value>),
 }
 
 /// The check that is meant, or what is wrong with it. A schema's path starts at the scenario's file, `path`.

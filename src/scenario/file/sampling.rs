@@ -26,8 +26,7 @@ impl Reader<'_> {
         if let Some(given) = &raw.temperature
             && !(0.0..=MOST_TEMPERATURE).contains(&temperature)
         {
-            let message =
-                format!("temperature is {temperature}, expected 0 (the likeliest token) to {MOST_TEMPERATURE}");
+            let message = format!("temperature is {temperature}, expected 0 (greedy) to {MOST_TEMPERATURE}");
             self.fail(&given.span(), message);
         }
         let top_p = raw.top_p.as_ref().map_or(1.0, |p| *p.get_ref());
@@ -73,11 +72,7 @@ mod tests {
         let many = vec!["\"x\""; 65].join(", ");
         refused(cases(&format!("stop = [{many}]\n{case}")), 3, "stop has 65 strings, expected at most 64");
         for temperature in ["-0.5", "nan", "inf", "101.0"] {
-            refused(
-                cases(&format!("temperature = {temperature}\n{case}")),
-                3,
-                "expected 0 (the likeliest token) to 100",
-            );
+            refused(cases(&format!("temperature = {temperature}\n{case}")), 3, "expected 0 (greedy) to 100");
         }
         refused(cases(&format!("temperature = 1\ntop_p = 0.0\n{case}")), 4, "expected above 0 and at most 1");
         for key in ["top_k = 5", "top_p = 0.5", "seed = 1"] {

@@ -18,11 +18,16 @@ const MOST_SAMPLES: usize = 1000;
 
 /// One of a case's `then`.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTurn {
+    /// The user's message.
     prompt: String,
+    /// Maximum number of new tokens of the answer to it; default: the file's.
     max_tokens: Option<usize>,
+    /// Checks of the answer to it, besides the file's.
     #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Vec<RawCheck>"))]
     checks: Vec<Spanned<RawCheck>>,
 }
 

@@ -3,7 +3,7 @@
 use crate::hostile::{Case, check_all};
 use crate::support::{MANIFEST, Project};
 
-/// The manifest with other keys in `[train]`, in place of what it says of its length.
+/// The manifest with other keys in `[train]`, instead of what it says of its length.
 fn recipe(project: &Project, keys: &str) {
     project.write("finetest.toml", &MANIFEST.replace("lora_r = 2\n", "").replace("max_steps = 4\n", keys));
 }

@@ -12,13 +12,13 @@ const CASES: &[Case] = &[
     Case {
         name: "several unknown keys",
         prepare: |project| {
-            with(project, "load_in_4bit = true\nlearning_rat = 1\n[gat]\nx = 1\n[gate]\nmin_retension = 1\n");
+            with(project, "load_in_4bits = true\nlearning_rat = 1\n[gat]\nx = 1\n[gate]\nmin_retension = 1\n");
         },
         command: &["run"],
         code: 1,
         words: &[
             "4 problems",
-            "finetest.toml:17: [train] has the unknown key `load_in_4bit`; known are adapter, lora_r",
+            "finetest.toml:17: [train] has the unknown key `load_in_4bits`",
             "finetest.toml:18: [train] has the unknown key `learning_rat`; did you mean `learning_rate`?",
             "finetest.toml:19: has the unknown section [gat]; did you mean [gate]?",
             "finetest.toml:22: [gate] has the unknown key `min_retension`; did you mean `min_retention`?",

@@ -3,7 +3,7 @@
 use crate::hostile::{Case, check_all};
 use crate::support::{Project, TARGET};
 
-/// The target scenario with another check in place of its own.
+/// The target scenario with another check instead of its own.
 fn check(project: &Project, check: &str) {
     project.write("scenarios/says.toml", &TARGET.replace("{ max-length = 1000 }", check));
 }

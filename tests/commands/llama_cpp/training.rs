@@ -1,4 +1,4 @@
-//! Training through llama.cpp, held to the training of this crate on the same GGUF file.
+//! Training through llama.cpp, tested against the training of this crate on the same GGUF file.
 use crate::support::{self, MANIFEST, Project, fixture};
 use serde_json::Value;
 
@@ -79,7 +79,7 @@ fn losses_on_real_quantised_weights_are_candle_s() {
     assert!(compared >= 5, "{compared}");
 }
 
-/// After its second step a training is cut: what it wrote later is taken away.
+/// After its second step a training is interrupted: what it wrote later is taken away.
 #[test]
 fn a_training_that_was_cut_goes_on_and_ends_with_the_same_bytes() {
     let project = project("llama", "save_steps = 1\nsave_total_limit = 9\nmax_steps = 5\nnum_epochs = 4\n");
@@ -138,7 +138,7 @@ fn what_llama_cpp_cannot_differentiate_is_refused_by_name() {
     project.run(&["train", "--backend", "llama-cpp"]).fails(1, &["is safetensors", "GGUF"]);
 }
 
-/// A loss that is no number crosses from the worker too, and is told as on candle.
+/// A loss that is no number crosses from the worker too, and is reported as on candle.
 #[test]
 fn a_training_that_diverges_is_told_as_candle_tells_it() {
     for backend in ["candle", "llama-cpp"] {

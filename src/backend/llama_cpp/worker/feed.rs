@@ -40,7 +40,7 @@ pub(super) struct Sequence {
 pub(super) trait Reader {
     /// `item` is in the next batches.
     fn started(&mut self, item: usize) -> Result<()>;
-    /// Logits of each context after the token at `position`; the token to go on with, if it goes on.
+    /// Logits of each context after the token at `position`; the token to continue with, if it goes on.
     fn logits(&mut self, item: usize, position: usize, rows: &[&[f32]]) -> Result<Option<u32>>;
     /// So many tokens were computed.
     fn computed(&mut self, tokens: usize) -> Result<()>;

@@ -1,4 +1,4 @@
-//! The worker: this program once more, as a child that calls llama.cpp and can therefore die of one of its asserts.
+//! The worker: this program once more, as a child that calls llama.cpp and can therefore crash on one of its asserts.
 //!
 //! The parent starts it with [`WORKER`] in the environment; whoever is started so serves on stdin and stdout and does nothing else.
 

@@ -17,7 +17,7 @@ use crate::record::{Finish, Sampling};
 /// A draw, so that the same luck on both sides gives the same tokens.
 const LUCK: Sampling = Sampling { temperature: 1.0, top_k: 50, top_p: 0.95, seed: 11 };
 
-/// Some that candle has too, and those that it has not, with an adapter each.
+/// Some that candle has too, and those that it does not have, with an adapter each.
 const FAMILIES: [&str; 7] = [
     "llama",
     "qwen2",

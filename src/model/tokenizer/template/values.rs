@@ -71,7 +71,7 @@ fn refuse<T>(why: impl Into<String>) -> Result<T, Error> {
 struct Walk {
     /// Parts that it may still have.
     left: usize,
-    /// Some list is made anew whenever it is looked at.
+    /// Some list is made again whenever it is looked at.
     lazy: bool,
     /// A namespace lies within it.
     namespace: bool,
@@ -143,7 +143,7 @@ fn look(value: &Value, left: usize) -> Result<Walk, Error> {
     Ok(walk)
 }
 
-/// The filter of values that get a name: as they are, with lists that are made anew whenever they are looked at made once.
+/// The filter of values that get a name: as they are, with lists that are made again whenever they are looked at made once.
 fn kept(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
     let most = most().parts;
     let walk = look(&value, most)?;

@@ -34,17 +34,17 @@ fn nothing_is_written_over_what_a_project_is_made_of() {
     for out in outs {
         for format in ["gguf-adapter", "merged-gguf", "peft", "peft-fused", "merged"] {
             let ran = project.run(&["export", "--format", format, "--out", out, "--force"]).expect(2);
-            assert!(ran.stderr.contains("give another --out"), "{format} to {out}: {}", ran.stderr);
+            assert!(ran.stderr.contains("give another --output"), "{format} to {out}: {}", ran.stderr);
         }
         let logits = ["logits", "model.gguf", "--tokens", "ids.json", "--adapter", "given", "--force", "--out", out];
-        project.run(&logits).fails(2, &["give another --out"]);
+        project.run(&logits).fails(2, &["give another --output"]);
     }
     assert_eq!(bytes(&project, &files), before);
     // The base of a command that names none of the manifest's files, and the file of tokens.
     for out in ["model/model.safetensors", "model/config.json", "ids.json"] {
         project
             .run(&["logits", "model", "--tokens", "ids.json", "--force", "--out", out])
-            .fails(2, &["give another --out"]);
+            .fails(2, &["give another --output"]);
     }
     project.run(&["export", "--format", "gguf-adapter", "--out", "out.gguf"]).expect(0);
     project.run(&["export", "--format", "gguf-adapter", "--out", "out.gguf", "--force"]).expect(0);
@@ -88,9 +88,9 @@ fn force_replaces_nothing_that_the_command_did_not_write() {
     let before = bytes(&project, &others);
     for out in others.iter().copied().chain(["model2", "adapters/other", "recipes"]) {
         for format in ["gguf-adapter", "merged-gguf", "peft", "merged"] {
-            export(format, out).fails(2, &[out, "give another --out"]);
+            export(format, out).fails(2, &[out, "give another --output"]);
         }
-        logits(out).fails(2, &[out, "give another --out"]);
+        logits(out).fails(2, &[out, "give another --output"]);
     }
     // Nor does one command replace what another wrote.
     export("gguf-adapter", "logits.safetensors").fails(2, &["this command did not write it"]);

