@@ -10,7 +10,7 @@ use super::progress::Display;
 use super::{github, json, json_line, print};
 use crate::compare::Comparison;
 use crate::config::Config;
-use crate::error::{Result, exit};
+use crate::error::{Error, Result, exit};
 use crate::project::{self, Outcome, RunOptions, Selection};
 use crate::record::{Decision, RunRecord};
 use crate::report::{Report, junit, markdown, terminal};
@@ -106,6 +106,11 @@ pub(super) fn run(global: &Global, options: &Options, filters: &[String]) -> Res
     let selection = options.select.selection(filters)?;
     let config = options.subject.project(global)?;
     options.output.check(Some(&config))?;
+    if options.check_snapshots && !(has_snapshots(&config) && selection.is_all()) {
+        let message = "--check-snapshots compares all answers of finetest.toml with the approved ones: take out the selection, or the \
+                       other manifest";
+        return Err(Error::Usage(message.into()));
+    }
     let mut display = if options.events { Display::json_lines() } else { global.display() };
     let asked = RunOptions { policy: options.train.policy()?, selection, repeat: options.repeat.map(usize::from) };
     let outcome = project::run_selected(&config, &asked, &mut |event| display.show(&event));
@@ -113,7 +118,8 @@ pub(super) fn run(global: &Global, options: &Options, filters: &[String]) -> Res
     let Outcome { run, decision, files } = outcome?;
     let unapproved = snapshots(&config, &run);
     let mut exit_code = run.exit_code(&decision);
-    if options.check_snapshots && !unapproved.is_empty() && exit_code == exit::PASS {
+    let differs = unapproved.as_ref().is_some_and(|unapproved| !unapproved.is_empty());
+    if options.check_snapshots && differs && exit_code == exit::PASS {
         exit_code = exit::GATE_FAILED;
     }
     if options.events {
@@ -133,7 +139,7 @@ pub(super) fn run(global: &Global, options: &Options, filters: &[String]) -> Res
     if options.output.format() == ReportFormat::Terminal {
         github(global, &config, &report)?;
     }
-    if !global.quiet || options.check_snapshots {
+    if let Some(unapproved) = unapproved.filter(|_| !global.quiet || options.check_snapshots) {
         tell_snapshots(&config, &run, &unapproved);
     }
     Ok(exit_code)
@@ -145,11 +151,15 @@ pub(super) fn github(global: &Global, config: &Config, report: &Report<'_>) -> R
     github::annotated(report).iter().try_for_each(|annotation| print(&format!("{annotation}\n")))
 }
 
-/// The snapshots that are not as approved, a phrase each. The snapshots are of the project's own adapter, not of every recipe's.
-fn snapshots(config: &Config, run: &RunRecord) -> Vec<String> {
-    let is_main = config.manifest.file_name().is_some_and(|name| name == crate::config::MANIFEST);
-    if !is_main || run.made.selected.is_some() {
-        return Vec::new();
+/// Whether a manifest's answers are approved: snapshots are of the project's own adapter, not of every recipe's.
+fn has_snapshots(config: &Config) -> bool {
+    config.manifest.file_name().is_some_and(|name| name == crate::config::MANIFEST)
+}
+
+/// The snapshots that are not as approved, a phrase each; `None` where answers are not compared with them.
+fn snapshots(config: &Config, run: &RunRecord) -> Option<Vec<String>> {
+    if !has_snapshots(config) || run.made.selected.is_some() {
+        return None;
     }
     let arms: Vec<&str> = config.run.snapshot_arms.iter().map(String::as_str).collect();
     let state = |scenario| match compare_files(&config.run.snapshots, scenario, &arms) {
@@ -158,13 +168,10 @@ fn snapshots(config: &Config, run: &RunRecord) -> Vec<String> {
         Ok(SnapshotState::Missing) => Some(format!("{} is new", scenario.name)),
         Err(error) => Some(error.to_string()),
     };
-    run.scenarios.iter().filter_map(state).collect()
+    Some(run.scenarios.iter().filter_map(state).collect())
 }
 
 fn tell_snapshots(config: &Config, run: &RunRecord, unapproved: &[String]) {
-    if run.made.selected.is_some() {
-        return;
-    }
     let mut err = std::io::stderr().lock();
     let _ = match unapproved {
         [] => writeln!(err, "snapshots: all {} as approved", run.scenarios.len()),

@@ -9,11 +9,10 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::model::Sizes;
 
-/// How fast prompts are computed, as a multiple of [`speed`]: measured on the example project. The engine's own products are faster than
-/// that plain one.
-const READING: f64 = 2.9;
-/// How fast answers are decoded in batches.
-const DECODING: f64 = 1.2;
+/// How fast prompts are computed, as a share of [`speed`]: measured on the example project.
+const READING: f64 = 0.9;
+/// How fast answers are decoded in batches, as a share of it.
+const DECODING: f64 = 0.35;
 /// Products of a training step for each of reading: forward, and backward through the base to the inputs.
 const TRAINING: f64 = 2.0;
 

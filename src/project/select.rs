@@ -31,12 +31,18 @@ impl Selection {
         Ok(Self(Filter::names(names).and(expression).and(failing)))
     }
 
+    /// Whether all tests are selected.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.0 == Filter::All
+    }
+
     /// Leaves only the selected cases in `scenarios`; says how many there are, unless all are selected.
     ///
     /// # Errors
     /// None is selected; or the last run decides, and there is none.
     pub(super) fn apply(&self, config: &Config, scenarios: &mut Vec<Scenario>) -> Result<Option<Selected>> {
-        if self.0 == Filter::All {
+        if self.is_all() {
             return Ok(None);
         }
         let verdicts = if self.0.needs_verdicts() {

@@ -45,6 +45,12 @@ fn a_run_of_a_part_says_so_and_is_not_the_last_run() {
     project.append("finetest.toml", "min_target_gain = 0.0\n");
     let part = project.run(&["run", "control::draws"]).expect(0);
     assert!(!part.stdout.contains("min_target_gain"), "{}", part.stdout);
+    project
+        .run(&["run", "control::draws", "--check-snapshots"])
+        .fails(2, &["--check-snapshots", "take out the selection"]);
+    project.write("other.toml", "extends = \"finetest.toml\"\n");
+    let other = project.run(&["run", "-c", "other.toml"]).expect(0);
+    assert!(!other.stderr.contains("snapshots:"), "{}", other.stderr);
     project.run(&["run", "target::says", "--repeat", "2"]).fails(2, &["--repeat", "temperature"]);
 }
 

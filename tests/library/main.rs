@@ -10,6 +10,7 @@ mod package;
 mod pages;
 #[cfg(feature = "candle")]
 mod peft;
+mod schemas;
 #[cfg(feature = "candle")]
 #[path = "../commands/support.rs"]
 mod support;
