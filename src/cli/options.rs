@@ -95,7 +95,7 @@ impl Global {
         Style { color, width }
     }
 
-    /// Computes with so many threads as are wanted.
+    /// Sets the number of threads.
     pub(super) fn set_threads(&self) -> Result<()> {
         let Some(threads) = self.threads else {
             return Ok(());

@@ -196,7 +196,7 @@ fn accept(global: &Global, args: &OfRun) -> Result<u8> {
         _ => true,
     };
     let meant: Vec<&ScenarioSnapshot> = chosen.iter().copied().filter(is_meant).collect();
-    // All that cannot be accepted is told before anything is written.
+    // Report everything that cannot be accepted before writing anything.
     Error::collect(meant.iter().filter_map(|one| snapshots.check_acceptable(one).err()).collect())?;
     if meant.is_empty() {
         print(&format!("nothing to accept: {}\n", snapshot_counts(&chosen.into_iter().cloned().collect::<Vec<_>>())))?;

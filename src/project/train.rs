@@ -45,7 +45,7 @@ pub(super) fn checkpoints(config: &Config, fingerprint: &str) -> PathBuf {
 pub(super) struct Trainer<'p> {
     pub(super) project: &'p Prepared<'p>,
     pub(super) name: BackendName,
-    /// A training that is over begins again.
+    /// Restart a finished training.
     pub(super) again: bool,
 }
 

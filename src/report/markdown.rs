@@ -214,10 +214,10 @@ pub(super) fn tag(text: &str) -> String {
     format!("<code>{}</code>", html_safe(text))
 }
 
-fn broken_case(case: &CaseView<'_>) -> String {
-    let mut block = opening(case);
+/// What differs between two answers, as a block of a diff.
+pub(super) fn answer_patch(before: &str, after: &str) -> String {
     let mut patch = String::new();
-    for line in line_diff(&answer(case.base), &answer(case.tuned)) {
+    for line in line_diff(&answer(before), &answer(after)) {
         let sign = match line.change {
             Change::Equal => ' ',
             Change::Removed => '-',
@@ -225,7 +225,12 @@ fn broken_case(case: &CaseView<'_>) -> String {
         };
         add(&mut patch, &format!("{sign} {}", line.text));
     }
-    block.push_str(&fenced("diff", &patch));
+    fenced("diff", &patch)
+}
+
+fn broken_case(case: &CaseView<'_>) -> String {
+    let mut block = opening(case);
+    block.push_str(&answer_patch(case.base, case.tuned));
     add(&mut block, "\n</details>\n");
     block
 }

@@ -1,10 +1,10 @@
 //! The comparison as a page for GitHub.
 
 use super::{CaseView, Compared, NAMED, ROLES, SHOWN, difference, parts, why_apart};
-use crate::compare::{CaseChange, Change, Counts, line_diff};
+use crate::compare::{CaseChange, Counts};
 use crate::record::{Ending, Role};
 use crate::report::escape::{fenced, markdown_safe};
-use crate::report::markdown::{CASES, PAGE_BYTES, add, answer, clip, code, tag};
+use crate::report::markdown::{CASES, PAGE_BYTES, add, answer, answer_patch, clip, code, tag};
 use crate::report::terminal::p_value;
 use crate::report::view::asked;
 use crate::report::{NEAR_TIE, fraction, share};
@@ -166,16 +166,7 @@ fn one(view: &CaseView<'_>) -> String {
         block.push_str(&fenced("text", &answer(&whole)));
         block.push('\n');
     }
-    let mut patch = String::new();
-    for line in line_diff(&answer(view.texts[0]), &answer(view.texts[1])) {
-        let sign = match line.change {
-            Change::Equal => ' ',
-            Change::Removed => '-',
-            Change::Added => '+',
-        };
-        add(&mut patch, &format!("{sign} {}", line.text));
-    }
-    block.push_str(&fenced("diff", &patch));
+    block.push_str(&answer_patch(view.texts[0], view.texts[1]));
     add(&mut block, "\n</details>\n");
     block
 }

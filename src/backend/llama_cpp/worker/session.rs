@@ -139,7 +139,7 @@ fn forced(item: usize, c: &Continuation) -> Sequence {
     Sequence { item, tokens, wanted: c.prompt.len() - 1, most }
 }
 
-/// Prompts of which the last token is run too.
+/// Whole prompts, with their last token.
 fn full_prompts(prompts: &[Vec<u32>]) -> Vec<Sequence> {
     let sequence = |(item, prompt): (usize, &Vec<u32>)| Sequence {
         item,
