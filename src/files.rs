@@ -375,22 +375,22 @@ mod tests {
         assert_eq!(names(&directory.path().join("deep")).len(), 1, "nothing is left beside it");
     }
 
-    const OWN: [&str; 3] = ["stamp", "weights", "old"];
+    const OWN: [&str; 3] = ["provenance", "weights", "old"];
 
     fn write_new(staged: &Path) -> Result<()> {
         write_atomically(&staged.join("weights"), b"new")?;
-        write_atomically(&staged.join("stamp"), b"new")
+        write_atomically(&staged.join("provenance"), b"new")
     }
 
     fn old(directory: &Path) {
-        for (name, text) in [("stamp", "old"), ("weights", "old"), ("old", "old"), ("notes", "mine")] {
+        for (name, text) in [("provenance", "old"), ("weights", "old"), ("old", "old"), ("notes", "mine")] {
             write_atomically(&directory.join(name), text.as_bytes()).expect("written");
         }
     }
 
     fn is_new(directory: &Path) {
         let read = |name: &str| std::fs::read_to_string(directory.join(name)).expect("readable");
-        assert_eq!(["stamp", "weights", "notes"].map(read), ["new", "new", "mine"]);
+        assert_eq!(["provenance", "weights", "notes"].map(read), ["new", "new", "mine"]);
         assert!(!directory.join("old").exists());
     }
 

@@ -263,7 +263,7 @@ fn mixture() -> Result<Vec<Pair>> {
     let mut inputs = vec![Var::from_tensor(&routes.weights)?];
     let mut places = Vec::new();
     for expert in 0..EXPERTS {
-        let (rows, place) = routes.of(expert, PER_TOKEN);
+        let (rows, place) = routes.tokens_of(expert, PER_TOKEN);
         if !rows.is_empty() {
             inputs.push(var(expert as u64, &[rows.len(), HIDDEN])?);
             places.push((rows, place));

@@ -31,7 +31,7 @@ impl Counts {
 
     /// Cases that became `change`.
     #[must_use]
-    pub fn of(&self, change: CaseChange) -> usize {
+    pub fn count(&self, change: CaseChange) -> usize {
         self.cases[change as usize]
     }
 
@@ -44,21 +44,21 @@ impl Counts {
     /// Cases with a verdict on the same question in both runs.
     #[must_use]
     pub fn compared(&self) -> usize {
-        CaseChange::ALL.into_iter().filter(|change| change.is_compared()).map(|change| self.of(change)).sum()
+        CaseChange::ALL.into_iter().filter(|change| change.is_compared()).map(|change| self.count(change)).sum()
     }
 
     /// The compared cases that passed before and that pass now.
     #[must_use]
     pub fn rates(&self) -> [Rate; 2] {
-        let not_evaluated = self.of(CaseChange::NotEvaluated);
-        let rate = |flip| Rate { passed: self.both_pass + self.of(flip), evaluated: self.compared(), not_evaluated };
+        let not_evaluated = self.count(CaseChange::NotEvaluated);
+        let rate = |flip| Rate { passed: self.both_pass + self.count(flip), evaluated: self.compared(), not_evaluated };
         [CaseChange::NewlyBroken, CaseChange::Fixed].map(rate)
     }
 
     /// Exact one-sided McNemar p of "more newly broken than fixed"; see [`stats::mcnemar_exact`].
     #[must_use]
     pub fn broken_p(&self) -> f64 {
-        stats::mcnemar_exact(self.of(CaseChange::NewlyBroken), self.of(CaseChange::Fixed))
+        stats::mcnemar_exact(self.count(CaseChange::NewlyBroken), self.count(CaseChange::Fixed))
     }
 }
 
@@ -280,7 +280,7 @@ impl<'a> RunComparison<'a> {
     /// How the comparison ends. It is incomplete when a case without an answer might be one that it fails on.
     #[must_use]
     pub fn ending(&self, fail_on: FailOn) -> Ending {
-        let count = |change| self.all.counts.of(change);
+        let count = |change| self.all.counts.count(change);
         let broken = count(CaseChange::NewlyBroken);
         let found = match fail_on {
             FailOn::Never => return Ending::NotGated,

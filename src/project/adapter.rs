@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::lesson;
 use super::prepared::Prepared;
-use super::stamp::{self, Stamp, hash_file, mismatch, wanted};
+use super::provenance::{self, Provenance, expected_provenance, hash_file, mismatch};
 use super::train::{self, Summary, Trainer};
 use super::{Events, TrainPolicy};
 use crate::config::{BackendName, Config};
@@ -18,7 +18,7 @@ use crate::train::TrainerState;
 
 /// An adapter that can be asked.
 #[derive(Clone)]
-pub(super) struct Ready {
+pub(super) struct LoadedAdapter {
     pub(super) adapter: Arc<Adapter>,
     /// Its PEFT directory, or its GGUF file.
     pub(super) directory: PathBuf,
@@ -39,7 +39,7 @@ pub(super) fn ready(
     name: BackendName,
     policy: TrainPolicy,
     on_event: Events<'_>,
-) -> Result<Ready> {
+) -> Result<LoadedAdapter> {
     let Prepared { config, base, .. } = project;
     let Some(place) = &config.adapter else {
         return Err(Error::input(
@@ -51,17 +51,17 @@ pub(super) fn ready(
     let directory = &place.path;
     let state = trained(project, name, policy, on_event)?;
     let summary = Summary { directory: config.relative(directory), trained: state.is_some(), state };
-    let stamp = stamp_of(config, directory, on_event)?;
-    if let Some(stamp) = &stamp
-        && stamp.base != base.fingerprint
+    let provenance = own_provenance(config, directory, on_event)?;
+    if let Some(provenance) = &provenance
+        && provenance.base != base.fingerprint
     {
         let message = "the adapter was trained on another base, or the base's configuration, tokenizer or template changed since; give the \
                        base that it was trained on, or remove finetest.json beside it to test it on this one";
         return Err(Error::model(directory, message));
     }
-    let (adapter, family, parameters) = match stamp {
+    let (adapter, family, parameters) = match provenance {
         // Ours, so it is a PEFT directory and fits the base.
-        Some(stamp) => (lora::load(directory)?, stamp.family, stamp.parameters),
+        Some(provenance) => (lora::load(directory)?, provenance.family, provenance.parameters),
         None => {
             let outline = model::outline(&base.files, &config.model)?;
             let adapter = lora::open(directory, &outline)?;
@@ -70,7 +70,7 @@ pub(super) fn ready(
             (adapter, outline.family, outline.parameters)
         }
     };
-    Ok(Ready {
+    Ok(LoadedAdapter {
         adapter: Arc::new(adapter),
         directory: directory.clone(),
         hash: hash_of(directory)?,
@@ -91,13 +91,13 @@ fn trained(
     let Prepared { config, base, checked, .. } = project;
     let (Some(recipe), Some(place)) = (&config.recipe, &config.adapter) else { return Ok(None) };
     let directory = &place.path;
-    let wanted = wanted(config, recipe, base)?;
+    let expected = expected_provenance(config, recipe, base)?;
     let reason = match policy {
         TrainPolicy::Always => Some("once more, as --force or FINETEST_TRAIN=always asks".to_owned()),
-        TrainPolicy::Auto | TrainPolicy::Never => mismatch(directory, &wanted)?,
+        TrainPolicy::Auto | TrainPolicy::Never => mismatch(directory, &expected)?,
     };
     let Some(reason) = reason else {
-        train::restore_log(config, name, &wanted, directory)?;
+        train::restore_log(config, name, &expected, directory)?;
         return Ok(None);
     };
     if policy == TrainPolicy::Never {
@@ -111,13 +111,13 @@ fn trained(
     let lesson = lesson::prepare(config, recipe, &base.files, checked, on_event)?;
     keep_old(config, directory, on_event)?;
     let trainer = Trainer { project, name, again: policy == TrainPolicy::Always };
-    trainer.train(&wanted, lesson, on_event).map(Some)
+    trainer.train(&expected, lesson, on_event).map(Some)
 }
 
-/// The stamp of an adapter that is still what finetest trained.
-fn stamp_of(config: &Config, directory: &Path, on_event: Events<'_>) -> Result<Option<Stamp>> {
-    let Some(stamp) = Stamp::read(directory)? else { return Ok(None) };
-    let Some(file) = stamp.changed_file(directory)? else { return Ok(Some(stamp)) };
+/// The provenance of an adapter that is still what finetest trained.
+fn own_provenance(config: &Config, directory: &Path, on_event: Events<'_>) -> Result<Option<Provenance>> {
+    let Some(provenance) = Provenance::read(directory)? else { return Ok(None) };
+    let Some(file) = provenance.changed_file(directory)? else { return Ok(Some(provenance)) };
     let shown = config.relative(&directory.join(file));
     on_event(RunEvent::note(format!("{shown} is not what finetest trained; it is tested as it is")));
     Ok(None)
@@ -132,7 +132,7 @@ fn keep_old(config: &Config, directory: &Path, on_event: Events<'_>) -> Result<(
         return Ok(());
     }
     for file in &there {
-        hasher.update(stamp::hash_file(&directory.join(file))?.as_bytes());
+        hasher.update(provenance::hash_file(&directory.join(file))?.as_bytes());
     }
     let name = directory.file_name().map_or_else(|| "adapter".into(), |n| n.to_string_lossy().into_owned());
     let kept = config.store().join("replaced").join(format!("{name}-{}", &hasher.finalize().to_hex()[..12]));

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::adapter::{Ready, hash_of};
+use super::adapter::{LoadedAdapter, hash_of};
 use super::base::Base;
-use super::stamp::wanted;
+use super::provenance::expected_provenance;
 use super::train;
 use crate::config::{ArmConfig, ArmSource, BackendName, Config};
 use crate::error::{Error, Result};
@@ -16,14 +16,14 @@ use crate::train::{checkpoint_at, checkpoint_steps};
 /// An adapter that is asked, by its arm's name.
 pub(super) struct Tested {
     pub(super) name: String,
-    pub(super) ready: Ready,
+    pub(super) ready: LoadedAdapter,
 }
 
 /// The arms of `[arms]`, in the order of their names.
 ///
 /// # Errors
 /// An adapter that cannot be read or does not fit the base; a checkpoint that is not there; two arms that are the same.
-pub(super) fn further(config: &Config, name: BackendName, base: &Base, tuned: &Ready) -> Result<Vec<Tested>> {
+pub(super) fn further(config: &Config, name: BackendName, base: &Base, tuned: &LoadedAdapter) -> Result<Vec<Tested>> {
     let mut found: Vec<Tested> = Vec::new();
     let mut outline = None;
     for arm in &config.arms {
@@ -33,7 +33,7 @@ pub(super) fn further(config: &Config, name: BackendName, base: &Base, tuned: &R
             ArmSource::Checkpoint(step) => Some(checkpoint(config, name, base, arm, *step)?),
         };
         let ready = match directory {
-            None => Ready { scale: arm.scale, ..tuned.clone() },
+            None => LoadedAdapter { scale: arm.scale, ..tuned.clone() },
             Some(directory) => {
                 // One for all arms: of a GGUF base it is read from the file's header.
                 let outline = match &mut outline {
@@ -56,11 +56,17 @@ pub(super) fn further(config: &Config, name: BackendName, base: &Base, tuned: &R
     Ok(found)
 }
 
-fn open(config: &Config, outline: &Outline, tuned: &Ready, directory: PathBuf, arm: &ArmConfig) -> Result<Ready> {
+fn open(
+    config: &Config,
+    outline: &Outline,
+    tuned: &LoadedAdapter,
+    directory: PathBuf,
+    arm: &ArmConfig,
+) -> Result<LoadedAdapter> {
     let adapter = lora::open(&directory, outline)
         .map_err(|error| Error::input(&config.manifest, arm.line, format!("[arms.{}]: {error}", arm.name)))?;
     let hash = hash_of(&directory)?;
-    Ok(Ready { adapter: Arc::new(adapter), hash, directory, scale: arm.scale, ..tuned.clone() })
+    Ok(LoadedAdapter { adapter: Arc::new(adapter), hash, directory, scale: arm.scale, ..tuned.clone() })
 }
 
 /// The directory of a checkpoint of the project's own training.
@@ -72,7 +78,7 @@ fn checkpoint(config: &Config, name: BackendName, base: &Base, arm: &ArmConfig, 
             "needs [train]: it is a step of the project's own training; give an adapter's directory instead".to_owned(),
         )
     })?;
-    let fingerprint = wanted(config, recipe, base)?.fingerprint(name);
+    let fingerprint = expected_provenance(config, recipe, base)?.fingerprint(name);
     let all = train::checkpoints(config, &fingerprint);
     if let Some(path) = checkpoint_at(&all, step)? {
         return Ok(path);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::adapter::{self, Ready};
+use super::adapter::{self, LoadedAdapter};
 use super::arms::{self, Tested};
 use super::asked::{Checked, open_tokenizer};
 use super::prepared::Prepared;
@@ -19,7 +19,12 @@ impl Prepared<'_> {
     ///
     /// # Errors
     /// As [`adapter::ready`].
-    pub(super) fn adapter(&self, name: BackendName, policy: TrainPolicy, on_event: Events<'_>) -> Result<Ready> {
+    pub(super) fn adapter(
+        &self,
+        name: BackendName,
+        policy: TrainPolicy,
+        on_event: Events<'_>,
+    ) -> Result<LoadedAdapter> {
         adapter::ready(self, name, policy, on_event)
     }
 
@@ -27,7 +32,7 @@ impl Prepared<'_> {
     ///
     /// # Errors
     /// As [`arms::further`].
-    pub(super) fn arms(&self, name: BackendName, tuned: Ready) -> Result<Vec<Tested>> {
+    pub(super) fn arms(&self, name: BackendName, tuned: LoadedAdapter) -> Result<Vec<Tested>> {
         let further = arms::further(self.config, name, &self.base, &tuned)?;
         Ok(std::iter::once(Tested { name: TUNED.to_owned(), ready: tuned }).chain(further).collect())
     }
@@ -37,7 +42,7 @@ impl Prepared<'_> {
     /// # Errors
     /// It cannot take this base, or this program has none of that name.
     fn backend(&self, name: BackendName, arms: &[Tested]) -> Result<Box<dyn Backend>> {
-        backend::of(self.config, name, &self.base, arms)
+        backend::open(self.config, name, &self.base, arms)
     }
 
     /// Asks base and these arms every case on a backend.

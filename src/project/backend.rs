@@ -24,7 +24,7 @@ pub(super) fn version(config: &Config, name: BackendName) -> String {
 }
 
 /// A backend with base and these arms; nothing is loaded yet.
-pub(super) fn of(config: &Config, name: BackendName, base: &Base, arms: &[Tested]) -> Result<Box<dyn Backend>> {
+pub(super) fn open(config: &Config, name: BackendName, base: &Base, arms: &[Tested]) -> Result<Box<dyn Backend>> {
     match name {
         BackendName::Candle => Ok(Box::new(candle(config, base, arms))),
         #[cfg(feature = "llama-cpp")]

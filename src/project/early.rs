@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::asked::{Checked, open_tokenizer};
 use super::lesson;
-use super::stamp::{Stamp, data_hash, data_of};
+use super::provenance::{Provenance, data_hash, data_of};
 use crate::config::{ArmSource, Config, DataConfig};
 use crate::data;
 use crate::data::limits::drift_text;
@@ -63,9 +63,9 @@ pub(super) fn check_training(config: &Config) -> Result<()> {
 
 /// Reads every data line, unless the adapter says that it was trained on these very bytes.
 fn check_data(data: &DataConfig, adapter: Option<&Path>) -> Result<()> {
-    let stamp = adapter.and_then(|directory| Stamp::read(directory).ok().flatten());
+    let provenance = adapter.and_then(|directory| Provenance::read(directory).ok().flatten());
     let hash = data_hash(data)?;
-    if stamp.is_some_and(|stamp| stamp.data == hash) {
+    if provenance.is_some_and(|provenance| provenance.data == hash) {
         return Ok(());
     }
     for path in std::iter::once(&data.train).chain(&data.validation) {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Events;
 use super::asked::{Checked, open_tokenizer};
-use super::stamp::data_of;
+use super::provenance::data_of;
 use crate::config::{Config, OnError, Recipe};
 use crate::data::limits::Limits;
 use crate::data::{self, Example};

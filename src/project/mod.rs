@@ -19,10 +19,10 @@ mod lesson;
 mod made;
 mod objective;
 mod prepared;
+mod provenance;
 mod question;
 mod runs;
 mod select;
-mod stamp;
 mod train;
 
 use crate::config::Config;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::lesson::Lesson;
 use super::objective::llama_cpp_objective;
 use super::prepared::Prepared;
-use super::stamp::{STAMP, Stamp, Wanted};
+use super::provenance::{ExpectedProvenance, PROVENANCE_FILE, Provenance};
 use super::{Events, events};
 use crate::config::{BackendName, Config, ModelConfig};
 use crate::error::{Error, Result};
@@ -22,9 +22,9 @@ use crate::train::{InProcess, TRAINER_STATE, TrainerState, Training, finished_st
 pub(super) const LOSS_PLOT: &str = "loss.svg";
 /// An adapter that llama.cpp trained, in its own form.
 pub(super) const GGUF_ADAPTER: &str = "adapter.gguf";
-/// What finetest writes into an adapter's directory. The stamp comes first: nothing is taken for trained without it.
+/// What finetest writes into an adapter's directory. The provenance comes first: nothing is taken for trained without it.
 pub(super) const OWN_FILES: [&str; 6] =
-    [STAMP, ADAPTER_WEIGHTS, ADAPTER_CONFIG, GGUF_ADAPTER, TRAINER_STATE, LOSS_PLOT];
+    [PROVENANCE_FILE, ADAPTER_WEIGHTS, ADAPTER_CONFIG, GGUF_ADAPTER, TRAINER_STATE, LOSS_PLOT];
 /// What became of an adapter.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
@@ -50,8 +50,13 @@ pub(super) struct Trainer<'p> {
 }
 
 impl Trainer<'_> {
-    /// Trains, and replaces the adapter's directory as a whole: the adapter, its stamp, `trainer_state.json` and the plot.
-    pub(super) fn train(&self, wanted: &Wanted, lesson: Lesson, on_event: Events<'_>) -> Result<TrainerState> {
+    /// Trains, and replaces the adapter's directory as a whole: the adapter, its provenance, `trainer_state.json` and the plot.
+    pub(super) fn train(
+        &self,
+        expected: &ExpectedProvenance,
+        lesson: Lesson,
+        on_event: Events<'_>,
+    ) -> Result<TrainerState> {
         let (Prepared { config, base, .. }, name) = (self.project, self.name);
         let place = config.adapter.as_ref().map(|a| a.path.as_path());
         let directory =
@@ -66,7 +71,7 @@ impl Trainer<'_> {
         let outline = decoder
             .as_ref()
             .map_or_else(|| model::outline(&base.files, &config.model), |d| Ok(Outline::of(&d.spec)))?;
-        let fingerprint = wanted.fingerprint(name);
+        let fingerprint = expected.fingerprint(name);
         let Lesson { train, validation } = lesson;
         let training = Training {
             outline: &outline,
@@ -96,7 +101,7 @@ impl Trainer<'_> {
                 lora::convert(&rounded, &outline, &base.files, directory, 1.0, &[], &staged.join(GGUF_ADAPTER))?;
             }
             write_log(&trained.state, staged)?;
-            Stamp::write(staged, wanted, &outline.family, outline.parameters)
+            Provenance::write(staged, expected, &outline.family, outline.parameters)
         })?;
         Ok(trained.state)
     }
@@ -115,11 +120,16 @@ fn write_log(state: &TrainerState, directory: &Path) -> Result<()> {
 }
 
 /// Makes a lost log or plot of an adapter that fits again: from each other, or from the training's last checkpoint, if that is still there.
-pub(super) fn restore_log(config: &Config, name: BackendName, wanted: &Wanted, directory: &Path) -> Result<()> {
+pub(super) fn restore_log(
+    config: &Config,
+    name: BackendName,
+    expected: &ExpectedProvenance,
+    directory: &Path,
+) -> Result<()> {
     if [TRAINER_STATE, LOSS_PLOT].iter().all(|name| directory.join(name).is_file()) {
         return Ok(());
     }
-    let fingerprint = wanted.fingerprint(name);
+    let fingerprint = expected.fingerprint(name);
     let log = TrainerState::load(&directory.join(TRAINER_STATE)).ok();
     let state = log.or_else(|| finished_state(&checkpoints(config, &fingerprint), &fingerprint));
     state.map_or(Ok(()), |state| write_log(&state, directory))

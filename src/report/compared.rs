@@ -55,11 +55,12 @@ impl Compared<'_> {
     fn summary(&self) -> String {
         let counts = &self.comparison.all.counts;
         let [broken, fixed, changed, same] =
-            [CaseChange::NewlyBroken, CaseChange::Fixed, CaseChange::Changed, CaseChange::Same].map(|c| counts.of(c));
+            [CaseChange::NewlyBroken, CaseChange::Fixed, CaseChange::Changed, CaseChange::Same]
+                .map(|c| counts.count(c));
         if counts.compared() == 0 {
             return "no case has a verdict in both runs".to_owned();
         }
-        let open = match (self.ending(), counts.of(CaseChange::NotEvaluated)) {
+        let open = match (self.ending(), counts.count(CaseChange::NotEvaluated)) {
             (Ending::Incomplete, open) if open > 0 => format!(", {open} not evaluated"),
             _ => String::new(),
         };
@@ -85,7 +86,7 @@ impl Compared<'_> {
             (CaseChange::Gone, "only in the first run"),
             (CaseChange::New, "only in the second run"),
         ];
-        let counted = apart.map(|(change, words)| (counts.of(change), words));
+        let counted = apart.map(|(change, words)| (counts.count(change), words));
         let parts: Vec<String> =
             counted.iter().filter(|(n, _)| *n > 0).map(|(n, words)| format!("{n} {words}")).collect();
         if !parts.is_empty() {
@@ -125,7 +126,7 @@ impl Compared<'_> {
         add("made", made);
         if sides.iter().any(|side| side.retention.is_some()) {
             let counts = &comparison.control.counts;
-            let apart = [CaseChange::Gone, CaseChange::New, CaseChange::ChangedQuestion].map(|c| counts.of(c));
+            let apart = [CaseChange::Gone, CaseChange::New, CaseChange::ChangedQuestion].map(|c| counts.count(c));
             // Shares of different cases are not one quantity.
             let of = if apart == [0; 3] { "" } else { " of its own control cases" };
             add("retention", sides.map(|side| format!("{}{of}", retention(side))));
@@ -179,7 +180,7 @@ fn difference(total: &Total) -> String {
 
 /// Goes with the number of changed questions.
 fn question_word(counts: &Counts) -> &'static str {
-    if counts.of(CaseChange::ChangedQuestion) == 1 { "question changed" } else { "questions changed" }
+    if counts.count(CaseChange::ChangedQuestion) == 1 { "question changed" } else { "questions changed" }
 }
 
 /// What a scenario's cases became, but for the same: how many, and the word for it.
@@ -193,7 +194,7 @@ fn parts(counts: &Counts) -> Vec<(CaseChange, usize, &'static str)> {
         (CaseChange::Gone, "gone"),
         (CaseChange::New, "new"),
     ];
-    let counted = all.map(|(change, word)| (change, counts.of(change), word));
+    let counted = all.map(|(change, word)| (change, counts.count(change), word));
     counted.into_iter().filter(|(_, n, _)| *n > 0).collect()
 }
 

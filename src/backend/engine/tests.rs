@@ -32,7 +32,7 @@ enum Edit {
 }
 
 impl Edit {
-    fn of(self, tokens: &[u32]) -> Vec<u32> {
+    fn applied(self, tokens: &[u32]) -> Vec<u32> {
         let mut edited = tokens.to_vec();
         match self {
             Self::None => {}
@@ -105,7 +105,7 @@ proptest! {
         let plain = answers(model, 8, &asked, &stop);
         for ((asked, plain), (_, _, edit)) in asked.iter_mut().zip(&plain).zip(&questions) {
             if !plain.tokens.is_empty() {
-                asked.draft = Draft { tokens: edit.of(&plain.tokens), approved };
+                asked.draft = Draft { tokens: edit.applied(&plain.tokens), approved };
                 asked.draft.tokens.truncate(LENGTH);
             }
         }

@@ -274,7 +274,7 @@ proptest! {
     #[test]
     fn counts_add_up(before in any_run(), after in any_run()) {
         let Ok(comparison) = RunComparison::of(&before, &after, TUNED) else { return Ok(()) };
-        let counts = |total: &Total| CaseChange::ALL.map(|change| total.counts.of(change));
+        let counts = |total: &Total| CaseChange::ALL.map(|change| total.counts.count(change));
         let (target, control, all) = (counts(&comparison.target), counts(&comparison.control), counts(&comparison.all));
         let tests: std::collections::HashSet<String> =
             before.cases().chain(after.cases()).map(|(scenario, case)| scenario.test_name(case)).collect();
@@ -282,7 +282,7 @@ proptest! {
         for (at, change) in CaseChange::ALL.into_iter().enumerate() {
             prop_assert_eq!(all[at], target[at] + control[at]);
             prop_assert_eq!(all[at], comparison.became(change).count());
-            prop_assert_eq!(all[at], comparison.scenarios.iter().map(|row| row.counts.of(change)).sum::<usize>());
+            prop_assert_eq!(all[at], comparison.scenarios.iter().map(|row| row.counts.count(change)).sum::<usize>());
         }
         let [one, other] = comparison.all.counts.rates();
         prop_assert_eq!(other.passed + all[0], one.passed + all[1]);

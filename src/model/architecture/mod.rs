@@ -281,7 +281,7 @@ pub enum Residual {
 }
 
 /// What a width or a length may be.
-const MOST: usize = 1 << 28;
+const MAX_WIDTH: usize = 1 << 28;
 /// What the number of layers, heads or experts may be, and the width of a head: lists are made of them.
 const MOST_PARTS: usize = 1 << 16;
 /// Experts of all layers together: each is a name in memory.
@@ -365,7 +365,7 @@ impl DecoderSpec {
             parts.extend([("qk_nope_head_dim", l.nope), ("qk_rope_head_dim", l.rope)]);
             widths.extend([("kv_lora_rank", l.kv_rank), ("q_lora_rank", l.q_rank.unwrap_or(1))]);
         }
-        for (counts, most) in [(parts, MOST_PARTS), (widths, MOST)] {
+        for (counts, most) in [(parts, MOST_PARTS), (widths, MAX_WIDTH)] {
             if let Some((key, value)) = counts.iter().find(|(_, n)| *n == 0 || *n > most) {
                 return Err(Error::model(path, format!("{key} is {value}, expected 1 to {most}")));
             }

@@ -45,7 +45,7 @@ impl RowOrder {
     }
 
     /// Where row i of Hugging Face's order lies in the file; `None` when it is row i there too.
-    pub(crate) fn of(&self, role: MatrixRole, rows: usize) -> Option<Vec<usize>> {
+    pub(crate) fn positions(&self, role: MatrixRole, rows: usize) -> Option<Vec<usize>> {
         let dim = self.head_dim;
         match (self.file, role) {
             (GgufRows::Interleaved, MatrixRole::Rotary) => {
@@ -72,7 +72,7 @@ impl RowOrder {
 
     /// As [`Self::of`], for the layer at `path`.
     pub(crate) fn of_path(&self, names: &Names, path: &str, rows: usize) -> Option<Vec<usize>> {
-        self.of(Self::role(names, path), rows)
+        self.positions(Self::role(names, path), rows)
     }
 
     /// Can the layer at `path` have so many rows?

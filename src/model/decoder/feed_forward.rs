@@ -159,7 +159,7 @@ impl Sparse {
         let routes = route(tape, &logits, self.correction.as_deref(), &self.rule, self.per_token)?;
         let mut shares = Vec::new();
         for (i, expert) in self.experts.iter().enumerate() {
-            let (rows, places) = routes.of(i, self.per_token);
+            let (rows, places) = routes.tokens_of(i, self.per_token);
             if rows.is_empty() {
                 continue;
             }

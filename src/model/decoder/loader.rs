@@ -53,7 +53,7 @@ impl<'w> Loader<'w> {
         // The file's own shape bounds what is made of the configuration's numbers.
         let fits =
             self.weights.shape(&format!("{path}.weight")).is_some_and(|s| s == [rows, cols] || s == [cols, rows]);
-        let order = if fits { self.rows.of(role, rows) } else { None };
+        let order = if fits { self.rows.positions(role, rows) } else { None };
         // Only Hugging Face's files store them transposed; llama.cpp's converter turns them round.
         let transposed = self.names.transposed && self.weights.is_safetensors();
         let weight = match (transposed, &order) {

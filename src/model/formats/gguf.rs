@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// Dimensions that a tensor may have; ggml has no more.
 const MOST_DIMENSIONS: usize = 4;
 /// Tensors, values, elements of a list or bytes of a text: a list of single bytes takes many times as much in memory.
-const MOST: usize = 1 << 22;
+const MAX_ENTRIES: usize = 1 << 22;
 /// Lists within lists.
 const MOST_DEPTH: usize = 4;
 /// Where tensors begin at multiples of, when the file does not say.
@@ -301,7 +301,7 @@ impl<'a> Reader<'a> {
         let count = u64::from_le_bytes(self.array()?);
         let left = self.bytes.len() - self.at;
         match usize::try_from(count) {
-            Ok(count) if count > MOST => Err(format!("{count} {what}, expected at most {MOST}")),
+            Ok(count) if count > MAX_ENTRIES => Err(format!("{count} {what}, expected at most {MAX_ENTRIES}")),
             Ok(count) if count <= left / least => Ok(count),
             _ => Err(format!("{count} {what} cannot lie in the {left} bytes that are left")),
         }

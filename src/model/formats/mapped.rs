@@ -59,7 +59,7 @@ mod watch {
     use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
     /// Files that are watched at once; one more is not watched.
-    const MOST: usize = 1024;
+    const MAX_FILES: usize = 1024;
 
     struct Slot {
         start: AtomicUsize,
@@ -68,14 +68,14 @@ mod watch {
         length: AtomicUsize,
     }
 
-    static SLOTS: [Slot; MOST] = [const {
+    static SLOTS: [Slot; MAX_FILES] = [const {
         Slot {
             start: AtomicUsize::new(0),
             end: AtomicUsize::new(0),
             message: AtomicPtr::new(std::ptr::null_mut()),
             length: AtomicUsize::new(0),
         }
-    }; MOST];
+    }; MAX_FILES];
 
     /// What was done with SIGBUS before.
     static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();

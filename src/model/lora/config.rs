@@ -117,12 +117,12 @@ impl PeftConfig {
 
     /// The rank of a module.
     pub(super) fn rank(&self, module: &str) -> usize {
-        self.ranks.of(module).unwrap_or(self.r)
+        self.ranks.for_module(module).unwrap_or(self.r)
     }
 
     /// alpha/r, or alpha/√r (rsLoRA, Kalajdzievski 2023, arXiv 2312.03732).
     pub(super) fn scale(&self, module: &str, rank: usize) -> f64 {
-        let alpha = self.alphas.of(module).unwrap_or(self.lora_alpha);
+        let alpha = self.alphas.for_module(module).unwrap_or(self.lora_alpha);
         if self.use_rslora { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 }
     }
 
@@ -199,7 +199,7 @@ impl<T: Copy> Patterns<T> {
         Ok(patterns)
     }
 
-    fn of(&self, module: &str) -> Option<T> {
+    fn for_module(&self, module: &str) -> Option<T> {
         let plain = ends(module).filter_map(|end| self.plain.get(end).copied());
         let matching = self.expressions.iter().find(|(_, expression, _)| expression.is_match(module));
         plain.chain(matching.map(|(place, _, value)| (*place, *value))).min_by_key(|(place, _)| *place).map(|(_, v)| v)

@@ -12,7 +12,7 @@ use crate::config::Dtype;
 
 /// Rows with which unpacking the weights is most of the work: they are multiplied where they are unpacked, in f32, which holds the
 /// products of rounded values exactly.
-const FEW: usize = 8;
+const FEW_ROWS: usize = 8;
 
 /// Has this processor instructions for products of bf16 that are used here (AVX-512 BF16)?
 pub(crate) fn has_units() -> bool {
@@ -33,7 +33,7 @@ pub(crate) fn arithmetic(dtype: Dtype) -> Arithmetic {
 
 /// y (rows, out) = x (rows, in) Wᵀ.
 pub(crate) fn product(weight: &Matrix, x: &[f32], y: &mut [f32]) {
-    if x.len() <= FEW * weight.cols {
+    if x.len() <= FEW_ROWS * weight.cols {
         return few_rows::product_rounded(weight, &rounded(x), y);
     }
     #[cfg(target_arch = "x86_64")]
@@ -109,7 +109,7 @@ mod tests {
     fn a_row_with_fewer_and_among_others_is_the_same_bit_for_bit() {
         let (out_features, in_features) = (200, 333);
         let weight = Matrix::from_values("w", waves(out_features * in_features, 0.37), out_features, in_features);
-        for (rows, fewer) in [(75, FEW + 1), (FEW, 1)] {
+        for (rows, fewer) in [(75, FEW_ROWS + 1), (FEW_ROWS, 1)] {
             let x = waves(rows * in_features, 0.71);
             let mut together = vec![0f32; rows * out_features];
             product(&weight, &x, &mut together);
@@ -117,7 +117,7 @@ mod tests {
                 let mut apart = vec![0f32; expected.len()];
                 product(&weight, x, &mut apart);
                 // The last of them may be few.
-                if has_units() && (x.len() == fewer * in_features || rows <= FEW) {
+                if has_units() && (x.len() == fewer * in_features || rows <= FEW_ROWS) {
                     assert_eq!(apart, expected);
                 }
                 assert_close("fewer", &apart, expected, in_features);

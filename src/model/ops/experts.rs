@@ -23,7 +23,7 @@ pub(crate) struct Routes {
 
 impl Routes {
     /// The tokens that go to an expert, ascending, and in which of their places it stands.
-    pub(crate) fn of(&self, expert: usize, per_token: usize) -> (Vec<u32>, Vec<usize>) {
+    pub(crate) fn tokens_of(&self, expert: usize, per_token: usize) -> (Vec<u32>, Vec<usize>) {
         let places = self.chosen.iter().enumerate().filter(|(_, chosen)| **chosen == expert);
         places.map(|(i, _)| ((i / per_token) as u32, i % per_token)).unzip()
     }

@@ -12,7 +12,7 @@ use super::matrix::Matrix;
 use super::rounding::round;
 
 /// Rows that count as few: with more, `gemm` is as fast, which packs the weights for many.
-pub(crate) const FEW: usize = 48;
+pub(crate) const MAX_ROWS: usize = 48;
 
 /// Weight rows that are widened at once.
 const WIDENED: usize = 8;
@@ -196,7 +196,7 @@ struct Wide<'a> {
 }
 
 impl Wide<'_> {
-    fn of(&self, rows: Range<usize>) -> &[f32] {
+    fn rows(&self, rows: Range<usize>) -> &[f32] {
         &self.w[rows.start * self.in_features..rows.end * self.in_features]
     }
 }
@@ -207,11 +207,11 @@ impl Rows for Wide<'_> {
     }
 
     fn values(&self, rows: Range<usize>) -> Option<&[f32]> {
-        Some(self.of(rows))
+        Some(self.rows(rows))
     }
 
     fn widen(&self, rows: Range<usize>, out: &mut [f32]) {
-        out.copy_from_slice(self.of(rows));
+        out.copy_from_slice(self.rows(rows));
     }
 }
 
@@ -394,7 +394,7 @@ mod tests {
         for (out_features, in_features) in [(1, 1), (3, 5), (8, 16), (13, 40), (31, 67), (500, 300)] {
             let w = waves(out_features * in_features, 0.37);
             let weight = Matrix::from_values("w", w.clone(), out_features, in_features);
-            for rows in [1, 2, 3, 4, 5, 7, FEW] {
+            for rows in [1, 2, 3, 4, 5, 7, MAX_ROWS] {
                 let x = waves(rows * in_features, 0.71);
                 let expected = reference::product(rows, out_features, in_features, &x, &w);
                 let mut y = vec![9f32; rows * out_features];

@@ -2,7 +2,7 @@
 
 use super::bf16;
 use super::blocked::{back_of, product_of};
-use super::few_rows::{self, FEW};
+use super::few_rows::{self, MAX_ROWS};
 use super::matrix::{Arithmetic, Matrix};
 
 /// y (rows, out) = x (rows, in) Wᵀ.
@@ -10,7 +10,7 @@ pub(crate) fn product(weight: &Matrix, x: &[f32], y: &mut [f32]) {
     let rows = x.len().checked_div(weight.cols).unwrap_or(0);
     match weight.arithmetic {
         Arithmetic::Bf16 => bf16::product(weight, x, y),
-        Arithmetic::F32 if rows <= FEW => few_rows::product(weight, x, y),
+        Arithmetic::F32 if rows <= MAX_ROWS => few_rows::product(weight, x, y),
         Arithmetic::F32 => product_of(weight, |w| w.into(), x, y),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::few_rows::{self, FEW, Strided};
+use super::few_rows::{self, MAX_ROWS, Strided};
 use super::gemm::{Mat, MatMut, Write, matmul};
 use super::low_rank::LoraPair;
 use super::matrix::Matrix;
@@ -82,7 +82,7 @@ impl Slot {
         let (a, b, scale) = (a.slice()?, b.slice()?, pair.scale as f32);
         let x = &x[self.rows.start * in_features..self.rows.end * in_features];
         let (mut h, mut y) = (vec![0f32; rows * rank], vec![0f32; rows * out_features]);
-        if rows <= FEW {
+        if rows <= MAX_ROWS {
             few_rows::add_product(a, in_features, 1.0, x, &mut h);
             few_rows::add_combination(Strided::dense(b, rank, out_features), scale, &h, &mut y);
         } else {

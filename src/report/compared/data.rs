@@ -186,14 +186,14 @@ impl Counted {
         let counts = &total.counts;
         let [before, after] = counts.rates();
         Self {
-            newly_broken: counts.of(CaseChange::NewlyBroken),
-            fixed: counts.of(CaseChange::Fixed),
-            changed: counts.of(CaseChange::Changed),
-            same: counts.of(CaseChange::Same),
-            not_evaluated: counts.of(CaseChange::NotEvaluated),
-            changed_question: counts.of(CaseChange::ChangedQuestion),
-            gone: counts.of(CaseChange::Gone),
-            new: counts.of(CaseChange::New),
+            newly_broken: counts.count(CaseChange::NewlyBroken),
+            fixed: counts.count(CaseChange::Fixed),
+            changed: counts.count(CaseChange::Changed),
+            same: counts.count(CaseChange::Same),
+            not_evaluated: counts.count(CaseChange::NotEvaluated),
+            changed_question: counts.count(CaseChange::ChangedQuestion),
+            gone: counts.count(CaseChange::Gone),
+            new: counts.count(CaseChange::New),
             compared: counts.compared(),
             passed_before: before.passed,
             passed_after: after.passed,

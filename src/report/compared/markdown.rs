@@ -89,7 +89,7 @@ fn totals(page: &mut String, compared: &Compared<'_>, role: Role) {
         return;
     }
     let [before, after] = counts.rates().map(|rate| share(&rate));
-    let flips = counts.of(CaseChange::NewlyBroken) + counts.of(CaseChange::Fixed) > 0;
+    let flips = counts.count(CaseChange::NewlyBroken) + counts.count(CaseChange::Fixed) > 0;
     let p = if flips { format!("; exact McNemar {}, one-sided", p_value(counts.broken_p())) } else { String::new() };
     let (compared, difference) = (counts.compared(), difference(total));
     // `<` of a small p would begin a tag.
@@ -117,7 +117,7 @@ fn change(counts: &Counts) -> String {
 
 /// Cases with what was asked, both answers and what fails, as long as they fit; says how many were left out.
 fn shown(page: &mut String, compared: &Compared<'_>, change: CaseChange, room: usize) -> usize {
-    let all = compared.comparison.all.counts.of(change);
+    let all = compared.comparison.all.counts.count(change);
     if all == 0 {
         return 0;
     }
@@ -173,7 +173,7 @@ fn one(view: &CaseView<'_>) -> String {
 
 /// Cases that are not compared: their names, and why.
 fn named(page: &mut String, compared: &Compared<'_>, change: CaseChange, room: usize) {
-    let all = compared.comparison.all.counts.of(change);
+    let all = compared.comparison.all.counts.count(change);
     if all == 0 || page.len() > room {
         return;
     }

@@ -74,7 +74,7 @@ fn totals(page: &mut Page, compared: &Compared<'_>, name: usize, role: Role) {
         piece(Ink::Plain, format!("{cases}  {before}  {after}   ")),
         piece(Ink::Bold, difference(total)),
     ]);
-    let (broken, fixed) = (counts.of(CaseChange::NewlyBroken), counts.of(CaseChange::Fixed));
+    let (broken, fixed) = (counts.count(CaseChange::NewlyBroken), counts.count(CaseChange::Fixed));
     if broken + fixed > 0 {
         let p = p_value(counts.broken_p());
         let text = format!("{broken} newly broken, {fixed} fixed; exact McNemar {p}, one-sided");
@@ -108,7 +108,7 @@ fn change(counts: &Counts) -> Vec<Piece> {
 
 /// Cases with their question, both answers and what fails: all newly broken ones, some of the others.
 fn shown(page: &mut Page, compared: &Compared<'_>, change: CaseChange) {
-    let all = compared.comparison.all.counts.of(change);
+    let all = compared.comparison.all.counts.count(change);
     if all == 0 {
         return;
     }
@@ -159,7 +159,7 @@ fn one(page: &mut Page, view: &CaseView<'_>) {
 
 /// Cases that are not compared: their names, and why.
 fn named(page: &mut Page, compared: &Compared<'_>, change: CaseChange) {
-    let all = compared.comparison.all.counts.of(change);
+    let all = compared.comparison.all.counts.count(change);
     if all == 0 {
         return;
     }

@@ -12,40 +12,40 @@ use crate::files::{read_own, read_regular_text, write_atomically};
 use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 
 /// File beside an adapter that says what it was trained from.
-pub(super) const STAMP: &str = "finetest.json";
-/// Bytes of a stamp.
+pub(super) const PROVENANCE_FILE: &str = "finetest.json";
+/// Bytes of a provenance.
 const LONGEST: u64 = 1 << 20;
 
 /// Raised when the same recipe would train other bytes.
 const TRAINER: u32 = 1;
 
 /// What the adapter has to come from.
-pub(super) struct Wanted {
+pub(super) struct ExpectedProvenance {
     pub(super) recipe: String,
     pub(super) data: String,
     pub(super) base: String,
 }
 
-impl Wanted {
+impl ExpectedProvenance {
     /// Of a training on one backend: it continues with the gradients that it began with.
     pub(super) fn fingerprint(&self, backend: BackendName) -> String {
-        let wanted = [self.recipe.as_str(), &self.data, &self.base].join("\n");
-        let wanted = blake3::hash(wanted.as_bytes()).to_hex().to_string();
+        let expected = [self.recipe.as_str(), &self.data, &self.base].join("\n");
+        let expected = blake3::hash(expected.as_bytes()).to_hex().to_string();
         match backend {
-            BackendName::Candle => wanted,
+            BackendName::Candle => expected,
             BackendName::LlamaCpp | BackendName::LlamaCppF32 => {
-                blake3::hash(format!("{} {wanted}", backend.as_str()).as_bytes()).to_hex().to_string()
+                blake3::hash(format!("{} {expected}", backend.as_str()).as_bytes()).to_hex().to_string()
             }
         }
     }
 }
 
 /// Hashes of the recipe, the data and the base.
-pub(super) fn wanted(config: &Config, recipe: &Recipe, base: &Base) -> Result<Wanted> {
+pub(super) fn expected_provenance(config: &Config, recipe: &Recipe, base: &Base) -> Result<ExpectedProvenance> {
     // What changes no byte of the adapter is none of what decides it.
     let decisive = Recipe { save_steps: None, save_total_limit: 1, gradient_checkpointing: false, ..recipe.clone() };
     let recipe = serde_json::to_string(&decisive).map_err(|e| Error::failed(e.to_string()))?;
-    Ok(Wanted {
+    Ok(ExpectedProvenance {
         recipe: blake3::hash(format!("{TRAINER} {recipe}").as_bytes()).to_hex().to_string(),
         data: data_hash(data_of(config)?)?,
         base: base.fingerprint.clone(),
@@ -72,7 +72,7 @@ pub(super) fn data_of(config: &Config) -> Result<&DataConfig> {
 /// Hashes of what an adapter was trained from, and of what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Stamp {
+pub(super) struct Provenance {
     /// Hash of `[train]`, without what only says how often to look.
     pub(super) recipe: String,
     /// Hash of the training and validation files, and of how they are read.
@@ -89,29 +89,29 @@ pub(super) struct Stamp {
     pub(super) parameters: u64,
 }
 
-impl Stamp {
-    /// Writes the stamp of an adapter that was just written to `directory`.
-    pub(super) fn write(directory: &Path, wanted: &Wanted, family: &str, parameters: u64) -> Result<()> {
-        let stamp = Self {
-            recipe: wanted.recipe.clone(),
-            data: wanted.data.clone(),
-            base: wanted.base.clone(),
+impl Provenance {
+    /// Writes the provenance of an adapter that was just written to `directory`.
+    pub(super) fn write(directory: &Path, expected: &ExpectedProvenance, family: &str, parameters: u64) -> Result<()> {
+        let provenance = Self {
+            recipe: expected.recipe.clone(),
+            data: expected.data.clone(),
+            base: expected.base.clone(),
             adapter: hash_file(&directory.join(ADAPTER_WEIGHTS))?,
             config: hash_file(&directory.join(ADAPTER_CONFIG))?,
             family: family.to_owned(),
             parameters,
         };
-        let json = serde_json::to_string_pretty(&stamp).map_err(|e| Error::failed(e.to_string()))?;
-        write_atomically(&directory.join(STAMP), json.as_bytes())
+        let json = serde_json::to_string_pretty(&provenance).map_err(|e| Error::failed(e.to_string()))?;
+        write_atomically(&directory.join(PROVENANCE_FILE), json.as_bytes())
     }
 
-    /// Reads the stamp in a directory; `None` where there is none.
+    /// Reads the provenance in a directory; `None` where there is none.
     ///
     /// # Errors
-    /// It cannot be read, or is not a stamp of this version.
+    /// It cannot be read, or is not a provenance of this version.
     pub(super) fn read(directory: &Path) -> Result<Option<Self>> {
-        let path = directory.join(STAMP);
-        // A link to nothing and a pipe are there, and are not a stamp.
+        let path = directory.join(PROVENANCE_FILE);
+        // A link to nothing and a pipe are there, and are not a provenance.
         if path.symlink_metadata().is_err() {
             return Ok(None);
         }
@@ -125,7 +125,7 @@ impl Stamp {
         })
     }
 
-    /// Which of the adapter's files is not the one that this stamp was written for.
+    /// Which of the adapter's files is not the one that this provenance was written for.
     pub(super) fn changed_file(&self, directory: &Path) -> Result<Option<&'static str>> {
         for (name, hash) in [(ADAPTER_WEIGHTS, &self.adapter), (ADAPTER_CONFIG, &self.config)] {
             let path = directory.join(name);
@@ -140,34 +140,34 @@ impl Stamp {
 /// Files that an adapter has, whoever trained it.
 const FOREIGN: [&str; 3] = [ADAPTER_WEIGHTS, ADAPTER_CONFIG, "adapter_model.bin"];
 
-/// Why the adapter in `directory` is not the one that is wanted; `None` when it is.
+/// Why the adapter in `directory` is not the one that is expected; `None` when it is.
 ///
 /// # Errors
 /// It is somebody else's.
-pub(super) fn mismatch(directory: &Path, wanted: &Wanted) -> Result<Option<String>> {
-    let stamp = Stamp::read(directory)?;
+pub(super) fn mismatch(directory: &Path, expected: &ExpectedProvenance) -> Result<Option<String>> {
+    let provenance = Provenance::read(directory)?;
     // Also where its weights are pickled, or lie on a disk that is not there now.
     let foreign = FOREIGN.iter().any(|name| directory.join(name).symlink_metadata().is_ok());
-    if stamp.is_none() && !foreign {
+    if provenance.is_none() && !foreign {
         return Ok(Some("there is none yet".into()));
     }
-    let Some(stamp) = stamp else {
+    let Some(provenance) = provenance else {
         let message = format!(
-            "holds an adapter that finetest did not train (there is no {STAMP} beside it), and training would overwrite it; \
+            "holds an adapter that finetest did not train (there is no {PROVENANCE_FILE} beside it), and training would overwrite it; \
              remove [train] from the manifest to test it as it is, or give another [adapter] path"
         );
         return Err(Error::model(directory, message));
     };
     let changed = [
-        ("recipe", stamp.recipe != wanted.recipe),
-        ("data", stamp.data != wanted.data),
-        ("base model", stamp.base != wanted.base),
+        ("recipe", provenance.recipe != expected.recipe),
+        ("data", provenance.data != expected.data),
+        ("base model", provenance.base != expected.base),
     ];
     let changed: Vec<&str> = changed.iter().filter(|(_, changed)| *changed).map(|(what, _)| *what).collect();
     if !changed.is_empty() {
         return Ok(Some(format!("its {} changed", changed.join(" and "))));
     }
-    Ok(stamp.changed_file(directory)?.map(|file| format!("{file} is not what was trained")))
+    Ok(provenance.changed_file(directory)?.map(|file| format!("{file} is not what was trained")))
 }
 
 /// Hash of a file's content.
