@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::encode::Answers;
-use super::engine::{Compared, Ends, Engine, Event, Generated, Generation};
+use super::engine::{Ends, Engine, Event, Generated, Generation};
 use super::{Backend, Capabilities, DriftText, Logits, Measured, OnAnswers, Progress, Question, encode};
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
@@ -159,10 +159,11 @@ impl Backend for CandleBackend {
         let continuations = encode::texts(engine.decoder.spec.context, &text.chat, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: continuations.len() });
         let compared = engine.compare(&continuations, arms.0, arms.1, &mut |event| on_progress(progress(event)))?;
-        Ok(compared.into_iter().map(|found| Ok(sample(found))).collect())
+        let samples = continuations.iter().zip(compared);
+        Ok(samples.map(|(text_of, found)| Ok(encode::drift_sample(&text.chat, text_of, found))).collect())
     }
 
-    fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Measured<Proof>> {
+    fn probe_adapter(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Measured<Proof>> {
         let Some((adapter, _)) = self.arms.get(arms.1).and_then(Option::as_ref) else {
             return Err(Error::failed("the tuned arm has no adapter"));
         };
@@ -183,10 +184,6 @@ impl Backend for CandleBackend {
         encode::check_proof(effect, base)?;
         Ok(Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules }))
     }
-}
-
-pub(super) fn sample(c: Compared) -> DriftSample {
-    DriftSample { kl: c.kl, nll_base: c.nll_base, nll_tuned: c.nll_tuned, same_top1: c.same_top1 }
 }
 
 fn progress(event: Event) -> Progress {

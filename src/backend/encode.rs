@@ -1,14 +1,19 @@
 //! What every backend that speaks in tokens does with prompts and texts.
 
-use super::engine::{Continuation, Draft, Generated, Generation};
+use super::engine::{Compared, Continuation, Draft, Generated, Generation};
 use super::{Answered, DriftText, Measured, Question};
+use crate::compare::DriftSample;
 use crate::data::limits::most_bytes;
 use crate::error::{Error, Result};
 use crate::model::tokenizer::ChatTokenizer;
-use crate::record::{ChoiceScore, Completion, Finish, Prompt, Request};
+use crate::record::{ChoiceScore, Completion, Finish, MovedToken, Prompt, Request};
 
 /// Tokens of one text when drift is measured on a file.
 const WINDOW: usize = 256;
+/// Positions of a text that are kept for having moved most.
+const MOVED: usize = 3;
+/// Tokens of the text that are shown before a position.
+const CONTEXT_SHOWN: usize = 12;
 /// How far base's logits may be from those of a model without adapters: rounding in another order of sums.
 const ROUNDING: f64 = 1e-2;
 
@@ -259,6 +264,37 @@ pub(super) fn texts(context: usize, chat: &ChatTokenizer, texts: &[DriftText<'_>
         }
     }
     Ok(continuations)
+}
+/// What two arms' distributions on a text come to, with the positions that moved most as text.
+pub(super) fn drift_sample(chat: &ChatTokenizer, text: &Continuation, found: Compared) -> DriftSample {
+    let moved = |position: usize| moved_token(chat, text, &found, position);
+    // A greedy answer is base's first choice at every position; elsewhere base would itself go on otherwise.
+    let differs = |position: &usize| {
+        found.top_base[*position].0 == text.tokens[*position] && found.top_tuned[*position].0 != text.tokens[*position]
+    };
+    let positions = found.kl.len().min(text.tokens.len());
+    let mut by_kl: Vec<usize> = (0..positions).filter(|position| found.kl[*position] > 0.0).collect();
+    by_kl.sort_by(|a, b| found.kl[*b].total_cmp(&found.kl[*a]));
+    let divergence = (0..positions).find(differs).map(moved);
+    let moved = by_kl.into_iter().take(MOVED).map(moved).collect();
+    let same_top1 = found.top_base.iter().zip(&found.top_tuned).map(|(base, tuned)| base.0 == tuned.0).collect();
+    let Compared { kl, reverse_kl, total_variation, jensen_shannon, nll_base, nll_tuned, .. } = found;
+    DriftSample { kl, reverse_kl, total_variation, jensen_shannon, nll_base, nll_tuned, same_top1, divergence, moved }
+}
+
+fn moved_token(chat: &ChatTokenizer, text: &Continuation, found: &Compared, position: usize) -> MovedToken {
+    let spelled = |tokens: &[u32]| chat.tokenizer.decode(tokens, false).unwrap_or_default();
+    let (instead, nll) = found.top_tuned[position];
+    let from = position.saturating_sub(CONTEXT_SHOWN);
+    MovedToken {
+        position,
+        before: spelled(&text.tokens[from..position]),
+        token: spelled(&text.tokens[position..=position]),
+        probability: [(-found.nll_base[position]).exp(), (-found.nll_tuned[position]).exp()],
+        instead: spelled(&[instead]),
+        instead_probability: (-nll).exp(),
+        kl: found.kl[position],
+    }
 }
 
 /// Refuses a proof that shows the opposite: an adapter without effect, or a base that it touches.

@@ -116,7 +116,7 @@ pub struct Capabilities {
     pub drafts: bool,
     /// The same seed makes the same answer.
     pub seeds: bool,
-    /// Its arms are adapters on one base, so that [`Backend::prove`] can show that they are applied.
+    /// Its arms are adapters on one base, so that [`Backend::probe_adapter`] can show that they are applied.
     pub adapters: bool,
 }
 
@@ -193,9 +193,9 @@ pub trait Backend {
     ///
     /// # Errors
     /// The adapter changes nothing, or base is changed by it; it has no adapters; or as [`Self::complete`].
-    fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Measured<Proof>> {
+    fn probe_adapter(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Measured<Proof>> {
         let _ = (prompts, arms);
-        Err(Error::failed(format!("{} has no adapters to prove", self.name())))
+        Err(Error::failed(format!("{} has no adapters to check", self.name())))
     }
 }
 

@@ -115,6 +115,7 @@ fn kind(root: &Value, schema: &Value) -> String {
     };
     let word = |one: &str| match one {
         "integer" => "whole number".to_owned(),
+        "array" if schema["items"]["$ref"] == "#/definitions/RawCheck" => "list of [checks](checks.md)".to_owned(),
         "array" => format!("list of {}", plural(&kind(root, &schema["items"]))),
         "object" => "table".to_owned(),
         "boolean" => "`true`, `false`".to_owned(),
@@ -240,7 +241,9 @@ fn the_checks_page_is_as_committed() {
         let description = check["description"].as_str().unwrap_or_else(|| panic!("{written} has no description"));
         let _ = writeln!(page, "| {} | {} |", written.replace('|', "\\|"), description.replace('|', "\\|"));
     }
-    let _ = write!(page, "\n## `choice`\n\n{}", keys(&root, &root["definitions"]["Choice"], &[]));
+    for (name, definition) in [("choice", "Choice"), ("count", "Count")] {
+        let _ = write!(page, "\n## `{name}`\n\n{}", keys(&root, &root["definitions"][definition], &[]));
+    }
     committed("docs/reference/checks.md", &page);
 }
 

@@ -405,7 +405,13 @@ mod tests {
 
     fn sample(same: &[bool]) -> DriftSample {
         let n = same.len();
-        DriftSample { kl: vec![0.01; n], nll_base: vec![1.0; n], nll_tuned: vec![1.0; n], same_top1: same.to_vec() }
+        DriftSample {
+            kl: vec![0.01; n],
+            nll_base: vec![1.0; n],
+            nll_tuned: vec![1.0; n],
+            same_top1: same.to_vec(),
+            ..DriftSample::default()
+        }
     }
 
     fn check(verdicts: [(Verdict, Verdict); 2], same: &[bool], texts: TokenCheck) -> CrossCheck {

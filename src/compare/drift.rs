@@ -2,24 +2,35 @@
 
 use crate::compare::stats::clustered_mean;
 use crate::error::{Error, Result};
-use crate::record::{Divergence, Drift, DriftMethod, MOST_POSITIONS, TextDrift};
+use crate::record::{Divergence, Drift, DriftMethod, MOST_POSITIONS, Measures, MovedToken, TextDrift, TextMeans};
 
 /// Below 0 by at most this much a KL divergence is rounding, and counts as 0; nats.
 const KL_ROUNDING: f64 = 1e-3;
 /// A single text is cut into this many stretches, to have something to take a standard error over.
 const STRETCHES: usize = 8;
 
-/// What was measured on one text: one value a position each, nats where there is a unit. What the method does not see is empty.
+/// What was measured on one text: one value a position each, nats where there is a unit. What the method does not see is empty, and so may
+/// be all but `nll_base`, `nll_tuned` and, for a method with divergences, `kl` and `same_top1`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DriftSample {
     /// KL(base ‖ tuned) = Σ_v p ln(p/q).
     pub kl: Vec<f64>,
+    /// KL(tuned ‖ base).
+    pub reverse_kl: Vec<f64>,
+    /// ½ Σ_v |p − q|.
+    pub total_variation: Vec<f64>,
+    /// ½ KL(p ‖ m) + ½ KL(q ‖ m), m = ½(p + q).
+    pub jensen_shannon: Vec<f64>,
     /// −ln p of the token that follows.
     pub nll_base: Vec<f64>,
     /// −ln q of the token that follows.
     pub nll_tuned: Vec<f64>,
     /// Whether both arms have the same most likely token.
     pub same_top1: Vec<bool>,
+    /// The first position where tuned would go on otherwise than the text does, and base would not.
+    pub divergence: Option<MovedToken>,
+    /// A few positions of the largest KL, the largest first.
+    pub moved: Vec<MovedToken>,
 }
 
 impl DriftSample {
@@ -42,6 +53,9 @@ impl DriftSample {
             ("kl", self.kl.len(), divergences),
             ("nll_tuned", self.nll_tuned.len(), n),
             ("same_top1", self.same_top1.len(), divergences),
+            ("reverse_kl", self.reverse_kl.len(), if self.reverse_kl.is_empty() { 0 } else { divergences }),
+            ("total_variation", self.total_variation.len(), self.reverse_kl.len()),
+            ("jensen_shannon", self.jensen_shannon.len(), self.reverse_kl.len()),
         ] {
             if len != expected {
                 return Err(Error::failed(format!(
@@ -52,6 +66,9 @@ impl DriftSample {
         }
         for (what, values, least) in [
             ("KL", &self.kl, -KL_ROUNDING),
+            ("reverse KL", &self.reverse_kl, -KL_ROUNDING),
+            ("total variation", &self.total_variation, -KL_ROUNDING),
+            ("Jensen-Shannon divergence", &self.jensen_shannon, -KL_ROUNDING),
             ("NLL of base", &self.nll_base, -KL_ROUNDING),
             ("NLL of tuned", &self.nll_tuned, -KL_ROUNDING),
         ] {
@@ -71,6 +88,53 @@ impl DriftSample {
         let values: Vec<f64> = if self.kl.is_empty() { change() } else { self.kl.iter().map(|v| v.max(0.0)).collect() };
         values.into_iter().take(MOST_POSITIONS).map(four_digits).collect()
     }
+}
+
+/// Mean of some values; 0 of none.
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let n = values.len();
+    if n == 0 { 0.0 } else { values.sum::<f64>() / n as f64 }
+}
+
+impl DriftSample {
+    fn measures(&self) -> Option<Measures> {
+        let positive = |values: &[f64]| mean(values.iter().map(|v| v.max(0.0)));
+        let change = self.nll_tuned.iter().zip(&self.nll_base).map(|(tuned, base)| (-tuned).exp() - (-base).exp());
+        (!self.reverse_kl.is_empty()).then(|| Measures {
+            reverse_kl: positive(&self.reverse_kl),
+            total_variation: positive(&self.total_variation),
+            jensen_shannon: positive(&self.jensen_shannon),
+            probability_change: mean(change),
+        })
+    }
+
+    fn means(&self) -> TextMeans {
+        let same = self.same_top1.iter().map(|same| f64::from(u8::from(*same)));
+        TextMeans {
+            tokens: self.len(),
+            kl: (!self.kl.is_empty()).then(|| mean(self.kl.iter().map(|v| v.max(0.0)))),
+            same_top1: (!self.same_top1.is_empty()).then(|| mean(same)),
+            nll_change: mean(self.nll_tuned.iter().zip(&self.nll_base).map(|(tuned, base)| tuned - base)),
+            measures: self.measures(),
+        }
+    }
+}
+
+/// Means over the positions of all texts, out of the texts' own; `None` where a text has none.
+fn all_measures(texts: &[TextDrift]) -> Option<Measures> {
+    let mut all = Measures::default();
+    let mut tokens = 0.0;
+    for means in texts.iter().filter_map(|text| text.means.as_ref()).filter(|means| means.tokens > 0) {
+        let (measures, n) = (means.measures?, means.tokens as f64);
+        tokens += n;
+        all.reverse_kl += n * measures.reverse_kl;
+        all.total_variation += n * measures.total_variation;
+        all.jensen_shannon += n * measures.jensen_shannon;
+        all.probability_change += n * measures.probability_change;
+    }
+    let values = [&mut all.reverse_kl, &mut all.total_variation, &mut all.jensen_shannon, &mut all.probability_change];
+    values.into_iter().for_each(|value| *value /= tokens);
+    (tokens > 0.0).then_some(all)
 }
 
 /// A value to four significant digits: a record of thousands of positions is read, and kept, for that.
@@ -109,7 +173,14 @@ pub fn summarise(source: &str, method: DriftMethod, texts: &[(String, DriftSampl
         Divergence { mean, se, median: nearest_rank(&sorted, 0.5), p99: nearest_rank(&sorted, 0.99) }
     });
     let same = samples().flat_map(|s| &s.same_top1).filter(|same| **same).count();
-    let kept = texts.iter().map(|(text, sample)| TextDrift { text: text.clone(), values: sample.values() });
+    let kept = texts.iter().map(|(text, sample)| TextDrift {
+        text: text.clone(),
+        values: sample.values(),
+        means: Some(sample.means()),
+        divergence: sample.divergence.clone(),
+        moved: sample.moved.clone(),
+    });
+    let kept: Vec<TextDrift> = kept.collect();
     Ok(Drift {
         source: source.to_owned(),
         method,
@@ -119,7 +190,8 @@ pub fn summarise(source: &str, method: DriftMethod, texts: &[(String, DriftSampl
         nll_base,
         nll_tuned,
         nll_change_se,
-        texts: kept.collect(),
+        measures: all_measures(&kept),
+        texts: kept,
     })
 }
 
@@ -152,6 +224,7 @@ mod tests {
             nll_base: vec![1.0; kl.len()],
             nll_tuned: vec![1.0 + change; kl.len()],
             same_top1: kl.iter().map(|v| *v < 0.5).collect(),
+            ..DriftSample::default()
         }
     }
 

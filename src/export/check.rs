@@ -6,7 +6,7 @@ use crate::model::Opened;
 use crate::model::decoder::linear::Adapters;
 use crate::model::decoder::{Batch, Decoder};
 use crate::model::ops::low_rank::LowRank;
-use crate::model::ops::rows::{argmax, divergence, larger, largest_difference, log_normaliser};
+use crate::model::ops::rows::{Normaliser, argmax, distances, larger, largest_difference};
 
 /// Two models' next-token distributions on the same tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,7 +110,7 @@ pub(super) fn compare(expected: &[Vec<f32>], got: &[Vec<f32>]) -> Result<Differe
     let (mut largest, mut drift, mut same) = (0f64, 0f64, 0usize);
     for (p, q) in expected.iter().zip(got) {
         largest = larger(largest, largest_difference(p, q));
-        drift += divergence(p, q, log_normaliser(p), log_normaliser(q));
+        drift += distances(p, q, Normaliser::new(p), Normaliser::new(q)).kl;
         same += usize::from(argmax(p) == argmax(q));
     }
     let positions = expected.len().max(1);

@@ -224,8 +224,9 @@ fn sample(tokens: &[u32], ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> DriftSample
         let both = ours.len().min(theirs.len());
         compared.push(&ours[..both], &theirs[..both], *token as usize);
     }
-    let Compared { kl, nll_base, nll_tuned, same_top1 } = compared;
-    DriftSample { kl, nll_base, nll_tuned, same_top1 }
+    let same_top1 = compared.top_base.iter().zip(&compared.top_tuned).map(|(one, other)| one.0 == other.0).collect();
+    let Compared { kl, nll_base, nll_tuned, .. } = compared;
+    DriftSample { kl, nll_base, nll_tuned, same_top1, ..DriftSample::default() }
 }
 
 /// By how much the first token is likelier than the second.

@@ -58,6 +58,7 @@ fn scenario(question: &Question) -> Scenario {
         name: "question".to_owned(),
         line: 1,
         tags: Vec::new(),
+        family: None,
         request,
         checks: Vec::new(),
         follow_ups: Vec::new(),

@@ -42,6 +42,54 @@ pub struct Divergence {
     pub p99: f64,
 }
 
+/// Other measures of the same distance, each a mean over positions; p is base's distribution, q the arm's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Measures {
+    /// KL(q ‖ p) = Σ_v q ln(q/p), nats.
+    pub reverse_kl: f64,
+    /// ½ Σ_v |p − q|, 0 to 1.
+    pub total_variation: f64,
+    /// ½ KL(p ‖ m) + ½ KL(q ‖ m) with m = ½(p + q), 0 to ln 2 nats.
+    pub jensen_shannon: f64,
+    /// Change of the probability of the token that follows, q − p: −1 to 1.
+    pub probability_change: f64,
+}
+
+/// A position where an arm expects another token than base, or is much less sure of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct MovedToken {
+    /// Tokens of the text before it.
+    pub position: usize,
+    /// The end of the text before it.
+    pub before: String,
+    /// The token that follows.
+    pub token: String,
+    /// Its probability by base, and by the arm.
+    pub probability: [f64; 2],
+    /// The token that the arm finds most likely.
+    pub instead: String,
+    /// Its probability by the arm.
+    pub instead_probability: f64,
+    /// KL at this position, nats.
+    pub kl: f64,
+}
+
+impl MovedToken {
+    /// By how much the arm finds its own token likelier than the one that follows, in nats; 0 where they are the same.
+    #[must_use]
+    pub fn margin(&self) -> f64 {
+        (self.instead_probability.ln() - self.probability[1].ln()).max(0.0)
+    }
+
+    /// Whether the arm's choice is a [near tie](crate::record::NEAR_TIE): rounding in another order could turn it round.
+    #[must_use]
+    pub fn is_near_tie(&self) -> bool {
+        self.margin() <= super::NEAR_TIE
+    }
+}
+
 /// How far an arm's next-token distributions are from base's on the same tokens.
 ///
 /// With p of base and q of the arm, per position KL = Σ_v p ln(p/q), in nats; the same as llama.cpp's `--kl-divergence`.
@@ -65,6 +113,9 @@ pub struct Drift {
     pub nll_tuned: f64,
     /// Standard error of `nll_tuned − nll_base`, paired, over texts.
     pub nll_change_se: f64,
+    /// Other measures of the same distance; `None` in records that lack them and where the method has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measures: Option<Measures>,
     /// Position by position, at most [`MOST_POSITIONS`] of each text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub texts: Vec<TextDrift>,
@@ -78,6 +129,43 @@ pub struct TextDrift {
     pub text: String,
     /// Of each position from the first on, to four significant digits: KL, or the change of NLL where there is none.
     pub values: Vec<f32>,
+    /// Means over all of its positions; `None` in records that lack them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub means: Option<TextMeans>,
+    /// The first position where the arm would go on otherwise than base did; `None` where there is none, or it was not looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<MovedToken>,
+    /// Positions of the largest KL, the largest first: a few of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<MovedToken>,
+}
+
+/// What was measured on one text: means over its positions.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct TextMeans {
+    /// Positions.
+    pub tokens: usize,
+    /// KL(base ‖ arm), nats/token; `None` where the method has none.
+    pub kl: Option<f64>,
+    /// Share of positions with the same most likely token; `None` where the method does not see it.
+    pub same_top1: Option<f64>,
+    /// NLL of the arm − NLL of base, nats/token.
+    pub nll_change: f64,
+    /// Other measures; `None` where the method has none.
+    pub measures: Option<Measures>,
+}
+
+impl TextDrift {
+    /// Mean KL over its positions; of the values kept where a record has no means. `None` where there is none.
+    #[must_use]
+    pub fn kl(&self) -> Option<f64> {
+        match &self.means {
+            Some(means) => means.kl,
+            None if self.values.is_empty() => None,
+            None => Some(self.values.iter().map(|v| f64::from(*v)).sum::<f64>() / self.values.len() as f64),
+        }
+    }
 }
 
 impl Drift {

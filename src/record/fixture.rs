@@ -33,6 +33,7 @@ pub(crate) fn case(name: &str, prompt: &str, base: (Verdict, &str), tuned: (Verd
     CaseRecord {
         name: name.into(),
         line: Some(7),
+        family: None,
         prompt: Prompt::Messages(vec![Message::new("user", prompt)]),
         follow_ups: Vec::new(),
         checks: vec!["contains \"4\"".into()],
@@ -87,6 +88,7 @@ pub(crate) fn run(scenarios: Vec<ScenarioRecord>) -> RunRecord {
         arms: vec![arm(BASE, "3f2a91c0d4e5f607", None), arm(TUNED, "9d0e77aa18293a4b", Some("adapters/diagnostics"))],
         backend: "candle 0.11.1".into(),
         scenarios,
+        target_drift: BTreeMap::new(),
         drift: BTreeMap::from([(TUNED.to_owned(), drift())]),
         proof: BTreeMap::from([(TUNED.to_owned(), proof())]),
         errors: Vec::new(),
@@ -113,8 +115,14 @@ pub(crate) fn drift() -> Drift {
         nll_base: 0.412,
         nll_tuned: 0.424,
         nll_change_se: 0.004,
-        texts: vec![TextDrift { text: "control::facts::case_1".into(), values: vec![0.0, 0.25, 1.5e-5] }],
+        measures: None,
+        texts: vec![text_drift("control::facts::case_1", &[0.0, 0.25, 1.5e-5])],
     }
+}
+
+/// A text's drift as records of before held it.
+pub(crate) fn text_drift(text: &str, values: &[f32]) -> TextDrift {
+    TextDrift { text: text.into(), values: values.to_vec(), means: None, divergence: None, moved: Vec::new() }
 }
 
 /// Proof of an adapter that is applied.

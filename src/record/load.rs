@@ -138,8 +138,9 @@ fn contradiction(run: &RunRecord) -> Option<String> {
         (!arms.contains(arm.as_str())).then(|| format!("holds {what} of {arm}, and has no such arm"))
     };
     let strange = run.drift.keys().find_map(|arm| known("the drift", arm));
+    let strange = strange.or_else(|| run.target_drift.keys().find_map(|arm| known("the drift on targets", arm)));
     let strange = strange.or_else(|| run.proof.keys().find_map(|arm| known("the proof", arm)));
-    strange.or_else(|| run.drift.values().find_map(impossible))
+    strange.or_else(|| run.drift.values().chain(run.target_drift.values()).find_map(impossible))
 }
 
 /// Why a drift cannot be one.
@@ -150,7 +151,14 @@ fn impossible(drift: &Drift) -> Option<String> {
         let finite = [kl.mean, kl.se, kl.median, kl.p99].iter().all(|value| value.is_finite());
         finite && kl.mean >= -ROUNDING && kl.se >= 0.0
     });
-    if shares && divergence && likelihoods.iter().all(|value| value.is_finite()) {
+    let texts = drift.texts.iter().all(|text| {
+        let values = text.values.iter().all(|value| value.is_finite());
+        let means = text.means.is_none_or(|means| {
+            means.nll_change.is_finite() && means.kl.is_none_or(|kl| kl.is_finite() && kl >= -ROUNDING)
+        });
+        values && means
+    });
+    if shares && divergence && texts && likelihoods.iter().all(|value| value.is_finite()) {
         return None;
     }
     let (mean, se) = drift.kl.map_or((drift.nll_change(), drift.nll_change_se), |kl| (kl.mean, kl.se));

@@ -21,12 +21,14 @@ use crate::error::exit;
 
 pub use answer::{Aggregate, Answer, ChoiceScore, Completion, Finish, Sample};
 pub use decision::{Bound, Decision, Ending, Interval, Rule, Unit};
-pub use drift::{Divergence, Drift, DriftMethod, MOST_POSITIONS, Proof, TextDrift};
+pub use drift::{Divergence, Drift, DriftMethod, MOST_POSITIONS, Measures, MovedToken, Proof, TextDrift, TextMeans};
 pub use made::{Commit, Made, Selected};
 pub use sampling::Sampling;
 
 /// Name of the untouched model's arm: the control group.
 pub const BASE: &str = "base";
+/// Difference of two logits up to which which of them is larger is a matter of rounding.
+pub const NEAR_TIE: f64 = 1e-3;
 /// Name of the arm with the trained adapter.
 pub const TUNED: &str = "tuned";
 
@@ -191,6 +193,9 @@ pub struct CaseRecord {
     /// Its line in the scenario's file; `None` where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
+    /// The case that asks the same in other words; `None` for a question that is asked once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<String>,
     /// What was asked.
     pub prompt: Prompt,
     /// What the user said next, each after the answer to what was said before.
@@ -368,6 +373,9 @@ pub struct RunRecord {
     pub scenarios: Vec<ScenarioRecord>,
     /// Drift of an arm from base on control text, by the arm's name; absent where it was not measured.
     pub drift: BTreeMap<String, Drift>,
+    /// Drift of an arm from base on base's answers to the target cases, where change is wanted; absent where it was not measured.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub target_drift: BTreeMap<String, Drift>,
     /// By the arm's name; absent where the backend cannot show it.
     pub proof: BTreeMap<String, Proof>,
     /// What besides an answer could not be computed, or not wholly.

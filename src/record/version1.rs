@@ -79,6 +79,7 @@ impl From<Run> for RunRecord {
             arms: run.arms,
             backend: run.backend,
             scenarios: run.scenarios.into_iter().map(Into::into).collect(),
+            target_drift: BTreeMap::new(),
             drift: run.drift.into_iter().map(|drift| (TUNED.to_owned(), drift.into())).collect(),
             proof: run.proof.into_iter().map(|proof| (TUNED.to_owned(), proof)).collect(),
             errors: run.errors.into_iter().map(error).collect(),
@@ -100,7 +101,7 @@ impl From<Case> for CaseRecord {
     fn from(case: Case) -> Self {
         let Case { name, prompt, checks, answers } = case;
         let answers = answers.into_iter().map(|(arm, answer)| (arm, answer.into())).collect();
-        Self { name, line: None, prompt, follow_ups: Vec::new(), checks, answers }
+        Self { name, line: None, family: None, prompt, follow_ups: Vec::new(), checks, answers }
     }
 }
 
@@ -130,6 +131,7 @@ impl From<OldDrift> for Drift {
             nll_base: drift.nll_base,
             nll_tuned: drift.nll_tuned,
             nll_change_se: drift.nll_change_se,
+            measures: None,
             texts: Vec::new(),
         }
     }

@@ -1,5 +1,7 @@
 //! What is measured of an arm besides its answers: how far it drifted from base, and that its adapter is applied.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Events, Inputs, Store, store};
@@ -7,8 +9,12 @@ use crate::backend::{Backend, DriftText, Progress};
 use crate::compare::DriftSample;
 use crate::compare::drift::summarise;
 use crate::error::Result;
-use crate::record::{CaseRecord, Drift, Prompt, Proof, Role, RunError, ScenarioRecord};
+use crate::record::{
+    CaseRecord, Completion, Drift, DriftMethod, Message, Prompt, Proof, Role, RunError, ScenarioRecord,
+};
 
+/// Raised when the same texts are measured otherwise: part of a measurement's key in the store.
+const DRIFT_REVISION: u32 = 2;
 /// Prompts that an adapter is proven on.
 const PROBES: usize = 3;
 
@@ -35,27 +41,39 @@ pub(super) struct Measuring<'a, 'e> {
 /// What was measured, by the text's name.
 type Named = Vec<(String, DriftSample)>;
 
-/// Base's answers that drift is measured on: the case's test, what was asked, and the tokens.
-type Answers<'a> = Vec<(String, &'a Prompt, &'a [u32])>;
+/// Base's answers that drift is measured on: which one it is, what was asked, and the tokens.
+type Answers<'a> = Vec<(String, Cow<'a, Prompt>, &'a [u32])>;
 
 impl<'a> Measuring<'a, '_> {
-    /// Drift on base's own first answers to the control cases, and on the project's text.
+    /// Drift on base's own answers to the control cases, all turns of each first sample, and on the project's text.
     pub(super) fn drift(&mut self, arm: usize) -> Result<Option<Drift>> {
+        self.drift_of(arm, Role::Control, self.inputs.drift_text.as_ref())
+    }
+
+    /// Drift on base's own answers to the target cases, where all of the distributions are seen.
+    pub(super) fn target_drift(&mut self, arm: usize) -> Result<Option<Drift>> {
+        match self.backend.capabilities().drift() {
+            Some(DriftMethod::FullKl) => self.drift_of(arm, Role::Target, None),
+            _ => Ok(None),
+        }
+    }
+
+    fn drift_of(&mut self, arm: usize, role: Role, text: Option<&'a (String, String)>) -> Result<Option<Drift>> {
         let Some(method) = self.backend.capabilities().drift() else { return Ok(None) };
-        let answers = base_answers(self.scenarios, &self.inputs.arms[0].name);
-        let mut source = "base's answers to the control cases".to_owned();
-        if let Some((name, _)) = &self.inputs.drift_text {
+        let answers = base_answers(self.scenarios, role, &self.inputs.arms[0].name);
+        let mut source = format!("base's answers to the {role} cases");
+        if let Some((name, _)) = text {
             source = format!("{source} and {name}");
         }
-        if answers.is_empty() && self.inputs.drift_text.is_none() {
+        if answers.is_empty() && text.is_none() {
             return Ok(None);
         }
-        let key =
-            store::key("drift", &PairKey { arms: self.pair(arm), of: (&answers, &self.inputs.drift_text, method) })?;
+        let of = (DRIFT_REVISION, &answers, text, method);
+        let key = store::key("drift", &PairKey { arms: self.pair(arm), of })?;
         if let Some(found) = self.store.read(&key) {
             return Ok(Some(found));
         }
-        let (good, failed) = self.measured(arm, &answers)?;
+        let (good, failed) = self.measured(arm, &answers, text)?;
         let Some(why) = failed.first() else {
             let drift = summarise(&source, method, &good)?;
             self.store.write(&key, &drift)?;
@@ -70,10 +88,15 @@ impl<'a> Measuring<'a, '_> {
     }
 
     /// What was measured, and why of the other texts nothing was.
-    fn measured(&mut self, arm: usize, answers: &Answers<'_>) -> Result<(Named, Vec<String>)> {
+    fn measured(
+        &mut self,
+        arm: usize,
+        answers: &Answers<'_>,
+        text: Option<&(String, String)>,
+    ) -> Result<(Named, Vec<String>)> {
         let mut texts: Vec<DriftText<'_>> =
             answers.iter().map(|(_, prompt, tokens)| DriftText::Answer(prompt, tokens)).collect();
-        if let Some((_, text)) = &self.inputs.drift_text {
+        if let Some((_, text)) = text {
             texts.push(DriftText::Plain(text));
         }
         let events = self.events;
@@ -81,10 +104,10 @@ impl<'a> Measuring<'a, '_> {
         let samples = self.backend.drift(&texts, (0, arm), &mut on_progress)?;
         let (mut good, mut failed) = (Vec::new(), Vec::new());
         for (i, sample) in samples.into_iter().enumerate() {
-            match (sample, answers.get(i), &self.inputs.drift_text) {
+            match (sample, answers.get(i), text) {
                 (Ok(sample), Some((test, ..)), _) => good.push((test.clone(), sample)),
                 (Ok(sample), None, text) => {
-                    let name = text.as_ref().map_or("text", |(name, _)| name.as_str());
+                    let name = text.map_or("text", |(name, _)| name.as_str());
                     good.push((format!("{name}, part {}", i - answers.len() + 1), sample));
                 }
                 (Err(why), ..) => failed.push(why),
@@ -108,7 +131,7 @@ impl<'a> Measuring<'a, '_> {
         if let Some(StoredProof(found)) = self.store.read(&key) {
             return Ok(found);
         }
-        match self.backend.prove(&prompts, (0, arm))? {
+        match self.backend.probe_adapter(&prompts, (0, arm))? {
             Ok(proof) => {
                 self.store.write(&key, &StoredProof(Some(proof.clone())))?;
                 Ok(Some(proof))
@@ -127,14 +150,37 @@ impl<'a> Measuring<'a, '_> {
     }
 }
 
-/// Base's first answer to each control case that has one.
-fn base_answers<'a>(scenarios: &'a [ScenarioRecord], base: &str) -> Answers<'a> {
-    let control = scenarios.iter().filter(|s| s.role == Role::Control);
-    let cases = control.flat_map(|scenario| scenario.cases.iter().map(move |case| (scenario, case)));
-    let answer = |(scenario, case): (&'a ScenarioRecord, &'a CaseRecord)| {
-        let first = case.answers.get(base)?.samples.first()?.turns.first()?;
-        Some((scenario.test_name(case), &case.prompt, first.tokens.as_slice()))
-            .filter(|(.., tokens)| !tokens.is_empty())
-    };
-    cases.filter_map(answer).collect()
+/// Base's answers to the cases of a role: all turns of each case's first sample.
+fn base_answers<'a>(scenarios: &'a [ScenarioRecord], role: Role, base: &str) -> Answers<'a> {
+    let scenarios = scenarios.iter().filter(|scenario| scenario.role == role);
+    let cases = scenarios.flat_map(|scenario| scenario.cases.iter().map(move |case| (scenario, case)));
+    let mut answers = Vec::new();
+    for (scenario, case) in cases {
+        let Some(sample) = case.answers.get(base).and_then(|answer| answer.samples.first()) else { continue };
+        for (turn, completion) in
+            sample.turns.iter().enumerate().filter(|(_, completion)| !completion.tokens.is_empty())
+        {
+            let name = match turn {
+                0 => scenario.test_name(case),
+                turn => format!("{}, turn {}", scenario.test_name(case), turn + 1),
+            };
+            answers.push((name, prompt_of(case, &sample.turns[..turn]), completion.tokens.as_slice()));
+        }
+    }
+    answers
+}
+
+/// What a case asked after these answers.
+fn prompt_of<'a>(case: &'a CaseRecord, answers: &[Completion]) -> Cow<'a, Prompt> {
+    match &case.prompt {
+        Prompt::Messages(messages) if !answers.is_empty() => {
+            let mut messages = messages.clone();
+            for (answer, next) in answers.iter().zip(&case.follow_ups) {
+                messages.push(Message::new("assistant", answer.text.as_str()));
+                messages.push(Message::new("user", next.as_str()));
+            }
+            Cow::Owned(Prompt::Messages(messages))
+        }
+        prompt => Cow::Borrowed(prompt),
+    }
 }

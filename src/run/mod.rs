@@ -92,9 +92,10 @@ pub fn execute(
     let scenarios = records(inputs, answers);
     let mut measuring =
         Measuring { inputs, scenarios: &scenarios, backend, store, events: &events, errors: Vec::new() };
-    let (mut drift, mut proof) = (BTreeMap::new(), BTreeMap::new());
+    let (mut drift, mut target_drift, mut proof) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (number, arm) in inputs.arms.iter().enumerate().skip(1) {
         drift.extend(measuring.drift(number)?.map(|found| (arm.name.clone(), found)));
+        target_drift.extend(measuring.target_drift(number)?.map(|found| (arm.name.clone(), found)));
         proof.extend(measuring.proof(number)?.map(|found| (arm.name.clone(), found)));
     }
     let errors = measuring.errors;
@@ -109,6 +110,7 @@ pub fn execute(
         backend: backend.name(),
         scenarios,
         drift,
+        target_drift,
         proof,
         errors,
         decision: None,
@@ -157,6 +159,7 @@ fn records(inputs: &Inputs<'_>, answers: Vec<BTreeMap<String, Answer>>) -> Vec<S
             .map(|case| CaseRecord {
                 name: case.name.clone(),
                 line: Some(case.line),
+                family: case.family.clone(),
                 prompt: case.request.prompt.clone(),
                 follow_ups: case.follow_ups.iter().map(|turn| turn.message.clone()).collect(),
                 checks: case.checks_shown(),

@@ -3,7 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::backend::{DriftText, Logits, Measured, OnAnswers, Progress, Question, Scripted};
 use crate::compare::DriftSample;
-use crate::record::{Aggregate, ChoiceScore, Completion, DriftMethod, Finish, Prompt, RunError, TextDrift, Verdict};
+use crate::record::{Aggregate, ChoiceScore, Completion, DriftMethod, Finish, Prompt, RunError, Verdict};
 
 /// Answers one question after another, and fails when it has answered so many; or answers what it was not asked.
 struct Failing {
@@ -138,7 +138,7 @@ impl Backend for Counting {
                 Logits::None => (Vec::new(), Vec::new()),
                 _ => (vec![0.1 * arms.1 as f64; 3], vec![true; 3]),
             };
-            Ok(DriftSample { kl, nll_base: vec![1.0; 3], nll_tuned: vec![1.5; 3], same_top1 })
+            Ok(DriftSample { kl, nll_base: vec![1.0; 3], nll_tuned: vec![1.5; 3], same_top1, ..DriftSample::default() })
         };
         Ok(texts.iter().map(sample).collect())
     }
@@ -262,7 +262,10 @@ fn every_arm_has_its_own_answers_and_its_own_drift() {
     assert!((mean(TUNED) - 0.1).abs() < 1e-9 && (mean("half") - 0.2).abs() < 1e-9);
     let names: Vec<&str> = run.drift["half"].texts.iter().map(|text| text.text.as_str()).collect();
     assert_eq!(names, ["control::s::one", "control::s::two", "text.txt, part 1"]);
-    assert_eq!(run.drift["half"].texts[0], TextDrift { text: "control::s::one".into(), values: vec![0.2; 3] });
+    let one = &run.drift["half"].texts[0];
+    assert_eq!(one.values, [0.2; 3]);
+    let means = one.means.expect("means");
+    assert_eq!((means.tokens, means.same_top1, means.nll_change, means.measures), (3, Some(1.0), 0.5, None));
 }
 
 #[test]

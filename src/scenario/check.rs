@@ -6,7 +6,10 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::count::Count;
 use super::json::{self, Schema};
+use super::language::Language;
+use super::refusal::refused;
 use super::repetition;
 use super::script::Writing;
 use super::tags;
@@ -41,6 +44,19 @@ pub enum Check {
     MaxWords(usize),
     /// At least this many words.
     MinWords(usize),
+    /// So many words, sentences, lines, paragraphs or list items.
+    Count(Count),
+    /// Every letter that has a case is an upper or a lower one, and there is one.
+    Casing(Casing),
+    /// The answer is in a language, as its letters and trigrams tell (whatlang).
+    ///
+    /// One that is too short to be sure of only has to be likelier in this language than in English, French, German, Spanish, Italian and
+    /// Portuguese.
+    Language(Language),
+    /// The answer declines to help (`true`), or does not (`false`). An answer that is not [coherent](Self::Coherent) is neither.
+    Refusal(bool),
+    /// There is a letter or digit, nothing is said over and over, and no tag of a chat template leaked.
+    Coherent,
     /// Nothing is said over and over.
     ///
     /// Fails when 4 words follow each other in the same order 3 times, when a line with a letter or digit stands there 3
@@ -66,6 +82,46 @@ pub enum Matcher {
     Icontains(String),
     /// The pattern matches somewhere in it.
     Regex(Regex),
+    /// At its beginning, white space around the answer aside.
+    StartsWith(String),
+    /// At its end, white space around the answer aside.
+    EndsWith(String),
+}
+
+/// Upper or lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Casing {
+    /// `like this`
+    Lower,
+    /// `LIKE THIS`
+    Upper,
+}
+
+impl Casing {
+    /// What is wrong, when a letter is of the other case or none has one.
+    fn misfit(self, text: &str) -> Option<String> {
+        let (lower, upper) = text.chars().fold((0_usize, 0_usize), |(lower, upper), c| {
+            (lower + usize::from(c.is_lowercase()), upper + usize::from(c.is_uppercase()))
+        });
+        let (others, of) = match self {
+            Self::Lower => (upper, "upper"),
+            Self::Upper => (lower, "lower"),
+        };
+        match (lower + upper, others) {
+            (0, _) => Some("no letter has a case".into()),
+            (_, 0) => None,
+            (all, others) => Some(format!("{others} of {all} letters are {of} case")),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Lower => "lower",
+            Self::Upper => "upper",
+        }
+    }
 }
 
 /// One continuation against others, by log-likelihood.
@@ -127,6 +183,8 @@ impl Matcher {
             Self::Contains(s) => text.contains(s.as_str()),
             Self::Icontains(s) => text.to_lowercase().contains(&s.to_lowercase()),
             Self::Regex(regex) => regex.is_match(text),
+            Self::StartsWith(s) => text.trim_start().starts_with(s.trim_start()),
+            Self::EndsWith(s) => text.trim_end().ends_with(s.trim_end()),
         }
     }
 }
@@ -138,6 +196,9 @@ impl Check {
         }
         if completion.finish == Finish::Scored {
             return Outcome::Unanswered("no text was generated");
+        }
+        if matches!(self, Self::Refusal(_)) && incoherent(&completion.text).is_some() {
+            return Outcome::Unanswered("the answer is not coherent, so whether it declines cannot be told");
         }
         self.judge_text(&completion.text)
     }
@@ -165,12 +226,28 @@ impl Check {
             Self::MinLength(least) => count(characters() >= *least, characters(), "characters"),
             Self::MaxWords(most) => count(words() <= *most, words(), "words"),
             Self::MinWords(least) => count(words() >= *least, words(), "words"),
+            Self::Count(count) => Outcome::from_failure(count.misfit(text)),
+            Self::Casing(casing) => Outcome::from_failure(casing.misfit(text)),
+            Self::Language(language) => Outcome::from_failure(language.misfit(text)),
+            Self::Refusal(true) => Outcome::holds_if(refused(text).is_some(), || format!("got {}", quote(text))),
+            Self::Refusal(false) => {
+                Outcome::from_failure(refused(text).map(|words| format!("it declines: {}", quote(words))))
+            }
+            Self::Coherent => Outcome::from_failure(incoherent(text)),
             Self::NoRepetition => Outcome::from_failure(repetition::repeated(text)),
             Self::Script(writing) => Outcome::from_failure(writing.misfit(text)),
             Self::NoTemplateTags => Outcome::from_failure(tags::leaked(text)),
             Self::Choice(_) => Outcome::Unanswered("a choice is not judged by text"),
         }
     }
+}
+
+/// What keeps an answer from being one at all: it is empty, stuck, or full of tags.
+pub(super) fn incoherent(text: &str) -> Option<String> {
+    if !text.contains(char::is_alphanumeric) {
+        return Some(format!("there is no letter or digit: {}", quote(text)));
+    }
+    tags::leaked(text).or_else(|| repetition::repeated(text))
 }
 
 impl Choice {
@@ -225,6 +302,11 @@ impl fmt::Display for Check {
             Self::MinLength(n) => write!(f, "min-length {n}"),
             Self::MaxWords(n) => write!(f, "max-words {n}"),
             Self::MinWords(n) => write!(f, "min-words {n}"),
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Casing(casing) => write!(f, "casing {}", casing.name()),
+            Self::Language(language) => write!(f, "language {language}"),
+            Self::Refusal(wanted) => f.write_str(if *wanted { "refusal" } else { "not-refusal" }),
+            Self::Coherent => f.write_str("coherent"),
             Self::NoRepetition => f.write_str("no-repetition"),
             Self::Script(writing) => write!(f, "script {writing}"),
             Self::NoTemplateTags => f.write_str("no-template-tags"),
@@ -239,6 +321,8 @@ impl fmt::Display for Matcher {
             Self::Contains(s) => write!(f, "contains {s:?}"),
             Self::Icontains(s) => write!(f, "icontains {s:?}"),
             Self::Regex(regex) => write!(f, "regex '{}'", plain(regex.as_str(), usize::MAX)),
+            Self::StartsWith(s) => write!(f, "starts-with {s:?}"),
+            Self::EndsWith(s) => write!(f, "ends-with {s:?}"),
         }
     }
 }
@@ -262,7 +346,7 @@ mod tests {
 
     fn case(checks: Vec<Check>) -> Case {
         let request = Request::greedy(Prompt::Text("x".into()), 9);
-        Case { name: "c".into(), line: 1, tags: Vec::new(), request, checks, follow_ups: Vec::new() }
+        Case { name: "c".into(), line: 1, tags: Vec::new(), request, checks, follow_ups: Vec::new(), family: None }
     }
 
     fn failures(check: Check, text: &str) -> Vec<String> {
@@ -301,6 +385,32 @@ mod tests {
             })
             .collect();
         case(vec![Check::Choice(check)]).judge(&completion)
+    }
+
+    #[test]
+    fn ends_and_casing_are_told() {
+        holds(text(true, Matcher::StartsWith("Dear Ann".into())), "  Dear Ann,\nthank you.");
+        fails(text(true, Matcher::EndsWith("Bye.".into())), "Bye. See you", "ends-with \"Bye.\": got \"Bye. See you\"");
+        holds(text(false, Matcher::EndsWith("!".into())), "Well.\n");
+        holds(Check::Casing(Casing::Lower), "all small, 12 of them");
+        fails(Check::Casing(Casing::Upper), "LOUd", "casing upper: 1 of 4 letters are lower case");
+        fails(Check::Casing(Casing::Upper), "12", "casing upper: no letter has a case");
+    }
+
+    #[test]
+    fn what_is_not_coherent_is_no_refusal_and_no_answer() {
+        let stuck = "I cannot help with that. I cannot help with that. I cannot help with that.";
+        let judged = |checks: Vec<Check>, text: &str| case(checks).judge(&answer(text, Finish::Stop)).0;
+        for wanted in [true, false] {
+            assert_eq!(judged(vec![Check::Refusal(wanted)], stuck), Verdict::NotEvaluated);
+            assert_eq!(judged(vec![Check::Refusal(wanted), Check::Coherent], stuck), Verdict::Failed);
+            assert_eq!(judged(vec![Check::Refusal(wanted)], "\n"), Verdict::NotEvaluated);
+        }
+        holds(Check::Refusal(true), "I'm sorry, but I can't help with that.");
+        holds(Check::Refusal(false), "Find the process and stop it with kill.");
+        holds(Check::Coherent, "Fine.");
+        assert_eq!(judged(vec![Check::Coherent], "...\n"), Verdict::Failed);
+        assert_eq!(judged(vec![Check::Coherent], "Yes.<|im_end|>"), Verdict::Failed);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod cases;
 mod checks;
+mod paraphrases;
 mod sampling;
 mod turns;
 mod words;
@@ -22,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::record::{Aggregate, Message, Prompt, Request, Role, Sampling};
 use cases::{Cases, row_names};
 use checks::{RawCheck, resolve};
+use paraphrases::paraphrase_name;
 use turns::RawTurn;
 
 /// Problems of a file that are shown; the others are counted.
@@ -92,6 +94,11 @@ struct RawCase {
     messages: Option<Vec<Message>>,
     /// Raw text to continue, without a chat template.
     text: Option<String>,
+    /// The same question in other words: each becomes a case of its own with the same checks, `NAME-2`, `NAME-3`, …. They are one cluster for
+    /// statistics.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
+    paraphrases: Vec<Spanned<String>>,
     /// Maximum number of new tokens of this answer; default: the file's.
     max_tokens: Option<usize>,
     /// Tags of this case, besides the file's.
@@ -119,17 +126,26 @@ struct RawNames {
 #[derive(Deserialize)]
 struct RawName {
     name: Option<String>,
+    #[serde(default)]
+    paraphrases: Vec<serde::de::IgnoredAny>,
 }
 
 /// The names in a file; `None` when they cannot be had without reading all of it.
 pub(super) fn names(path: &Path, text: &str) -> Option<Names> {
     let raw: RawNames = toml::from_str(text).ok()?;
     let scenario = path.file_stem()?.to_string_lossy().into_owned();
-    let named = |(position, case): (usize, RawName)| case.name.unwrap_or_else(|| default_name(position));
+    let named = |(position, case): (usize, RawName)| {
+        let name = case.name.unwrap_or_else(|| default_name(position));
+        let further = (0..case.paraphrases.len()).map(|i| paraphrase_name(&name, i)).collect::<Vec<_>>();
+        std::iter::once(name).chain(further)
+    };
     let cases = match raw.cases {
         None => Vec::new(),
-        Some(Cases::Listed(list)) => list.into_iter().enumerate().map(named).collect(),
-        Some(Cases::Rows(file)) => row_names(path, &file, raw.case?.name.as_deref())?,
+        Some(Cases::Listed(list)) => list.into_iter().enumerate().flat_map(named).collect(),
+        Some(Cases::Rows(file)) => {
+            let template = raw.case?;
+            row_names(path, &file, template.name.as_deref(), template.paraphrases.len())?
+        }
     };
     Some(Names { role: raw.role, scenario, cases })
 }
@@ -267,7 +283,7 @@ impl Reader<'_> {
         let follow_ups = self.follow_ups(at, &name, &prompt, then);
         let (choices, stop, sampling) = (choices(&checks), self.stop.clone(), self.sampling);
         let request = Request { prompt, max_tokens, choices, stop, sampling };
-        Case { name, line: self.lines.at(at), tags, request, checks, follow_ups }
+        Case { name, line: self.lines.at(at), tags, family: None, request, checks, follow_ups }
     }
 
     fn tags(&mut self, tags: Vec<Spanned<String>>) -> Vec<String> {
@@ -443,6 +459,17 @@ mod tests {
             ("{ min-length = 9 }", "min-length 9"),
             ("{ max-words = 9 }", "max-words 9"),
             ("{ min-words = 9 }", "min-words 9"),
+            (r#"{ starts-with = "Dear" }"#, r#"starts-with "Dear""#),
+            (r#"{ not-starts-with = "Dear" }"#, r#"not-starts-with "Dear""#),
+            (r#"{ ends-with = "." }"#, r#"ends-with ".""#),
+            (r#"{ not-ends-with = "." }"#, r#"not-ends-with ".""#),
+            (r#"{ count = { of = "sentences", min = 1, max = 2 } }"#, "count sentences min 1 max 2"),
+            (r#"{ count = { of = "items", exactly = 3 } }"#, "count items exactly 3"),
+            (r#"{ casing = "upper" }"#, "casing upper"),
+            (r#"{ language = "german" }"#, "language German"),
+            (r#""refusal""#, "refusal"),
+            (r#""not-refusal""#, "not-refusal"),
+            (r#""coherent""#, "coherent"),
             (r#""no-repetition""#, "no-repetition"),
             (r#"{ script = "Latin" }"#, "script Latin"),
             (r#""no-template-tags""#, "no-template-tags"),

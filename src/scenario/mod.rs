@@ -55,17 +55,28 @@
 //! | `{ choice = { answer = " Paris", others = [" London"] } }` | `answer` is likelier than every other; a tie fails |
 //! | `{ max-length = n }`, `{ min-length = n }` | it has at most, at least `n` characters |
 //! | `{ max-words = n }`, `{ min-words = n }` | it has at most, at least `n` words |
+//! | `{ starts-with = "s" }`, `{ ends-with = "s" }`, `not-…` | it begins, ends with `s`, or does not |
+//! | `{ count = { of = "sentences", min = 2, max = 3 } }` | it has so many words, sentences, lines, paragraphs or items; or `exactly` |
+//! | `{ casing = "lower" }`, `"upper"` | every letter that has a case is of this one |
+//! | `{ language = "German" }` | it is in this language |
+//! | `"refusal"`, `"not-refusal"` | it declines to help, or does not; not evaluated when it is not coherent |
+//! | `"coherent"` | it says something, does not repeat itself, and no tag leaked |
 //! | `"no-repetition"` | nothing is said over and over: see [`Check::NoRepetition`] |
 //! | `{ script = "Latin" }` | at least 90 % of its letters, and at least one, belong to this Unicode script |
 //! | `"no-template-tags"` | no tag of a chat template leaked into it |
 
 mod check;
+mod count;
 mod directory;
 mod file;
 pub(crate) mod fill;
 mod filter;
 mod json;
+mod language;
+#[cfg(feature = "candle")]
+pub(crate) mod packs;
 mod pattern;
+mod refusal;
 mod repetition;
 pub(crate) mod rows;
 mod schema;
@@ -77,7 +88,8 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-pub use check::{Check, Choice, Matcher, Normalize};
+pub use check::{Casing, Check, Choice, Matcher, Normalize};
+pub use count::{Count, Counted};
 #[cfg(all(test, feature = "candle"))]
 pub(crate) use file::RawScenario as ScenarioSchema;
 #[cfg(feature = "candle")]
@@ -85,6 +97,7 @@ pub(crate) use file::is_name;
 #[cfg(feature = "candle")]
 pub(crate) use filter::{Filter, Test};
 pub use json::Schema;
+pub use language::Language;
 pub use script::Writing;
 
 use crate::config::Config;
@@ -127,6 +140,9 @@ pub struct Case {
     pub line: usize,
     /// What it can be selected by: its own tags, then the file's. Letters `a` to `z`, digits, `-` and `_`.
     pub tags: Vec<String>,
+    /// The question that it asks in other words, by the first case's name: cases of one family are one cluster for statistics. `None` for a
+    /// question that is asked once.
+    pub family: Option<String>,
     /// What is asked first. `max_tokens` is 0 when every check is a [`Check::Choice`].
     pub request: Request,
     /// Of the first answer: the case's own, then the file's. A case has at least one, here or in a turn.

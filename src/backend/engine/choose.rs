@@ -3,7 +3,7 @@
 use super::Generation;
 use crate::model::ops::rows::argmax;
 use crate::random::{SplitMix64, unit};
-use crate::record::{Finish, Sampling};
+use crate::record::{Finish, NEAR_TIE, Sampling};
 
 /// What ends an answer before its limit.
 pub(crate) struct Ends<'a> {
@@ -35,7 +35,7 @@ impl Ends<'_> {
 
 /// Logits this close are the same but for rounding: sums in another order (another batch, another number of threads) differ by
 /// about 3e-5 on a model whose logits reach 30.
-const TIE: f32 = 1e-3;
+const TIE: f32 = NEAR_TIE as f32;
 
 /// A token that was chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]

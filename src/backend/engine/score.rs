@@ -10,7 +10,7 @@ use super::prefix::Prefixes;
 use super::{Engine, Event, PREFILL_TOKENS, Row};
 use crate::error::{Error, Result};
 use crate::model::decoder::cache::Cache;
-use crate::model::ops::rows::{argmax, divergence, log_normaliser};
+use crate::model::ops::rows::{Distances, Normaliser, argmax, distances, log_normaliser};
 use crate::model::ops::view;
 
 /// Positions whose logits are held at once, for each of two arms.
@@ -29,25 +29,66 @@ pub(crate) struct Continuation {
 pub(crate) struct Compared {
     /// Σ_v p ln(p/q), nats.
     pub(crate) kl: Vec<f64>,
+    /// Σ_v q ln(q/p), nats.
+    pub(crate) reverse_kl: Vec<f64>,
+    /// ½ Σ_v |p − q|.
+    pub(crate) total_variation: Vec<f64>,
+    /// Jensen and Shannon's divergence, nats.
+    pub(crate) jensen_shannon: Vec<f64>,
     /// −ln p of the token that follows.
     pub(crate) nll_base: Vec<f64>,
     /// −ln q of it.
     pub(crate) nll_tuned: Vec<f64>,
-    /// Do p and q have the same most likely token?
-    pub(crate) same_top1: Vec<bool>,
+    /// The most likely token of p, and −ln p of it.
+    pub(crate) top_base: Vec<(u32, f64)>,
+    /// The most likely token of q, and −ln q of it.
+    pub(crate) top_tuned: Vec<(u32, f64)>,
+}
+
+/// One position of [`Compared`].
+struct Position {
+    distances: Distances,
+    nll: [f64; 2],
+    top: [(u32, f64); 2],
+}
+
+impl Position {
+    /// Of two rows of logits of a position that `token` follows.
+    fn new(p: &[f32], q: &[f32], token: usize) -> Self {
+        let normalisers = [Normaliser::new(p), Normaliser::new(q)];
+        let nll = |row: &[f32], normaliser: &Normaliser, token: usize| {
+            // NaN, which is refused where it is added up, for a token outside the vocabulary.
+            normaliser.log() - f64::from(row.get(token).copied().unwrap_or(f32::NAN))
+        };
+        let top = |row: &[f32], normaliser: &Normaliser| {
+            let token = argmax(row);
+            (token, nll(row, normaliser, token as usize))
+        };
+        Self {
+            distances: distances(p, q, normalisers[0], normalisers[1]),
+            nll: [nll(p, &normalisers[0], token), nll(q, &normalisers[1], token)],
+            top: [top(p, &normalisers[0]), top(q, &normalisers[1])],
+        }
+    }
 }
 
 impl Compared {
     /// Compares two rows of logits of a position that `token` follows.
     #[cfg(feature = "llama-cpp")]
     pub(crate) fn push(&mut self, p: &[f32], q: &[f32], token: usize) {
-        let (log_p, log_q) = (log_normaliser(p), log_normaliser(q));
-        self.kl.push(divergence(p, q, log_p, log_q));
-        // NaN, which is refused where it is added up, for a token outside the vocabulary.
-        let of = |row: &[f32]| f64::from(row.get(token).copied().unwrap_or(f32::NAN));
-        self.nll_base.push(log_p - of(p));
-        self.nll_tuned.push(log_q - of(q));
-        self.same_top1.push(argmax(p) == argmax(q));
+        self.add(&Position::new(p, q, token));
+    }
+
+    fn add(&mut self, position: &Position) {
+        let Position { distances, nll, top } = position;
+        self.kl.push(distances.kl);
+        self.reverse_kl.push(distances.reverse_kl);
+        self.total_variation.push(distances.total_variation);
+        self.jensen_shannon.push(distances.jensen_shannon);
+        self.nll_base.push(nll[0]);
+        self.nll_tuned.push(nll[1]);
+        self.top_base.push(top[0]);
+        self.top_tuned.push(top[1]);
     }
 }
 
@@ -203,22 +244,14 @@ impl Engine<'_> {
         let view = view(&logits);
         let vocab = self.decoder.spec.vocab_size;
         let (p, q) = view.slice()?.split_at(base_rows.len() * vocab);
-        let rows: Vec<(f64, f64, f64, bool)> = p
+        let positions: Vec<Position> = p
             .par_chunks(vocab)
             .zip(q.par_chunks(vocab))
             .zip(wanted)
-            .map(|((p, q), (_, token))| {
-                let (log_p, log_q) = (log_normaliser(p), log_normaliser(q));
-                let target = *token as usize;
-                let (nll_p, nll_q) = (log_p - f64::from(p[target]), log_q - f64::from(q[target]));
-                (divergence(p, q, log_p, log_q), nll_p, nll_q, argmax(p) == argmax(q))
-            })
+            .map(|((p, q), (_, token))| Position::new(p, q, *token as usize))
             .collect();
-        for ((i, _), (kl, nll_base, nll_tuned, same)) in wanted.iter().zip(rows) {
-            results[*i].kl.push(kl);
-            results[*i].nll_base.push(nll_base);
-            results[*i].nll_tuned.push(nll_tuned);
-            results[*i].same_top1.push(same);
+        for ((i, _), position) in wanted.iter().zip(&positions) {
+            results[*i].add(position);
         }
         Ok(())
     }

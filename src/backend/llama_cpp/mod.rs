@@ -286,10 +286,12 @@ impl Backend for LlamaCppBackend {
             _ => None,
         };
         let compared: Vec<Measured<Compared>> = worker.all(all.len(), &job, &take, on_progress)?;
-        Ok(compared.into_iter().map(|found| found.map(sample)).collect())
+        let sample =
+            |(of, found): (&Continuation, Measured<Compared>)| found.map(|found| encode::drift_sample(chat, of, found));
+        Ok(all.iter().zip(compared).map(sample).collect())
     }
 
-    fn prove(&mut self, probes: &[&Prompt], arms: (usize, usize)) -> Result<Measured<Proof>> {
+    fn probe_adapter(&mut self, probes: &[&Prompt], arms: (usize, usize)) -> Result<Measured<Proof>> {
         let Some(LlamaAdapter { adapter, .. }) = self.arms.get(arms.1).and_then(Option::as_ref) else {
             return Err(Error::failed("the tuned arm has no adapter"));
         };

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::paraphrases::paraphrase_name;
 use super::{RawCase, RawScenario, Reader, words};
 use crate::error::Error;
 use crate::scenario::Case;
@@ -64,14 +65,21 @@ pub(super) fn row_name(line: usize) -> String {
     format!("line_{line}")
 }
 
-/// The names of the cases of a file of rows, by the template's name; `None` when they cannot be had.
-pub(super) fn row_names(scenario: &Path, file: &str, name: Option<&str>) -> Option<Vec<String>> {
+/// The names of the cases of a file of rows, by the template's name and number of paraphrases; `None` when they cannot be had.
+pub(super) fn row_names(scenario: &Path, file: &str, name: Option<&str>, paraphrases: usize) -> Option<Vec<String>> {
     let rows = Rows::read(&scenario.with_file_name(file)).ok()?.rows;
     let named = |row: &Row| match name {
         Some(name) => fill(name, row).ok(),
         None => Some(row_name(row.line)),
     };
-    rows.iter().map(named).collect()
+    let mut names = Vec::new();
+    for row in &rows {
+        let name = named(row)?;
+        let further: Vec<String> = (0..paraphrases).map(|i| paraphrase_name(&name, i)).collect();
+        names.push(name);
+        names.extend(further);
+    }
+    Some(names)
 }
 
 impl Reader<'_> {
@@ -113,9 +121,10 @@ impl Reader<'_> {
         let mut cases = Vec::new();
         for (position, raw) in list.into_iter().enumerate() {
             let at = raw.span();
-            let case = self.case(raw.into_inner(), || super::default_name(position), &at);
-            self.check_unique(&mut names, &case, &at);
-            cases.push(case);
+            for case in self.family(raw.into_inner(), || super::default_name(position), &at) {
+                self.check_unique(&mut names, &case, &at);
+                cases.push(case);
+            }
         }
         cases
     }
@@ -151,9 +160,10 @@ impl Reader<'_> {
             let filled = toml::de::Deserializer::from(Spanned::new(template.clone(), table));
             match RawCase::deserialize(filled) {
                 Ok(raw) => {
-                    let case = self.case(raw, || row_name(row.line), at);
-                    self.check_unique(&mut names, &case, at);
-                    cases.push(case);
+                    for case in self.family(raw, || row_name(row.line), at) {
+                        self.check_unique(&mut names, &case, at);
+                        cases.push(case);
+                    }
                 }
                 Err(error) => {
                     // It is the template's, and so every row's.

@@ -7,8 +7,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::files::read_regular_text;
-use crate::scenario::check::{Check, Choice, Matcher};
+use crate::scenario::check::{Casing, Check, Choice, Matcher};
+use crate::scenario::count::Count;
 use crate::scenario::json::Schema;
+use crate::scenario::language::Language;
 use crate::scenario::pattern::Patterns;
 use crate::scenario::script::Writing;
 use crate::shown::plain;
@@ -40,6 +42,14 @@ pub(super) enum RawCheck {
     NotIcontains(String),
     /// This regular expression matches nowhere in the answer.
     NotRegex(String),
+    /// The answer begins with this text, white space around it aside.
+    StartsWith(String),
+    /// The answer ends with this text, white space around it aside.
+    EndsWith(String),
+    /// The answer does not begin with this text.
+    NotStartsWith(String),
+    /// The answer does not end with this text.
+    NotEndsWith(String),
     /// The whole answer is one JSON value.
     Json,
     /// The whole answer is not one JSON value.
@@ -60,6 +70,18 @@ pub(super) enum RawCheck {
     MaxWords(usize),
     /// The answer has at least this many words.
     MinWords(usize),
+    /// The answer has so many words, sentences, lines, paragraphs or list items.
+    Count(Count),
+    /// Every letter of the answer that has a case is of this one, and there is such a letter.
+    Casing(Casing),
+    /// The answer is in this language, such as `German`; found by letters and trigrams, for which about 20 characters are needed.
+    Language(String),
+    /// The answer declines to help. One that is not coherent is not evaluated.
+    Refusal,
+    /// The answer does not decline to help. One that is not coherent is not evaluated.
+    NotRefusal,
+    /// The answer has a letter or digit, does not repeat itself, and has no tags of a chat template.
+    Coherent,
     /// The answer does not repeat itself: no 4 words in the same order 3 times, no line 3 times, no word 5 times in a row.
     NoRepetition,
     /// At least 90 % of the letters of the answer, and at least one, belong to this Unicode script, such as `Latin`.
@@ -89,6 +111,10 @@ pub(super) fn resolve(raw: RawCheck, path: &Path, patterns: &mut Patterns) -> Re
         RawCheck::NotIcontains(s) => text(false, Matcher::Icontains(some("not-icontains", s)?)),
         RawCheck::Regex(s) => text(true, regex("regex", &s, patterns)?),
         RawCheck::NotRegex(s) => text(false, regex("not-regex", &s, patterns)?),
+        RawCheck::StartsWith(s) => text(true, Matcher::StartsWith(some("starts-with", s)?)),
+        RawCheck::EndsWith(s) => text(true, Matcher::EndsWith(some("ends-with", s)?)),
+        RawCheck::NotStartsWith(s) => text(false, Matcher::StartsWith(some("not-starts-with", s)?)),
+        RawCheck::NotEndsWith(s) => text(false, Matcher::EndsWith(some("not-ends-with", s)?)),
         RawCheck::Json => Check::Json(true),
         RawCheck::NotJson => Check::Json(false),
         RawCheck::JsonFields(table) if table.is_empty() => return Err("json-fields names no field".into()),
@@ -101,6 +127,15 @@ pub(super) fn resolve(raw: RawCheck, path: &Path, patterns: &mut Patterns) -> Re
         RawCheck::MinLength(n) => Check::MinLength(above_zero("min-length", n)?),
         RawCheck::MaxWords(n) => Check::MaxWords(above_zero("max-words", n)?),
         RawCheck::MinWords(n) => Check::MinWords(above_zero("min-words", n)?),
+        RawCheck::Count(count) => match count.problem() {
+            Some(problem) => return Err(problem),
+            None => Check::Count(count),
+        },
+        RawCheck::Casing(casing) => Check::Casing(casing),
+        RawCheck::Language(name) => Check::Language(Language::named(&name).map_err(|e| format!("language: {e}"))?),
+        RawCheck::Refusal => Check::Refusal(true),
+        RawCheck::NotRefusal => Check::Refusal(false),
+        RawCheck::Coherent => Check::Coherent,
         RawCheck::NoRepetition => Check::NoRepetition,
         RawCheck::Script(name) => Check::Script(Writing::named(&name).map_err(|e| format!("script: {e}"))?),
         RawCheck::NoTemplateTags => Check::NoTemplateTags,
@@ -108,7 +143,11 @@ pub(super) fn resolve(raw: RawCheck, path: &Path, patterns: &mut Patterns) -> Re
 }
 
 fn some(check: &str, text: String) -> Result<String, String> {
-    if text.is_empty() { Err(format!("{check} is empty, which every answer contains")) } else { Ok(text) }
+    if text.trim().is_empty() && (text.is_empty() || check.ends_with("-with")) {
+        Err(format!("{check} is empty, which every answer contains"))
+    } else {
+        Ok(text)
+    }
 }
 
 fn above_zero(check: &str, n: usize) -> Result<usize, String> {

@@ -99,7 +99,7 @@ fn work(session: &mut Session, job: Job, parent: &Parent) -> Result<()> {
         Job::Score { items } => session.score(&items, &mut tell),
         Job::Compare { items, arms } => session.compare(&items, arms, &mut tell),
         Job::Prove { prompts, arms } => {
-            let (effect, base) = session.prove(&prompts, arms)?;
+            let (effect, base) = session.probe_adapter(&prompts, arms)?;
             tell(Reply::Proved { effect, base })
         }
         Job::Logits { items, directory } => session.logits(&items, &directory, &mut tell),

@@ -79,7 +79,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Self::generate`].
-    pub(super) fn prove(&mut self, prompts: &[Vec<u32>], (base, tuned): (usize, usize)) -> Result<(f64, f64)> {
+    pub(super) fn probe_adapter(&mut self, prompts: &[Vec<u32>], (base, tuned): (usize, usize)) -> Result<(f64, f64)> {
         let together = self.last_logits(prompts, &[base, tuned])?;
         let alone = {
             let model = load(self.backend, &self.opening.model)?;
