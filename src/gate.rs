@@ -1,9 +1,16 @@
 //! The gate: a policy and a run in, a decision out. Pure, and the only place that says pass or fail: exit code, JUnit, summary
 //! and tests all repeat what [`decide`] said.
 
-use crate::compare::{Comparison, Rate, Tally, number, percent, points, stats};
-use crate::config::Policy;
-use crate::record::{BASE, Bound, Decision, Drift, DriftMethod, Interval, Rule, RunRecord, Unit, Verdict};
+mod verdict;
+
+use crate::compare::stats::{self, ALPHA, ClusteredShare};
+use crate::compare::{Comparison, Controls, NetLoss, Rate, Tally, number, percent, points, questions_to_show};
+use crate::config::{NotShown, Policy};
+use crate::record::{
+    BASE, Bound, Decision, Divergence, Drift, DriftMethod, Evidence, Interval, Rule, RunRecord, Unit, Verdict,
+};
+
+pub use verdict::{DEFAULT_MAX_DRIFT, DEFAULT_MAX_NET_LOSS, unreachable};
 
 /// Judges a run by a policy, comparing each arm that the policy names, [`TUNED`](crate::record::TUNED) by default, with [`BASE`].
 ///
@@ -13,28 +20,52 @@ use crate::record::{BASE, Bound, Decision, Drift, DriftMethod, Interval, Rule, R
 /// incomplete. All comparisons include the threshold itself. Of a run of selected cases only the rules are applied that these cases let
 /// measure.
 ///
-/// Intervals are 95 %: Wilson's for shares, [`stats::paired_gain`]'s for the gain, Clopper and Pearson's share times the number
-/// of control cases that base passes for broken controls, mean ± 1.96 standard errors for drift. A rule is *underpowered* when
-/// its threshold lies strictly inside: with this many cases the opposite verdict could as well have come out.
+/// A rule's verdict is that of what was measured. Beside it stands what the cases *show*: its [`Evidence`], by limits of which each is wrong in at most
+/// 5 of 100. For shares these are Clopper and Pearson's at the effective number of cases, for the gain and the net loss the hull of a score
+/// interval and the clustered one, for drift those of [`stats::positive_mean`]. What is shown about an arm's controls altogether is a
+/// [`ControlVerdict`](crate::record::ControlVerdict): [`verdict`]. Where it is not shown whether they are kept, the gate passes or not as
+/// [`Policy::not_shown`] says; by default it does not for a run that was made in CI.
+///
+/// The intervals that reports show are 95 %: Wilson's for shares, [`stats::paired_gain`]'s for the gain, Clopper and Pearson's share times the
+/// number of control cases that base passes for broken controls, the limits' for the others.
 #[must_use]
 pub fn decide(run: &RunRecord, policy: &Policy) -> Decision {
     // Of a part of the cases some rules have nothing to measure, by choice.
     let applies = |rule: &Rule| run.made.selected.is_none() || rule.n > 0;
-    let rules = policy.arms().into_iter().flat_map(|arm| rules(run, policy, arm)).filter(applies).collect();
-    let mut decision = Decision { passed: false, rules, errors: run.all_errors() };
-    decision.passed = decision.errors.is_empty() && decision.rules_passed();
+    let all = policy.arms().into_iter().flat_map(|arm| rules(run, policy, arm));
+    let (rules, left_out): (Vec<Rule>, Vec<Rule>) = all.partition(applies);
+    let left_out = left_out.iter().map(Rule::label).collect();
+    let mut decision = Decision { rules, left_out, errors: run.all_errors(), ..Decision::default() };
+    for arm in policy.arms() {
+        let controls = Controls::of(run, arm);
+        decision.controls.extend(verdict::verdict(run, policy, arm, &controls));
+    }
+    let open = decision.controls.iter().filter(|controls| controls.evidence == Evidence::NotShown);
+    if fails_unshown(run, policy) {
+        decision.undecided = open.map(|controls| controls.arm.clone()).collect();
+    }
+    decision.settle();
     decision
+}
+
+/// Whether a gate does not pass that cannot tell. Of a part of the cases nothing is expected to be shown.
+fn fails_unshown(run: &RunRecord, policy: &Policy) -> bool {
+    let asked = policy.not_shown.map_or(run.made.ci, |what| what == NotShown::Fail);
+    asked && policy.bounds_controls() && run.made.selected.is_none()
 }
 
 /// The rules of one arm.
 fn rules(run: &RunRecord, policy: &Policy, arm: &str) -> Vec<Rule> {
     let comparison = Comparison::of(run, BASE, arm);
+    let controls = Controls::of(run, arm);
     let measured = [
         policy.min_target_pass_rate.map(|least| target_pass_rate(&comparison.target, least)),
         policy.min_target_gain.map(|least| target_gain(&comparison, least)),
-        policy.min_retention.map(|least| retention(&comparison.control, least)),
+        policy.min_retention.map(|least| retention(&comparison.control, controls.retention, least)),
         policy.max_broken_controls.map(|most| broken_controls(&comparison.control, most)),
-        policy.max_drift.map(|most| drift(run.drift.get(arm), most)),
+        policy.max_drift.map(|most| drift(run.drift.get(arm), &controls, most)),
+        policy.max_net_loss.map(|most| net_loss(&comparison.control, controls.net, most)),
+        policy.max_choice_loss.map(|most| choice_loss(&controls, most)),
     ];
     measured.into_iter().flatten().map(|measurement| measurement.judge(arm)).collect()
 }
@@ -49,6 +80,10 @@ struct Measurement {
     unit: Unit,
     value: Option<f64>,
     interval: Option<Interval>,
+    /// Each wrong in at most 5 of 100.
+    limits: Option<Interval>,
+    /// Cases that would show what was measured.
+    needed: Option<usize>,
     n: usize,
     /// What was found, in words.
     found: String,
@@ -78,6 +113,10 @@ impl Measurement {
         } else if value.is_none() {
             explanation = format!("{explanation}; not evaluated: what was measured is no number");
         }
+        let evidence = match verdict {
+            Verdict::NotEvaluated => Evidence::NotShown,
+            _ => Evidence::new(self.limits, self.bound, self.threshold),
+        };
         let underpowered = verdict != Verdict::NotEvaluated
             && self.interval.is_some_and(|i| i.low < self.threshold && self.threshold < i.high);
         Rule {
@@ -91,6 +130,9 @@ impl Measurement {
             n: self.n,
             verdict,
             underpowered,
+            limits: self.limits.filter(|i| i.low.is_finite() && i.high.is_finite()),
+            evidence,
+            needed: self.needed.filter(|_| evidence == Evidence::NotShown && verdict != Verdict::NotEvaluated),
             explanation,
         }
     }
@@ -108,6 +150,8 @@ fn target_pass_rate(target: &Tally, least: f64) -> Measurement {
         unit: Unit::Share,
         value: rate.share(),
         interval: rate.interval(),
+        limits: share_limits(rate.passed, rate.evaluated),
+        needed: cases_to_tell(rate.share(), least),
         n: rate.evaluated,
         found: format!("target pass rate {share} ({} of {} target cases pass)", rate.passed, rate.evaluated),
         missing,
@@ -134,13 +178,16 @@ fn target_gain(comparison: &Comparison<'_>, least: f64) -> Measurement {
         // From counts, so that a gain on the threshold is not lost to rounding.
         value: gain.map(|g| (tuned as f64 - base as f64) / g.n as f64),
         interval: gain.map(|g| g.interval),
+        // The 95 % interval errs less than the limits may.
+        limits: gain.map(|g| g.interval),
+        needed: None,
         n: target.pairs,
         found,
         missing: missing(target.pairs, target.not_evaluated(), "target"),
     }
 }
 
-fn retention(control: &Tally, least: f64) -> Measurement {
+fn retention(control: &Tally, clustered: Option<ClusteredShare>, least: f64) -> Measurement {
     let kept = control.retention();
     Measurement {
         name: "min_retention",
@@ -150,6 +197,8 @@ fn retention(control: &Tally, least: f64) -> Measurement {
         unit: Unit::Share,
         value: kept.share(),
         interval: kept.interval(),
+        limits: clustered.and_then(|share| share.limits(ALPHA)),
+        needed: cases_to_tell(kept.share(), least),
         n: kept.evaluated,
         found: format!(
             "retention {} ({} of {} control cases that base passes)",
@@ -173,17 +222,19 @@ fn broken_controls(control: &Tally, most: usize) -> Measurement {
         unit: Unit::Count,
         value: (passable > 0).then_some(control.broken as f64),
         interval,
+        limits: share_limits(control.broken, passable)
+            .map(|i| Interval { low: i.low * passable as f64, high: i.high * passable as f64 }),
+        needed: None,
         n: passable,
         found: format!("{} broken of {passable} control cases that base passes", control.broken),
         missing: missing_controls(control),
     }
 }
 
-fn drift(drift: Option<&Drift>, most: f64) -> Measurement {
+/// Drift over questions; of a record that does not hold it by text, over positions.
+fn drift(drift: Option<&Drift>, controls: &Controls<'_>, most: f64) -> Measurement {
     let kl = drift.and_then(|d| d.kl);
-    let (value, se) = (kl.map(|kl| kl.mean), kl.map_or(f64::NAN, |kl| kl.se));
-    let half = stats::Z_95 * se;
-    let interval = value.filter(|v| v.is_finite() && half.is_finite());
+    let (value, limits) = drift_measured(kl.as_ref(), controls);
     Measurement {
         name: "max_drift",
         threshold: most,
@@ -191,10 +242,21 @@ fn drift(drift: Option<&Drift>, most: f64) -> Measurement {
         bound: Bound::AtMost,
         unit: Unit::Nats,
         value,
-        interval: interval.map(|v| Interval { low: (v - half).max(0.0), high: v + half }),
+        interval: limits,
+        limits,
+        needed: controls.drift.and_then(|drift| questions_to_show(drift.mean, drift.sd, most)),
         n: drift.map_or(0, |d| d.tokens),
-        found: match (drift, value) {
-            (Some(d), Some(mean)) => format!("drift {} nats/token ({} tokens of {})", number(mean), d.tokens, d.source),
+        found: match (drift, value, controls.drift.filter(|over| over.limits.is_some())) {
+            (Some(d), Some(mean), Some(over)) => {
+                let (mean, by_token) = (number(mean), kl.map_or_else(String::new, |kl| number(kl.mean)));
+                format!(
+                    "drift {mean} nats/token over {} questions ({by_token} over {} tokens of {})",
+                    over.clusters, d.tokens, d.source
+                )
+            }
+            (Some(d), Some(mean), None) => {
+                format!("drift {} nats/token ({} tokens of {})", number(mean), d.tokens, d.source)
+            }
             _ => "drift unknown".to_owned(),
         },
         missing: match drift {
@@ -207,6 +269,96 @@ fn drift(drift: Option<&Drift>, most: f64) -> Measurement {
             Some(_) => None,
         },
     }
+}
+
+/// Drift and its limits.
+fn drift_measured(kl: Option<&Divergence>, controls: &Controls<'_>) -> (Option<f64>, Option<Interval>) {
+    let Some(kl) = kl.filter(|kl| kl.mean.is_finite()) else { return (kl.map(|kl| kl.mean), None) };
+    match controls.drift.filter(|over| over.limits.is_some()) {
+        Some(over) => (Some(over.mean), over.limits),
+        // Fewer questions than have limits, or a record of before: positions are what there is.
+        None => {
+            let half = stats::Z_95_ONE_SIDED * kl.se;
+            let limits = Interval { low: (kl.mean - half).max(0.0), high: kl.mean + half };
+            (Some(kl.mean), half.is_finite().then_some(limits))
+        }
+    }
+}
+
+fn net_loss(control: &Tally, net: Option<NetLoss>, most: f64) -> Measurement {
+    let limits = net.map(|net| net.limits);
+    Measurement {
+        name: "max_net_loss",
+        threshold: most,
+        limit: points(most),
+        bound: Bound::AtMost,
+        unit: Unit::Difference,
+        value: net.map(|net| net.loss),
+        interval: limits,
+        limits,
+        needed: net.and_then(|net| pairs_needed(&net, most)),
+        n: net.map_or(0, |net| net.table.pairs()),
+        found: match net {
+            Some(NetLoss { loss, table, .. }) => format!(
+                "pass rate on controls falls by {} ({} broken and {} fixed of {})",
+                points(loss),
+                table.broken,
+                table.fixed,
+                table.pairs()
+            ),
+            None => "change of the controls unknown".to_owned(),
+        },
+        missing: missing(control.pairs, control.not_evaluated(), "control").or_else(|| {
+            net.is_none()
+                .then(|| "both arms fail every control, however it is asked: there is nothing to lose".to_owned())
+        }),
+    }
+}
+
+fn choice_loss(controls: &Controls<'_>, most: f64) -> Measurement {
+    let found = controls.choice_loss;
+    let limits = found.and_then(|mean| mean.interval(ALPHA));
+    Measurement {
+        name: "max_choice_loss",
+        threshold: most,
+        limit: number(most),
+        bound: Bound::AtMost,
+        unit: Unit::Nats,
+        value: found.map(|mean| mean.mean),
+        interval: limits,
+        limits,
+        needed: found.and_then(|mean| questions_to_show(mean.mean, controls.choice_sd, most)),
+        n: found.map_or(0, |mean| mean.clusters),
+        found: match found {
+            Some(mean) => format!(
+                "loss of the right choice grows by {} nats ({} questions with choices)",
+                number(mean.mean),
+                mean.clusters
+            ),
+            None => "change of the choices' loss unknown".to_owned(),
+        },
+        missing: found.is_none().then(|| "no control has a choice that both arms scored".to_owned()),
+    }
+}
+
+/// Clopper and Pearson's limits of a share of cases.
+fn share_limits(hits: usize, n: usize) -> Option<Interval> {
+    Some(Interval { low: stats::lower_limit(hits, n, ALPHA)?, high: stats::upper_limit(hits, n, ALPHA)? })
+}
+
+/// Cases that would show that a share like this is above the threshold, or below it.
+fn cases_to_tell(share: Option<f64>, least: f64) -> Option<usize> {
+    let share = share?;
+    if share >= least { stats::cases_to_show(share, least) } else { stats::cases_to_show(1.0 - share, 1.0 - least) }
+}
+
+/// Pairs that would show a net loss like this on its side of the threshold.
+fn pairs_needed(net: &NetLoss, most: f64) -> Option<usize> {
+    let pairs = net.table.pairs();
+    let flips = (net.table.broken + net.table.fixed).clamp(1, pairs);
+    // The score interval is about z·√(discordance / n) wide on each side.
+    let spread = (flips as f64 / pairs as f64 - net.loss * net.loss).max(0.0).sqrt();
+    questions_to_show(net.loss, spread.max(1.0 / pairs as f64), most)
 }
 
 fn missing(evaluated: usize, not_evaluated: usize, role: &str) -> Option<String> {
@@ -241,6 +393,7 @@ mod tests {
             max_broken_controls: Some(1),
             max_drift: Some(0.05),
             arms: Vec::new(),
+            ..Policy::default()
         }
     }
 

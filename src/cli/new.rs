@@ -47,7 +47,7 @@ struct Scenario {
     /// Prompt of each case; {{column}} is replaced by the row's text
     #[arg(long, value_name = "TEXT", requires = "from")]
     prompt: Option<String>,
-    /// Check of each answer, such as 'contains = \"{{answer}}\"' or json; may be given several times
+    /// Check of each answer, such as 'contains = "{{answer}}"' or json; may be given several times
     #[arg(long, value_name = "CHECK", requires = "prompt")]
     check: Vec<String>,
     /// Maximum number of cases

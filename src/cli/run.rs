@@ -10,11 +10,10 @@ use super::progress::Display;
 use super::{github, json, json_line, print};
 use crate::compare::Comparison;
 use crate::config::Config;
-use crate::error::{Error, Result, exit};
-use crate::project::{self, Outcome, RunOptions, Selection};
+use crate::error::{Error, Result};
+use crate::project::{self, Outcome, RunOptions, Selection, has_snapshots, unapproved};
 use crate::record::{Decision, RunRecord};
 use crate::report::{Report, junit, markdown, terminal};
-use crate::snapshot::{SnapshotState, compare_files};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -112,16 +111,17 @@ pub(super) fn run(global: &Global, options: &Options, filters: &[String]) -> Res
         return Err(Error::Usage(message.into()));
     }
     let mut display = if options.events { Display::json_lines() } else { global.display() };
-    let asked = RunOptions { policy: options.train.policy()?, selection, repeat: options.repeat.map(usize::from) };
+    let asked = RunOptions {
+        policy: options.train.policy()?,
+        selection,
+        repeat: options.repeat.map(usize::from),
+        check_snapshots: options.check_snapshots,
+    };
     let outcome = project::run_selected(&config, &asked, &mut |event| display.show(&event));
     display.end()?;
     let Outcome { run, decision, files } = outcome?;
-    let unapproved = snapshots(&config, &run);
-    let mut exit_code = run.exit_code(&decision);
-    let differs = unapproved.as_ref().is_some_and(|unapproved| !unapproved.is_empty());
-    if options.check_snapshots && differs && exit_code == exit::PASS {
-        exit_code = exit::GATE_FAILED;
-    }
+    let unapproved = unapproved(&config, &run);
+    let exit_code = run.exit_code(&decision);
     if options.events {
         let files = files.iter().map(|(label, path)| (label.as_str(), path.as_str())).collect();
         json_line(&Finished { event: "run-finished", decision: &decision, exit_code, files })?;
@@ -149,26 +149,6 @@ pub(super) fn run(global: &Global, options: &Options, filters: &[String]) -> Res
 pub(super) fn github(global: &Global, config: &Config, report: &Report<'_>) -> Result<()> {
     global.notes(github::summary(config, report));
     github::annotated(report).iter().try_for_each(|annotation| print(&format!("{annotation}\n")))
-}
-
-/// Whether a manifest's answers are approved: snapshots are of the project's own adapter, not of every recipe's.
-fn has_snapshots(config: &Config) -> bool {
-    config.manifest.file_name().is_some_and(|name| name == crate::config::MANIFEST)
-}
-
-/// The snapshots that are not as approved, a phrase each; `None` where answers are not compared with them.
-fn snapshots(config: &Config, run: &RunRecord) -> Option<Vec<String>> {
-    if !has_snapshots(config) || run.made.selected.is_some() {
-        return None;
-    }
-    let arms: Vec<&str> = config.run.snapshot_arms.iter().map(String::as_str).collect();
-    let state = |scenario| match compare_files(&config.run.snapshots, scenario, &arms) {
-        Ok(SnapshotState::Same) => None,
-        Ok(SnapshotState::Changed { .. }) => Some(format!("{} changed", scenario.name)),
-        Ok(SnapshotState::Missing) => Some(format!("{} is new", scenario.name)),
-        Err(error) => Some(error.to_string()),
-    };
-    Some(run.scenarios.iter().filter_map(state).collect())
 }
 
 fn tell_snapshots(config: &Config, run: &RunRecord, unapproved: &[String]) {

@@ -3,13 +3,14 @@
 use clap::ValueEnum;
 
 use super::print;
+use crate::config::{MANIFEST_SCHEMA, RUN_SCHEMA, SCENARIO_SCHEMA};
 use crate::error::{Result, exit};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 An editor with a TOML language server checks and completes a file that begins with
-  #:schema ./finetest.schema.json
-where `finetest schema manifest > finetest.schema.json` wrote the schema.")]
+  #:schema .finetest/schemas/manifest.schema.json
+Every run writes the schemas of its version there.")]
 pub(super) struct Args {
     /// File that the schema is of
     #[arg(value_enum, value_name = "FILE")]
@@ -29,9 +30,9 @@ enum File {
 
 pub(super) fn schema(args: &Args) -> Result<u8> {
     print(match args.file {
-        File::Manifest => include_str!("../../schemas/manifest.schema.json"),
-        File::Scenario => include_str!("../../schemas/scenario.schema.json"),
-        File::Run => include_str!("../../schemas/run.schema.json"),
+        File::Manifest => MANIFEST_SCHEMA,
+        File::Scenario => SCENARIO_SCHEMA,
+        File::Run => RUN_SCHEMA,
     })?;
     Ok(exit::PASS)
 }

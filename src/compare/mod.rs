@@ -1,15 +1,18 @@
 //! What the fine-tune changed: two arms of one run, case by case, with statistics that fit a few dozen cases.
 
+mod controls;
 pub mod crosscheck;
 pub mod diff;
 pub mod drift;
 mod failures;
 mod flips;
 mod runs;
+mod shared;
 pub mod stats;
 
 use crate::record::{BASE, Interval, Role, RunRecord, ScenarioRecord, Verdict};
 
+pub use controls::{Controls, NetLoss, Question, chance_flips, questions_to_show};
 pub use diff::{Change, DiffLine, Divergence, Span, WordDiff, first_divergence, line_diff, word_diff};
 pub use drift::DriftSample;
 pub use failures::{FailureShown, failures_shown};
@@ -18,6 +21,7 @@ pub use runs::{
     CaseChange, ComparedCase, Counts, Difference, DriftPair, FailOn, Incomparable, Note, RunComparison, ScenarioChange,
     Shown, Side, Total,
 };
+pub use shared::{Shared, shared_words};
 pub use stats::PairedGain;
 
 /// How many cases an arm passed. Cases without an answer are counted apart: never as a pass, never as a zero.

@@ -23,7 +23,8 @@ pub use mean::{ClusteredMean, bca, clustered_mean, student_quantile};
 pub use positive::{PositiveMean, positive_mean};
 pub use power::{minimum_detectable_change, minimum_detectable_effect, pairs_to_detect};
 pub use proportion::{
-    cases_to_show, clopper_pearson, losses_allowed, lower_limit, none_lost_needed, upper_limit, wilson,
+    ClusteredShare, cases_to_show, clopper_pearson, clustered_share, losses_allowed, lower_limit, none_lost_needed,
+    upper_limit, wilson,
 };
 
 /// Φ⁻¹(0.975): two-sided 95 %.

@@ -192,7 +192,7 @@ mod tests {
         for section in fields::<RawManifest>().iter().filter(|section| !["extends", "arms"].contains(section)) {
             assert!(keys_of(section).is_some_and(|keys| !keys.is_empty()), "{section}");
         }
-        assert!(fields::<Recipe>().contains(&"lora_r") && fields::<Policy>().len() == 6);
+        assert!(fields::<Recipe>().contains(&"lora_r") && fields::<Policy>().len() == 9);
     }
 
     fn told(text: &str) -> Vec<String> {

@@ -16,6 +16,8 @@ mod places;
 mod raw;
 mod recipe;
 mod resolve;
+#[cfg(feature = "candle")]
+mod schemas;
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +38,8 @@ pub(crate) use recipe::MOST_STEPS;
 #[cfg(all(test, feature = "candle"))]
 pub(crate) use recipe::{ALIASES, INVERSES};
 pub use recipe::{AdapterDtype, AdapterKind, Recipe, Scheduler, TargetModules};
+#[cfg(feature = "candle")]
+pub(crate) use schemas::{MANIFEST_LINE, MANIFEST_SCHEMA, RUN_SCHEMA, SCENARIO_LINE, SCENARIO_SCHEMA, write_schemas};
 
 use crate::error::{Error, Result};
 use crate::record::{BASE, TUNED};
@@ -217,14 +221,40 @@ pub struct Policy {
     pub min_retention: Option<f64>,
     /// Most control cases that base passes and tuned fails.
     pub max_broken_controls: Option<usize>,
-    /// Most mean KL(base ‖ tuned) on control text, nats/token.
+    /// Most mean KL(base ‖ tuned) on control text, nats/token, over questions.
     pub max_drift: Option<f64>,
+    /// Most that the pass rate on all control cases may fall, base − tuned, 0 to 1.
+    pub max_net_loss: Option<f64>,
+    /// Most that the loss of the right answer among the choices of a control may grow, nats, over questions.
+    pub max_choice_loss: Option<f64>,
+    /// What happens when these cases do not show whether the controls are kept: `"warn"`, or `"fail"`, which fails the gate; default: `"fail"` in CI,
+    /// `"warn"` elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_shown: Option<NotShown>,
     /// The arms that are compared with the thresholds; default `["tuned"]`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub arms: Vec<String>,
 }
 
+/// What a gate does when its cases cannot tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum NotShown {
+    /// Says so.
+    Warn,
+    /// Does not pass.
+    Fail,
+}
+
 impl Policy {
+    /// Whether a threshold bounds what happens to the controls.
+    #[must_use]
+    pub fn bounds_controls(&self) -> bool {
+        let shares = [self.min_retention, self.max_drift, self.max_net_loss, self.max_choice_loss];
+        self.max_broken_controls.is_some() || shares.iter().any(Option::is_some)
+    }
+
     /// The arms that are compared with the thresholds.
     #[must_use]
     pub fn arms(&self) -> Vec<&str> {
@@ -240,6 +270,8 @@ impl Policy {
             ("min_retention", self.min_retention.is_some()),
             ("max_broken_controls", self.max_broken_controls.is_some()),
             ("max_drift", self.max_drift.is_some()),
+            ("max_net_loss", self.max_net_loss.is_some()),
+            ("max_choice_loss", self.max_choice_loss.is_some()),
         ];
         given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }
@@ -262,6 +294,8 @@ impl Policy {
             ("min_target_gain", self.min_target_gain, -1.0, 1.0),
             ("min_retention", self.min_retention, 0.0, 1.0),
             ("max_drift", self.max_drift, 0.0, f64::MAX),
+            ("max_net_loss", self.max_net_loss, 0.0, 1.0),
+            ("max_choice_loss", self.max_choice_loss, 0.0, f64::MAX),
         ];
         for (key, value, low, high) in ranges {
             if let Some(value) = value

@@ -80,9 +80,7 @@ fn check_written(out: &Path, force: bool, is_ours: impl FnOnce(&Path) -> bool) -
         return Ok(());
     }
     if !force {
-        return Err(Error::Usage(format!(
-            "{there} is there already; give another --output, or --force to write over it"
-        )));
+        return Err(Error::Usage(format!("{there} already exists; pass another --output, or --force to overwrite it")));
     }
     if is_ours(out) {
         return Ok(());

@@ -5,10 +5,16 @@ use std::process::{Command, Stdio};
 
 use crate::config::Config;
 use crate::record::{Commit, Made};
+use crate::snapshot;
 
 /// The circumstances of a run that begins now.
 pub(super) fn made(config: &Config) -> Made {
-    Made { manifest: config.relative(&config.manifest), git: commit(&config.root), ..Made::now() }
+    Made {
+        manifest: config.relative(&config.manifest),
+        git: commit(&config.root),
+        ci: snapshot::is_ci(),
+        ..Made::now()
+    }
 }
 
 /// The commit of the repository that `root` lies in; `None` where it lies in none, or git is not there.

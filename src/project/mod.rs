@@ -25,13 +25,13 @@ mod runs;
 mod select;
 mod train;
 
-use crate::config::Config;
+use crate::config::{Config, MANIFEST, NotShown};
 use crate::error::{Error, Result};
 use crate::gate;
-use crate::record::{Decision, RunRecord};
+use crate::record::{Decision, Role, RunRecord};
 use crate::run::RunEvent;
 use crate::scenario;
-use crate::snapshot;
+use crate::snapshot::{self, SnapshotState, compare_files};
 
 use asked::Checked;
 pub use checkup::{Checkup, Finding, State, check};
@@ -97,6 +97,8 @@ pub struct RunOptions {
     pub selection: Selection,
     /// Samples of each case of a scenario with a temperature, instead of its own `repeat`.
     pub repeat: Option<usize>,
+    /// Whether an answer that is not as approved fails the run.
+    pub check_snapshots: bool,
 }
 
 /// Runs a project: fetches the base, trains the adapter if `policy` lets it and it has to, asks both arms, and gates.
@@ -121,15 +123,68 @@ pub fn run_selected(config: &Config, options: &RunOptions, on_event: Events<'_>)
     if let Some(note) = scenario::passed_over(config) {
         on_event(RunEvent::note(note));
     }
+    if selected.is_none() {
+        for note in reachable(config, &checked)? {
+            on_event(RunEvent::note(note));
+        }
+    }
+    for scenario in checked.scenarios.iter().filter(|scenario| scenario.is_placeholder()) {
+        let path = &scenario.path;
+        on_event(RunEvent::note(format!(
+            "{path} is a placeholder, which proves nothing: its description says TODO; write cases of your own"
+        )));
+    }
     let prepared = Prepared::open(config, checked, on_event)?;
     let tuned = prepared.adapter(config.backend, options.policy, on_event)?;
     let arms = prepared.arms(config.backend, tuned)?;
     let mut run = prepared.ask(config.backend, &arms, on_event)?;
     run.made.selected = selected;
-    let decision = gate::decide(&run, &config.gate);
+    let mut decision = gate::decide(&run, &config.gate);
+    if options.check_snapshots {
+        decision.snapshots = unapproved(config, &run).unwrap_or_default();
+        decision.settle();
+    }
     run.decision = Some(decision.clone());
     let files = runs::write(config, &run, &decision)?;
     Ok(Outcome { run, decision, files })
+}
+
+/// Thresholds that so few controls could never show to be kept, said before anything is asked.
+///
+/// # Errors
+/// There are some, and the policy fails what is not shown.
+fn reachable(config: &Config, checked: &Checked) -> Result<Vec<String>> {
+    let controls = checked.scenarios.iter().filter(|scenario| scenario.role == Role::Control);
+    let first = |case: &&scenario::Case| case.family.as_deref().is_none_or(|family| family == case.name);
+    let questions: usize = controls.map(|scenario| scenario.cases.iter().filter(first).count()).sum();
+    let found = gate::unreachable(&config.gate, questions);
+    if config.gate.not_shown == Some(NotShown::Fail) && !found.is_empty() {
+        let message = format!("[gate] {}; write more controls, or take not_shown = \"fail\" out", found.join("; "));
+        return Err(Error::input(&config.manifest, None, message));
+    }
+    Ok(found)
+}
+
+/// Whether a manifest's answers are approved: snapshots are of the project's own adapter, not of every recipe's.
+#[must_use]
+pub fn has_snapshots(config: &Config) -> bool {
+    config.manifest.file_name().is_some_and(|name| name == MANIFEST)
+}
+
+/// The scenarios whose answers are not as approved, a phrase each; `None` where answers are not compared with snapshots.
+#[must_use]
+pub fn unapproved(config: &Config, run: &RunRecord) -> Option<Vec<String>> {
+    if !has_snapshots(config) || run.made.selected.is_some() {
+        return None;
+    }
+    let arms: Vec<&str> = config.run.snapshot_arms.iter().map(String::as_str).collect();
+    let state = |scenario| match compare_files(&config.run.snapshots, scenario, &arms) {
+        Ok(SnapshotState::Same) => None,
+        Ok(SnapshotState::Changed { .. }) => Some(format!("{} changed", scenario.name)),
+        Ok(SnapshotState::Missing) => Some(format!("{} is new", scenario.name)),
+        Err(error) => Some(error.to_string()),
+    };
+    Some(run.scenarios.iter().filter_map(state).collect())
 }
 
 /// Asks each case of a scenario with a temperature so often.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::asked::Checked;
 use super::base::Base;
 use super::{Events, early};
-use crate::config::Config;
+use crate::config::{Config, write_schemas};
 use crate::data;
 use crate::error::Result;
 use crate::files::{Lock, sweep, sweep_directory, write_atomically};
@@ -40,6 +40,7 @@ pub(crate) fn lock(config: &Config, on_event: Events<'_>) -> Result<Lock> {
     })?;
     sweep_leftovers(config);
     ignore(config.store());
+    write_schemas(config.store());
     Ok(lock)
 }
 

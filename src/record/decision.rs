@@ -43,6 +43,119 @@ pub struct Interval {
     pub high: f64,
 }
 
+/// What the cases show about a threshold. What was measured lies on one of its sides; whether that is more than luck is another question.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Evidence {
+    /// The limits lie on the passing side: it holds.
+    Kept,
+    /// The limits lie on the failing side: it does not hold.
+    Lost,
+    /// The threshold lies between the limits, or there are none: these cases cannot tell.
+    #[default]
+    NotShown,
+}
+
+impl Evidence {
+    /// What limits show about a threshold.
+    #[must_use]
+    pub fn new(limits: Option<Interval>, bound: Bound, threshold: f64) -> Self {
+        let Some(Interval { low, high }) = limits.filter(|i| i.low.is_finite() && i.high.is_finite()) else {
+            return Self::NotShown;
+        };
+        match bound {
+            Bound::AtLeast if low >= threshold => Self::Kept,
+            Bound::AtLeast if high < threshold => Self::Lost,
+            Bound::AtMost if high <= threshold => Self::Kept,
+            Bound::AtMost if low > threshold => Self::Lost,
+            _ => Self::NotShown,
+        }
+    }
+
+    /// In words: `shown kept`.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Kept => "shown kept",
+            Self::Lost => "shown lost",
+            Self::NotShown => "not shown",
+        }
+    }
+}
+
+/// A measure of what happened to the controls, and what it shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ControlMeasure {
+    /// `drift`, `choice_loss`, `net_loss` or `retention`.
+    pub name: String,
+    /// What was measured.
+    pub measured: f64,
+    /// Limits of it, each wrong in at most 5 of 100; `None` where there are too few questions.
+    pub limits: Option<Interval>,
+    /// The threshold: the manifest's, or finetest's own. `None`: it is reported and shows nothing.
+    pub threshold: Option<f64>,
+    /// Whether the threshold is the manifest's.
+    #[serde(default)]
+    pub given: bool,
+    /// What threshold and measurement count.
+    pub unit: Unit,
+    /// The side of the threshold that passes.
+    pub bound: Bound,
+    /// Questions, or cases, that it rests on.
+    pub n: usize,
+    /// What it shows.
+    pub evidence: Evidence,
+    /// Smallest distance from the threshold that so many would show with a power of 80 %.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detectable: Option<f64>,
+    /// How many it would take to show what was measured; `None` where it is shown, or no number would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needed: Option<usize>,
+}
+
+/// Whether an arm kept what base can do, out of all measures of the controls.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ControlVerdict {
+    /// The arm.
+    pub arm: String,
+    /// Lost when a measure shows it; kept when one shows that, and none the opposite.
+    pub evidence: Evidence,
+    /// The measure that decided; empty where none did.
+    pub by: String,
+    /// The measures, the one with most power first.
+    pub measures: Vec<ControlMeasure>,
+    /// Control questions, a case with its paraphrases being one.
+    pub questions: usize,
+    /// Questions that both arms fail, far from otherwise: they cannot be lost or won, and are left out of `net_loss`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dead: Vec<String>,
+    /// Share of the cases that base passes which rephrasing alone would lose; `None` without paraphrases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rephrasing: Option<f64>,
+    /// Scenarios whose controls are shown lost by themselves, after Holm's correction for their number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostScenario>,
+    /// In a sentence, for a person.
+    pub explanation: String,
+}
+
+/// A scenario whose controls are shown lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LostScenario {
+    /// Its name.
+    pub scenario: String,
+    /// Cases that base passes and the arm fails.
+    pub broken: usize,
+    /// Cases that base fails and the arm passes.
+    pub fixed: usize,
+    /// Holm's adjusted mid-p of "more broken than fixed".
+    pub p: f64,
+}
+
 /// One threshold of the gate and what was measured against it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -70,6 +183,15 @@ pub struct Rule {
     pub verdict: Verdict,
     /// The threshold lies within the interval: this many cases cannot tell.
     pub underpowered: bool,
+    /// Limits of what was measured, each wrong in at most 5 of 100: what `evidence` goes by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Interval>,
+    /// What the cases show. [Not shown](Evidence::NotShown) in records that lack it.
+    #[serde(default)]
+    pub evidence: Evidence,
+    /// How many cases or questions would show what was measured; `None` where it is shown, or no number would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needed: Option<usize>,
     /// In words, for a person: `retention 0.93 (42 of 45 control cases that base passes), at least 0.85`.
     pub explanation: String,
 }
@@ -87,13 +209,25 @@ impl Rule {
 }
 
 /// What the gate decided, rule by rule.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Decision {
     /// Every rule passed, there was at least one, and the run has no errors.
     pub passed: bool,
     /// One for each threshold in the manifest.
     pub rules: Vec<Rule>,
+    /// What happened to the controls of each gated arm; absent where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<ControlVerdict>,
+    /// Arms of which nothing shows that their controls are kept, where the policy asks for that: the gate does not pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undecided: Vec<String>,
+    /// Thresholds that were not applied, because a run of selected cases had nothing to measure for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+    /// Scenarios whose answers are not as approved, where the run was told to fail for that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<String>,
     /// What the run could not compute ([`RunRecord::all_errors`](super::RunRecord::all_errors)): the run is then incomplete, and never
     /// passes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -130,6 +264,12 @@ impl Ending {
 const NAMED_ERRORS: usize = 3;
 
 impl Decision {
+    /// Sets [`Self::passed`] by all the rest.
+    pub(crate) fn settle(&mut self) {
+        let open = !self.undecided.is_empty() || !self.snapshots.is_empty();
+        self.passed = self.errors.is_empty() && self.rules_passed() && !open;
+    }
+
     /// Did every rule pass? A run with errors does not pass for that.
     #[must_use]
     pub fn rules_passed(&self) -> bool {
@@ -141,7 +281,7 @@ impl Decision {
     #[must_use]
     pub fn blames(&self, arm: &str) -> bool {
         let judged = self.rules.is_empty() || self.rules.iter().any(|rule| rule.arm == arm);
-        judged && !self.rules_passed()
+        judged && !(self.rules_passed() && self.undecided.is_empty())
     }
 
     /// How the run ended.
@@ -181,10 +321,26 @@ impl Decision {
     }
 
     fn rules_summary(&self) -> String {
+        let rules = self.rule_counts();
+        let undecided = match self.undecided.as_slice() {
+            [] => String::new(),
+            arms => format!("; not shown whether {} kept the controls", arms.join(", ")),
+        };
+        let snapshots = match self.snapshots.as_slice() {
+            [] => String::new(),
+            some => format!("; snapshots: {}", some.join(", ")),
+        };
+        format!("{rules}{undecided}{snapshots}")
+    }
+
+    fn rule_counts(&self) -> String {
         let count = |verdict| self.rules.iter().filter(|r| r.verdict == verdict).count();
         let (all, failed, open) = (self.rules.len(), count(Verdict::Failed), count(Verdict::NotEvaluated));
         let rules = if all == 1 { "rule" } else { "rules" };
         match (all, failed, open) {
+            (0, _, _) if !self.left_out.is_empty() => {
+                format!("the selected cases let measure none of {}: nothing was gated", self.left_out.join(", "))
+            }
             (0, _, _) => "no thresholds in [gate]: nothing was gated".to_owned(),
             (1, 0, 0) => "the only rule passed".to_owned(),
             (_, 0, 0) => format!("all {all} rules passed"),

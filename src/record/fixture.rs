@@ -37,6 +37,7 @@ pub(crate) fn case(name: &str, prompt: &str, base: (Verdict, &str), tuned: (Verd
         prompt: Prompt::Messages(vec![Message::new("user", prompt)]),
         follow_ups: Vec::new(),
         checks: vec!["contains \"4\"".into()],
+        choices: Vec::new(),
         answers: BTreeMap::from([(BASE.to_owned(), judged(base)), (TUNED.to_owned(), judged(tuned))]),
     }
 }
@@ -72,6 +73,7 @@ pub(crate) fn run(scenarios: Vec<ScenarioRecord>) -> RunRecord {
         finetest: "0.1.0".into(),
         project: "diagnostics".into(),
         made: Made {
+            ci: false,
             time: "2026-11-29T12:00:00Z".into(),
             manifest: "finetest.toml".into(),
             git: Some(Commit { commit: "0123456789abcdef0123456789abcdef01234567".into(), dirty: false }),
@@ -89,6 +91,7 @@ pub(crate) fn run(scenarios: Vec<ScenarioRecord>) -> RunRecord {
         backend: "candle 0.11.1".into(),
         scenarios,
         target_drift: BTreeMap::new(),
+        spill_over: BTreeMap::new(),
         drift: BTreeMap::from([(TUNED.to_owned(), drift())]),
         proof: BTreeMap::from([(TUNED.to_owned(), proof())]),
         errors: Vec::new(),

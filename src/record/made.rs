@@ -16,6 +16,9 @@ pub struct Made {
     pub git: Option<Commit>,
     /// The class of the machine, of which rounding may depend: system, architecture, vector units and threads.
     pub machine: String,
+    /// Whether it was made in CI, where nobody reads a warning.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ci: bool,
     /// Only these of the project's cases were asked; `None`: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selected: Option<Selected>,

@@ -80,6 +80,7 @@ impl From<Run> for RunRecord {
             backend: run.backend,
             scenarios: run.scenarios.into_iter().map(Into::into).collect(),
             target_drift: BTreeMap::new(),
+            spill_over: BTreeMap::new(),
             drift: run.drift.into_iter().map(|drift| (TUNED.to_owned(), drift.into())).collect(),
             proof: run.proof.into_iter().map(|proof| (TUNED.to_owned(), proof)).collect(),
             errors: run.errors.into_iter().map(error).collect(),
@@ -101,7 +102,7 @@ impl From<Case> for CaseRecord {
     fn from(case: Case) -> Self {
         let Case { name, prompt, checks, answers } = case;
         let answers = answers.into_iter().map(|(arm, answer)| (arm, answer.into())).collect();
-        Self { name, line: None, family: None, prompt, follow_ups: Vec::new(), checks, answers }
+        Self { name, line: None, family: None, prompt, follow_ups: Vec::new(), checks, choices: Vec::new(), answers }
     }
 }
 

@@ -7,9 +7,9 @@ use quick_junit::{NonSuccessKind, Property, Report as Document, TestCase, TestCa
 use crate::compare::{CaseOutcome, Comparison, case_outcome};
 use crate::error::{Error, Result};
 use crate::record::{CaseRecord, Rule, ScenarioRecord, Verdict};
-use crate::report::Report;
 use crate::report::escape::xml_safe;
 use crate::report::view::asked;
+use crate::report::{Report, evidence};
 
 /// Renders a report as JUnit.
 ///
@@ -114,10 +114,19 @@ fn gate(report: &Report<'_>) -> TestSuite {
     for rule in &report.decision.rules {
         suite.add_test_case(rule_test(rule));
     }
-    if report.decision.rules.is_empty() {
+    let mut failed = |name: &str, kind: &str, why: &str| {
         let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-        status.set_type("not-gated").set_message(text(&report.decision.summary()));
-        suite.add_test_case(TestCase::new("gate::thresholds", status));
+        status.set_type(kind).set_message(text(why));
+        suite.add_test_case(TestCase::new(name, status));
+    };
+    if report.decision.rules.is_empty() {
+        failed("gate::thresholds", "not-gated", &report.decision.summary());
+    }
+    for arm in &report.decision.undecided {
+        failed(&format!("gate::controls::{arm}"), "not-shown", "not shown whether the controls are kept");
+    }
+    for scenario in &report.decision.snapshots {
+        failed("gate::snapshots", "changed", scenario);
     }
     suite
 }
@@ -136,7 +145,7 @@ fn rule_test(rule: &Rule) -> TestCase {
     status.set_message(text(&rule.explanation));
     let mut test = TestCase::new(text(&format!("gate::{}", rule.label())), status);
     test.set_classname("gate");
-    let note = if rule.underpowered { "; underpowered" } else { "" };
+    let note = evidence(rule).map_or_else(String::new, |shown| format!("; {shown}"));
     test.set_system_out(text(&format!("{}{note}\n", rule.explanation)));
     test
 }

@@ -2,11 +2,12 @@
 
 use crate::compare::{Change, Tally, line_diff};
 use crate::record::{Ending, Role, Verdict};
+use crate::report::controls::{self, moved_in_words};
 use crate::report::escape::{fenced, github_message, github_property, html_safe, markdown_safe};
 use crate::report::view::{ArmView, CaseView, View, asked};
 use crate::report::{
-    INTERVALS, NEAR_TIE, Report, UNDERPOWERED, adapter, drift, fraction, gain, groups, interval, made, measured,
-    model_size, proof, retention, share, short, threshold, underpowered,
+    INTERVALS, NEAR_TIE, Report, SHOWN, adapter, drift, evidence, fraction, gain, groups, interval, made, measured,
+    model_size, proof, retention, share, short, threshold,
 };
 
 /// Most bytes of a page. GitHub takes 64 KB in a comment and 1 MiB in a step summary.
@@ -34,6 +35,7 @@ pub fn markdown(report: &Report<'_>) -> String {
     view.main().into_iter().for_each(|main| table(&mut page, main));
     arms(&mut page, &view);
     gate(&mut page, &view);
+    controls::markdown(&mut page, &view);
     let end = end(report, &view);
     let room = PAGE_BYTES.saturating_sub(END_BYTES + end.len());
     cases(&mut page, &view, room);
@@ -145,14 +147,12 @@ fn gate(page: &mut String, view: &View<'_>) {
         };
         let range = rule.interval.map_or_else(String::new, |of| interval(rule.unit, of));
         let failed = (rule.verdict != Verdict::Passed).then(|| markdown_safe(&clip(&rule.explanation, 400)));
-        let notes: Vec<String> = failed.into_iter().chain(underpowered(row)).collect();
+        let notes: Vec<String> = failed.into_iter().chain(evidence(rule)).collect();
         let (name, measured, threshold) = (code(&rule.label()), measured(row), threshold(rule));
         add(page, &format!("| {sign} | {name} | {measured} | {threshold} | {range} | {} |", notes.join("; ")));
     }
     page.push('\n');
-    let few = view.rules.iter().any(|row| row.rule.underpowered);
-    let meaning = if few { format!("; {UNDERPOWERED}") } else { String::new() };
-    add(page, &format!("<sub>{INTERVALS}{meaning}</sub>\n"));
+    add(page, &format!("<sub>{INTERVALS}; {SHOWN}</sub>\n"));
 }
 
 /// Broken cases, then target failures, as long as they fit in `room` bytes of the page.
@@ -195,6 +195,9 @@ fn opening(case: &CaseView<'_>) -> String {
     }
     for samples in &case.samples {
         add(&mut page, &format!("- {}", markdown_safe(samples)));
+    }
+    if let Some(token) = case.divergence {
+        add(&mut page, &format!("- {}", markdown_safe(&moved_in_words(token, case.tuned_arm))));
     }
     for arm in &case.near_ties {
         add(&mut page, &format!("- {}'s {NEAR_TIE}", markdown_safe(arm)));
@@ -333,6 +336,14 @@ pub fn annotations(report: &Report<'_>) -> Vec<String> {
         let title = format!("gate: {}", rule.label());
         errors.push(Annotation { place: None, title, message: rule.explanation.clone() });
     }
+    for arm in &decision.undecided {
+        let message = format!("not shown whether {arm} kept the controls");
+        errors.push(Annotation { place: None, title: "gate: controls".to_owned(), message });
+    }
+    for scenario in &decision.snapshots {
+        let message = format!("{scenario}; `finetest snapshots review` shows and approves it");
+        errors.push(Annotation { place: None, title: "snapshots".to_owned(), message });
+    }
     if decision.rules.is_empty() {
         warnings.push(Annotation { place: None, title: "gate".to_owned(), message: decision.summary() });
     }
@@ -404,8 +415,7 @@ mod tests {
     fn the_verdict_comes_first() {
         let text = page(&example());
         assert!(text.starts_with("## ❌ FAIL: diagnostics\n\n**1 of 5 rules failed**"), "{text}");
-        for part in ["| control | arithmetic | 3/4 | 2/4 | 🔻 1 broken |", "| ❌ | `min_retention` |", "underpowered"]
-        {
+        for part in ["| control | arithmetic | 3/4 | 2/4 | 🔻 1 broken |", "| ❌ | `min_retention` |", "not shown"] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
         assert!(text.contains("```diff\n- 17 + 25 is equal to 42.\n+ 17 + 25 is equal to 41.\n```"), "{text}");

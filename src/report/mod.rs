@@ -2,6 +2,7 @@
 
 mod answers;
 mod compared;
+mod controls;
 mod crosscheck;
 pub mod escape;
 mod junit;
@@ -13,7 +14,10 @@ mod terminal;
 mod view;
 
 use crate::compare::{Comparison, Rate, Tally, number, percent, points};
-use crate::record::{Arm, Bound, Decision, Drift, DriftMethod, Interval, Proof, Rule, RunRecord, Unit};
+use crate::record::{
+    Arm, Bound, ControlVerdict, Decision, Drift, DriftMethod, Evidence, Interval, Proof, Rule, RunRecord, TUNED, Unit,
+    Verdict,
+};
 use view::{Group, RuleView};
 
 pub use answers::{Answers, answers};
@@ -45,7 +49,7 @@ const NEAR_TIE: &str =
     "answer is unstable: two tokens are almost tied, so another machine or batch size may answer differently";
 
 /// How the intervals come about: two of the same cases may differ, which looks like a mistake.
-const INTERVALS: &str = "intervals are 95 %: pass rates and retention over cases (Wilson), drift over texts, and the gain over \
+const INTERVALS: &str = "intervals are 95 %: pass rates and retention over cases (Wilson), drift over questions, and the gain over \
                          scenarios, which is wider because the cases of a scenario resemble each other";
 
 /// `4/5`, or `–` when nothing was evaluated.
@@ -100,14 +104,32 @@ fn measured(rule: &RuleView<'_>) -> String {
     rule.counts.as_ref().map_or_else(|| value.clone(), |counts| format!("{value} ({counts})"))
 }
 
-/// What [`underpowered`] says.
-const UNDERPOWERED: &str = "underpowered: the threshold is inside the interval, so these cases cannot tell pass from fail. With about the \
-                            number of cases given, and the same measured value, they could";
+/// What [`evidence`] says.
+const SHOWN: &str = "shown: each limit of what was measured is wrong in at most 5 of 100, and the threshold lies beyond it. Not shown: it lies between \
+                     the limits, so these cases cannot tell; about the number given could, if the value stayed";
 
-/// What too few cases leave open: `underpowered, needs ~60`.
-fn underpowered(rule: &RuleView<'_>) -> Option<String> {
-    let needed = rule.needed.map_or_else(String::new, |cases| format!(", needs ~{cases}"));
-    rule.rule.underpowered.then(|| format!("underpowered{needed}"))
+/// What the cases show about a rule: `shown kept`, `shown missed`, `not shown, needs ~60`.
+fn evidence(rule: &Rule) -> Option<String> {
+    let of_target = rule.name.starts_with("min_target");
+    match rule.evidence {
+        _ if rule.verdict == Verdict::NotEvaluated || rule.limits.is_none() => None,
+        Evidence::Kept if of_target => Some("shown reached".to_owned()),
+        Evidence::Lost if of_target => Some("shown missed".to_owned()),
+        Evidence::NotShown => {
+            Some(format!("not shown{}", rule.needed.map_or_else(String::new, |cases| format!(", needs ~{cases}"))))
+        }
+        evidence => Some(evidence.words().to_owned()),
+    }
+}
+
+/// What is shown about an arm's controls, in a sentence.
+fn controls_sentence(verdict: &ControlVerdict) -> String {
+    let arm = if verdict.arm == TUNED { String::new() } else { format!(" of {}", verdict.arm) };
+    match verdict.evidence {
+        Evidence::Kept => format!("The controls{arm} are shown kept: {}.", verdict.explanation),
+        Evidence::Lost => format!("The controls{arm} are shown lost: {}.", verdict.explanation),
+        Evidence::NotShown => format!("Whether the controls{arm} are kept is not shown: {}.", verdict.explanation),
+    }
 }
 
 /// An arm's adapter, and its scale when it is not 1.

@@ -1,12 +1,14 @@
 //! The report a person reads at a glance: the verdict, the table, the gate, what broke, where everything is, and the verdict again.
 
 use crate::compare::{ScenarioRow, Tally, word_diff};
-use crate::record::{Ending, Role, Unit, Verdict};
+use crate::record::{Ending, Evidence, Role, Unit, Verdict};
+use crate::report::controls;
+use crate::report::controls::moved_in_words;
 use crate::report::paint::{Ink, Page, Piece, Style, clip, columns, left, piece, right};
 use crate::report::view::{ArmView, CaseView, Group, RuleView, View};
 use crate::report::{
-    INTERVALS, NEAR_TIE, Report, UNDERPOWERED, adapter, amount, drift, fraction, gain, groups, interval, made,
-    measured, model_size, proof, retention, share, short, threshold, underpowered,
+    INTERVALS, NEAR_TIE, Report, SHOWN, adapter, amount, drift, evidence, fraction, gain, groups, interval, made,
+    measured, model_size, proof, retention, share, short, threshold,
 };
 
 /// Lines of one answer that are shown.
@@ -32,6 +34,7 @@ pub fn terminal(report: &Report<'_>, style: Style) -> String {
     }
     arms(&mut page, &view);
     gate(&mut page, &view);
+    controls::terminal(&mut page, &view);
     for (i, arm) in view.arms.iter().enumerate() {
         broken(&mut page, arm, i == 0);
     }
@@ -254,22 +257,21 @@ fn gate(page: &mut Page, view: &View<'_>) {
     for (row, cells) in view.rules.iter().zip(&cells) {
         let rule = row.rule;
         let (ink, sign) = sign(rule.verdict);
-        let shown = if page.width() < TABLE {
+        let line = if page.width() < TABLE {
             cells.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join("  ")
         } else {
             let cell = |column: usize| left(&cells[column], widths[column]);
             format!("{}  {}  {}  {}", cell(0), cell(1), cell(2), cell(3))
         };
-        let note = underpowered(row).map_or_else(String::new, |note| format!("  {note}"));
-        page.line(&[piece(ink, format!("  {sign} ")), piece(Ink::Plain, shown), piece(Ink::Warn, note)]);
+        let note = evidence(rule).map_or_else(String::new, |note| format!("  {note}"));
+        let of_note = if rule.evidence == Evidence::NotShown { Ink::Warn } else { Ink::Dim };
+        page.line(&[piece(ink, format!("  {sign} ")), piece(Ink::Plain, line), piece(of_note, note)]);
         if rule.verdict != Verdict::Passed {
             page.wrapped(4, &[piece(ink, format!("    {}", rule.explanation))]);
         }
     }
     page.wrapped(4, &[piece(Ink::Dim, format!("    {INTERVALS}"))]);
-    if view.rules.iter().any(|row| row.rule.underpowered) {
-        page.wrapped(4, &[piece(Ink::Dim, format!("    {UNDERPOWERED}"))]);
-    }
+    page.wrapped(4, &[piece(Ink::Dim, format!("    {SHOWN}"))]);
 }
 
 /// A rule's name, what was measured, the threshold and the interval.
@@ -293,6 +295,9 @@ fn case_failures(page: &mut Page, view: &CaseView<'_>) {
     }
     for samples in &view.samples {
         page.wrapped(6, &[piece(Ink::Dim, format!("    {samples}"))]);
+    }
+    if let Some(token) = view.divergence {
+        page.wrapped(6, &[piece(Ink::Dim, format!("    ↳ {}", moved_in_words(token, view.tuned_arm)))]);
     }
     for arm in &view.near_ties {
         page.wrapped(6, &[piece(Ink::Dim, format!("    ≈ {arm}'s {NEAR_TIE}"))]);
@@ -474,7 +479,7 @@ mod tests {
             "retention 76.9 %",
             "gain +87.5 points",
             "✗ min_retention",
-            "underpowered",
+            "not shown, needs",
             "0.0213 ± 0.0031 nats/token",
             "control::arithmetic::case_4  scenarios/arithmetic.toml:7",
             "17 + 25 is equal to [-42-]{+41+}.",

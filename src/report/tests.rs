@@ -38,6 +38,7 @@ pub(crate) fn policy() -> Policy {
         max_broken_controls: Some(4),
         max_drift: Some(0.05),
         arms: Vec::new(),
+        ..Policy::default()
     }
 }
 

@@ -1,10 +1,12 @@
 //! What a report says, as numbers and enums: terminal, Markdown and JUnit draw it, each in its own way.
 
-use crate::compare::{Comparison, FailureShown, FlipKind, ScenarioRow, Tally, failures_shown, stats::Z_95};
+use crate::compare::{Comparison, FailureShown, FlipKind, ScenarioRow, Tally, failures_shown};
 use crate::record::{
-    Answer, BASE, CaseRecord, Drift, Ending, Proof, Role, Rule, RunRecord, ScenarioRecord, Selected, Unit, Verdict,
+    Answer, BASE, CaseRecord, Drift, Ending, MovedToken, Proof, Role, Rule, RunRecord, ScenarioRecord, Selected,
+    Verdict,
 };
-use crate::report::Report;
+use crate::report::controls::ControlsView;
+use crate::report::{Report, controls_sentence};
 
 /// Lines of a question that are shown beside a case's name.
 const QUESTION_LINES: usize = 2;
@@ -20,6 +22,8 @@ pub(super) struct View<'a> {
     /// The arm that is judged first, and the others.
     pub(super) arms: Vec<ArmView<'a>>,
     pub(super) rules: Vec<RuleView<'a>>,
+    /// What happened to the controls of each arm that is gated.
+    pub(super) controls: Vec<ControlsView<'a>>,
     /// What could not be computed: what, and why.
     pub(super) errors: Vec<(String, String)>,
     /// Cases that an arm has no answer to, by scenario.
@@ -49,8 +53,6 @@ pub(super) struct RuleView<'a> {
     pub(super) rule: &'a Rule,
     /// `10/13`, where it is a share of cases.
     pub(super) counts: Option<String>,
-    /// About how many cases it takes to tell what was measured from the threshold, where these cannot.
-    pub(super) needed: Option<usize>,
 }
 
 /// So many cases of one scenario.
@@ -69,10 +71,14 @@ pub(super) struct CaseView<'a> {
     pub(super) failures: Vec<FailureShown>,
     pub(super) base: &'a str,
     pub(super) tuned: &'a str,
+    /// Name of the arm that answered `tuned`.
+    pub(super) tuned_arm: &'a str,
     /// `2 of 5 samples pass`, of an arm with several.
     pub(super) samples: Vec<String>,
     /// Arms whose answer is unstable between two tokens.
     pub(super) near_ties: Vec<&'a str>,
+    /// Where the arm leaves base's answer.
+    pub(super) divergence: Option<&'a MovedToken>,
 }
 
 impl<'a> View<'a> {
@@ -87,7 +93,12 @@ impl<'a> View<'a> {
             run,
             ending,
             summary: decision.summary(),
-            sentences: partial(run).into_iter().chain(comparisons.first().map(sentences).unwrap_or_default()).collect(),
+            sentences: partial(run)
+                .into_iter()
+                .chain(comparisons.first().map(sentences).unwrap_or_default())
+                .chain(decision.controls.iter().map(controls_sentence))
+                .collect(),
+            controls: ControlsView::all(run, comparisons, decision),
             arms,
             rules: decision.rules.iter().map(|rule| RuleView::of(rule, comparisons)).collect(),
             errors,
@@ -114,7 +125,7 @@ impl<'a> ArmView<'a> {
                 && case.verdict(arm) == Verdict::Failed
                 && case.verdict(&comparison.base) != Verdict::Passed
         };
-        let view = |(scenario, case)| CaseView::of(scenario, case, comparison);
+        let view = |(scenario, case)| CaseView::of(run, scenario, case, comparison);
         let broken = flips(FlipKind::Broken, Role::Control).chain(flips(FlipKind::Broken, Role::Target));
         Self {
             name: arm,
@@ -144,23 +155,18 @@ impl<'a> RuleView<'a> {
             };
             Some(format!("{}/{}", rate.passed, rate.evaluated))
         });
-        Self { rule, counts, needed: needed(rule) }
+        Self { rule, counts }
     }
 }
 
-/// Cases with which the 95 % interval of a share, p ± z·√(p(1−p)/n), would no longer hold the threshold, if what was measured stayed.
-fn needed(rule: &Rule) -> Option<usize> {
-    let share = rule.measured.filter(|_| rule.underpowered && rule.unit == Unit::Share)?;
-    let distance = (share - rule.threshold).abs();
-    // A share of 0 or 1 has no spread of its own; one case in `n` of the other kind is taken for it.
-    let spread = (share * (1.0 - share)).max(1.0 / rule.n.max(2) as f64 * (1.0 - 1.0 / rule.n.max(2) as f64));
-    let cases = (Z_95 * Z_95 * spread / (distance * distance)).ceil();
-    (distance > 0.0 && cases < 1e6).then_some(cases as usize)
-}
-
 impl<'a> CaseView<'a> {
-    fn of(scenario: &'a ScenarioRecord, case: &'a CaseRecord, comparison: &'a Comparison<'a>) -> Self {
-        let arms = [comparison.base.as_str(), comparison.tuned.as_str()];
+    fn of(
+        run: &'a RunRecord,
+        scenario: &'a ScenarioRecord,
+        case: &'a CaseRecord,
+        comparison: &'a Comparison<'a>,
+    ) -> Self {
+        let arms: [&'a str; 2] = [comparison.base.as_str(), comparison.tuned.as_str()];
         let answer = |arm: &str| case.answers.get(arm);
         let shown = answer(arms[1]).and_then(Answer::shown);
         let counted = |arm: &&str| {
@@ -168,14 +174,22 @@ impl<'a> CaseView<'a> {
             Some(format!("{arm}: {} of {} samples pass", answer.passed(), answer.samples.len()))
         };
         let close = |arm: &&str| answer(arm).and_then(Answer::completion).is_some_and(|c| c.near_ties > 0);
+        let test = scenario.test_name(case);
+        let drift = match scenario.role {
+            Role::Control => &run.drift,
+            Role::Target => &run.target_drift,
+        };
+        let text = drift.get(arms[1]).and_then(|drift| drift.texts.iter().find(|text| text.text == test));
         Self {
+            divergence: text.and_then(|text| text.divergence.as_ref()),
             scenario,
             case,
-            test: scenario.test_name(case),
+            test,
             question: question(case),
             failures: shown.map(|sample| failures_shown(case, sample)).unwrap_or_default(),
             base: case.text(arms[0]).unwrap_or(""),
             tuned: case.text(arms[1]).unwrap_or(""),
+            tuned_arm: arms[1],
             samples: arms.iter().filter_map(counted).collect(),
             near_ties: arms.into_iter().filter(close).collect(),
         }
@@ -281,7 +295,7 @@ fn next(report: &Report<'_>, ending: Ending) -> Vec<(&'static str, String)> {
 mod tests {
     use super::*;
     use crate::record::fixture::{self, F, P};
-    use crate::record::{Bound, Interval, Message, Prompt};
+    use crate::record::{Message, Prompt};
 
     #[test]
     fn the_question_is_the_end_of_what_was_asked() {
@@ -291,27 +305,5 @@ mod tests {
         assert_eq!(question(&case), ["And now?"]);
         case.prompt = Prompt::Messages(vec![Message::new("system", "Be brief."), Message::new("user", "Hello")]);
         assert_eq!(asked(&case), "system: Be brief.\nuser: Hello\nthen: And now?");
-    }
-
-    #[test]
-    fn how_many_cases_would_tell_follows_from_the_distance() {
-        let rule = |measured: f64, threshold: f64, underpowered: bool| Rule {
-            name: "min_retention".into(),
-            arm: "tuned".into(),
-            threshold,
-            bound: Bound::AtLeast,
-            unit: Unit::Share,
-            measured: Some(measured),
-            interval: Some(Interval { low: 0.0, high: 1.0 }),
-            n: 20,
-            verdict: P,
-            underpowered,
-            explanation: String::new(),
-        };
-        // 1.96² · 0.8 · 0.2 / 0.1² = 61.5
-        assert_eq!(needed(&rule(0.8, 0.9, true)), Some(62));
-        assert_eq!(needed(&rule(0.8, 0.9, false)), None);
-        assert_eq!(needed(&rule(0.8, 0.8, true)), None);
-        assert!(needed(&rule(1.0, 0.9, true)).is_some_and(|n| (10..40).contains(&n)));
     }
 }

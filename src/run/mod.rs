@@ -5,6 +5,7 @@
 mod ask;
 mod event;
 mod measure;
+mod spill;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::record::{Answer, Approved, Arm, BASE, CaseRecord, Cost, Made, ModelInfo, RunRecord, ScenarioRecord, TUNED};
 use crate::scenario::Scenario;
 use measure::Measuring;
+use spill::spill_over;
 
 /// Cases that are named at once.
 const MOST_ERRORS: usize = 20;
@@ -99,6 +101,10 @@ pub fn execute(
         proof.extend(measuring.proof(number)?.map(|found| (arm.name.clone(), found)));
     }
     let errors = measuring.errors;
+    let spilled = |arm: &Arm| {
+        Some((arm.name.clone(), spill_over(inputs.scenarios, &scenarios, &inputs.arms[0].name, &arm.name)?))
+    };
+    let spill_over = inputs.arms.iter().skip(1).filter_map(spilled).collect();
     cost.seconds = started.elapsed().as_secs_f64();
     Ok(RunRecord {
         version: RunRecord::VERSION,
@@ -111,6 +117,7 @@ pub fn execute(
         scenarios,
         drift,
         target_drift,
+        spill_over,
         proof,
         errors,
         decision: None,
@@ -163,6 +170,7 @@ fn records(inputs: &Inputs<'_>, answers: Vec<BTreeMap<String, Answer>>) -> Vec<S
                 prompt: case.request.prompt.clone(),
                 follow_ups: case.follow_ups.iter().map(|turn| turn.message.clone()).collect(),
                 checks: case.checks_shown(),
+                choices: case.choices_asked(),
                 answers: answers.next().unwrap_or_default(),
             })
             .collect(),

@@ -6,7 +6,7 @@ use super::base::Base;
 use super::material::{Material, Origin};
 use super::quoted;
 use super::task;
-use crate::config::Recipe;
+use crate::config::{MANIFEST_LINE, Recipe};
 
 /// Tokens that a first training learns from, at most: some minutes on two cores with a model of 135 M weights.
 const FIRST_TOKENS: usize = 60_000;
@@ -38,7 +38,8 @@ pub(super) struct Manifest<'m> {
 impl Manifest<'_> {
     pub(super) fn text(&self) -> String {
         let mut text = format!(
-            "# finetest runs the same scenarios on the base model and on base + adapter.\n\
+            "{MANIFEST_LINE}\
+             # finetest runs the same scenarios on the base model and on base + adapter.\n\
              # All keys: finetest schema manifest\n\n\
              [project]\nname = {}\n\n\
              [model]\n\
@@ -111,7 +112,7 @@ fn train(material: &Material) -> String {
     let epoch = example * material.examples.max(1);
     if material.origin == Origin::Sample {
         text.push_str(
-            "# Takes about a minute on two cores.\nlora_r = 8\nlora_alpha = 16\nlearning_rate = 3e-4\nnum_epochs = 3\n",
+            "# A small training; `finetest check` says how long it takes.\nlora_r = 8\nlora_alpha = 16\nlearning_rate = 3e-4\nnum_epochs = 3\n",
         );
     } else if epoch > FIRST_TOKENS {
         let steps = (FIRST_TOKENS / (example * MICRO_BATCH)).max(1);

@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::NewFile;
-use crate::config::{Config, MANIFEST};
+use crate::config::{Config, MANIFEST, write_schemas};
 use crate::error::{Error, Result};
 use crate::files::{WRITING, read_own, step, sweep, sync_directory, write_atomically};
 use crate::scenario;
@@ -42,7 +42,9 @@ pub(crate) fn place(root: &Path, files: &[NewFile]) -> Result<()> {
     }
     drop(lock);
     drop(staged);
-    placed
+    placed?;
+    write_schemas(&root.join(".finetest"));
+    Ok(())
 }
 
 /// Takes away what a killed process has put into a folder, before anybody looks what is there. A manifest was moved last: where it is,
@@ -84,16 +86,15 @@ fn check_free(root: &Path, files: &[NewFile]) -> Result<()> {
         }
         match path.symlink_metadata() {
             Ok(there) if file.replaces && there.is_file() => {}
-            Ok(there) if there.is_symlink() => errors.push(Error::input(&path, None, "is there already, as a link")),
-            Ok(_) => errors.push(Error::input(&path, None, "is there already")),
+            Ok(there) if there.is_symlink() => errors.push(Error::input(&path, None, "already exists, as a link")),
+            Ok(_) => errors.push(Error::input(&path, None, "already exists")),
             Err(_) => {}
         }
     }
     if errors.is_empty() {
         return Ok(());
     }
-    errors
-        .push(Error::failed("nothing was written; init writes over no file: move these away, or add to them by hand"));
+    errors.push(Error::failed("nothing was written: init overwrites no file; move these away, or edit them by hand"));
     Error::collect(errors)
 }
 
@@ -222,7 +223,7 @@ impl Stage<'_> {
 /// Something is there, or the folder cannot be written.
 pub(super) fn write_new(path: &Path, text: &str) -> Result<()> {
     if path.symlink_metadata().is_ok() {
-        return Err(Error::input(path, None, "is there already, and nothing was written; choose another name"));
+        return Err(Error::input(path, None, "already exists, and nothing was written; choose another name"));
     }
     let folder = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;

@@ -8,7 +8,7 @@ use super::manifest::Manifest;
 use super::material::{Material, Origin};
 use super::task::{Head, scenario};
 use super::{Ci, Language, NewFile, Wishes, control, sample, task};
-use crate::config::MANIFEST;
+use crate::config::{MANIFEST, SCENARIO_LINE};
 use crate::error::{Error, Result};
 use crate::files::read_regular_text;
 use crate::model::lora;
@@ -69,6 +69,9 @@ pub(crate) fn plan(root: &Path, found: &Found, wishes: &Wishes) -> Result<Plan> 
     files.push(NewFile::new(MANIFEST, manifest.text()));
     files.push(task);
     files.extend(control::scenarios(is_chat));
+    for scenario in files.iter_mut().filter(|file| file.path.starts_with("scenarios/")) {
+        scenario.text.insert_str(0, SCENARIO_LINE);
+    }
     files.extend(subject.material.iter().filter_map(|material| material.file.clone()));
     let mut next = next_steps(&subject, &name);
     files.extend(ignored(root, &mut next));
@@ -318,7 +321,7 @@ fn workflow(root: &Path, ci: Ci, trains: bool, next: &mut Vec<String>) -> Option
             NewFile::new(if is_free { ".gitlab-ci.yml" } else { ".gitlab/finetest.yml" }, text)
         }
     };
-    next.push(format!("{:<23}replace REPOSITORY with the address of finetest's repository", file.path));
+    next.push(format!("{:<22} replace REPOSITORY with the address of finetest's repository", file.path));
     if trains {
         next.push("git add adapters       commit the trained adapter: without it, each CI job trains one".to_owned());
     }

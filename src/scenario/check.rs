@@ -203,6 +203,11 @@ impl Check {
         self.judge_text(&completion.text)
     }
 
+    /// Whether this text holds it; a choice is held by none.
+    pub(super) fn holds_for(&self, text: &str) -> bool {
+        matches!(self.judge_text(text), Outcome::Holds)
+    }
+
     fn judge_text(&self, text: &str) -> Outcome {
         let characters = || text.trim().chars().count();
         let words = || text.split_whitespace().count();

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
+/// Name of a folder of packs.
+const PACKS: &str = "packs";
 /// Entries that a note names; the others are counted.
 const SHOWN: usize = 5;
 
@@ -91,7 +93,8 @@ fn kind(path: &Path) -> Result<Entry> {
         return Err(Error::input(path, None, message));
     }
     if path.is_dir() {
-        return if holds_toml(path) {
+        // Packs are copied out of, and not run where they lie.
+        return if path.file_name().is_none_or(|name| name != PACKS) && holds_toml(path) {
             let message = "holds .toml files, and scenarios are not read from sub-directories; move them up";
             Err(Error::input(path, None, message))
         } else {

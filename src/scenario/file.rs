@@ -376,7 +376,7 @@ pub(crate) fn is_name(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const HEAD: &str = "role = \"control\"\ndescription = \"d\"\n";

@@ -71,6 +71,7 @@ mod directory;
 mod file;
 pub(crate) mod fill;
 mod filter;
+pub(crate) mod habits;
 mod json;
 mod language;
 #[cfg(feature = "candle")]
@@ -103,7 +104,7 @@ pub use script::Writing;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::read_regular_text;
-use crate::record::{Aggregate, Completion, Finish, Message, Prompt, Request, Role, Verdict};
+use crate::record::{Aggregate, ChoiceAsked, Completion, Finish, Message, PerUnit, Prompt, Request, Role, Verdict};
 use check::Outcome;
 
 /// Most new tokens of an answer, unless the scenario says otherwise.
@@ -173,6 +174,12 @@ impl Scenario {
         let path = path.as_ref();
         let text = read_regular_text(path, MOST_FILE_BYTES)?;
         file::parse(path, root.as_ref(), &text)
+    }
+
+    /// Whether it still waits for cases that mean something, as `finetest init` writes it where it has no data.
+    #[must_use]
+    pub fn is_placeholder(&self) -> bool {
+        self.description.starts_with("TODO")
     }
 
     /// `control::arithmetic::case_2`: the name of a case's test.
@@ -253,6 +260,24 @@ impl Case {
     #[must_use]
     pub fn judge(&self, completion: &Completion) -> (Verdict, Vec<String>) {
         judge(&self.checks, completion)
+    }
+
+    /// What each choice among the checks of its first turn chooses between.
+    #[must_use]
+    pub fn choices_asked(&self) -> Vec<ChoiceAsked> {
+        let asked = self.checks.iter().filter_map(|check| match check {
+            Check::Choice(choice) => Some(ChoiceAsked {
+                answer: choice.answer.clone(),
+                others: choice.others.clone(),
+                per: match choice.normalize {
+                    Normalize::None => PerUnit::Text,
+                    Normalize::Bytes => PerUnit::Byte,
+                    Normalize::Tokens => PerUnit::Token,
+                },
+            }),
+            _ => None,
+        });
+        asked.collect()
     }
 
     /// Its checks, as a person reads them: those of later turns behind `turn 2: `.

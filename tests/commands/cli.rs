@@ -539,7 +539,7 @@ fn logits_are_those_of_the_reference() {
     assert!(difference.expect("a number") < 1e-4);
     project.write("tokens.json", "[1, \"two\"]");
     let again = ["logits", "model", "--tokens", "tokens.json", "--out", "out.safetensors"];
-    project.run(&again).fails(2, &["out.safetensors", "is there already", "--force"]);
+    project.run(&again).fails(2, &["out.safetensors", "already exists", "--force"]);
     project
         .run(&["logits", "model", "--tokens", "tokens.json", "--out", "out.safetensors", "--force"])
         .fails(1, &["tokens.json", "token ids"]);
@@ -567,7 +567,7 @@ fn an_export_says_how_close_it_is_and_overwrites_nothing() {
     for (format, out) in [("peft", "peft"), ("gguf-adapter", "adapter.gguf"), ("merged", "merged")] {
         let ran = project.run(&["export", "--format", format, "--out", out]).expect(0);
         assert!(ran.stdout.contains("drift") && ran.stdout.contains(out), "{}", ran.stdout);
-        project.run(&["export", "--format", format, "--out", out]).fails(2, &[out, "is there already", "--force"]);
+        project.run(&["export", "--format", format, "--out", out]).fails(2, &[out, "already exists", "--force"]);
     }
     project.run(&["export", "--format", "peft", "--out", "peft", "--force"]).expect(0);
     project
@@ -576,8 +576,6 @@ fn an_export_says_how_close_it_is_and_overwrites_nothing() {
     project.run(&["export", "--format", "merged", "--out", "m", "--adapter", "nowhere"]).fails(1, &["nowhere"]);
     assert!(!project.path("m.gguf").exists() && !project.path("m").exists());
     project.write("m.Modelfile", "FROM mine");
-    project
-        .run(&["export", "--format", "merged-gguf", "--out", "m.gguf"])
-        .fails(2, &["m.Modelfile", "is there already"]);
+    project.run(&["export", "--format", "merged-gguf", "--out", "m.gguf"]).fails(2, &["m.Modelfile", "already exists"]);
     assert_eq!(project.read("m.Modelfile"), "FROM mine");
 }

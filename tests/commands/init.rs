@@ -214,8 +214,8 @@ fn files_that_are_there_are_all_named_and_nothing_is_written() {
     project.write("data", "a file");
     let before = files(&project);
     let words = [
-        "finetest.toml: is there already",
-        "scenarios/facts.toml: is there already",
+        "finetest.toml: already exists",
+        "scenarios/facts.toml: already exists",
         "data: is a file",
         "nothing was written",
     ];
@@ -233,7 +233,7 @@ fn links_are_not_written_through() {
     std::fs::write(&shared, "mine\n").expect("a file");
     symlink(&shared, project.path(".gitignore")).expect("a link");
     let before = files(&project);
-    project.run(&INIT).fails(1, &["scenarios: is a link", "finetest.toml: is there already, as a link"]);
+    project.run(&INIT).fails(1, &["scenarios: is a link", "finetest.toml: already exists, as a link"]);
     assert_eq!(files(&project), before);
     for link in ["scenarios", "finetest.toml"] {
         std::fs::remove_file(project.path(link)).expect("removed");
@@ -292,8 +292,8 @@ fn a_kill_at_any_step_leaves_the_old_state_or_the_new() {
             files(&project).into_iter().filter(|(name, _)| !name.starts_with(".writing-")).collect();
         if left.contains_key("finetest.toml") {
             assert_eq!(left, expected, "{fault}");
-            // It is there already; what the killed one left aside is swept.
-            project.run(&NAMED).fails(1, &["is there already"]);
+            // It already exists; what the killed one left aside is swept.
+            project.run(&NAMED).fails(1, &["already exists"]);
         } else {
             project.run(&NAMED).expect(0);
         }

@@ -17,7 +17,7 @@ fn a_template_can_be_run_as_it_is_and_is_never_written_over() {
     let text = project.read("scenarios/capitals.toml");
     project
         .run(&["new", "scenario", "capitals"])
-        .fails(1, &["scenarios/capitals.toml: is there already", "nothing was written"]);
+        .fails(1, &["scenarios/capitals.toml: already exists", "nothing was written"]);
     assert_eq!(project.read("scenarios/capitals.toml"), text);
     for name in ["../x", "A", "", "a b"] {
         project.run(&["new", "scenario", name]).fails(2, &["expected letters a to z"]);

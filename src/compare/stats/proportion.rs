@@ -2,6 +2,7 @@
 
 use statrs::distribution::{Beta, ContinuousCDF};
 
+use super::mean::clustered_mean;
 use super::{ALPHA, Z_95};
 use crate::record::Interval;
 
@@ -45,7 +46,54 @@ pub fn clopper_pearson(hits: usize, n: usize) -> Option<Interval> {
 
 /// Quantile of the beta distribution whose quantiles are Clopper and Pearson's limits.
 fn quantile(p: f64, a: usize, b: usize) -> Option<f64> {
-    Beta::new(a as f64, b as f64).ok().map(|beta| beta.inverse_cdf(p))
+    beta_quantile(p, a as f64, b as f64)
+}
+
+fn beta_quantile(p: f64, a: f64, b: f64) -> Option<f64> {
+    Beta::new(a, b).ok().map(|beta| beta.inverse_cdf(p))
+}
+
+/// A share of cases that come in clusters, and how many independent cases it is worth.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClusteredShare {
+    /// Cases that hold.
+    pub hits: usize,
+    /// Cases.
+    pub n: usize,
+    /// Independent cases that would say as much.
+    pub effective: f64,
+}
+
+/// The share of `true` over clusters of cases; `None` without any.
+///
+/// The effective number is n over the design effect, which is the clustered variance over that of independent cases, and never more than n.
+/// Where all cases agree there is no variance to compare: each cluster counts once. Korn and Graubard, Surv. Methodol. 24 (1998) 193.
+#[must_use]
+pub fn clustered_share(clusters: &[Vec<bool>]) -> Option<ClusteredShare> {
+    let values: Vec<Vec<f64>> =
+        clusters.iter().map(|c| c.iter().map(|holds| f64::from(u8::from(*holds))).collect()).collect();
+    let mean = clustered_mean(&values)?;
+    let (n, share) = (mean.n as f64, mean.mean);
+    let hits = clusters.iter().flatten().filter(|holds| **holds).count();
+    let independent = share * (1.0 - share) / n;
+    let effective = match mean.se {
+        _ if mean.clusters == mean.n => n,
+        Some(se) if independent > 0.0 && se > 0.0 => n * (independent / (se * se)).min(1.0),
+        _ => mean.clusters as f64,
+    };
+    Some(ClusteredShare { hits, n: mean.n, effective })
+}
+
+impl ClusteredShare {
+    /// Clopper and Pearson's limits at the effective number of cases, with an error of `alpha` on each side.
+    #[must_use]
+    pub fn limits(&self, alpha: f64) -> Option<Interval> {
+        let share = self.hits as f64 / self.n as f64;
+        let (hits, n) = (share * self.effective, self.effective);
+        let low = if self.hits == 0 { 0.0 } else { beta_quantile(alpha, hits, n - hits + 1.0)? };
+        let high = if self.hits == self.n { 1.0 } else { beta_quantile(1.0 - alpha, hits + 1.0, n - hits)? };
+        Some(Interval { low, high })
+    }
 }
 
 /// Clopper and Pearson's exact lower limit of a proportion, with an error of `alpha` on this side alone; `None` without cases.
@@ -178,6 +226,24 @@ mod tests {
         assert_eq!(row(100), [Some(13), Some(8), Some(4), Some(1)]);
         assert_eq!(row(200), [Some(30), Some(21), Some(12), Some(4)]);
         assert_eq!((losses_allowed(0, 0.5), losses_allowed(9, 0.0)), (None, Some(9)));
+    }
+
+    #[test]
+    fn cases_that_resemble_each_other_are_worth_fewer() {
+        let alone: Vec<Vec<bool>> = (0..20).map(|i| vec![i > 1]).collect();
+        let share = clustered_share(&alone).expect("cases");
+        assert_eq!((share.hits, share.n, share.effective), (18, 20, 20.0));
+        let limits = share.limits(ALPHA).expect("limits");
+        close(limits.low, lower_limit(18, 20, ALPHA).expect("cases"), 1e-12);
+        close(limits.high, upper_limit(18, 20, ALPHA).expect("cases"), 1e-12);
+        // Four cases of a question that always agree: five questions, not twenty cases.
+        let alike: Vec<Vec<bool>> = (0..5).map(|i| vec![i > 0; 4]).collect();
+        let share = clustered_share(&alike).expect("cases");
+        assert!((share.effective - 4.0).abs() < 1e-9 || share.effective < 5.0, "{share:?}");
+        assert!(share.limits(ALPHA).expect("limits").low < 0.45);
+        let all = clustered_share(&[vec![true; 3], vec![true; 2]]).expect("cases");
+        assert_eq!((all.n, all.effective), (5, 2.0));
+        assert_eq!(clustered_share(&[]), None);
     }
 
     #[test]

@@ -177,7 +177,11 @@ impl Hub {
             }
             Some(401 | 403) => "is not open to this token; accept its licence on the hub".to_owned(),
             Some(404) => format!("there is no such repository, revision or file at {}", printable(&self.endpoint, 200)),
-            _ => format!("cannot be fetched from {}: {}", printable(&self.endpoint, 200), printable(&text, 400)),
+            _ => format!(
+                "cannot be fetched from {}: {}; without a network, name a copy on the disk (a directory or a .gguf file) with [model] source or --model",
+                printable(&self.endpoint, 200),
+                printable(&text, 400)
+            ),
         };
         spec.error(&why)
     }

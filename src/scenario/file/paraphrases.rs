@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use toml::Spanned;
-
 use super::{RawCase, Reader};
 use crate::data::limits::MOST_TEXT_BYTES;
 use crate::record::Prompt;

@@ -1,0 +1,421 @@
+//! What a fine-tune did to the controls: every measure of it over questions, with limits that say how sure it is.
+//!
+//! All controls count, not only those that base passes: a control that is chosen because base passes it can only be lost, so that harmless
+//! jitter alone looks like a loss. A *question* is a case with its paraphrases; questions are the clusters of all limits here.
+
+use std::collections::HashMap;
+
+use super::stats::{
+    self, ALPHA, ClusteredMean, ClusteredShare, FlipTable, PositiveMean, clustered_mean, clustered_share,
+    positive_mean, tango_paired,
+};
+use crate::record::{BASE, CaseRecord, Interval, Role, RunRecord, ScenarioRecord, Verdict};
+
+/// Questions from which on their spread says anything.
+const MIN_QUESTIONS: usize = 4;
+/// A question is out of reach when base's margin is lower than this many standard deviations of what margins changed by.
+const REACH: f64 = 3.0;
+
+/// A control question: a case, or a case with its paraphrases.
+#[derive(Clone, Debug)]
+pub struct Question<'a> {
+    /// Its scenario.
+    pub scenario: &'a ScenarioRecord,
+    /// Its cases, the first named one first.
+    pub cases: Vec<&'a CaseRecord>,
+    /// Whether it cannot be lost or won: both arms fail it however it is asked, and far from otherwise.
+    pub dead: bool,
+}
+
+impl Question<'_> {
+    /// `control::facts::germany`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.scenario.test_name(self.cases[0])
+    }
+}
+
+/// The change of pass rate on all live controls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NetLoss {
+    /// (broken − fixed) / pairs; positive is worse.
+    pub loss: f64,
+    /// Limits with an error of 5 % on each side.
+    pub limits: Interval,
+    /// The pairs' verdicts.
+    pub table: FlipTable,
+}
+
+/// Controls of one arm against base.
+#[derive(Clone, Debug)]
+pub struct Controls<'a> {
+    /// All of them, in the run's order.
+    pub questions: Vec<Question<'a>>,
+    /// Drift in nats/token, a mean over questions, of the mean over a question's cases of the mean over positions; `None` where it was not
+    /// measured by divergences.
+    pub drift: Option<PositiveMean>,
+    /// The mean change of [`ChoiceAsked::loss`](crate::record::ChoiceAsked::loss) in nats, over questions; positive is worse. `None` without
+    /// choices.
+    pub choice_loss: Option<ClusteredMean>,
+    /// Standard deviation of that change between questions.
+    pub choice_sd: f64,
+    /// `None` without a live pair.
+    pub net: Option<NetLoss>,
+    /// Of the pairs that base passes, those that the arm passes too.
+    pub retention: Option<ClusteredShare>,
+    /// Of the paraphrases of a question that base passes in other words, the share that base itself fails: what rephrasing alone would
+    /// cost. `None` without paraphrases.
+    pub rephrasing: Option<f64>,
+}
+
+impl<'a> Controls<'a> {
+    /// The controls of `arm`.
+    #[must_use]
+    pub fn of(run: &'a RunRecord, arm: &str) -> Self {
+        let mut questions = questions(run);
+        let changes: Vec<Vec<f64>> = questions.iter().map(|question| choice_changes(question, arm)).collect();
+        let choice_loss = clustered_mean(&changes);
+        let means: Vec<f64> = changes.iter().filter(|c| !c.is_empty()).map(|c| mean(c)).collect();
+        let choice_sd = sd(&means);
+        questions.iter_mut().for_each(|question| question.dead = is_dead(question, arm, choice_sd));
+        Self {
+            drift: drift(run, arm, &questions),
+            choice_loss,
+            choice_sd,
+            net: net(&questions, arm),
+            retention: retention(&questions, arm),
+            rephrasing: rephrasing(&questions),
+            questions,
+        }
+    }
+
+    /// Questions that cannot be lost or won.
+    pub fn dead(&self) -> impl Iterator<Item = &Question<'a>> {
+        self.questions.iter().filter(|question| question.dead)
+    }
+
+    /// These controls by scenario: each with its own drift, choice loss and net loss.
+    #[must_use]
+    pub fn by_scenario(run: &'a RunRecord, arm: &str) -> Vec<(&'a ScenarioRecord, Self)> {
+        let all = Self::of(run, arm);
+        let control = run.scenarios.iter().filter(|scenario| scenario.role == Role::Control);
+        let of_scenario = |scenario: &'a ScenarioRecord| {
+            let own = all.questions.iter().filter(|question| std::ptr::eq(question.scenario, scenario));
+            let questions: Vec<Question<'a>> = own.cloned().collect();
+            let changes: Vec<Vec<f64>> = questions.iter().map(|question| choice_changes(question, arm)).collect();
+            let controls = Self {
+                drift: own_drift(run, arm, &questions),
+                choice_loss: clustered_mean(&changes),
+                choice_sd: sd(&changes.iter().filter(|c| !c.is_empty()).map(|c| mean(c)).collect::<Vec<_>>()),
+                net: net(&questions, arm),
+                retention: retention(&questions, arm),
+                rephrasing: rephrasing(&questions),
+                questions,
+            };
+            (scenario, controls)
+        };
+        control.map(of_scenario).collect()
+    }
+}
+
+/// The control cases of a run, those of a family together.
+fn questions(run: &RunRecord) -> Vec<Question<'_>> {
+    let mut questions: Vec<Question<'_>> = Vec::new();
+    for scenario in run.scenarios.iter().filter(|scenario| scenario.role == Role::Control) {
+        let mut families: HashMap<&str, usize> = HashMap::new();
+        for case in &scenario.cases {
+            let known = case.family.as_deref().and_then(|family| families.get(family).copied());
+            match known {
+                Some(at) => questions[at].cases.push(case),
+                None => {
+                    families.extend(case.family.as_deref().map(|family| (family, questions.len())));
+                    questions.push(Question { scenario, cases: vec![case], dead: false });
+                }
+            }
+        }
+    }
+    questions
+}
+
+/// A case's verdicts of base and an arm, when both have one: whether they pass.
+fn pair(case: &CaseRecord, arm: &str) -> Option<(bool, bool)> {
+    let passes = |arm: &str| match case.verdict(arm) {
+        Verdict::Passed => Some(true),
+        Verdict::Failed => Some(false),
+        Verdict::NotEvaluated => None,
+    };
+    Some((passes(BASE)?, passes(arm)?))
+}
+
+/// Mean loss of a case's choices by an arm.
+fn choice_loss(case: &CaseRecord, arm: &str) -> Option<f64> {
+    let scores = &case.answers.get(arm)?.samples.first()?.turns.first()?.choices;
+    let losses: Vec<f64> = case.choices.iter().map(|choice| choice.loss(scores)).collect::<Option<_>>()?;
+    (!losses.is_empty()).then(|| mean(&losses))
+}
+
+fn choice_changes(question: &Question<'_>, arm: &str) -> Vec<f64> {
+    let change = |case: &&CaseRecord| Some(choice_loss(case, arm)? - choice_loss(case, BASE)?);
+    question.cases.iter().filter_map(change).collect()
+}
+
+/// Whether both arms fail every case of a question, and no case was near to being passed: base is sure of a wrong choice, or fails in several
+/// wordings.
+fn is_dead(question: &Question<'_>, arm: &str, spread: f64) -> bool {
+    let pairs: Vec<(bool, bool)> = question.cases.iter().filter_map(|case| pair(case, arm)).collect();
+    if pairs.is_empty() || pairs.iter().any(|(base, tuned)| *base || *tuned) {
+        return false;
+    }
+    let losses: Vec<f64> = question.cases.iter().filter_map(|case| choice_loss(case, BASE)).collect();
+    // Where the loss is ln 2 the right one is as likely as all others together.
+    let far = losses.iter().all(|loss| *loss > std::f64::consts::LN_2 + REACH * spread);
+    if losses.is_empty() { pairs.len() > 1 } else { far }
+}
+
+fn net(questions: &[Question<'_>], arm: &str) -> Option<NetLoss> {
+    let live = questions.iter().filter(|question| !question.dead);
+    let pairs: Vec<Vec<(bool, bool)>> = live
+        .map(|q| q.cases.iter().filter_map(|case| pair(case, arm)).collect())
+        .filter(|p: &Vec<_>| !p.is_empty())
+        .collect();
+    let table: FlipTable = pairs.iter().flatten().copied().collect();
+    let score = tango_paired(&table, ALPHA)?;
+    let mut limits = Interval { low: -score.high, high: -score.low };
+    // Paraphrases flip together: their questions may be fewer than they look.
+    if pairs.len() < table.pairs() && pairs.len() >= MIN_QUESTIONS {
+        let loss = |(base, tuned): &(bool, bool)| f64::from(i8::from(*base) - i8::from(*tuned));
+        let losses: Vec<Vec<f64>> = pairs.iter().map(|p| p.iter().map(loss).collect()).collect();
+        if let Some(clustered) = clustered_mean(&losses).and_then(|mean| mean.interval(ALPHA)) {
+            limits.low = limits.low.min(clustered.low).max(-1.0);
+            limits.high = limits.high.max(clustered.high).min(1.0);
+        }
+    }
+    Some(NetLoss { loss: -table.net()?, limits, table })
+}
+
+fn retention(questions: &[Question<'_>], arm: &str) -> Option<ClusteredShare> {
+    let kept = |question: &Question<'_>| {
+        let pairs = question.cases.iter().filter_map(|case| pair(case, arm));
+        pairs.filter(|(base, _)| *base).map(|(_, tuned)| tuned).collect::<Vec<bool>>()
+    };
+    clustered_share(&questions.iter().map(kept).filter(|kept| !kept.is_empty()).collect::<Vec<_>>())
+}
+
+fn rephrasing(questions: &[Question<'_>]) -> Option<f64> {
+    let (mut failed, mut asked) = (0_usize, 0_usize);
+    for question in questions {
+        let verdicts: Vec<bool> = question
+            .cases
+            .iter()
+            .map(|case| case.verdict(BASE))
+            .filter(|verdict| *verdict != Verdict::NotEvaluated)
+            .map(|verdict| verdict == Verdict::Passed)
+            .collect();
+        let passed = verdicts.iter().filter(|passed| **passed).count();
+        failed += passed * (verdicts.len() - passed);
+        asked += passed * verdicts.len().saturating_sub(1);
+    }
+    (asked > 0).then(|| failed as f64 / asked as f64)
+}
+
+/// Mean drift of each text by its name.
+fn drift_by_text<'r>(run: &'r RunRecord, arm: &str) -> Option<HashMap<&'r str, f64>> {
+    let drift = run.drift.get(arm)?;
+    drift.kl?;
+    Some(drift.texts.iter().filter_map(|text| Some((text.text.as_str(), text.kl()?))).collect())
+}
+
+/// A value for each question: the mean of what its cases' texts have. What was found is taken out of `texts`.
+fn drift_of_questions(texts: &mut HashMap<&str, f64>, questions: &[Question<'_>]) -> Vec<f64> {
+    let mut values = Vec::new();
+    for question in questions {
+        let mut own = Vec::new();
+        for case in &question.cases {
+            let name = question.scenario.test_name(case);
+            own.extend(texts.remove(name.as_str()));
+            for turn in 1..=case.follow_ups.len() {
+                own.extend(texts.remove(format!("{name}, turn {}", turn + 1).as_str()));
+            }
+        }
+        if !own.is_empty() {
+            values.push(mean(&own));
+        }
+    }
+    values
+}
+
+/// Drift over questions, and over the stretches of the project's own text.
+fn drift(run: &RunRecord, arm: &str, questions: &[Question<'_>]) -> Option<PositiveMean> {
+    let mut texts = drift_by_text(run, arm)?;
+    let mut values = drift_of_questions(&mut texts, questions);
+    let mut others: Vec<(&str, f64)> = texts.into_iter().collect();
+    others.sort_by(|a, b| a.0.cmp(b.0));
+    values.extend(others.into_iter().map(|(_, value)| value));
+    positive_mean(&values)
+}
+
+fn own_drift(run: &RunRecord, arm: &str, questions: &[Question<'_>]) -> Option<PositiveMean> {
+    positive_mean(&drift_of_questions(&mut drift_by_text(run, arm)?, questions))
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+fn sd(values: &[f64]) -> f64 {
+    if values.len() < 2 {
+        return 0.0;
+    }
+    let mean = mean(values);
+    (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (values.len() - 1) as f64).sqrt()
+}
+
+/// Flips that guessing alone makes among multiple-choice questions: of the cases that base passes by guessing right, those that the arm
+/// guesses wrong.
+///
+/// Who does not know guesses, and of k options a wrong guess is k − 1 times as frequent as a right one: of cases with accuracy a the share (1 − a)/(k
+/// − 1) is guessed right.
+#[must_use]
+pub fn chance_flips(base: f64, arm: f64, options: usize) -> f64 {
+    if options < 2 {
+        return 0.0;
+    }
+    (1.0 - base).max(0.0) / (options - 1) as f64 * (1.0 - arm).max(0.0)
+}
+
+/// Questions that more would be needed for the same choice loss to be shown above or below `threshold`.
+#[must_use]
+pub fn questions_to_show(mean: f64, sd: f64, threshold: f64) -> Option<usize> {
+    let distance = (mean - threshold).abs();
+    if !(distance > 0.0 && sd.is_finite() && sd > 0.0) {
+        return None;
+    }
+    let n = (stats::Z_95_ONE_SIDED * sd / distance).powi(2).ceil();
+    (n < 1e6).then_some(n as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::fixture::{self, F, N, P};
+    use crate::record::{ChoiceAsked, ChoiceScore, PerUnit, TUNED};
+
+    fn run(verdicts: &[(Verdict, Verdict)], families: &[&str]) -> RunRecord {
+        let mut scenario = fixture::scenario("facts", Role::Control, verdicts);
+        for (case, family) in scenario.cases.iter_mut().zip(families) {
+            case.family = Some((*family).to_owned());
+        }
+        fixture::run(vec![fixture::scenario("t", Role::Target, &[(F, P)]), scenario])
+    }
+
+    #[test]
+    fn paraphrases_are_one_question() {
+        let run = run(&[(P, P), (P, F), (F, F), (F, F), (P, P)], &["a", "a", "b", "b"]);
+        let controls = Controls::of(&run, TUNED);
+        let shown: Vec<(String, usize, bool)> =
+            controls.questions.iter().map(|q| (q.name(), q.cases.len(), q.dead)).collect();
+        assert_eq!(
+            shown,
+            [
+                ("control::facts::case_1".to_owned(), 2, false),
+                ("control::facts::case_3".to_owned(), 2, true),
+                ("control::facts::case_5".to_owned(), 1, false)
+            ]
+        );
+        // The dead question's cases dilute nothing.
+        let net = controls.net.expect("pairs");
+        assert_eq!((net.table.pairs(), net.table.broken), (3, 1));
+        assert!((net.loss - 1.0 / 3.0).abs() < 1e-12 && net.limits.low < net.loss && net.loss < net.limits.high);
+        // Base passes both wordings of the first question and none of the second.
+        assert_eq!(controls.rephrasing, Some(0.0));
+        assert_eq!(controls.retention.map(|share| (share.hits, share.n)), Some((2, 3)));
+    }
+
+    #[test]
+    fn what_rephrasing_costs_base_is_measured_on_base_alone() {
+        let run = run(&[(P, F), (P, F), (F, F)], &["a", "a", "a"]);
+        // Two passed wordings; of the two others of each, one fails.
+        assert_eq!(Controls::of(&run, TUNED).rephrasing, Some(0.5));
+        let single = self::run(&[(P, P)], &[]);
+        assert_eq!(Controls::of(&single, TUNED).rephrasing, None);
+    }
+
+    #[test]
+    fn nothing_to_compare_is_nothing_measured() {
+        let controls = |run: &RunRecord| {
+            let controls = Controls::of(run, TUNED);
+            (controls.net, controls.retention, controls.choice_loss, controls.questions.len())
+        };
+        assert_eq!(controls(&run(&[(N, P), (P, N)], &[])), (None, None, None, 2));
+        assert_eq!(controls(&run(&[], &[])), (None, None, None, 0));
+        let hopeless = run(&[(F, F), (F, F)], &["a", "a"]);
+        assert_eq!(Controls::of(&hopeless, TUNED).net, None);
+        let mut unmeasured = run(&[(P, P)], &[]);
+        unmeasured.drift.clear();
+        assert_eq!(Controls::of(&unmeasured, TUNED).drift, None);
+    }
+
+    fn scored(run: &mut RunRecord, case: usize, base: [f64; 2], tuned: [f64; 2]) {
+        let case = &mut run.scenarios[1].cases[case];
+        case.choices = vec![ChoiceAsked { answer: "a".into(), others: vec!["b".into()], per: PerUnit::Text }];
+        for (arm, scores) in [(BASE, base), (TUNED, tuned)] {
+            let score = |text: &str, log_likelihood| ChoiceScore { text: text.into(), log_likelihood, tokens: 1 };
+            let sample = &mut case.answers.get_mut(arm).expect("an answer").samples[0];
+            sample.turns[0].choices = vec![score("a", scores[0]), score("b", scores[1])];
+        }
+    }
+
+    #[test]
+    fn choices_tell_by_how_much() {
+        let mut run = run(&[(P, P), (P, P), (P, F)], &["a", "a"]);
+        scored(&mut run, 0, [-1.0, -1.0], [-1.0, -1.0]);
+        scored(&mut run, 1, [0.0, -30.0], [-1.0, -1.0]);
+        let controls = Controls::of(&run, TUNED);
+        let loss = controls.choice_loss.expect("choices");
+        assert_eq!((loss.n, loss.clusters), (2, 1));
+        assert!((loss.mean - std::f64::consts::LN_2 / 2.0).abs() < 1e-9, "{loss:?}");
+        let asked = &run.scenarios[1].cases[0].choices[0];
+        assert_eq!(asked.loss(&[]), None);
+    }
+
+    #[test]
+    fn a_question_far_out_of_reach_is_dead_and_a_near_one_is_not() {
+        let mut run = run(&[(F, F), (F, F)], &[]);
+        scored(&mut run, 0, [-20.0, -1.0], [-20.1, -1.0]);
+        scored(&mut run, 1, [-1.2, -1.0], [-1.1, -1.0]);
+        let dead: Vec<bool> = Controls::of(&run, TUNED).questions.iter().map(|q| q.dead).collect();
+        assert_eq!(dead, [true, false]);
+    }
+
+    #[test]
+    fn drift_is_a_mean_over_questions() {
+        let mut run = run(&[(P, P), (P, P), (P, P)], &["a", "a"]);
+        let drift = run.drift.get_mut(TUNED).expect("drift");
+        drift.texts = [
+            ("control::facts::case_1", [0.1, 0.3]),
+            ("control::facts::case_2", [0.4, 0.4]),
+            ("control::facts::case_3", [0.9, 0.9]),
+        ]
+        .map(|(text, values)| fixture::text_drift(text, &values))
+        .into();
+        let found = Controls::of(&run, TUNED).drift.expect("drift");
+        assert!((found.mean - (0.3 + 0.9) / 2.0).abs() < 1e-6, "{found:?}");
+        assert_eq!(found.clusters, 2);
+        let by = Controls::by_scenario(&run, TUNED);
+        assert_eq!((by.len(), by[0].1.drift.map(|d| d.clusters)), (1, Some(2)));
+    }
+
+    #[test]
+    fn guessing_between_options_flips_some() {
+        // 60 % of four-choice questions: of the others a third as many are guessed right, and the arm misses 40 % of those.
+        assert!((chance_flips(0.6, 0.6, 4) - 0.4 / 3.0 * 0.4).abs() < 1e-12);
+        assert_eq!((chance_flips(1.0, 0.5, 4), chance_flips(0.5, 0.5, 1)), (0.0, 0.0));
+    }
+
+    #[test]
+    fn more_questions_show_a_smaller_distance() {
+        assert_eq!(questions_to_show(0.1, 0.5, 0.1), None);
+        // (1.645 · 0.5 / 0.1)² = 67.6
+        assert_eq!(questions_to_show(0.2, 0.5, 0.1), Some(68));
+    }
+}

@@ -1,0 +1,348 @@
+//! What is said about the controls: kept, lost or not shown, by which measure, and how what broke looks.
+
+use crate::compare::{Comparison, FlipKind, Shared, number, percent, shared_words};
+use crate::record::{
+    ControlMeasure, ControlVerdict, Decision, Drift, Evidence, MovedToken, Role, RunRecord, SpillOver, TextDrift,
+};
+use crate::report::escape::markdown_safe;
+use crate::report::markdown::{add, code};
+use crate::report::paint::{Ink, Page, clip, columns, left, piece};
+use crate::report::terminal::heading;
+use crate::report::view::View;
+use crate::report::{amount, interval};
+use crate::shown::plain;
+
+/// Tokens that moved most, as many as are shown.
+const MOVED: usize = 10;
+/// Dead questions that are named.
+const NAMED: usize = 5;
+/// Answers in which a habit has to be commoner than in base's to be worth a line: a twentieth.
+const WORTH: usize = 20;
+
+/// One arm's controls, ready to be drawn.
+pub(super) struct ControlsView<'a> {
+    pub(super) verdict: &'a ControlVerdict,
+    /// A measure a row: its name, what was measured, limits, threshold, and what it shows.
+    pub(super) rows: Vec<[String; 5]>,
+    /// What else is known of them, a sentence each.
+    pub(super) notes: Vec<String>,
+    /// What to try, with its reason, where they are shown lost.
+    pub(super) remedy: Option<String>,
+}
+
+impl<'a> ControlsView<'a> {
+    pub(super) fn all(run: &'a RunRecord, comparisons: &[Comparison<'_>], decision: &'a Decision) -> Vec<Self> {
+        decision.controls.iter().map(|verdict| Self::new(run, comparisons, verdict)).collect()
+    }
+
+    fn new(run: &'a RunRecord, comparisons: &[Comparison<'_>], verdict: &'a ControlVerdict) -> Self {
+        let comparison = comparisons.iter().find(|comparison| comparison.tuned == verdict.arm);
+        let mut notes = Vec::new();
+        notes.extend(lost(verdict));
+        notes.extend(comparison.and_then(shared).map(|shared| shared_note(&shared)));
+        notes.extend(run.spill_over.get(&verdict.arm).map(spilled).unwrap_or_default());
+        notes.extend(verdict.rephrasing.map(|share| {
+            format!("rephrasing alone: base fails {} of the other wordings of what it passes", percent(share))
+        }));
+        notes.extend(dead(verdict));
+        Self {
+            verdict,
+            rows: verdict.measures.iter().map(row).collect(),
+            notes,
+            remedy: (verdict.evidence == Evidence::Lost).then(|| remedy(run, verdict)),
+        }
+    }
+}
+
+fn row(measure: &ControlMeasure) -> [String; 5] {
+    let sign = if measure.bound == crate::record::Bound::AtMost { "≤" } else { "≥" };
+    let threshold = measure.threshold.map_or_else(
+        || "–".to_owned(),
+        |threshold| {
+            let own = if measure.given { "" } else { "*" };
+            format!("{sign} {}{own}", amount(measure.unit, threshold))
+        },
+    );
+    let shows = match (measure.threshold, measure.evidence) {
+        (None, _) => "–".to_owned(),
+        (Some(_), Evidence::NotShown) => {
+            let needed = measure.needed.map_or_else(String::new, |n| format!(", needs ~{n}"));
+            let least = measure
+                .detectable
+                .map_or_else(String::new, |least| format!("; {} could be seen", amount(measure.unit, least)));
+            format!("not shown{needed}{least}")
+        }
+        (Some(_), evidence) => evidence.words().to_owned(),
+    };
+    [
+        measure.name.replace('_', " "),
+        amount(measure.unit, measure.measured),
+        measure.limits.map_or_else(|| "–".to_owned(), |limits| interval(measure.unit, limits)),
+        threshold,
+        shows,
+    ]
+}
+
+/// Scenarios that are lost by themselves, the worst first.
+fn lost(verdict: &ControlVerdict) -> Option<String> {
+    let mut lost: Vec<_> = verdict.lost.iter().collect();
+    lost.sort_by(|a, b| a.p.total_cmp(&b.p));
+    let named: Vec<String> =
+        lost.iter().map(|s| format!("{} ({} broken, {} fixed)", s.scenario, s.broken, s.fixed)).collect();
+    (!named.is_empty()).then(|| format!("lost by themselves: {}", named.join(", ")))
+}
+
+/// What broken control answers share.
+fn shared(comparison: &Comparison<'_>) -> Option<Shared> {
+    let broken = || comparison.flips.iter().filter(|f| f.kind == FlipKind::Broken && f.scenario.role == Role::Control);
+    let texts = |arm: &str| broken().map(|flip| flip.case.text(arm).unwrap_or("")).collect::<Vec<&str>>();
+    shared_words(&texts(&comparison.tuned), &texts(&comparison.base))
+}
+
+fn shared_note(shared: &Shared) -> String {
+    let Shared { words, broken, base, of } = shared;
+    format!("{broken} of {of} broken answers have {}, of base's {base}", crate::shown::quote(words))
+}
+
+/// What of the target's form, and of a broken model's habits, the control answers have.
+fn spilled(spill: &SpillOver) -> Vec<String> {
+    let SpillOver { answers, forms, empty, loops, tags, refusals, words } = spill;
+    let more = |base: usize, arm: usize| arm > base && WORTH * (arm - base) >= *answers;
+    let forms = forms.iter().filter(|form| more(form.base, form.arm)).map(|form| {
+        format!(
+            "spill-over: {} of {answers} control answers have the target's form {}, of base's {}",
+            form.arm,
+            plain(&form.form, 60),
+            form.base
+        )
+    });
+    let habits = [
+        (empty, "are empty"),
+        (loops, "repeat themselves"),
+        (tags, "have template tags"),
+        (refusals, "decline to help"),
+    ];
+    let habits = habits
+        .into_iter()
+        .filter(|([base, arm], _)| more(*base, *arm))
+        .map(|([base, arm], what)| format!("{arm} of {answers} control answers {what}, of base's {base}"));
+    let [before, after] = *words;
+    let changed = before > 0.0 && !(0.5..=2.0).contains(&(after / before));
+    let length = changed.then(|| format!("control answers have {after:.0} words on average, base's {before:.0}"));
+    forms.chain(habits).chain(length).collect()
+}
+
+fn dead(verdict: &ControlVerdict) -> Option<String> {
+    let (all, count) = (verdict.questions, verdict.dead.len());
+    if count == 0 {
+        return None;
+    }
+    let mut named: Vec<&str> = verdict.dead.iter().take(NAMED).map(String::as_str).collect();
+    if count > NAMED {
+        named.push("…");
+    }
+    Some(format!("dead: {count} of {all} control questions can be neither lost nor won ({})", named.join(", ")))
+}
+
+/// One thing to try, and why.
+fn remedy(run: &RunRecord, verdict: &ControlVerdict) -> String {
+    let drift = verdict.measures.iter().find(|measure| measure.name == "drift" && measure.measured > 0.0);
+    let scale = run.arms.iter().find(|arm| arm.name == verdict.arm).map_or(1.0, |arm| arm.scale);
+    match drift.and_then(|drift| Some((drift.measured, drift.threshold?))) {
+        Some((measured, threshold)) if measured > threshold => {
+            let lower = scale * (threshold / measured).sqrt();
+            format!(
+                "to try: a smaller scale; drift falls about with its square, so {} would bring it from {} to {}. Add [arms.smaller] with scale = {lower:.2}, \
+                 and see what of the target is left",
+                number((lower * 100.0).floor() / 100.0),
+                number(measured),
+                number(threshold)
+            )
+        }
+        _ => "to try: a lower learning rate or fewer epochs, and a tenth of general examples in the training data"
+            .to_owned(),
+    }
+}
+
+/// The tokens that moved most of an arm: in which text, and where.
+pub(super) fn moved(drift: &Drift) -> Vec<(&TextDrift, &MovedToken)> {
+    let mut all: Vec<(&TextDrift, &MovedToken)> =
+        drift.texts.iter().flat_map(|text| text.moved.iter().map(move |token| (text, token))).collect();
+    all.sort_by(|a, b| b.1.kl.total_cmp(&a.1.kl));
+    all.truncate(MOVED);
+    all
+}
+
+/// `after "The capital is" base goes on " Paris" (0.93, now 0.02); tuned prefers " {" (0.81)`.
+pub(super) fn moved_in_words(token: &MovedToken, arm: &str) -> String {
+    let tail = |text: &str| {
+        let skip = text.chars().count().saturating_sub(40);
+        plain(&text.chars().skip(skip).collect::<String>(), 60)
+    };
+    let place = if token.before.is_empty() {
+        "at the beginning".to_owned()
+    } else {
+        format!("after {:?}", tail(&token.before))
+    };
+    let [before, after] = token.probability;
+    let now = format!("{:?} {}, now {}", plain(&token.token, 30), probability(before), probability(after));
+    if token.margin() == 0.0 {
+        return format!("{place}: {now}; {arm} still prefers it");
+    }
+    let tie = if token.is_near_tie() { ", a near tie" } else { "" };
+    format!(
+        "{place}: {now}; {arm} prefers {:?} {}{tie}",
+        plain(&token.instead, 30),
+        probability(token.instead_probability)
+    )
+}
+
+fn probability(p: f64) -> String {
+    if p < 0.005 { format!("{p:.0e}") } else { format!("{p:.2}") }
+}
+
+/// The measures' names of columns.
+const HEAD: [&str; 5] = ["measure", "measured", "limits", "threshold", "shows"];
+/// What an asterisk says.
+const OWN: &str = "* finetest's own threshold; one in [gate] takes its place. Each limit is wrong in at most 5 of 100";
+/// Moved tokens that a terminal shows.
+const MOVED_IN_TERMINAL: usize = 3;
+
+/// The controls of each gated arm, and the tokens that moved most.
+pub(super) fn terminal(page: &mut Page, view: &View<'_>) {
+    for controls in &view.controls {
+        let verdict = controls.verdict;
+        let of = if view.controls.len() > 1 { format!(" of {}", verdict.arm) } else { String::new() };
+        heading(page, &format!("controls{of}: {}", verdict.evidence.words()), Some(verdict.questions));
+        let ink = |evidence| match evidence {
+            Evidence::Kept => Ink::Good,
+            Evidence::Lost => Ink::Bad,
+            Evidence::NotShown => Ink::Dim,
+        };
+        let rows: Vec<&[String; 5]> = controls.rows.iter().collect();
+        let widest =
+            |column: usize| rows.iter().map(|row| columns(&row[column])).max().unwrap_or(0).max(columns(HEAD[column]));
+        let widths: Vec<usize> = (0..4).map(widest).collect();
+        let line = |cells: [&str; 4]| -> String {
+            cells.iter().zip(&widths).map(|(cell, width)| format!("  {}", left(cell, *width))).collect()
+        };
+        page.line(&[piece(Ink::Dim, format!("{}  {}", line([HEAD[0], HEAD[1], HEAD[2], HEAD[3]]), HEAD[4]))]);
+        for (row, measure) in rows.iter().zip(&verdict.measures) {
+            let told = line([&row[0], &row[1], &row[2], &row[3]]);
+            page.wrapped(4, &[piece(Ink::Plain, told), piece(ink(measure.evidence), format!("  {}", row[4]))]);
+        }
+        if controls.rows.iter().any(|row| row[3].ends_with('*')) {
+            page.wrapped(4, &[piece(Ink::Dim, format!("    {OWN}"))]);
+        }
+        for note in controls.notes.iter().chain(&controls.remedy) {
+            page.wrapped(4, &[piece(Ink::Plain, format!("  {note}"))]);
+        }
+    }
+    if let Some((arm, drift)) = view.main().and_then(|arm| Some((arm.name, arm.drift?))) {
+        let all = moved(drift);
+        if !all.is_empty() {
+            heading(page, "tokens that moved most", None);
+        }
+        for (text, token) in all.into_iter().take(MOVED_IN_TERMINAL) {
+            let told = format!("  {}  {} nats  ", text.text, number((token.kl * 100.0).round() / 100.0));
+            page.wrapped(4, &[piece(Ink::Bold, told), piece(Ink::Plain, moved_in_words(token, arm))]);
+        }
+    }
+}
+
+/// As [`terminal`], as Markdown; the tokens are folded.
+pub(super) fn markdown(page: &mut String, view: &View<'_>) {
+    for controls in &view.controls {
+        let verdict = controls.verdict;
+        let of = if view.controls.len() > 1 { format!(" of {}", markdown_safe(&verdict.arm)) } else { String::new() };
+        add(page, &format!("### Controls{of}: {}\n", verdict.evidence.words()));
+        add(page, &format!("| {} |\n|---|--:|---|---|---|", HEAD.join(" | ")));
+        for row in &controls.rows {
+            add(page, &format!("| {} |", row.each_ref().map(|cell| markdown_safe(cell)).join(" | ")));
+        }
+        page.push('\n');
+        for note in controls.notes.iter().chain(&controls.remedy) {
+            add(page, &format!("- {}", markdown_safe(&clip(note, 400))));
+        }
+        add(page, &format!("\n<sub>{}</sub>\n", markdown_safe(OWN)));
+    }
+    let Some((arm, drift)) = view.main().and_then(|arm| Some((arm.name, arm.drift?))) else { return };
+    let all = moved(drift);
+    if all.is_empty() {
+        return;
+    }
+    add(page, "<details><summary>Tokens that moved most</summary>\n\n| case | nats | where |\n|---|--:|---|");
+    for (text, token) in all {
+        let (name, kl) = (code(&clip(&text.text, 80)), number((token.kl * 100.0).round() / 100.0));
+        add(page, &format!("| {name} | {kl} | {} |", markdown_safe(&moved_in_words(token, arm))));
+    }
+    add(page, "\n</details>\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Policy;
+    use crate::gate::decide;
+    use crate::record::fixture::{self, F, P};
+    use crate::record::{FormCount, TUNED};
+
+    fn token() -> MovedToken {
+        MovedToken {
+            position: 3,
+            before: "The capital is".into(),
+            token: " Paris".into(),
+            probability: [0.93, 0.0001],
+            instead: " {".into(),
+            instead_probability: 0.81,
+            kl: 4.0,
+        }
+    }
+
+    #[test]
+    fn a_moved_token_is_said_in_a_line() {
+        assert_eq!(
+            moved_in_words(&token(), "tuned"),
+            "after \"The capital is\": \" Paris\" 0.93, now 1e-4; tuned prefers \" {\" 0.81"
+        );
+        let kept =
+            MovedToken { instead: " Paris".into(), instead_probability: 0.5, probability: [0.9, 0.5], ..token() };
+        assert!(moved_in_words(&kept, "half").ends_with("half still prefers it"));
+        let tie = MovedToken { probability: [0.9, 0.4999], instead_probability: 0.5, ..token() };
+        assert!(moved_in_words(&tie, "tuned").ends_with("a near tie"));
+    }
+
+    #[test]
+    fn lost_controls_say_what_they_look_like_and_one_thing_to_try() {
+        let mut run = fixture::run(vec![fixture::scenario("facts", Role::Control, &[(P, F); 12])]);
+        for case in &mut run.scenarios[0].cases {
+            let sample = &mut case.answers.get_mut(TUNED).expect("an answer").samples[0];
+            sample.turns[0].text = "{\"tool\": null}".into();
+        }
+        let form = FormCount { form: "json".into(), base: 0, arm: 12 };
+        let spill =
+            SpillOver { answers: 12, forms: vec![form], loops: [0, 3], words: [9.0, 2.0], ..SpillOver::default() };
+        run.spill_over.insert(TUNED.into(), spill);
+        let drift = run.drift.get_mut(TUNED).expect("drift");
+        drift.texts = (1..=12)
+            .map(|i| fixture::text_drift(&format!("control::facts::case_{i}"), &[0.6 + 0.01 * i as f32]))
+            .collect();
+        let decision = decide(&run, &Policy::default());
+        let comparisons = Comparison::all(&run);
+        let views = ControlsView::all(&run, &comparisons, &decision);
+        let notes = views[0].notes.join("\n");
+        for part in [
+            "lost by themselves: facts (12 broken, 0 fixed)",
+            "12 of 12 broken answers have \"{\\\"tool\\\": null}\", of base's 0",
+            "spill-over: 12 of 12 control answers have the target's form json, of base's 0",
+            "3 of 12 control answers repeat themselves, of base's 0",
+            "control answers have 2 words on average, base's 9",
+        ] {
+            assert!(notes.contains(part), "{part}\n{notes}");
+        }
+        let remedy = views[0].remedy.as_deref().expect("a remedy");
+        assert!(remedy.contains("[arms.smaller] with scale = 0.4"), "{remedy}");
+        assert_eq!(views[0].rows[0][4], "shown lost");
+        assert!(views[0].rows[0][3].ends_with('*'), "{:?}", views[0].rows[0]);
+    }
+}
