@@ -245,7 +245,10 @@ fn drift(drift: Option<&Drift>, controls: &Controls<'_>, most: f64) -> Measureme
         interval: limits,
         limits,
         needed: controls.drift.and_then(|drift| questions_to_show(drift.mean, drift.sd, most)),
-        n: drift.map_or(0, |d| d.tokens),
+        n: match (drift, controls.drift) {
+            (Some(drift), Some(over)) if over.limits.is_some() && drift.tokens > 0 => over.clusters,
+            (drift, _) => drift.map_or(0, |d| d.tokens),
+        },
         found: match (drift, value, controls.drift.filter(|over| over.limits.is_some())) {
             (Some(d), Some(mean), Some(over)) => {
                 let (mean, by_token) = (number(mean), kl.map_or_else(String::new, |kl| number(kl.mean)));

@@ -3,6 +3,7 @@
 //! Results go to stdout, progress and notes to stderr.
 
 mod ask;
+mod calibrate;
 mod check;
 mod compare;
 mod crosscheck;
@@ -97,6 +98,8 @@ enum Command {
     Ask(ask::Args),
     /// Show, accept or reject changed answers
     Snapshots(snapshots::Args),
+    /// Find control cases and thresholds for a base: what it can do, and how much it jitters
+    Calibrate(calibrate::Args),
     /// Gate a recorded run by the manifest's thresholds
     Gate(gate::Args),
     /// Report a recorded run
@@ -175,6 +178,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Some(Command::Train(args)) => train::train(global, args),
         Some(Command::Ask(args)) => ask::ask(global, args),
         Some(Command::Snapshots(args)) => snapshots::snapshots(global, args),
+        Some(Command::Calibrate(args)) => calibrate::calibrate(global, args),
         Some(Command::Gate(args)) => gate::gate(global, args),
         Some(Command::Report(args)) => report::report(global, args),
         Some(Command::Compare(args)) => compare::compare(global, args),

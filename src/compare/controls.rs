@@ -11,6 +11,8 @@ use super::stats::{
 };
 use crate::record::{BASE, CaseRecord, Interval, Role, RunRecord, ScenarioRecord, Verdict};
 
+/// Controls from which on it is no chance that base passes all of them.
+const SELECTED: usize = 10;
 /// Questions from which on their spread says anything.
 const MIN_QUESTIONS: usize = 4;
 /// A question is out of reach when base's margin is lower than this many standard deviations of what margins changed by.
@@ -28,6 +30,12 @@ pub struct Question<'a> {
 }
 
 impl Question<'_> {
+    /// Whether an arm fails every case of it, further from passing than changes of this standard deviation reach.
+    #[must_use]
+    pub fn is_out_of_reach(&self, arm: &str, spread: f64) -> bool {
+        is_dead(self, arm, spread)
+    }
+
     /// `control::facts::germany`.
     #[must_use]
     pub fn name(&self) -> String {
@@ -54,8 +62,8 @@ pub struct Controls<'a> {
     /// Drift in nats/token, a mean over questions, of the mean over a question's cases of the mean over positions; `None` where it was not
     /// measured by divergences.
     pub drift: Option<PositiveMean>,
-    /// The mean change of [`ChoiceAsked::loss`](crate::record::ChoiceAsked::loss) in nats, over questions; positive is worse. `None` without
-    /// choices.
+    /// The mean change of [`ChoiceAsked::loss`](crate::record::ChoiceAsked::loss) in nats, over cases with their questions as clusters; positive is
+    /// worse. `None` without choices.
     pub choice_loss: Option<ClusteredMean>,
     /// Standard deviation of that change between questions.
     pub choice_sd: f64,
@@ -87,6 +95,12 @@ impl<'a> Controls<'a> {
             rephrasing: rephrasing(&questions),
             questions,
         }
+    }
+
+    /// Whether base passes every control: they may have been chosen for that, and then even a harmless change loses some and gains none.
+    #[must_use]
+    pub fn all_pass(&self) -> bool {
+        self.net.is_some_and(|net| net.table.fixed + net.table.neither == 0 && net.table.pairs() >= SELECTED)
     }
 
     /// Questions that cannot be lost or won.

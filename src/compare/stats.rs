@@ -7,6 +7,7 @@ mod bayes;
 mod flips;
 mod many;
 mod mean;
+mod normal;
 mod positive;
 mod power;
 mod proportion;

@@ -225,7 +225,7 @@ pub struct Policy {
     pub max_drift: Option<f64>,
     /// Most that the pass rate on all control cases may fall, base − tuned, 0 to 1.
     pub max_net_loss: Option<f64>,
-    /// Most that the loss of the right answer among the choices of a control may grow, nats, over questions.
+    /// Most that the loss of the right answer among the choices of a control may grow on average, nats.
     pub max_choice_loss: Option<f64>,
     /// What happens when these cases do not show whether the controls are kept: `"warn"`, or `"fail"`, which fails the gate; default: `"fail"` in CI,
     /// `"warn"` elsewhere.

@@ -122,18 +122,20 @@ fn choice_loss(policy: &Policy, controls: &Controls<'_>) -> Option<ControlMeasur
 
 fn net_loss(policy: &Policy, controls: &Controls<'_>) -> Option<ControlMeasure> {
     let net = controls.net?;
-    let threshold = policy.max_net_loss.unwrap_or(DEFAULT_MAX_NET_LOSS);
+    // Controls that base passes one and all can only be lost: jitter alone would go beyond a threshold that nobody chose for them.
+    let own = (!controls.all_pass()).then_some(DEFAULT_MAX_NET_LOSS);
+    let threshold = policy.max_net_loss.or(own);
     let measured = Measured {
         name: "net_loss",
         value: net.loss,
         limits: Some(net.limits),
-        threshold: Some(threshold),
+        threshold,
         given: policy.max_net_loss.is_some(),
         unit: Unit::Difference,
         bound: Bound::AtMost,
         n: net.table.pairs(),
         detectable: stats::minimum_detectable_effect(net.table.pairs(), net.table.broken + net.table.fixed),
-        needed: super::pairs_needed(&net, threshold),
+        needed: threshold.and_then(|threshold| super::pairs_needed(&net, threshold)),
     };
     Some(measured.judge())
 }
@@ -188,10 +190,11 @@ fn explanation(evidence: Evidence, decided: Option<&ControlMeasure>, measures: &
                 .limits
                 .map_or(measure.measured, |limits| if side == "above" { limits.low } else { limits.high });
             format!(
-                "{} is {}, and surely {side} {}, its limit being {}",
+                "{} is {}, and surely {side} {}{}, its limit being {}",
                 measure.name.replace('_', " "),
                 amount(measure, measure.measured),
                 amount(measure, measure.threshold.unwrap_or(f64::NAN)),
+                if measure.given { "" } else { " (finetest's own threshold)" },
                 amount(measure, limit)
             )
         }
@@ -293,6 +296,19 @@ mod tests {
     }
 
     #[test]
+    fn controls_that_base_passes_one_and_all_are_no_fair_test_of_what_was_lost() {
+        let mut all = vec![(P, P); 30];
+        all.extend(vec![(P, F); 8]);
+        let mut run = run(&all, 0.01);
+        let judged = controls(&run, &Policy::default());
+        assert_eq!((judged.evidence, judged.by.as_str()), (Evidence::Kept, "drift"));
+        run.drift.clear();
+        assert_eq!(controls(&run, &Policy::default()).evidence, Evidence::NotShown);
+        let given = Policy { max_net_loss: Some(0.05), ..Policy::default() };
+        assert_eq!(controls(&run, &given).evidence, Evidence::Lost);
+    }
+
+    #[test]
     fn a_few_controls_show_nothing_and_say_how_many_would() {
         let mut few = run(&[(P, P), (P, F), (P, P), (F, F)], 0.1);
         few.drift.clear();
@@ -343,6 +359,39 @@ mod tests {
         assert!(found[1].starts_with("max_net_loss = 0.05") && found[1].ends_with("could"), "{found:?}");
         assert!(unreachable(&policy, 100).is_empty());
         assert!(unreachable(&Policy::default(), 1).is_empty());
+    }
+
+    /// Whatever is odd about a run, a gate that asks for a proof does not pass by silence.
+    #[test]
+    fn an_odd_run_never_passes_by_silence() {
+        use crate::record::fixture::N;
+        let strict = Policy {
+            min_retention: Some(0.8),
+            max_net_loss: Some(0.05),
+            not_shown: Some(NotShown::Fail),
+            ..Policy::default()
+        };
+        let odd: [(&str, &[(Verdict, Verdict)]); 5] = [
+            ("nothing evaluated", &[(N, N), (N, P)]),
+            ("one case", &[(P, P)]),
+            ("no flip among three", &[(P, P), (P, P), (F, F)]),
+            ("base passes nothing", &[(F, F), (F, F), (F, F), (F, F)]),
+            ("half not evaluated", &[(P, P), (P, N), (P, P), (N, P)]),
+        ];
+        for (what, verdicts) in odd {
+            let mut run = run(verdicts, 0.01);
+            run.drift.clear();
+            let decision = decide(&run, &strict);
+            assert!(!decision.passed, "{what}: {decision:#?}");
+            assert!(decision.controls.iter().all(|controls| controls.evidence != Evidence::Kept), "{what}");
+        }
+        // Drift and likelihoods that are no numbers are no evidence.
+        let mut broken = run(&[(P, P); 20], 0.01);
+        let drift = broken.drift.get_mut(TUNED).expect("drift");
+        drift.texts.iter_mut().for_each(|text| text.values[0] = f32::NAN);
+        drift.kl.as_mut().expect("KL").mean = f64::NAN;
+        let measures = controls(&broken, &Policy::default()).measures;
+        assert!(measures.iter().all(|measure| measure.name != "drift"), "{measures:?}");
     }
 
     #[test]

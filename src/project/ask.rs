@@ -10,8 +10,9 @@ use super::{Events, TrainPolicy, backend, made};
 use crate::backend::{Backend, ENGINE_REVISION};
 use crate::config::BackendName;
 use crate::error::Result;
-use crate::record::{Arm, BASE, ModelInfo, RunRecord, TUNED};
-use crate::run::{Inputs, Store, execute};
+use crate::model;
+use crate::record::{Arm, BASE, Drift, ModelInfo, RunRecord, ScenarioRecord, TUNED};
+use crate::run::{Inputs, Store, execute, measure_drift};
 use crate::snapshot;
 
 impl Prepared<'_> {
@@ -50,32 +51,71 @@ impl Prepared<'_> {
     /// # Errors
     /// The model cannot be loaded or asked.
     pub(super) fn ask(&self, name: BackendName, arms: &[Tested], on_event: Events<'_>) -> Result<RunRecord> {
-        let Self { config, checked: Checked { scenarios, drift_text }, base, .. } = self;
-        let (family, parameters) =
-            arms.first().map_or_else(Default::default, |arm| (arm.ready.family.clone(), arm.ready.parameters));
-        let model = ModelInfo {
-            source: config.relative(Path::new(&config.model.source)),
-            family,
-            parameters,
-            fingerprint: base.fingerprint.clone(),
-            weights: base.weights.clone(),
+        self.ask_others(&self.checked, name, arms, on_event)
+    }
+
+    /// As [`Self::ask`], other cases than the project's.
+    pub(super) fn ask_others(
+        &self,
+        checked: &Checked,
+        name: BackendName,
+        arms: &[Tested],
+        on_event: Events<'_>,
+    ) -> Result<RunRecord> {
+        let inputs = self.inputs(checked, name, arms)?;
+        let mut backend = self.backend(name, arms)?;
+        let run = execute(&inputs, &mut *backend, &self.store(), on_event);
+        // A backend knows no scenarios: of a prompt that does not fit, the check tells the file and the case.
+        run.map_err(|error| open_tokenizer(self.config, &self.base.files, checked).err().unwrap_or(error))
+    }
+
+    /// Drift of these arms on base's answers in `records`, one each. Nothing is asked.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(super) fn drift_of(
+        &self,
+        records: &[ScenarioRecord],
+        name: BackendName,
+        arms: &[Tested],
+        on_event: Events<'_>,
+    ) -> Result<Vec<Drift>> {
+        let nothing = Checked::default();
+        let inputs = self.inputs(&nothing, name, arms)?;
+        let mut backend = self.backend(name, arms)?;
+        measure_drift(&inputs, records, &mut *backend, &self.store(), on_event)
+    }
+
+    fn store(&self) -> Store {
+        Store::new(self.config.store().join("store"))
+    }
+
+    fn inputs<'a>(&self, checked: &'a Checked, name: BackendName, arms: &[Tested]) -> Result<Inputs<'a>> {
+        let Self { config, base, .. } = self;
+        let (family, parameters) = match arms.first() {
+            Some(arm) => (arm.ready.family.clone(), arm.ready.parameters),
+            None => {
+                let outline = model::outline(&base.files, &config.model)?;
+                (outline.family, outline.parameters)
+            }
         };
-        let names = scenarios.iter().map(|s| s.name.as_str());
+        let names = checked.scenarios.iter().map(|s| s.name.as_str());
         let arms_shown: Vec<&str> = std::iter::once(BASE).chain(arms.iter().map(|arm| arm.name.as_str())).collect();
-        let inputs = Inputs {
+        Ok(Inputs {
             project: config.project.clone(),
             made: made::made(config),
-            model,
+            model: ModelInfo {
+                source: config.relative(Path::new(&config.model.source)),
+                family,
+                parameters,
+                fingerprint: base.fingerprint.clone(),
+                weights: base.weights.clone(),
+            },
             arms: self.records(name, arms),
-            scenarios,
-            drift_text: drift_text.clone(),
+            scenarios: &checked.scenarios,
+            drift_text: checked.drift_text.clone(),
             approved: snapshot::approved(&config.run.snapshots, names, &arms_shown),
-        };
-        let mut backend = self.backend(name, arms)?;
-        let store = Store::new(config.store().join("store"));
-        let run = execute(&inputs, &mut *backend, &store, on_event);
-        // A backend knows no scenarios: of a prompt that does not fit, the check tells the file and the case.
-        run.map_err(|error| open_tokenizer(config, &base.files, &self.checked).err().unwrap_or(error))
+        })
     }
 
     fn records(&self, name: BackendName, arms: &[Tested]) -> Vec<Arm> {

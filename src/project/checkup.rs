@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::asked::{Checked, open_tokenizer};
-use super::early;
 use super::estimate::{Estimate, Work, speed};
+use super::{early, reachable};
 use crate::config::{Config, Recipe};
 use crate::data;
 use crate::error::{Error, Result};
@@ -98,7 +98,7 @@ pub fn check(config: &Config) -> Checkup {
         None => {}
     }
     checkup.take("adapter", subject);
-    say_gate(&mut checkup, config);
+    say_gate(&mut checkup, config, scenarios.as_deref().unwrap_or_default());
     let files = files(&mut checkup, config);
     if let (Some(files), Some(scenarios)) = (files, scenarios) {
         let checked = Checked { scenarios, drift_text: None };
@@ -112,6 +112,13 @@ fn say_scenarios(checkup: &mut Checkup, scenarios: &[Scenario]) {
     let (target, control) = (cases(Role::Target), cases(Role::Control));
     let text = format!("{} scenarios: {target} target cases, {control} control cases", scenarios.len());
     checkup.say("scenarios", State::Good, text);
+    for scenario in scenarios.iter().filter(|scenario| scenario.is_placeholder()) {
+        let note = format!(
+            "{} is a placeholder, which proves nothing: its description says TODO; write cases of your own",
+            scenario.path
+        );
+        checkup.say("scenarios", State::Note, note);
+    }
     if control == 0 {
         checkup.say("scenarios", State::Note, "there is no control case, so nothing can be seen to be forgotten");
     }
@@ -120,7 +127,11 @@ fn say_scenarios(checkup: &mut Checkup, scenarios: &[Scenario]) {
     }
 }
 
-fn say_gate(checkup: &mut Checkup, config: &Config) {
+fn say_gate(checkup: &mut Checkup, config: &Config, scenarios: &[Scenario]) {
+    match reachable(config, scenarios) {
+        Ok(notes) => notes.into_iter().for_each(|note| checkup.say("gate", State::Note, note)),
+        Err(error) => checkup.say("gate", State::Error, error.to_string()),
+    }
     match config.gate.names().as_slice() {
         [] => checkup.say(
             "gate",

@@ -9,6 +9,7 @@ mod ask;
 mod asked;
 mod backend;
 mod base;
+mod calibrate;
 mod checkup;
 #[cfg(feature = "llama-cpp")]
 mod crosscheck;
@@ -30,10 +31,11 @@ use crate::error::{Error, Result};
 use crate::gate;
 use crate::record::{Decision, Role, RunRecord};
 use crate::run::RunEvent;
-use crate::scenario;
+use crate::scenario::{self, Scenario};
 use crate::snapshot::{self, SnapshotState, compare_files};
 
 use asked::Checked;
+pub use calibrate::{CalibrateOptions, Calibration, LEAST_NULLS, Written, calibrate};
 pub use checkup::{Checkup, Finding, State, check};
 #[cfg(feature = "llama-cpp")]
 pub use crosscheck::crosscheck;
@@ -124,7 +126,7 @@ pub fn run_selected(config: &Config, options: &RunOptions, on_event: Events<'_>)
         on_event(RunEvent::note(note));
     }
     if selected.is_none() {
-        for note in reachable(config, &checked)? {
+        for note in reachable(config, &checked.scenarios)? {
             on_event(RunEvent::note(note));
         }
     }
@@ -153,8 +155,8 @@ pub fn run_selected(config: &Config, options: &RunOptions, on_event: Events<'_>)
 ///
 /// # Errors
 /// There are some, and the policy fails what is not shown.
-fn reachable(config: &Config, checked: &Checked) -> Result<Vec<String>> {
-    let controls = checked.scenarios.iter().filter(|scenario| scenario.role == Role::Control);
+fn reachable(config: &Config, scenarios: &[Scenario]) -> Result<Vec<String>> {
+    let controls = scenarios.iter().filter(|scenario| scenario.role == Role::Control);
     let first = |case: &&scenario::Case| case.family.as_deref().is_none_or(|family| family == case.name);
     let questions: usize = controls.map(|scenario| scenario.cases.iter().filter(first).count()).sum();
     let found = gate::unreachable(&config.gate, questions);

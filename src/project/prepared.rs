@@ -58,7 +58,7 @@ fn sweep_leftovers(config: &Config) {
         sweep_directory(&adapter.path);
     }
     sweep(config.store());
-    for room in ["runs", "checkpoints", "replaced", "llama-cpp"] {
+    for room in ["runs", "checkpoints", "replaced", "llama-cpp", "schemas"] {
         let room = config.store().join(room);
         sweep(&room);
         let inside = std::fs::read_dir(&room).into_iter().flatten().flatten().map(|entry| entry.path());

@@ -1,17 +1,20 @@
 //! What is said about the controls: kept, lost or not shown, by which measure, and how what broke looks.
 
+pub(super) mod markdown;
+pub(super) mod terminal;
+
 use crate::compare::{Comparison, FlipKind, Shared, number, percent, shared_words};
 use crate::record::{
     ControlMeasure, ControlVerdict, Decision, Drift, Evidence, MovedToken, Role, RunRecord, SpillOver, TextDrift,
 };
-use crate::report::escape::markdown_safe;
-use crate::report::markdown::{add, code};
-use crate::report::paint::{Ink, Page, clip, columns, left, piece};
-use crate::report::terminal::heading;
-use crate::report::view::View;
 use crate::report::{amount, interval};
 use crate::shown::plain;
 
+/// The measures' names of columns.
+pub(super) const HEAD: [&str; 5] = ["measure", "measured", "limits", "threshold", "shows"];
+/// What an asterisk says.
+pub(super) const OWN: &str =
+    "* finetest's own threshold; one in [gate] takes its place. Each limit is wrong in at most 5 of 100";
 /// Tokens that moved most, as many as are shown.
 const MOVED: usize = 10;
 /// Dead questions that are named.
@@ -41,6 +44,13 @@ impl<'a> ControlsView<'a> {
         notes.extend(lost(verdict));
         notes.extend(comparison.and_then(shared).map(|shared| shared_note(&shared)));
         notes.extend(run.spill_over.get(&verdict.arm).map(spilled).unwrap_or_default());
+        if verdict.measures.iter().any(|measure| measure.name == "net_loss" && measure.threshold.is_none()) {
+            notes.push(
+                "base passes every control: they may have been chosen for that, and then jitter alone loses some. net loss decides by your \
+                 threshold alone, max_net_loss"
+                    .to_owned(),
+            );
+        }
         notes.extend(verdict.rephrasing.map(|share| {
             format!("rephrasing alone: base fails {} of the other wordings of what it passes", percent(share))
         }));
@@ -199,84 +209,6 @@ pub(super) fn moved_in_words(token: &MovedToken, arm: &str) -> String {
 
 fn probability(p: f64) -> String {
     if p < 0.005 { format!("{p:.0e}") } else { format!("{p:.2}") }
-}
-
-/// The measures' names of columns.
-const HEAD: [&str; 5] = ["measure", "measured", "limits", "threshold", "shows"];
-/// What an asterisk says.
-const OWN: &str = "* finetest's own threshold; one in [gate] takes its place. Each limit is wrong in at most 5 of 100";
-/// Moved tokens that a terminal shows.
-const MOVED_IN_TERMINAL: usize = 3;
-
-/// The controls of each gated arm, and the tokens that moved most.
-pub(super) fn terminal(page: &mut Page, view: &View<'_>) {
-    for controls in &view.controls {
-        let verdict = controls.verdict;
-        let of = if view.controls.len() > 1 { format!(" of {}", verdict.arm) } else { String::new() };
-        heading(page, &format!("controls{of}: {}", verdict.evidence.words()), Some(verdict.questions));
-        let ink = |evidence| match evidence {
-            Evidence::Kept => Ink::Good,
-            Evidence::Lost => Ink::Bad,
-            Evidence::NotShown => Ink::Dim,
-        };
-        let rows: Vec<&[String; 5]> = controls.rows.iter().collect();
-        let widest =
-            |column: usize| rows.iter().map(|row| columns(&row[column])).max().unwrap_or(0).max(columns(HEAD[column]));
-        let widths: Vec<usize> = (0..4).map(widest).collect();
-        let line = |cells: [&str; 4]| -> String {
-            cells.iter().zip(&widths).map(|(cell, width)| format!("  {}", left(cell, *width))).collect()
-        };
-        page.line(&[piece(Ink::Dim, format!("{}  {}", line([HEAD[0], HEAD[1], HEAD[2], HEAD[3]]), HEAD[4]))]);
-        for (row, measure) in rows.iter().zip(&verdict.measures) {
-            let told = line([&row[0], &row[1], &row[2], &row[3]]);
-            page.wrapped(4, &[piece(Ink::Plain, told), piece(ink(measure.evidence), format!("  {}", row[4]))]);
-        }
-        if controls.rows.iter().any(|row| row[3].ends_with('*')) {
-            page.wrapped(4, &[piece(Ink::Dim, format!("    {OWN}"))]);
-        }
-        for note in controls.notes.iter().chain(&controls.remedy) {
-            page.wrapped(4, &[piece(Ink::Plain, format!("  {note}"))]);
-        }
-    }
-    if let Some((arm, drift)) = view.main().and_then(|arm| Some((arm.name, arm.drift?))) {
-        let all = moved(drift);
-        if !all.is_empty() {
-            heading(page, "tokens that moved most", None);
-        }
-        for (text, token) in all.into_iter().take(MOVED_IN_TERMINAL) {
-            let told = format!("  {}  {} nats  ", text.text, number((token.kl * 100.0).round() / 100.0));
-            page.wrapped(4, &[piece(Ink::Bold, told), piece(Ink::Plain, moved_in_words(token, arm))]);
-        }
-    }
-}
-
-/// As [`terminal`], as Markdown; the tokens are folded.
-pub(super) fn markdown(page: &mut String, view: &View<'_>) {
-    for controls in &view.controls {
-        let verdict = controls.verdict;
-        let of = if view.controls.len() > 1 { format!(" of {}", markdown_safe(&verdict.arm)) } else { String::new() };
-        add(page, &format!("### Controls{of}: {}\n", verdict.evidence.words()));
-        add(page, &format!("| {} |\n|---|--:|---|---|---|", HEAD.join(" | ")));
-        for row in &controls.rows {
-            add(page, &format!("| {} |", row.each_ref().map(|cell| markdown_safe(cell)).join(" | ")));
-        }
-        page.push('\n');
-        for note in controls.notes.iter().chain(&controls.remedy) {
-            add(page, &format!("- {}", markdown_safe(&clip(note, 400))));
-        }
-        add(page, &format!("\n<sub>{}</sub>\n", markdown_safe(OWN)));
-    }
-    let Some((arm, drift)) = view.main().and_then(|arm| Some((arm.name, arm.drift?))) else { return };
-    let all = moved(drift);
-    if all.is_empty() {
-        return;
-    }
-    add(page, "<details><summary>Tokens that moved most</summary>\n\n| case | nats | where |\n|---|--:|---|");
-    for (text, token) in all {
-        let (name, kl) = (code(&clip(&text.text, 80)), number((token.kl * 100.0).round() / 100.0));
-        add(page, &format!("| {name} | {kl} | {} |", markdown_safe(&moved_in_words(token, arm))));
-    }
-    add(page, "\n</details>\n");
 }
 
 #[cfg(test)]

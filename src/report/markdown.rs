@@ -2,8 +2,9 @@
 
 use crate::compare::{Change, Tally, line_diff};
 use crate::record::{Ending, Role, Verdict};
-use crate::report::controls::{self, moved_in_words};
-use crate::report::escape::{fenced, github_message, github_property, html_safe, markdown_safe};
+use crate::report::controls::{markdown::controls, moved_in_words};
+use crate::report::escape::{fenced, github_message, github_property, markdown_safe};
+use crate::report::pieces::{add, code, tag};
 use crate::report::view::{ArmView, CaseView, View, asked};
 use crate::report::{
     INTERVALS, NEAR_TIE, Report, SHOWN, adapter, drift, evidence, fraction, gain, groups, interval, made, measured,
@@ -35,27 +36,12 @@ pub fn markdown(report: &Report<'_>) -> String {
     view.main().into_iter().for_each(|main| table(&mut page, main));
     arms(&mut page, &view);
     gate(&mut page, &view);
-    controls::markdown(&mut page, &view);
+    controls(&mut page, &view);
     let end = end(report, &view);
     let room = PAGE_BYTES.saturating_sub(END_BYTES + end.len());
     cases(&mut page, &view, room);
     page.push_str(&end);
     page
-}
-
-pub(super) fn add(page: &mut String, line: &str) {
-    page.push_str(line);
-    page.push('\n');
-}
-
-/// A short text as code: in backticks where nothing of it has a meaning in Markdown, which is also readable as it is.
-pub(super) fn code(text: &str) -> String {
-    let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-:./ ".contains(c));
-    if plain && !text.contains("://") && text.trim() == text {
-        format!("`{text}`")
-    } else {
-        format!("<code>{}</code>", html_safe(text))
-    }
 }
 
 fn summary(page: &mut String, view: &View<'_>) {
@@ -211,10 +197,6 @@ fn opening(case: &CaseView<'_>) -> String {
         page.push('\n');
     }
     page
-}
-
-pub(super) fn tag(text: &str) -> String {
-    format!("<code>{}</code>", html_safe(text))
 }
 
 /// What differs between two answers, as a block of a diff.

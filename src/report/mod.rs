@@ -8,6 +8,7 @@ pub mod escape;
 mod junit;
 mod markdown;
 mod paint;
+mod pieces;
 mod runs;
 mod snapshots;
 mod terminal;
@@ -49,8 +50,8 @@ const NEAR_TIE: &str =
     "answer is unstable: two tokens are almost tied, so another machine or batch size may answer differently";
 
 /// How the intervals come about: two of the same cases may differ, which looks like a mistake.
-const INTERVALS: &str = "intervals are 95 %: pass rates and retention over cases (Wilson), drift over questions, and the gain over \
-                         scenarios, which is wider because the cases of a scenario resemble each other";
+const INTERVALS: &str = "intervals are 95 %: pass rates and retention over cases (Wilson), and the gain over scenarios, which is wider because the cases \
+                         of a scenario resemble each other; those of drift, net loss and choice loss are the limits";
 
 /// `4/5`, or `–` when nothing was evaluated.
 fn fraction(rate: &Rate) -> String {
@@ -179,7 +180,7 @@ fn drift(d: &Drift) -> String {
     let distributions = d.kl.map_or_else(String::new, |kl| {
         let same = d.same_top1.map_or_else(String::new, |share| format!("; same first choice {}", percent(share)));
         let (mean, se, median, p99) = (number(kl.mean), number(kl.se), number(kl.median), number(kl.p99));
-        format!("{mean} ± {se} nats/token (median {median}, p99 {p99}){same}; ")
+        format!("{mean} ± {se} nats/token over tokens (median {median}, p99 {p99}){same}; ")
     });
     let method = if d.method == DriftMethod::FullKl { String::new() } else { format!(" by {}", d.method) };
     let (change, se) = (d.nll_change(), d.nll_change_se);

@@ -207,6 +207,13 @@ fn safe(text: &str) -> String {
     terminal_safe(text).replace('\t', "    ").replace('\n', " ⏎ ")
 }
 
+/// A heading, and how many things are below it.
+pub(super) fn heading(page: &mut Page, text: &str, count: Option<usize>) {
+    page.blank();
+    let count = count.map_or_else(String::new, |n| format!(" ({n})"));
+    page.wrapped(2, &[piece(Ink::Bold, text), piece(Ink::Dim, count)]);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

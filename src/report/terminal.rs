@@ -2,9 +2,8 @@
 
 use crate::compare::{ScenarioRow, Tally, word_diff};
 use crate::record::{Ending, Evidence, Role, Unit, Verdict};
-use crate::report::controls;
-use crate::report::controls::moved_in_words;
-use crate::report::paint::{Ink, Page, Piece, Style, clip, columns, left, piece, right};
+use crate::report::controls::{moved_in_words, terminal::controls};
+use crate::report::paint::{Ink, Page, Piece, Style, clip, columns, heading, left, piece, right};
 use crate::report::view::{ArmView, CaseView, Group, RuleView, View};
 use crate::report::{
     INTERVALS, NEAR_TIE, Report, SHOWN, adapter, amount, drift, evidence, fraction, gain, groups, interval, made,
@@ -34,7 +33,7 @@ pub fn terminal(report: &Report<'_>, style: Style) -> String {
     }
     arms(&mut page, &view);
     gate(&mut page, &view);
-    controls::terminal(&mut page, &view);
+    controls(&mut page, &view);
     for (i, arm) in view.arms.iter().enumerate() {
         broken(&mut page, arm, i == 0);
     }
@@ -68,12 +67,6 @@ fn label(page: &mut Page, name: &str, text: &str) {
     let gap = if columns(name) < LABEL { "" } else { " " };
     let pieces = [piece(Ink::Dim, format!("  {}{gap}", left(name, LABEL))), piece(Ink::Plain, text)];
     page.wrapped(LABEL + 2, &pieces);
-}
-
-pub(super) fn heading(page: &mut Page, text: &str, count: Option<usize>) {
-    page.blank();
-    let count = count.map_or_else(String::new, |n| format!(" ({n})"));
-    page.wrapped(2, &[piece(Ink::Bold, text), piece(Ink::Dim, count)]);
 }
 
 pub(super) fn ink_of(ending: Ending) -> Ink {

@@ -2,8 +2,8 @@
 
 use crate::compare::{Comparison, FailureShown, FlipKind, ScenarioRow, Tally, failures_shown};
 use crate::record::{
-    Answer, BASE, CaseRecord, Drift, Ending, MovedToken, Proof, Role, Rule, RunRecord, ScenarioRecord, Selected,
-    Verdict,
+    Answer, BASE, CaseRecord, Decision, Drift, Ending, MovedToken, Proof, Role, Rule, RunRecord, ScenarioRecord,
+    Selected, Verdict,
 };
 use crate::report::controls::ControlsView;
 use crate::report::{Report, controls_sentence};
@@ -89,7 +89,7 @@ impl<'a> View<'a> {
         let arms: Vec<ArmView<'a>> = comparisons.iter().map(|comparison| ArmView::of(run, comparison)).collect();
         let judged = arms.first().filter(|_| ending == Ending::NotGated);
         Self {
-            thresholds: judged.map(thresholds).unwrap_or_default(),
+            thresholds: judged.map(|arm| thresholds(arm, decision)).unwrap_or_default(),
             run,
             ending,
             summary: decision.summary(),
@@ -257,7 +257,7 @@ fn sentences(comparison: &Comparison<'_>) -> Vec<String> {
 }
 
 /// A `[gate]` with what was measured, each value rounded to where the run still passes.
-fn thresholds(arm: &ArmView<'_>) -> Vec<String> {
+fn thresholds(arm: &ArmView<'_>, decision: &Decision) -> Vec<String> {
     let comparison = arm.comparison;
     let down = |value: f64| (value * 100.0 + 1e-9).floor() / 100.0;
     let mut lines = vec!["[gate]".to_owned()];
@@ -267,8 +267,11 @@ fn thresholds(arm: &ArmView<'_>) -> Vec<String> {
     if let Some(retention) = comparison.control.retention().share() {
         lines.push(format!("min_retention = {:.2}", down(retention)));
     }
-    if let Some(kl) = arm.drift.and_then(|drift| drift.kl.as_ref()) {
-        lines.push(format!("max_drift = {:.3}", (kl.mean * 1000.0 - 1e-9).ceil() / 1000.0));
+    // What the rule measures, not the mean over tokens.
+    if let Some(drift) =
+        decision.controls.iter().filter(|c| c.arm == arm.name).flat_map(|c| &c.measures).find(|m| m.name == "drift")
+    {
+        lines.push(format!("max_drift = {:.3}", (drift.measured * 1000.0 - 1e-9).ceil() / 1000.0));
     }
     if lines.len() == 1 { Vec::new() } else { lines }
 }

@@ -19,6 +19,8 @@ pub use store::Store;
 
 use crate::backend::{Backend, Capabilities};
 use crate::error::{Error, Result};
+#[cfg(feature = "candle")]
+use crate::record::Drift;
 use crate::record::{Answer, Approved, Arm, BASE, CaseRecord, Cost, Made, ModelInfo, RunRecord, ScenarioRecord, TUNED};
 use crate::scenario::Scenario;
 use measure::Measuring;
@@ -123,6 +125,27 @@ pub fn execute(
         decision: None,
         cost,
     })
+}
+
+/// Drift of every arm from base, on base's answers to the control cases of these records. Nothing is asked.
+///
+/// # Errors
+/// The backend fails.
+#[cfg(feature = "candle")]
+pub(crate) fn measure_drift(
+    inputs: &Inputs<'_>,
+    scenarios: &[ScenarioRecord],
+    backend: &mut dyn Backend,
+    store: &Store,
+    on_event: &mut dyn FnMut(RunEvent),
+) -> Result<Vec<Drift>> {
+    let events: Events<'_> = RefCell::new(on_event);
+    let mut measuring = Measuring { inputs, scenarios, backend, store, events: &events, errors: Vec::new() };
+    let found: Vec<Option<Drift>> = (1..inputs.arms.len()).map(|arm| measuring.drift(arm)).collect::<Result<_>>()?;
+    match measuring.errors.first() {
+        Some(error) => Err(Error::failed(format!("{}: {}", error.what(), error.why()))),
+        None => Ok(found.into_iter().flatten().collect()),
+    }
 }
 
 /// Refuses cases that a backend cannot answer, before any is asked.

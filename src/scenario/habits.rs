@@ -26,6 +26,8 @@ impl Form {
     /// Whether an answer has it.
     pub(crate) fn fits(&self, text: &str) -> bool {
         match &self.check {
+            // A model that answers in JSON is often cut before its end.
+            Detector::Check(Check::Json(true)) => Check::Json(true).holds_for(text) || is_cut_json(text),
             Detector::Check(check) => check.holds_for(text),
             Detector::Exactly(texts) => texts.contains(text.trim()),
         }
@@ -74,6 +76,12 @@ fn is_form(check: &Check) -> bool {
         Check::Count(count) => count.exactly.is_some(),
         _ => false,
     }
+}
+
+/// Whether a text begins as a JSON object or a list of them.
+fn is_cut_json(text: &str) -> bool {
+    let mut letters = text.trim_start().trim_start_matches('[').chars().filter(|c| !c.is_whitespace());
+    letters.next() == Some('{') && letters.next() == Some('"')
 }
 
 fn exact_text(check: &Check) -> Option<String> {
@@ -154,6 +162,7 @@ mod tests {
         let mut target = scenario(&cases(&["\"json\"", "\"json\""])).expect("a scenario");
         target.role = Role::Target;
         let forms = forms(&[target]);
+        assert!(forms[0].fits("{\"tool\": \"gcc\", \"li") && !forms[0].fits("{x} is a set."));
         assert!(forms[0].fits("{\"tool\": null}") && !forms[0].fits("Paris is the capital."));
     }
 

@@ -4,6 +4,7 @@
 
 #[cfg(feature = "candle")]
 mod arms;
+mod calibrate;
 #[cfg(feature = "candle")]
 mod cli;
 #[cfg(feature = "candle")]

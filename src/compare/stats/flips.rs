@@ -5,8 +5,8 @@ use std::f64::consts::LN_2;
 use statrs::distribution::{ContinuousCDF, Normal};
 use statrs::function::beta::{beta_reg, ln_beta};
 
-use super::bayes::bivariate_normal;
 use super::mean::{clustered_mean, student_quantile};
+use super::normal::bivariate_normal;
 use super::proportion::wilson;
 use crate::record::Interval;
 

@@ -4,6 +4,7 @@ mod config;
 pub(crate) mod convert;
 pub(crate) mod gguf;
 mod keys;
+mod null;
 mod peft;
 pub(crate) mod provenance;
 mod targets;

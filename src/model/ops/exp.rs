@@ -314,6 +314,26 @@ mod tests {
         }
     }
 
+    /// tests/fixtures/statistics/make.py: logits of sines, scipy.special.rel_entr in f64.
+    #[test]
+    fn distances_are_those_of_scipy() {
+        let computed = [
+            (4_000, 6.0, 0.02, [0.000_100_028_36, 0.000_100_022_27, 0.006_367_748_2, 2.500_601_5e-5]),
+            (4_000, 6.0, 0.3, [0.022_385_913_96, 0.022_135_842_97, 0.094_653_068_94, 0.005_549_425_24]),
+            (50_000, 9.0, 2.0, [0.824_069_466_27, 0.571_669_261_95, 0.467_494_179_44, 0.151_283_282_22]),
+        ];
+        for (n, spread, far, expected) in computed {
+            let x: Vec<f32> = (0..n).map(|i| ((f64::from(i) * 0.7).sin() * spread) as f32).collect();
+            let shifted = |(i, x): (usize, &f32)| (f64::from(*x) + far * (i as f64 * 1.3 + far).cos()) as f32;
+            let y: Vec<f32> = x.iter().enumerate().map(shifted).collect();
+            let d = distances(&x, &y, Normaliser::new(&x), Normaliser::new(&y));
+            for (found, expected) in [d.kl, d.reverse_kl, d.total_variation, d.jensen_shannon].into_iter().zip(expected)
+            {
+                assert!((found - expected).abs() <= 1e-5 * expected, "{far}: {found} {expected}");
+            }
+        }
+    }
+
     #[test]
     fn the_same_row_has_no_distance_and_opposite_ones_the_largest() {
         let x: Vec<f32> = (0..1000).map(|i| (i as f32).sin() * 5.0).collect();

@@ -4,7 +4,8 @@ use super::{CaseView, Compared, NAMED, ROLES, SHOWN, difference, parts, why_apar
 use crate::compare::{CaseChange, Counts};
 use crate::record::{Ending, Role};
 use crate::report::escape::{fenced, markdown_safe};
-use crate::report::markdown::{CASES, PAGE_BYTES, add, answer, answer_patch, clip, code, tag};
+use crate::report::markdown::{CASES, PAGE_BYTES, answer, answer_patch, clip};
+use crate::report::pieces::{add, code, tag};
 use crate::report::terminal::p_value;
 use crate::report::view::asked;
 use crate::report::{NEAR_TIE, fraction, share};

@@ -3,8 +3,8 @@
 use super::{CaseView, Compared, NAMED, ROLES, SHOWN, difference, parts, why_apart};
 use crate::compare::{CaseChange, Counts, word_diff};
 use crate::record::Role;
-use crate::report::paint::{Ink, Page, Piece, Style, clip, columns, left, piece, right};
-use crate::report::terminal::{CASES, LABEL, answer, heading, ink_of, more, p_value, plain_lines};
+use crate::report::paint::{Ink, Page, Piece, Style, clip, columns, heading, left, piece, right};
+use crate::report::terminal::{CASES, LABEL, answer, ink_of, more, p_value, plain_lines};
 use crate::report::{NEAR_TIE, fraction, share};
 
 /// Width of a column of pass rates.
