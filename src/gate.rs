@@ -23,7 +23,7 @@ pub use verdict::{DEFAULT_MAX_DRIFT, DEFAULT_MAX_NET_LOSS, unreachable};
 /// A rule's verdict is that of what was measured. Beside it stands what the cases *show*: its [`Evidence`], by limits of which each is wrong in at most
 /// 5 of 100. For shares these are Clopper and Pearson's at the effective number of cases, for the gain and the net loss the hull of a score
 /// interval and the clustered one, for drift those of [`stats::positive_mean`]. What is shown about an arm's controls altogether is a
-/// [`ControlVerdict`](crate::record::ControlVerdict): [`verdict`]. Where it is not shown whether they are kept, the gate passes or not as
+/// [`ControlVerdict`](crate::record::ControlVerdict). Where it is not shown whether they are kept, the gate passes or not as
 /// [`Policy::not_shown`] says; by default it does not for a run that was made in CI.
 ///
 /// The intervals that reports show are 95 %: Wilson's for shares, [`stats::paired_gain`]'s for the gain, Clopper and Pearson's share times the

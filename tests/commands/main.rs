@@ -4,6 +4,7 @@
 
 #[cfg(feature = "candle")]
 mod arms;
+#[cfg(feature = "candle")]
 mod calibrate;
 #[cfg(feature = "candle")]
 mod cli;

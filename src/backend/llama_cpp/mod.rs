@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 pub(crate) use objective::LlamaCppObjective;
 
-use super::candle::sample;
 use super::encode::Answers;
 use super::engine::{Compared, Continuation, Generated, Generation};
 use super::{Backend, Capabilities, DriftText, Logits, Measured, OnAnswers, Progress, Question, encode};

@@ -1,5 +1,7 @@
 //! How often the statistics err, on suites that are drawn with a known truth.
 
+#![expect(clippy::print_stdout, reason = "what is printed are the tables of docs/explanation/statistics.md")]
+
 use rayon::prelude::*;
 
 use super::*;
