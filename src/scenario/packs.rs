@@ -14,26 +14,20 @@ pub(crate) struct Pack {
     pub(crate) text: &'static str,
 }
 
-macro_rules! packs {
-    ($($name:literal),* $(,)?) => {
-        [$(Pack { name: $name, text: include_str!(concat!("../../scenarios/packs/", $name, ".toml")) }),*]
-    };
-}
-
 /// Every pack. The `completion-…` ones continue a text, and so need no chat template.
-pub(crate) const PACKS: [Pack; 12] = packs![
-    "arithmetic",
-    "code",
-    "completion-knowledge",
-    "completion-text",
-    "constraints",
-    "facts",
-    "hygiene",
-    "languages",
-    "long-context",
-    "reasoning",
-    "refusals",
-    "tone",
+pub(crate) const PACKS: [Pack; 12] = [
+    Pack { name: "arithmetic", text: include_str!("../../scenarios/packs/arithmetic.toml") },
+    Pack { name: "code", text: include_str!("../../scenarios/packs/code.toml") },
+    Pack { name: "completion-knowledge", text: include_str!("../../scenarios/packs/completion-knowledge.toml") },
+    Pack { name: "completion-text", text: include_str!("../../scenarios/packs/completion-text.toml") },
+    Pack { name: "constraints", text: include_str!("../../scenarios/packs/constraints.toml") },
+    Pack { name: "facts", text: include_str!("../../scenarios/packs/facts.toml") },
+    Pack { name: "hygiene", text: include_str!("../../scenarios/packs/hygiene.toml") },
+    Pack { name: "languages", text: include_str!("../../scenarios/packs/languages.toml") },
+    Pack { name: "long-context", text: include_str!("../../scenarios/packs/long-context.toml") },
+    Pack { name: "reasoning", text: include_str!("../../scenarios/packs/reasoning.toml") },
+    Pack { name: "refusals", text: include_str!("../../scenarios/packs/refusals.toml") },
+    Pack { name: "tone", text: include_str!("../../scenarios/packs/tone.toml") },
 ];
 
 impl Pack {

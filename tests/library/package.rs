@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 const MOST_BYTES: u64 = 1 << 20;
 
 /// Files that a package must have: to build, to show its page, and to be lawful to copy.
-const NEEDED: [&str; 9] = [
+const NEEDED: [&str; 10] = [
     "Cargo.toml",
     "Cargo.lock",
     "README.md",
@@ -17,11 +17,12 @@ const NEEDED: [&str; 9] = [
     "LICENSE-MIT",
     "src/lib.rs",
     "src/main.rs",
+    "scenarios/packs/facts.toml",
     "schemas/manifest.schema.json",
 ];
 
 /// First parts of the paths that a package has; what cargo itself adds has no folder.
-const FOLDERS: [&str; 2] = ["src", "schemas"];
+const FOLDERS: [&str; 3] = ["src", "scenarios", "schemas"];
 
 /// `cargo package` with these arguments; nothing where there is no cargo, as in a test program that was copied elsewhere.
 fn package(arguments: &[&str]) -> Option<Output> {
