@@ -235,10 +235,16 @@ fn broken_controls(control: &Tally, most: usize) -> Measurement {
 fn drift(drift: Option<&Drift>, controls: &Controls<'_>, most: f64) -> Measurement {
     let kl = drift.and_then(|d| d.kl);
     let (value, limits) = drift_measured(kl.as_ref(), controls);
+    let (most, widened) = above_floor(drift, most);
+    let limit = if widened {
+        format!("{}, which is what the measurement differs by itself", number(most))
+    } else {
+        number(most)
+    };
     Measurement {
         name: "max_drift",
         threshold: most,
-        limit: number(most),
+        limit,
         bound: Bound::AtMost,
         unit: Unit::Nats,
         value,
@@ -272,6 +278,12 @@ fn drift(drift: Option<&Drift>, controls: &Controls<'_>, most: f64) -> Measureme
             Some(_) => None,
         },
     }
+}
+
+/// A threshold of drift that is not below what the measurement differs by itself, and whether that widened it.
+fn above_floor(drift: Option<&Drift>, most: f64) -> (f64, bool) {
+    let floor = drift.and_then(|drift| drift.floor?.kl).filter(|floor| floor.is_finite()).unwrap_or(0.0);
+    (most.max(floor), floor > most)
 }
 
 /// Drift and its limits.

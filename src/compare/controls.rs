@@ -71,6 +71,8 @@ pub struct Controls<'a> {
     pub net: Option<NetLoss>,
     /// Of the pairs that base passes, those that the arm passes too.
     pub retention: Option<ClusteredShare>,
+    /// Flips that guessing alone would make among cases that only choose, as a share of them; `None` without such cases.
+    pub guessing: Option<f64>,
     /// Of the paraphrases of a question that base passes in other words, the share that base itself fails: what rephrasing alone would
     /// cost. `None` without paraphrases.
     pub rephrasing: Option<f64>,
@@ -92,6 +94,7 @@ impl<'a> Controls<'a> {
             choice_sd,
             net: net(&questions, arm),
             retention: retention(&questions, arm),
+            guessing: guessing(&questions, arm),
             rephrasing: rephrasing(&questions),
             questions,
         }
@@ -123,6 +126,7 @@ impl<'a> Controls<'a> {
                 choice_sd: sd(&changes.iter().filter(|c| !c.is_empty()).map(|c| mean(c)).collect::<Vec<_>>()),
                 net: net(&questions, arm),
                 retention: retention(&questions, arm),
+                guessing: guessing(&questions, arm),
                 rephrasing: rephrasing(&questions),
                 questions,
             };
@@ -213,6 +217,17 @@ fn retention(questions: &[Question<'_>], arm: &str) -> Option<ClusteredShare> {
         pairs.filter(|(base, _)| *base).map(|(_, tuned)| tuned).collect::<Vec<bool>>()
     };
     clustered_share(&questions.iter().map(kept).filter(|kept| !kept.is_empty()).collect::<Vec<_>>())
+}
+
+/// Expected flips by guessing among the cases whose verdict is a choice and nothing else.
+fn guessing(questions: &[Question<'_>], arm: &str) -> Option<f64> {
+    let chooses = |case: &&&CaseRecord| !case.choices.is_empty() && case.choices.len() == case.checks.len();
+    let cases: Vec<&CaseRecord> = questions.iter().flat_map(|q| &q.cases).filter(chooses).copied().collect();
+    let pairs: Vec<(bool, bool)> = cases.iter().filter_map(|case| pair(case, arm)).collect();
+    let n = pairs.len() as f64;
+    let share = |passes: fn(&(bool, bool)) -> bool| pairs.iter().filter(|pair| passes(pair)).count() as f64 / n;
+    let options = cases.iter().flat_map(|case| &case.choices).map(|choice| choice.others.len() + 1).min()?;
+    (!pairs.is_empty()).then(|| chance_flips(share(|pair| pair.0), share(|pair| pair.1), options))
 }
 
 fn rephrasing(questions: &[Question<'_>]) -> Option<f64> {

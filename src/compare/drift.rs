@@ -2,7 +2,9 @@
 
 use crate::compare::stats::clustered_mean;
 use crate::error::{Error, Result};
-use crate::record::{Divergence, Drift, DriftMethod, MOST_POSITIONS, Measures, MovedToken, TextDrift, TextMeans};
+use crate::record::{
+    Divergence, Drift, DriftMethod, Floor, MOST_POSITIONS, Measures, MovedToken, TextDrift, TextMeans,
+};
 
 /// Below 0 by at most this much a KL divergence is rounding, and counts as 0; nats.
 const KL_ROUNDING: f64 = 1e-3;
@@ -191,7 +193,28 @@ pub fn summarise(source: &str, method: DriftMethod, texts: &[(String, DriftSampl
         nll_tuned,
         nll_change_se,
         measures: all_measures(&kept),
+        floor: None,
         texts: kept,
+    })
+}
+
+/// What differs between two measurements of the same texts; `None` without a text that both have at the same length.
+#[must_use]
+pub fn floor(first: &[DriftSample], second: &[DriftSample]) -> Option<Floor> {
+    let pairs: Vec<(&DriftSample, &DriftSample)> =
+        first.iter().zip(second).filter(|(a, b)| !a.is_empty() && a.len() == b.len()).collect();
+    if pairs.is_empty() {
+        return None;
+    }
+    let changes = |of: fn(&DriftSample) -> &Vec<f64>| -> Vec<f64> {
+        pairs.iter().flat_map(|(a, b)| of(a).iter().zip(of(b)).map(|(a, b)| (a - b).abs())).collect()
+    };
+    let kl = changes(|sample| &sample.kl);
+    let nll = changes(|sample| &sample.nll_base).into_iter().chain(changes(|sample| &sample.nll_tuned));
+    Some(Floor {
+        texts: pairs.len(),
+        kl: (!kl.is_empty()).then(|| mean(kl.iter().copied())),
+        nll: nll.fold(0.0, f64::max),
     })
 }
 
@@ -293,6 +316,17 @@ mod tests {
         let mut text = sample(&[0.1, 0.1], 0.0);
         text.nll_tuned[0] = f64::NAN;
         assert!(full("t", &[text]).is_err());
+    }
+
+    #[test]
+    fn what_a_measurement_differs_by_itself_is_its_floor() {
+        let (first, mut second) = (sample(&[0.1, 0.3], 0.2), sample(&[0.1, 0.5], 0.2));
+        second.nll_tuned[1] += 0.25;
+        let found = floor(std::slice::from_ref(&first), &[second]).expect("a floor");
+        assert_eq!((found.texts, found.nll), (1, 0.25));
+        assert!((found.kl.expect("KL") - 0.1).abs() < 1e-12);
+        assert_eq!(floor(std::slice::from_ref(&first), &[first.clone()]).expect("a floor").kl, Some(0.0));
+        assert_eq!(floor(&[], &[]), None);
     }
 
     #[test]

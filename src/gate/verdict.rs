@@ -41,6 +41,7 @@ pub(super) fn verdict(run: &RunRecord, policy: &Policy, arm: &str, controls: &Co
         by,
         questions: controls.questions.len(),
         dead: controls.dead().map(crate::compare::Question::name).collect(),
+        guessing: controls.guessing,
         rephrasing: controls.rephrasing,
         lost: lost_scenarios(run, arm),
         explanation,
@@ -86,7 +87,7 @@ impl Measured {
 fn drift(run: &RunRecord, policy: &Policy, arm: &str, controls: &Controls<'_>) -> Option<ControlMeasure> {
     let drift = run.drift.get(arm).filter(|drift| drift.method == DriftMethod::FullKl)?;
     let (value, limits) = drift_measured(drift.kl.as_ref(), controls);
-    let threshold = policy.max_drift.unwrap_or(DEFAULT_MAX_DRIFT);
+    let (threshold, _) = super::above_floor(Some(drift), policy.max_drift.unwrap_or(DEFAULT_MAX_DRIFT));
     let over = controls.drift;
     let measured = Measured {
         name: "drift",

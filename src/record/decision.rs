@@ -132,6 +132,9 @@ pub struct ControlVerdict {
     /// Questions that both arms fail, far from otherwise: they cannot be lost or won, and are left out of `net_loss`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dead: Vec<String>,
+    /// Share of the cases that only choose which guessing alone would flip from right to wrong; `None` without such cases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guessing: Option<f64>,
     /// Share of the cases that base passes which rephrasing alone would lose; `None` without paraphrases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rephrasing: Option<f64>,

@@ -90,6 +90,18 @@ impl MovedToken {
     }
 }
 
+/// How much the same measurement differs when it is made again in another batch: what is smaller than this is rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Floor {
+    /// Texts that were measured once more, each alone.
+    pub texts: usize,
+    /// Their mean |change of KL|, nats/token; `None` where the method has none.
+    pub kl: Option<f64>,
+    /// The largest |change of NLL| of a token, by base or the arm, nats.
+    pub nll: f64,
+}
+
 /// How far an arm's next-token distributions are from base's on the same tokens.
 ///
 /// With p of base and q of the arm, per position KL = Σ_v p ln(p/q), in nats; the same as llama.cpp's `--kl-divergence`.
@@ -116,6 +128,9 @@ pub struct Drift {
     /// Other measures of the same distance; `None` in records that lack them and where the method has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measures: Option<Measures>,
+    /// What the measurement differs by itself; `None` where it was not made again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Floor>,
     /// Position by position, at most [`MOST_POSITIONS`] of each text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub texts: Vec<TextDrift>,

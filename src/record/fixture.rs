@@ -119,6 +119,7 @@ pub(crate) fn drift() -> Drift {
         nll_tuned: 0.424,
         nll_change_se: 0.004,
         measures: None,
+        floor: None,
         texts: vec![text_drift("control::facts::case_1", &[0.0, 0.25, 1.5e-5])],
     }
 }

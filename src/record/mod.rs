@@ -24,7 +24,9 @@ pub use answer::{Aggregate, Answer, ChoiceScore, Completion, Finish, Sample};
 pub use decision::{
     Bound, ControlMeasure, ControlVerdict, Decision, Ending, Evidence, Interval, LostScenario, Rule, Unit,
 };
-pub use drift::{Divergence, Drift, DriftMethod, MOST_POSITIONS, Measures, MovedToken, Proof, TextDrift, TextMeans};
+pub use drift::{
+    Divergence, Drift, DriftMethod, Floor, MOST_POSITIONS, Measures, MovedToken, Proof, TextDrift, TextMeans,
+};
 pub use made::{Commit, Made, Selected};
 pub use sampling::Sampling;
 pub use spill::{FormCount, SpillOver};

@@ -133,6 +133,7 @@ impl From<OldDrift> for Drift {
             nll_tuned: drift.nll_tuned,
             nll_change_se: drift.nll_change_se,
             measures: None,
+            floor: None,
             texts: Vec::new(),
         }
     }

@@ -54,6 +54,9 @@ impl<'a> ControlsView<'a> {
         notes.extend(verdict.rephrasing.map(|share| {
             format!("rephrasing alone: base fails {} of the other wordings of what it passes", percent(share))
         }));
+        notes.extend(verdict.guessing.filter(|share| *share >= 0.005).map(|share| {
+            format!("guessing alone: about {} of the cases that only choose flip from right to wrong", percent(share))
+        }));
         notes.extend(dead(verdict));
         Self {
             verdict,

@@ -7,14 +7,16 @@ use serde::{Deserialize, Serialize};
 use super::{Events, Inputs, Store, store};
 use crate::backend::{Backend, DriftText, Progress};
 use crate::compare::DriftSample;
-use crate::compare::drift::summarise;
+use crate::compare::drift::{floor, summarise};
 use crate::error::Result;
 use crate::record::{
-    CaseRecord, Completion, Drift, DriftMethod, Message, Prompt, Proof, Role, RunError, ScenarioRecord,
+    CaseRecord, Completion, Drift, DriftMethod, Floor, Message, Prompt, Proof, Role, RunError, ScenarioRecord,
 };
 
 /// Raised when the same texts are measured otherwise: part of a measurement's key in the store.
-const DRIFT_REVISION: u32 = 2;
+const DRIFT_REVISION: u32 = 3;
+/// Answers that are measured once more, to see what is rounding.
+const REPEATED: usize = 2;
 /// Prompts that an adapter is proven on.
 const PROBES: usize = 3;
 
@@ -75,7 +77,8 @@ impl<'a> Measuring<'a, '_> {
         }
         let (good, failed) = self.measured(arm, &answers, text)?;
         let Some(why) = failed.first() else {
-            let drift = summarise(&source, method, &good)?;
+            let mut drift = summarise(&source, method, &good)?;
+            drift.floor = self.floor(arm, &answers, &good)?;
             self.store.write(&key, &drift)?;
             return Ok(Some(drift));
         };
@@ -85,6 +88,21 @@ impl<'a> Measuring<'a, '_> {
         self.errors.push(RunError::Drift { arm, why: format!("{left_out}: {why}") });
         let enough = good.iter().map(|(_, sample)| sample.len()).sum::<usize>() > 1;
         Ok(if enough { Some(summarise(&format!("{source}, {left_out}"), method, &good)?) } else { None })
+    }
+
+    /// Measures some answers once more, each alone: what comes out otherwise is rounding. `None` where there is none to measure.
+    fn floor(&mut self, arm: usize, answers: &Answers<'_>, good: &Named) -> Result<Option<Floor>> {
+        let every = answers.len().div_ceil(REPEATED).max(1);
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        for (name, prompt, tokens) in answers.iter().step_by(every) {
+            let alone = self.backend.drift(&[DriftText::Answer(prompt, tokens)], (0, arm), &mut |_| {})?;
+            let together = good.iter().find(|(text, _)| text == name).map(|(_, sample)| sample.clone());
+            if let (Some(Ok(alone)), Some(together)) = (alone.into_iter().next(), together) {
+                first.push(together);
+                second.push(alone);
+            }
+        }
+        Ok(floor(&first, &second))
     }
 
     /// What was measured, and why of the other texts nothing was.
