@@ -32,13 +32,13 @@ pub use verdict::{DEFAULT_MAX_DRIFT, DEFAULT_MAX_NET_LOSS, unreachable};
 pub fn decide(run: &RunRecord, policy: &Policy) -> Decision {
     // Of a part of the cases some rules have nothing to measure, by choice.
     let applies = |rule: &Rule| run.made.selected.is_none() || rule.n > 0;
-    let all = policy.arms().into_iter().flat_map(|arm| rules(run, policy, arm));
+    let arms: Vec<(&str, Controls<'_>)> = policy.arms().into_iter().map(|arm| (arm, Controls::of(run, arm))).collect();
+    let all = arms.iter().flat_map(|(arm, controls)| rules(run, policy, arm, controls));
     let (rules, left_out): (Vec<Rule>, Vec<Rule>) = all.partition(applies);
     let left_out = left_out.iter().map(Rule::label).collect();
     let mut decision = Decision { rules, left_out, errors: run.all_errors(), ..Decision::default() };
-    for arm in policy.arms() {
-        let controls = Controls::of(run, arm);
-        decision.controls.extend(verdict::verdict(run, policy, arm, &controls));
+    for (arm, controls) in &arms {
+        decision.controls.extend(verdict::verdict(run, policy, arm, controls));
     }
     let open = decision.controls.iter().filter(|controls| controls.evidence == Evidence::NotShown);
     if fails_unshown(run, policy) {
@@ -55,17 +55,16 @@ fn fails_unshown(run: &RunRecord, policy: &Policy) -> bool {
 }
 
 /// The rules of one arm.
-fn rules(run: &RunRecord, policy: &Policy, arm: &str) -> Vec<Rule> {
+fn rules(run: &RunRecord, policy: &Policy, arm: &str, controls: &Controls<'_>) -> Vec<Rule> {
     let comparison = Comparison::of(run, BASE, arm);
-    let controls = Controls::of(run, arm);
     let measured = [
         policy.min_target_pass_rate.map(|least| target_pass_rate(&comparison.target, least)),
         policy.min_target_gain.map(|least| target_gain(&comparison, least)),
         policy.min_retention.map(|least| retention(&comparison.control, controls.retention, least)),
         policy.max_broken_controls.map(|most| broken_controls(&comparison.control, most)),
-        policy.max_drift.map(|most| drift(run.drift.get(arm), &controls, most)),
+        policy.max_drift.map(|most| drift(run.drift.get(arm), controls, most)),
         policy.max_net_loss.map(|most| net_loss(&comparison.control, controls.net, most)),
-        policy.max_choice_loss.map(|most| choice_loss(&controls, most)),
+        policy.max_choice_loss.map(|most| choice_loss(controls, most)),
     ];
     measured.into_iter().flatten().map(|measurement| measurement.judge(arm)).collect()
 }

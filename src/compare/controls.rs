@@ -111,28 +111,16 @@ impl<'a> Controls<'a> {
         self.questions.iter().filter(|question| question.dead)
     }
 
-    /// These controls by scenario: each with its own drift, choice loss and net loss.
+    /// The live pairs of each scenario, in the run's order.
     #[must_use]
-    pub fn by_scenario(run: &'a RunRecord, arm: &str) -> Vec<(&'a ScenarioRecord, Self)> {
-        let all = Self::of(run, arm);
-        let control = run.scenarios.iter().filter(|scenario| scenario.role == Role::Control);
-        let of_scenario = |scenario: &'a ScenarioRecord| {
-            let own = all.questions.iter().filter(|question| std::ptr::eq(question.scenario, scenario));
-            let questions: Vec<Question<'a>> = own.cloned().collect();
-            let changes: Vec<Vec<f64>> = questions.iter().map(|question| choice_changes(question, arm)).collect();
-            let controls = Self {
-                drift: own_drift(run, arm, &questions),
-                choice_loss: clustered_mean(&changes),
-                choice_sd: sd(&changes.iter().filter(|c| !c.is_empty()).map(|c| mean(c)).collect::<Vec<_>>()),
-                net: net(&questions, arm),
-                retention: retention(&questions, arm),
-                guessing: guessing(&questions, arm),
-                rephrasing: rephrasing(&questions),
-                questions,
-            };
-            (scenario, controls)
+    pub fn flips_by_scenario(&self, arm: &str) -> Vec<(&'a ScenarioRecord, FlipTable)> {
+        // The questions of a scenario stand together.
+        let scenarios = self.questions.chunk_by(|a, b| std::ptr::eq(a.scenario, b.scenario));
+        let table = |own: &[Question<'a>]| {
+            let live = own.iter().filter(|question| !question.dead).flat_map(|question| &question.cases);
+            (own[0].scenario, live.filter_map(|case| pair(case, arm)).collect())
         };
-        control.map(of_scenario).collect()
+        scenarios.map(table).collect()
     }
 }
 
@@ -283,10 +271,6 @@ fn drift(run: &RunRecord, arm: &str, questions: &[Question<'_>]) -> Option<Posit
     positive_mean(&values)
 }
 
-fn own_drift(run: &RunRecord, arm: &str, questions: &[Question<'_>]) -> Option<PositiveMean> {
-    positive_mean(&drift_of_questions(&mut drift_by_text(run, arm)?, questions))
-}
-
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
@@ -430,8 +414,8 @@ mod tests {
         let found = Controls::of(&run, TUNED).drift.expect("drift");
         assert!((found.mean - (0.3 + 0.9) / 2.0).abs() < 1e-6, "{found:?}");
         assert_eq!(found.clusters, 2);
-        let by = Controls::by_scenario(&run, TUNED);
-        assert_eq!((by.len(), by[0].1.drift.map(|d| d.clusters)), (1, Some(2)));
+        let by = Controls::of(&run, TUNED).flips_by_scenario(TUNED);
+        assert_eq!((by.len(), by[0].0.name.as_str(), by[0].1.both), (1, "facts", 3));
     }
 
     #[test]

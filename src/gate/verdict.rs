@@ -43,7 +43,7 @@ pub(super) fn verdict(run: &RunRecord, policy: &Policy, arm: &str, controls: &Co
         dead: controls.dead().map(crate::compare::Question::name).collect(),
         guessing: controls.guessing,
         rephrasing: controls.rephrasing,
-        lost: lost_scenarios(run, arm),
+        lost: lost_scenarios(arm, controls),
         explanation,
         measures,
     })
@@ -160,9 +160,8 @@ fn retention(policy: &Policy, controls: &Controls<'_>) -> Option<ControlMeasure>
 }
 
 /// Scenarios that lost more than they gained, by the mid-p test of flips, corrected for the number of scenarios.
-fn lost_scenarios(run: &RunRecord, arm: &str) -> Vec<LostScenario> {
-    let all = Controls::by_scenario(run, arm);
-    let tables: Vec<_> = all.iter().filter_map(|(scenario, own)| Some((scenario, own.net?.table))).collect();
+fn lost_scenarios(arm: &str, controls: &Controls<'_>) -> Vec<LostScenario> {
+    let tables = controls.flips_by_scenario(arm);
     let p: Vec<f64> = tables.iter().map(|(_, table)| mcnemar_mid_p(table.broken, table.fixed)).collect();
     let adjusted = holm(&p);
     let lost = tables.into_iter().zip(adjusted).filter(|(_, p)| *p <= ALPHA);

@@ -17,6 +17,9 @@ pub(super) const OWN: &str =
     "* finetest's own threshold; one in [gate] takes its place. Each limit is wrong in at most 5 of 100";
 /// Tokens that moved most, as many as are shown.
 const MOVED: usize = 10;
+/// Characters of the text before a token, and of a token, that are shown.
+const SHOWN_BEFORE: usize = 40;
+const SHOWN_TOKEN: usize = 30;
 /// Dead questions that are named.
 const NAMED: usize = 5;
 /// Answers in which a habit has to be commoner than in base's to be worth a line: a twentieth.
@@ -188,26 +191,22 @@ pub(super) fn moved(drift: &Drift) -> Vec<(&TextDrift, &MovedToken)> {
 
 /// `after "The capital is" base goes on " Paris" (0.93, now 0.02); tuned prefers " {" (0.81)`.
 pub(super) fn moved_in_words(token: &MovedToken, arm: &str) -> String {
-    let tail = |text: &str| {
-        let skip = text.chars().count().saturating_sub(40);
-        plain(&text.chars().skip(skip).collect::<String>(), 60)
+    let place = match token.before.as_str() {
+        "" => "at the beginning".to_owned(),
+        before => {
+            let skip = before.chars().count().saturating_sub(SHOWN_BEFORE);
+            format!("after {:?}", before.chars().skip(skip).collect::<String>())
+        }
     };
-    let place = if token.before.is_empty() {
-        "at the beginning".to_owned()
-    } else {
-        format!("after {:?}", tail(&token.before))
-    };
+    // Debug's form, so that white space can be seen and nothing acts on a terminal.
+    let spelled = |text: &str| format!("{:?}", text.chars().take(SHOWN_TOKEN).collect::<String>());
     let [before, after] = token.probability;
-    let now = format!("{:?} {}, now {}", plain(&token.token, 30), probability(before), probability(after));
+    let now = format!("{} {}, now {}", spelled(&token.token), probability(before), probability(after));
     if token.margin() == 0.0 {
         return format!("{place}: {now}; {arm} still prefers it");
     }
     let tie = if token.is_near_tie() { ", a near tie" } else { "" };
-    format!(
-        "{place}: {now}; {arm} prefers {:?} {}{tie}",
-        plain(&token.instead, 30),
-        probability(token.instead_probability)
-    )
+    format!("{place}: {now}; {arm} prefers {} {}{tie}", spelled(&token.instead), probability(token.instead_probability))
 }
 
 fn probability(p: f64) -> String {
@@ -245,6 +244,16 @@ mod tests {
         assert!(moved_in_words(&kept, "half").ends_with("half still prefers it"));
         let tie = MovedToken { probability: [0.9, 0.4999], instead_probability: 0.5, ..token() };
         assert!(moved_in_words(&tie, "tuned").ends_with("a near tie"));
+    }
+
+    #[test]
+    fn white_space_is_seen_and_nothing_acts_on_a_terminal() {
+        let odd =
+            MovedToken { before: "a\n".into(), token: "\u{1b}[2J\u{202e}".into(), instead: "\n".into(), ..token() };
+        assert_eq!(
+            moved_in_words(&odd, "tuned"),
+            r#"after "a\n": "\u{1b}[2J\u{202e}" 0.93, now 1e-4; tuned prefers "\n" 0.81"#
+        );
     }
 
     #[test]

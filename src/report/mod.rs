@@ -185,7 +185,11 @@ fn drift(d: &Drift) -> String {
     let method = if d.method == DriftMethod::FullKl { String::new() } else { format!(" by {}", d.method) };
     let (change, se) = (d.nll_change(), d.nll_change_se);
     let floor = d.floor.and_then(|floor| floor.kl).map_or_else(String::new, |kl| {
-        if kl == 0.0 { "; measured again it is the same".to_owned() } else { format!("; measured again it differs by {}", number(kl)) }
+        if kl == 0.0 {
+            "; measured again it is the same".to_owned()
+        } else {
+            format!("; measured again it differs by {}", number(kl))
+        }
     });
     format!("{distributions}NLL {change:+.4} ± {se:.4}; {} tokens of {}{method}{floor}", d.tokens, d.source)
 }
