@@ -11,6 +11,7 @@ import argparse
 import json
 import pathlib
 import random
+import re
 import shutil
 import subprocess
 
@@ -93,8 +94,8 @@ def write_packs(scenarios, packs):
     for pack in packs:
         head, *cases = (ROOT / "scenarios/packs" / f"{pack}.toml").read_text().split("[[cases]]\n")
         kept = [case for i, case in enumerate(cases) if i % 3 != 2]
-        lines = ("[[cases]]\n".join([head, *kept])).splitlines(keepends=True)
-        (scenarios / f"pack-{pack}.toml").write_text("".join(line for line in lines if not line.startswith("paraphrases")))
+        text = re.sub(r"^paraphrases = \[.*?\]\n", "", "[[cases]]\n".join([head, *kept]), flags=re.MULTILINE | re.DOTALL)
+        (scenarios / f"pack-{pack}.toml").write_text(text)
 
 
 def train(program, task, name, rate, epochs):
@@ -115,6 +116,8 @@ def judge(program, task):
         f'[model]\nsource = "{MODEL}"\n[adapter]\npath = "middle/adapter"\n{arms}'
         '[gate]\narms = ["tuned", "mild", "overcooked"]\nnot_shown = "warn"\n')
     subprocess.run([program, "run", "-q", "--train", "never", "--format", "json", "-o", "run.json"], cwd=task)
+    if not (task / "run.json").exists():
+        raise SystemExit(f"{task}: the run failed")
     return json.loads((task / "run.json").read_text())
 
 

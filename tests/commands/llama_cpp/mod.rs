@@ -338,8 +338,8 @@ fn answers_of_a_run_that_is_killed_are_kept() {
     let case =
         |i: usize| format!("\n[[cases]]\nname = \"more-{i}\"\nprompt = \"number {i}\"\nchecks = [\"not-json\"]\n");
     project.write("scenarios/anything.toml", &(SCENARIO.to_owned() + &(0..8).map(case).collect::<String>()));
-    // Two steps of writing an answer, after those of a hash and of the converted adapter.
-    let killed = project.command(&["run"]).env("FINETEST_TEST_FAULT", "kill 24").output().expect("the binary runs");
+    // Two steps of writing an answer, after those of the schemas, of a hash and of the converted adapter.
+    let killed = project.command(&["run"]).env("FINETEST_TEST_FAULT", "kill 30").output().expect("the binary runs");
     assert_eq!(killed.status.code(), None, "it is killed");
     let ran = project.run(&["run", "--json"]);
     let cost = record(&ran).cost;
