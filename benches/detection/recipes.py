@@ -121,15 +121,23 @@ def judge(program, task):
     return json.loads((task / "run.json").read_text())
 
 
+def measure(found):
+    limits = found["limits"] and [round(found["limits"][end], 4) for end in ("low", "high")]
+    return {"measured": round(found["measured"], 4), "limits": limits}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--finetest", default=str(ROOT / "target/release/finetest"))
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "target/detection")
     parser.add_argument("--packs", default=",".join(PACKS))
+    parser.add_argument("--tasks", default=",".join(TASKS), help="those of which results are wanted")
     args = parser.parse_args()
     program = shutil.which(args.finetest) or args.finetest
     results = []
     for seed, (name, make) in enumerate(TASKS.items()):
+        if name not in args.tasks.split(","):
+            continue
         task = args.work.resolve() / name
         scenarios = make_task(task, make, seed)
         write_packs(scenarios, args.packs.split(","))
@@ -147,7 +155,7 @@ def main():
                 "evidence": controls["evidence"],
                 "by": controls["by"],
                 "questions": controls["questions"],
-                **{m["name"]: {"measured": round(m["measured"], 4), "limits": m["limits"]} for m in controls["measures"]},
+                **{m["name"]: measure(m) for m in controls["measures"]},
             })
     (HERE / "recipes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in results))
     for line in results:
