@@ -187,6 +187,9 @@ pub struct RunConfig {
     pub snapshots: PathBuf,
     /// Plain-text file whose tokens drift is measured on, besides base's own answers to the control cases. Optional.
     pub drift_text: Option<PathBuf>,
+    /// Whether drift is also measured on base's answers to the target cases, where change is wanted; default false. It takes about as long as on the
+    /// controls.
+    pub target_drift: bool,
     /// Directory of computed answers, runs and checkpoints; default `.finetest`. May be deleted at any time.
     pub store: PathBuf,
     /// Rows evaluated together; default 64. A larger batch is faster and takes more memory for the cache.
@@ -201,6 +204,7 @@ impl Default for RunConfig {
             scenarios: "scenarios".into(),
             snapshots: "snapshots".into(),
             drift_text: None,
+            target_drift: false,
             store: ".finetest".into(),
             batch: 64,
             snapshot_arms: vec![BASE.to_owned(), TUNED.to_owned()],

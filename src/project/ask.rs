@@ -114,6 +114,7 @@ impl Prepared<'_> {
             arms: self.records(name, arms),
             scenarios: &checked.scenarios,
             drift_text: checked.drift_text.clone(),
+            target_drift: config.run.target_drift,
             approved: snapshot::approved(&config.run.snapshots, names, &arms_shown),
         })
     }

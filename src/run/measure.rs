@@ -16,7 +16,7 @@ use crate::record::{
 /// Raised when the same texts are measured otherwise: part of a measurement's key in the store.
 const DRIFT_REVISION: u32 = 3;
 /// Answers that are measured once more, to see what is rounding.
-const REPEATED: usize = 2;
+const REPEATED: usize = 1;
 /// Prompts that an adapter is proven on.
 const PROBES: usize = 3;
 
@@ -52,10 +52,10 @@ impl<'a> Measuring<'a, '_> {
         self.drift_of(arm, Role::Control, self.inputs.drift_text.as_ref())
     }
 
-    /// Drift on base's own answers to the target cases, where all of the distributions are seen.
+    /// Drift on base's own answers to the target cases, where it is asked for and all of the distributions are seen.
     pub(super) fn target_drift(&mut self, arm: usize) -> Result<Option<Drift>> {
         match self.backend.capabilities().drift() {
-            Some(DriftMethod::FullKl) => self.drift_of(arm, Role::Target, None),
+            Some(DriftMethod::FullKl) if self.inputs.target_drift => self.drift_of(arm, Role::Target, None),
             _ => Ok(None),
         }
     }

@@ -43,6 +43,8 @@ pub struct Inputs<'a> {
     pub scenarios: &'a [Scenario],
     /// A text besides base's answers that drift is measured on: its name and content.
     pub drift_text: Option<(String, String)>,
+    /// Whether drift is also measured on base's answers to the target cases.
+    pub target_drift: bool,
     /// Guesses at the answers: what was approved before. An answer that still holds is verified, which is faster than to generate
     /// it again, and comes out the same.
     pub approved: Approved,
@@ -67,6 +69,7 @@ impl<'a> Inputs<'a> {
             arms: vec![arm(BASE), arm(TUNED)],
             scenarios,
             drift_text: None,
+            target_drift: false,
             approved: Approved::default(),
         }
     }

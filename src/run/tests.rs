@@ -50,6 +50,7 @@ fn inputs(scenarios: &[Scenario]) -> Inputs<'_> {
         arms: vec![arm(BASE), arm(TUNED)],
         scenarios,
         drift_text: None,
+        target_drift: true,
         approved: Approved::default(),
     }
 }
