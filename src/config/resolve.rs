@@ -66,10 +66,8 @@ impl RawManifest {
                 scenarios: under(root, self.run.scenarios),
                 snapshots: under(root, self.run.snapshots),
                 drift_text: self.run.drift_text.map(|p| under(root, p)),
-                target_drift: self.run.target_drift,
                 store: under(root, self.run.store),
-                batch: self.run.batch,
-                snapshot_arms: self.run.snapshot_arms,
+                ..self.run
             },
             gate: self.gate,
             notes: layers.notes.clone(),
