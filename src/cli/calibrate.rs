@@ -68,7 +68,11 @@ fn text(found: &Calibration) -> String {
             100.0 * share
         ));
     }
-    let range = |[least, mean, most]: [f64; 3]| format!("{least:.3} to {most:.3}, mean {mean:.3}");
+    // Adding 0 makes −0 be 0.
+    let range = |values: [f64; 3]| {
+        let [least, mean, most] = values.map(|value| (value * 1e3).round() / 1e3 + 0.0);
+        format!("{least:.3} to {most:.3}, mean {mean:.3}")
+    };
     text.push_str(&format!("nulls        {} random adapters with {}\n", jitter.nulls, visible(&jitter.like)));
     text.push_str(&format!("drift        {} nats/token\n", range(jitter.drift)));
     text.push_str(&format!("choice loss  {} nats\n", range(jitter.choice_loss)));
