@@ -110,11 +110,13 @@ def train(program, task, name, rate, epochs):
     return folder / "adapter"
 
 
-def judge(program, task):
-    arms = "".join(f'[arms.{name}]\nadapter = "{name}/adapter"\n' for name in RECIPES if name != "middle")
+def judge(program, task, recipes):
+    others = [name for name in recipes if name != "middle"]
+    arms = "".join(f'[arms.{name}]\nadapter = "{name}/adapter"\n' for name in others)
+    gated = ", ".join(f'"{name}"' for name in ["tuned", *others])
     (task / "finetest.toml").write_text(
         f'[model]\nsource = "{MODEL}"\n[adapter]\npath = "middle/adapter"\n{arms}'
-        '[gate]\narms = ["tuned", "mild", "overcooked"]\nnot_shown = "warn"\n')
+        f'[gate]\narms = [{gated}]\nnot_shown = "warn"\n')
     subprocess.run([program, "run", "-q", "--train", "never", "--format", "json", "-o", "run.json"], cwd=task)
     if not (task / "run.json").exists():
         raise SystemExit(f"{task}: the run failed")
@@ -132,7 +134,9 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "target/detection")
     parser.add_argument("--packs", default=",".join(PACKS))
     parser.add_argument("--tasks", default=",".join(TASKS), help="those of which results are wanted")
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="those that are trained and judged, middle among them")
     args = parser.parse_args()
+    recipes = {name: RECIPES[name] for name in args.recipes.split(",")}
     program = shutil.which(args.finetest) or args.finetest
     results = []
     for seed, (name, make) in enumerate(TASKS.items()):
@@ -141,9 +145,9 @@ def main():
         task = args.work.resolve() / name
         scenarios = make_task(task, make, seed)
         write_packs(scenarios, args.packs.split(","))
-        for recipe, (rate, epochs) in RECIPES.items():
+        for recipe, (rate, epochs) in recipes.items():
             train(program, task, recipe, rate, epochs)
-        found = judge(program, task)
+        found = judge(program, task, recipes)
         target = [s for s in found["run"]["scenarios"] if s["role"] == "target"][0]["cases"]
         for controls in found["decision"]["controls"]:
             arm = controls["arm"]
@@ -157,7 +161,12 @@ def main():
                 "questions": controls["questions"],
                 **{m["name"]: measure(m) for m in controls["measures"]},
             })
-    (HERE / "recipes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in results))
+    # What other tasks came to is kept.
+    file = HERE / "recipes.jsonl"
+    before = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = {line["task"] for line in results}
+    results = [line for line in before if line["task"] not in done] + results
+    file.write_text("".join(json.dumps(line) + "\n" for line in results))
     for line in results:
         print(f"{line['task']:8} {line['recipe']:11} target {line['target']:6} {line['evidence']:10} {line['by']}")
 
