@@ -112,11 +112,7 @@ fn say_scenarios(checkup: &mut Checkup, scenarios: &[Scenario]) {
     let (target, control) = (cases(Role::Target), cases(Role::Control));
     let text = format!("{} scenarios: {target} target cases, {control} control cases", scenarios.len());
     checkup.say("scenarios", State::Good, text);
-    for scenario in scenarios.iter().filter(|scenario| scenario.is_placeholder()) {
-        let note = format!(
-            "{} is a placeholder, which proves nothing: its description says TODO; write cases of your own",
-            scenario.path
-        );
+    for note in scenarios.iter().filter_map(Scenario::placeholder) {
         checkup.say("scenarios", State::Note, note);
     }
     if control == 0 {

@@ -130,11 +130,8 @@ pub fn run_selected(config: &Config, options: &RunOptions, on_event: Events<'_>)
             on_event(RunEvent::note(note));
         }
     }
-    for scenario in checked.scenarios.iter().filter(|scenario| scenario.is_placeholder()) {
-        let path = &scenario.path;
-        on_event(RunEvent::note(format!(
-            "{path} is a placeholder, which proves nothing: its description says TODO; write cases of your own"
-        )));
+    for note in checked.scenarios.iter().filter_map(Scenario::placeholder) {
+        on_event(RunEvent::note(note));
     }
     let prepared = Prepared::open(config, checked, on_event)?;
     let tuned = prepared.adapter(config.backend, options.policy, on_event)?;

@@ -110,6 +110,9 @@ use check::Outcome;
 /// Most new tokens of an answer, unless the scenario says otherwise.
 pub const DEFAULT_MAX_TOKENS: usize = 64;
 
+/// How the description of a scenario begins that is still to be written.
+const PLACEHOLDER: &str = "TODO";
+
 /// Bytes of a scenario file.
 const MOST_FILE_BYTES: u64 = 64 << 20;
 
@@ -176,10 +179,13 @@ impl Scenario {
         file::parse(path, root.as_ref(), &text)
     }
 
-    /// Whether it still waits for cases that mean something, as `finetest init` writes it where it has no data.
+    /// What a person should know where its cases mean nothing yet: `finetest init` writes such a scenario where it has no data.
     #[must_use]
-    pub fn is_placeholder(&self) -> bool {
-        self.description.starts_with("TODO")
+    pub fn placeholder(&self) -> Option<String> {
+        let path = &self.path;
+        self.description.starts_with(PLACEHOLDER).then(|| {
+            format!("{path} is a placeholder, which proves nothing: its description says {PLACEHOLDER}; write cases of your own")
+        })
     }
 
     /// `control::arithmetic::case_2`: the name of a case's test.
