@@ -62,7 +62,7 @@ pub struct Controls<'a> {
     /// Drift in nats/token, a mean over questions, of the mean over a question's cases of the mean over positions; `None` where it was not
     /// measured by divergences.
     pub drift: Option<PositiveMean>,
-    /// The mean change of [`ChoiceAsked::loss`](crate::record::ChoiceAsked::loss) in nats, over cases with their questions as clusters; positive is
+    /// The mean change of [`Choice::loss`](crate::record::Choice::loss) in nats, over cases with their questions as clusters; positive is
     /// worse. `None` without choices.
     pub choice_loss: Option<ClusteredMean>,
     /// Standard deviation of that change between questions.
@@ -311,7 +311,7 @@ pub fn questions_to_show(mean: f64, sd: f64, threshold: f64) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::record::fixture::{self, F, N, P};
-    use crate::record::{ChoiceAsked, ChoiceScore, PerUnit, TUNED};
+    use crate::record::{Choice, ChoiceScore, Normalize, TUNED};
 
     fn run(verdicts: &[(Verdict, Verdict)], families: &[&str]) -> RunRecord {
         let mut scenario = fixture::scenario("facts", Role::Control, verdicts);
@@ -370,7 +370,7 @@ mod tests {
 
     fn scored(run: &mut RunRecord, case: usize, base: [f64; 2], tuned: [f64; 2]) {
         let case = &mut run.scenarios[1].cases[case];
-        case.choices = vec![ChoiceAsked { answer: "a".into(), others: vec!["b".into()], per: PerUnit::Text }];
+        case.choices = vec![Choice { answer: "a".into(), others: vec!["b".into()], normalize: Normalize::None }];
         for (arm, scores) in [(BASE, base), (TUNED, tuned)] {
             let score = |text: &str, log_likelihood| ChoiceScore { text: text.into(), log_likelihood, tokens: 1 };
             let sample = &mut case.answers.get_mut(arm).expect("an answer").samples[0];

@@ -4,6 +4,7 @@
 //! gated and reported on another.
 
 mod answer;
+mod choice;
 mod decision;
 mod drift;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::exit;
 
 pub use answer::{Aggregate, Answer, ChoiceScore, Completion, Finish, Sample};
+pub use choice::{Choice, Normalize};
 pub use decision::{
     Bound, ControlMeasure, ControlVerdict, Decision, Ending, Evidence, Interval, LostScenario, Rule, Unit,
 };
@@ -190,55 +192,6 @@ impl Approved {
     }
 }
 
-/// Continuations that are compared by their log-likelihoods.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct ChoiceAsked {
-    /// The right one.
-    pub answer: String,
-    /// The wrong ones.
-    pub others: Vec<String>,
-    /// What each log-likelihood is divided by.
-    #[serde(default)]
-    pub per: PerUnit,
-}
-
-/// What a log-likelihood is divided by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum PerUnit {
-    /// Nothing: it is the whole text's.
-    #[default]
-    Text,
-    /// Its length in UTF-8 bytes.
-    Byte,
-    /// Its number of tokens.
-    Token,
-}
-
-impl ChoiceAsked {
-    /// −ln of the share of the right continuation in the likelihoods of all: 0 when an arm is sure of it, ln k when it has no idea between k.
-    /// `None` where one has no score.
-    #[must_use]
-    pub fn loss(&self, scores: &[ChoiceScore]) -> Option<f64> {
-        let score = |text: &String| {
-            let found = scores.iter().find(|score| score.text == *text)?;
-            let per = match self.per {
-                PerUnit::Text => 1,
-                PerUnit::Byte => found.text.len(),
-                PerUnit::Token => found.tokens,
-            };
-            let score = found.log_likelihood / per as f64;
-            (per > 0 && score.is_finite()).then_some(score)
-        };
-        let right = score(&self.answer)?;
-        let all: Vec<f64> = std::iter::once(Some(right)).chain(self.others.iter().map(score)).collect::<Option<_>>()?;
-        let largest = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        Some(largest + all.iter().map(|score| (score - largest).exp()).sum::<f64>().ln() - right)
-    }
-}
-
 /// A case and every arm's answer to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -260,7 +213,7 @@ pub struct CaseRecord {
     pub checks: Vec<String>,
     /// What each `choice` among the checks of its first turn chooses between.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub choices: Vec<ChoiceAsked>,
+    pub choices: Vec<Choice>,
     /// By the arm's name.
     pub answers: BTreeMap<String, Answer>,
 }

@@ -196,7 +196,7 @@ fn records(inputs: &Inputs<'_>, answers: Vec<BTreeMap<String, Answer>>) -> Vec<S
                 prompt: case.request.prompt.clone(),
                 follow_ups: case.follow_ups.iter().map(|turn| turn.message.clone()).collect(),
                 checks: case.checks_shown(),
-                choices: case.choices_asked(),
+                choices: case.choices(),
                 answers: answers.next().unwrap_or_default(),
             })
             .collect(),

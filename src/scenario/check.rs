@@ -13,7 +13,7 @@ use super::refusal::refused;
 use super::repetition;
 use super::script::Writing;
 use super::tags;
-use crate::record::{ChoiceScore, Completion, Finish};
+use crate::record::{Choice, ChoiceScore, Completion, Finish, Normalize};
 use crate::shown::{plain, quote};
 
 /// One thing an answer must hold.
@@ -124,41 +124,6 @@ impl Casing {
     }
 }
 
-/// One continuation against others, by log-likelihood.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct Choice {
-    /// The continuation that must have the highest log-likelihood.
-    pub answer: String,
-    /// The continuations it must beat.
-    pub others: Vec<String>,
-    /// What each log-likelihood is divided by.
-    #[serde(default)]
-    pub normalize: Normalize,
-}
-
-impl Choice {
-    /// All continuations, the answer first.
-    pub fn texts(&self) -> impl Iterator<Item = &String> {
-        std::iter::once(&self.answer).chain(&self.others)
-    }
-}
-
-/// What a continuation's log-likelihood is divided by, so that a long one is not worse for its length.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema, serde::Serialize))]
-#[serde(rename_all = "kebab-case")]
-pub enum Normalize {
-    /// Nothing.
-    #[default]
-    None,
-    /// Its length in UTF-8 bytes.
-    Bytes,
-    /// Its number of tokens.
-    Tokens,
-}
-
 /// What a check comes to, with what was found instead.
 pub(super) enum Outcome {
     Holds,
@@ -192,7 +157,7 @@ impl Matcher {
 impl Check {
     pub(super) fn judge(&self, completion: &Completion) -> Outcome {
         if let Self::Choice(choice) = self {
-            return choice.judge(&completion.choices);
+            return judge_choice(choice, &completion.choices);
         }
         if completion.finish == Finish::Scored {
             return Outcome::Unanswered("no text was generated");
@@ -255,36 +220,26 @@ pub(super) fn incoherent(text: &str) -> Option<String> {
     tags::leaked(text).or_else(|| repetition::repeated(text))
 }
 
-impl Choice {
-    fn judge(&self, scores: &[ChoiceScore]) -> Outcome {
-        let score = |text: &String| {
-            let found = scores.iter().find(|s| s.text == *text)?;
-            let divisor = match self.normalize {
-                Normalize::None => 1,
-                Normalize::Bytes => found.text.len(),
-                Normalize::Tokens => found.tokens,
-            };
-            let score = found.log_likelihood / divisor as f64;
-            (divisor > 0 && !score.is_nan()).then_some(score)
+/// Whether the right continuation is likelier than every other.
+fn judge_choice(choice: &Choice, scores: &[ChoiceScore]) -> Outcome {
+    let score = |text: &String| choice.score(text, scores);
+    let (Some(ours), Some(scores)) =
+        (score(&choice.answer), choice.others.iter().map(score).collect::<Option<Vec<_>>>())
+    else {
+        return Outcome::Unanswered("a continuation has no score");
+    };
+    let Some((best, winner)) = scores.into_iter().zip(&choice.others).max_by(|a, b| a.0.total_cmp(&b.0)) else {
+        return Outcome::Unanswered("there is nothing to choose between");
+    };
+    Outcome::holds_if(ours > best, || {
+        let unit = match choice.normalize {
+            Normalize::None => "nats",
+            Normalize::Bytes => "nats a byte",
+            Normalize::Tokens => "nats a token",
         };
-        let (Some(ours), Some(scores)) =
-            (score(&self.answer), self.others.iter().map(score).collect::<Option<Vec<_>>>())
-        else {
-            return Outcome::Unanswered("a continuation has no score");
-        };
-        let Some((best, winner)) = scores.into_iter().zip(&self.others).max_by(|a, b| a.0.total_cmp(&b.0)) else {
-            return Outcome::Unanswered("there is nothing to choose between");
-        };
-        Outcome::holds_if(ours > best, || {
-            let unit = match self.normalize {
-                Normalize::None => "nats",
-                Normalize::Bytes => "nats a byte",
-                Normalize::Tokens => "nats a token",
-            };
-            let is = if ours == best { "is as likely" } else { "is likelier" };
-            format!("{winner:?} {is}, {best:.3} against {ours:.3} {unit}")
-        })
-    }
+        let is = if ours == best { "is as likely" } else { "is likelier" };
+        format!("{winner:?} {is}, {best:.3} against {ours:.3} {unit}")
+    })
 }
 
 impl fmt::Display for Check {

@@ -89,7 +89,8 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-pub use check::{Casing, Check, Choice, Matcher, Normalize};
+pub use crate::record::{Choice, Normalize};
+pub use check::{Casing, Check, Matcher};
 pub use count::{Count, Counted};
 #[cfg(all(test, feature = "candle"))]
 pub(crate) use file::RawScenario as ScenarioSchema;
@@ -104,7 +105,7 @@ pub use script::Writing;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::read_regular_text;
-use crate::record::{Aggregate, ChoiceAsked, Completion, Finish, Message, PerUnit, Prompt, Request, Role, Verdict};
+use crate::record::{Aggregate, Completion, Finish, Message, Prompt, Request, Role, Verdict};
 use check::Outcome;
 
 /// Most new tokens of an answer, unless the scenario says otherwise.
@@ -270,20 +271,12 @@ impl Case {
 
     /// What each choice among the checks of its first turn chooses between.
     #[must_use]
-    pub fn choices_asked(&self) -> Vec<ChoiceAsked> {
-        let asked = self.checks.iter().filter_map(|check| match check {
-            Check::Choice(choice) => Some(ChoiceAsked {
-                answer: choice.answer.clone(),
-                others: choice.others.clone(),
-                per: match choice.normalize {
-                    Normalize::None => PerUnit::Text,
-                    Normalize::Bytes => PerUnit::Byte,
-                    Normalize::Tokens => PerUnit::Token,
-                },
-            }),
+    pub fn choices(&self) -> Vec<Choice> {
+        let choice = |check: &Check| match check {
+            Check::Choice(choice) => Some(choice.clone()),
             _ => None,
-        });
-        asked.collect()
+        };
+        self.checks.iter().filter_map(choice).collect()
     }
 
     /// Its checks, as a person reads them: those of later turns behind `turn 2: `.

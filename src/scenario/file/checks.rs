@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::files::read_regular_text;
-use crate::scenario::check::{Casing, Check, Choice, Matcher};
+use crate::record::Choice;
+use crate::scenario::check::{Casing, Check, Matcher};
 use crate::scenario::count::Count;
 use crate::scenario::json::Schema;
 use crate::scenario::language::Language;
