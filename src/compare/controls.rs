@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use super::stats::{
-    self, ALPHA, ClusteredMean, ClusteredShare, FlipTable, PositiveMean, clustered_mean, clustered_share,
-    positive_mean, tango_paired,
+    self, ALPHA, ClusteredMean, ClusteredShare, FlipTable, PositiveMean, clustered_mean, clustered_share, mean,
+    mean_and_sd, positive_mean, tango_paired,
 };
 use crate::record::{BASE, CaseRecord, Interval, Role, RunRecord, ScenarioRecord, Verdict};
 
@@ -86,7 +86,7 @@ impl<'a> Controls<'a> {
         let changes: Vec<Vec<f64>> = questions.iter().map(|question| choice_changes(question, arm)).collect();
         let choice_loss = clustered_mean(&changes);
         let means: Vec<f64> = changes.iter().filter(|c| !c.is_empty()).map(|c| mean(c)).collect();
-        let choice_sd = sd(&means);
+        let choice_sd = mean_and_sd(&means).1;
         questions.iter_mut().for_each(|question| question.dead = is_dead(question, arm, choice_sd));
         Self {
             drift: drift(run, arm, &questions),
@@ -269,18 +269,6 @@ fn drift(run: &RunRecord, arm: &str, questions: &[Question<'_>]) -> Option<Posit
     others.sort_by(|a, b| a.0.cmp(b.0));
     values.extend(others.into_iter().map(|(_, value)| value));
     positive_mean(&values)
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
-}
-
-fn sd(values: &[f64]) -> f64 {
-    if values.len() < 2 {
-        return 0.0;
-    }
-    let mean = mean(values);
-    (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (values.len() - 1) as f64).sqrt()
 }
 
 /// Flips that guessing alone makes among multiple-choice questions: of the cases that base passes by guessing right, those that the arm

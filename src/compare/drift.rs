@@ -1,6 +1,6 @@
 //! How far tuned's next-token distributions moved from base's, from values at every position to one summary.
 
-use crate::compare::stats::clustered_mean;
+use crate::compare::stats::{clustered_mean, mean};
 use crate::error::{Error, Result};
 use crate::record::{
     Divergence, Drift, DriftMethod, Floor, MOST_POSITIONS, Measures, MovedToken, TextDrift, TextMeans,
@@ -86,37 +86,41 @@ impl DriftSample {
 
     /// KL of each position, or the change of NLL where there is none, for a record.
     fn values(&self) -> Vec<f32> {
-        let change = || self.nll_tuned.iter().zip(&self.nll_base).map(|(tuned, base)| tuned - base).collect();
-        let values: Vec<f64> = if self.kl.is_empty() { change() } else { self.kl.iter().map(|v| v.max(0.0)).collect() };
+        let values = if self.kl.is_empty() { self.nll_changes() } else { above_zero(&self.kl) };
         values.into_iter().take(MOST_POSITIONS).map(four_digits).collect()
     }
 }
 
-/// Mean of some values; 0 of none.
-fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let n = values.len();
-    if n == 0 { 0.0 } else { values.sum::<f64>() / n as f64 }
+/// Values with rounding below 0 as 0.
+fn above_zero(values: &[f64]) -> Vec<f64> {
+    values.iter().map(|value| value.max(0.0)).collect()
 }
 
 impl DriftSample {
+    /// NLL of tuned − NLL of base, position by position.
+    fn nll_changes(&self) -> Vec<f64> {
+        self.nll_tuned.iter().zip(&self.nll_base).map(|(tuned, base)| tuned - base).collect()
+    }
+
     fn measures(&self) -> Option<Measures> {
-        let positive = |values: &[f64]| mean(values.iter().map(|v| v.max(0.0)));
-        let change = self.nll_tuned.iter().zip(&self.nll_base).map(|(tuned, base)| (-tuned).exp() - (-base).exp());
+        let positive = |values: &[f64]| mean(&above_zero(values));
+        let pairs = self.nll_tuned.iter().zip(&self.nll_base);
+        let change: Vec<f64> = pairs.map(|(tuned, base)| (-tuned).exp() - (-base).exp()).collect();
         (!self.reverse_kl.is_empty()).then(|| Measures {
             reverse_kl: positive(&self.reverse_kl),
             total_variation: positive(&self.total_variation),
             jensen_shannon: positive(&self.jensen_shannon),
-            probability_change: mean(change),
+            probability_change: mean(&change),
         })
     }
 
     fn means(&self) -> TextMeans {
-        let same = self.same_top1.iter().map(|same| f64::from(u8::from(*same)));
+        let same: Vec<f64> = self.same_top1.iter().map(|same| f64::from(u8::from(*same))).collect();
         TextMeans {
             tokens: self.len(),
-            kl: (!self.kl.is_empty()).then(|| mean(self.kl.iter().map(|v| v.max(0.0)))),
-            same_top1: (!self.same_top1.is_empty()).then(|| mean(same)),
-            nll_change: mean(self.nll_tuned.iter().zip(&self.nll_base).map(|(tuned, base)| tuned - base)),
+            kl: (!self.kl.is_empty()).then(|| mean(&above_zero(&self.kl))),
+            same_top1: (!self.same_top1.is_empty()).then(|| mean(&same)),
+            nll_change: mean(&self.nll_changes()),
             measures: self.measures(),
         }
     }
@@ -160,18 +164,17 @@ pub fn summarise(source: &str, method: DriftMethod, texts: &[(String, DriftSampl
         return Err(Error::failed(format!("drift on {source}: {tokens} positions, expected at least 2")));
     }
     let samples = || texts.iter().map(|(_, sample)| sample);
-    let mean = |values: &dyn Fn(&DriftSample) -> Vec<f64>| {
+    let over_texts = |values: &dyn Fn(&DriftSample) -> Vec<f64>| {
         let of_texts = clusters(samples().map(values).collect());
         clustered_mean(&of_texts).map_or((0.0, 0.0), |m| (m.mean, m.se.unwrap_or(0.0)))
     };
-    let above_zero = |sample: &DriftSample| -> Vec<f64> { sample.kl.iter().map(|v| v.max(0.0)).collect() };
-    let (nll_base, _) = mean(&|s| s.nll_base.clone());
-    let (nll_tuned, _) = mean(&|s| s.nll_tuned.clone());
-    let (_, nll_change_se) = mean(&|s| s.nll_tuned.iter().zip(&s.nll_base).map(|(t, b)| t - b).collect());
-    let mut sorted: Vec<f64> = samples().flat_map(above_zero).collect();
+    let (nll_base, _) = over_texts(&|s| s.nll_base.clone());
+    let (nll_tuned, _) = over_texts(&|s| s.nll_tuned.clone());
+    let (_, nll_change_se) = over_texts(&DriftSample::nll_changes);
+    let mut sorted: Vec<f64> = samples().flat_map(|s| above_zero(&s.kl)).collect();
     sorted.sort_by(f64::total_cmp);
     let kl = (method != DriftMethod::Nll).then(|| {
-        let (mean, se) = mean(&above_zero);
+        let (mean, se) = over_texts(&|s| above_zero(&s.kl));
         Divergence { mean, se, median: nearest_rank(&sorted, 0.5), p99: nearest_rank(&sorted, 0.99) }
     });
     let same = samples().flat_map(|s| &s.same_top1).filter(|same| **same).count();
@@ -211,11 +214,7 @@ pub fn floor(first: &[DriftSample], second: &[DriftSample]) -> Option<Floor> {
     };
     let kl = changes(|sample| &sample.kl);
     let nll = changes(|sample| &sample.nll_base).into_iter().chain(changes(|sample| &sample.nll_tuned));
-    Some(Floor {
-        texts: pairs.len(),
-        kl: (!kl.is_empty()).then(|| mean(kl.iter().copied())),
-        nll: nll.fold(0.0, f64::max),
-    })
+    Some(Floor { texts: pairs.len(), kl: (!kl.is_empty()).then(|| mean(&kl)), nll: nll.fold(0.0, f64::max) })
 }
 
 /// One cluster a text; a lone text is cut into stretches.

@@ -21,6 +21,7 @@ pub use flips::{
 };
 pub use many::{POCOCK_TWO_LOOKS, expected_false_alarms, holm};
 pub use mean::{ClusteredMean, bca, clustered_mean, student_quantile};
+pub(in crate::compare) use mean::{mean, mean_and_sd};
 pub use positive::{PositiveMean, positive_mean};
 pub use power::{minimum_detectable_change, minimum_detectable_effect, pairs_to_detect};
 pub use proportion::{

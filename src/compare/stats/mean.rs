@@ -5,6 +5,19 @@ use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 use crate::random::SplitMix64;
 use crate::record::Interval;
 
+/// Mean of values; 0 of none.
+pub(in crate::compare) fn mean(values: &[f64]) -> f64 {
+    mean_and_sd(values).0
+}
+
+/// Mean and standard deviation (n − 1) of values; 0 where there is none, or no spread.
+pub(in crate::compare) fn mean_and_sd(values: &[f64]) -> (f64, f64) {
+    let n = values.len();
+    let mean = values.iter().sum::<f64>() / n.max(1) as f64;
+    let squares = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
+    (mean, (squares / n.saturating_sub(1).max(1) as f64).sqrt())
+}
+
 /// A mean over cases that are grouped in clusters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClusteredMean {

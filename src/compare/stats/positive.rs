@@ -1,6 +1,6 @@
 //! The mean of values above 0 that lean to the right, as a divergence does.
 
-use super::mean::student_quantile;
+use super::mean::{mean_and_sd, student_quantile};
 use crate::random::SplitMix64;
 use crate::record::Interval;
 
@@ -38,7 +38,7 @@ pub fn positive_mean(values: &[f64]) -> Option<PositiveMean> {
     if n == 0 || values.iter().any(|value| !value.is_finite() || *value < 0.0) {
         return None;
     }
-    let (mean, sd) = mean_and_sd(values.iter().copied(), n);
+    let (mean, sd) = mean_and_sd(values);
     let limits = (n >= MIN_CLUSTERS).then(|| {
         if sd == 0.0 {
             return Interval { low: mean, high: mean };
@@ -50,17 +50,11 @@ pub fn positive_mean(values: &[f64]) -> Option<PositiveMean> {
     Some(PositiveMean { mean, limits, clusters: n, sd })
 }
 
-fn mean_and_sd(values: impl Iterator<Item = f64> + Clone, n: usize) -> (f64, f64) {
-    let mean = values.clone().sum::<f64>() / n as f64;
-    let squares = values.map(|value| (value - mean).powi(2)).sum::<f64>();
-    (mean, (squares / (n - 1).max(1) as f64).sqrt())
-}
-
 /// exp(ȳ + s²/2 ± t √(s²/n + s⁴/(2(n − 1)))) of the logarithms' mean ȳ and variance s².
 fn cox(values: &[f64], mean: f64) -> Interval {
     let n = values.len();
-    let logs = values.iter().map(|value| value.max(mean * 1e-3).ln());
-    let (centre, sd) = mean_and_sd(logs, n);
+    let logs: Vec<f64> = values.iter().map(|value| value.max(mean * 1e-3).ln()).collect();
+    let (centre, sd) = mean_and_sd(&logs);
     let variance = sd * sd;
     let se = (variance / n as f64 + variance * variance / (2 * (n - 1)) as f64).sqrt();
     let half = student_quantile(1.0 - super::ALPHA, n - 1) * se;
@@ -83,7 +77,7 @@ fn bootstrap_t(values: &[f64], mean: f64, sd: f64) -> Interval {
     let mut resample = vec![0.0; n];
     for _ in 0..RESAMPLES {
         resample.iter_mut().for_each(|value| *value = values[random.below(n as u64) as usize]);
-        let (drawn, spread) = mean_and_sd(resample.iter().copied(), n);
+        let (drawn, spread) = mean_and_sd(&resample);
         // A resample of one value alone has no spread, and says the least that can be: nothing moved.
         statistics.push(if spread > 0.0 { (drawn - mean) * root / spread } else { 0.0 });
     }
@@ -121,7 +115,7 @@ mod tests {
     #[test]
     fn of_many_clusters_the_bootstrap_and_student_agree() {
         let values: Vec<f64> = (1..=1000).map(|i| (f64::from(i) * 0.7).sin().exp() * 0.1).collect();
-        let (mean, sd) = mean_and_sd(values.iter().copied(), values.len());
+        let (mean, sd) = mean_and_sd(&values);
         let (resampled, t) = (bootstrap_t(&values, mean, sd), student(values.len(), mean, sd));
         let width = t.high - t.low;
         close(resampled.low, t.low, 0.06 * width);

@@ -288,6 +288,16 @@ impl Adapter {
     }
 }
 
+/// What the random values of a module depend on: a seed and the module's name.
+fn named(seed: u64, path: &str) -> u64 {
+    path.bytes().fold(seed, |hash, byte| mix(hash ^ u64::from(byte)))
+}
+
+/// The i-th random value of a module, uniform in ±`bound`.
+fn uniform(name: u64, i: usize, bound: f64) -> f32 {
+    ((2.0 * unit(mix(name ^ mix(i as u64))) - 1.0) * bound) as f32
+}
+
 impl Module {
     /// ‖row of W + s·B·A‖₂, row by row.
     fn lengths(&self, linear: &Linear, scale: f32) -> Vec<f32> {
@@ -307,10 +317,9 @@ impl Module {
 
     fn initialised(recipe: &Recipe, path: &str, [out_features, in_features]: [usize; 2]) -> Self {
         let rank = recipe.lora_r;
-        let name = path.bytes().fold(recipe.seed, |hash, byte| mix(hash ^ u64::from(byte)));
+        let name = named(recipe.seed, path);
         let bound = 1.0 / (in_features as f64).sqrt();
-        let uniform = |i: usize| unit(mix(name ^ mix(i as u64)));
-        let a = (0..rank * in_features).map(|i| ((2.0 * uniform(i) - 1.0) * bound) as f32).collect();
+        let a = (0..rank * in_features).map(|i| uniform(name, i, bound)).collect();
         let scale = recipe.lora_alpha / rank as f64;
         Self {
             a,

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::{Adapter, Module};
+use super::{Adapter, Module, named, uniform};
 use crate::model::architecture::outline::Outline;
-use crate::random::{mix, unit};
+use crate::random::mix;
 
 /// Rank of a null adapter that is like no other.
 const RANK: usize = 8;
@@ -47,12 +47,11 @@ impl Adapter {
 impl Module {
     /// A and B uniform in ±1/√in and ±1/√rank: the product moves an output by about as much as its inputs are large, over √in.
     fn random(path: &str, [out_features, in_features]: [usize; 2], rank: usize, seed: u64) -> Self {
-        let name = path.bytes().fold(mix(seed), |hash, byte| mix(hash ^ u64::from(byte)));
-        let uniform = |i: usize, bound: f64| ((2.0 * unit(mix(name ^ mix(i as u64))) - 1.0) * bound) as f32;
+        let name = named(mix(seed), path);
         let (a, b) = (1.0 / (in_features as f64).sqrt(), 1.0 / (rank as f64 * in_features as f64).sqrt());
         Self {
-            a: (0..rank * in_features).map(|i| uniform(i, a)).collect(),
-            b: (0..out_features * rank).map(|i| uniform(rank * in_features + i, b)).collect(),
+            a: (0..rank * in_features).map(|i| uniform(name, i, a)).collect(),
+            b: (0..out_features * rank).map(|i| uniform(name, rank * in_features + i, b)).collect(),
             rank,
             in_features,
             out_features,
