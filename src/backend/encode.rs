@@ -272,7 +272,10 @@ pub(super) fn drift_sample(chat: &ChatTokenizer, text: &Continuation, found: Com
     let differs = |position: &usize| {
         found.top_base[*position].0 == text.tokens[*position] && found.top_tuned[*position].0 != text.tokens[*position]
     };
-    let positions = found.kl.len().min(text.tokens.len());
+    // Another process may have measured it: what is short is not looked at.
+    let lengths =
+        [found.kl.len(), found.nll_base.len(), found.nll_tuned.len(), found.top_base.len(), found.top_tuned.len()];
+    let positions = lengths.into_iter().fold(text.tokens.len(), usize::min);
     let mut by_kl: Vec<usize> = (0..positions).filter(|position| found.kl[*position] > 0.0).collect();
     by_kl.sort_by(|a, b| found.kl[*b].total_cmp(&found.kl[*a]));
     let divergence = (0..positions).find(differs).map(moved);

@@ -190,12 +190,13 @@ fn explanation(evidence: Evidence, decided: Option<&ControlMeasure>, measures: &
                 .limits
                 .map_or(measure.measured, |limits| if side == "above" { limits.low } else { limits.high });
             format!(
-                "{} is {}, and surely {side} {}{}, its limit being {}",
+                "{} is {}; its {} limit {} is {side} {}{}",
                 measure.name.replace('_', " "),
                 amount(measure, measure.measured),
+                if side == "above" { "lower" } else { "upper" },
+                amount(measure, limit),
                 amount(measure, measure.threshold.unwrap_or(f64::NAN)),
-                if measure.given { "" } else { " (finetest's own threshold)" },
-                amount(measure, limit)
+                if measure.given { "" } else { ", finetest's own threshold" },
             )
         }
         None => {
@@ -209,11 +210,11 @@ fn explanation(evidence: Evidence, decided: Option<&ControlMeasure>, measures: &
                     let of =
                         if measure.name == "drift" || measure.name == "choice_loss" { "questions" } else { "cases" };
                     format!(
-                        "these controls cannot tell; about {more} more {of} would ({})",
+                        "there are too few controls to decide; about {more} more {of} would ({})",
                         measure.name.replace('_', " ")
                     )
                 }
-                None => "these controls cannot tell".to_owned(),
+                None => "there are too few controls to decide".to_owned(),
             }
         }
     }
@@ -226,10 +227,9 @@ pub fn unreachable(policy: &Policy, questions: usize) -> Vec<String> {
     if let Some(least) = policy.min_retention
         && stats::losses_allowed(questions, least).is_none()
     {
-        let needed =
-            stats::none_lost_needed(least).map_or_else(|| "no number could".to_owned(), |n| format!("{n} could"));
+        let needed = stats::none_lost_needed(least).map_or_else(|| "no number can".to_owned(), |n| format!("{n} can"));
         found.push(format!(
-            "min_retention = {least} cannot be shown with {questions} control questions, even if none is lost; {needed}"
+            "{questions} control questions cannot show min_retention = {least}, even if tuned keeps all of them; {needed}"
         ));
     }
     if let Some(most) = policy.max_net_loss {
@@ -239,9 +239,9 @@ pub fn unreachable(policy: &Policy, questions: usize) -> Vec<String> {
         };
         if !shows(questions) {
             let needed = (questions + 1..10_000).find(|n| shows(*n));
-            let needed = needed.map_or_else(|| "no number below 10000 could".to_owned(), |n| format!("{n} could"));
+            let needed = needed.map_or_else(|| "no number below 10000 can".to_owned(), |n| format!("{n} can"));
             found.push(format!(
-                "max_net_loss = {most} cannot be shown with {questions} control questions, even if no verdict changes; {needed}"
+                "{questions} control questions cannot show max_net_loss = {most}, even if no verdict changes; {needed}"
             ));
         }
     }
@@ -314,7 +314,7 @@ mod tests {
         few.drift.clear();
         let found = controls(&few, &Policy::default());
         assert_eq!((found.evidence, found.by.as_str()), (Evidence::NotShown, ""));
-        assert!(found.explanation.contains("cannot tell; about"), "{}", found.explanation);
+        assert!(found.explanation.contains("too few controls to decide; about"), "{}", found.explanation);
         let net = found.measures.iter().find(|m| m.name == "net_loss").expect("net loss");
         assert!(net.needed.is_some_and(|n| n > 4) && net.detectable.is_some());
     }
@@ -352,11 +352,11 @@ mod tests {
         let policy = Policy { min_retention: Some(0.9), max_net_loss: Some(0.05), ..Policy::default() };
         let found = unreachable(&policy, 20);
         assert!(
-            found[0].contains("min_retention = 0.9 cannot be shown with 20 control questions")
-                && found[0].ends_with("29 could"),
+            found[0].starts_with("20 control questions cannot show min_retention = 0.9")
+                && found[0].ends_with("29 can"),
             "{found:?}"
         );
-        assert!(found[1].starts_with("max_net_loss = 0.05") && found[1].ends_with("could"), "{found:?}");
+        assert!(found[1].contains("max_net_loss = 0.05") && found[1].ends_with("can"), "{found:?}");
         assert!(unreachable(&policy, 100).is_empty());
         assert!(unreachable(&Policy::default(), 1).is_empty());
     }

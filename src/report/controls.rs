@@ -14,7 +14,7 @@ use crate::shown::plain;
 pub(super) const HEAD: [&str; 5] = ["measure", "measured", "limits", "threshold", "shows"];
 /// What an asterisk says.
 pub(super) const OWN: &str =
-    "* finetest's own threshold; one in [gate] takes its place. Each limit is wrong in at most 5 of 100";
+    "* finetest's own threshold, used because [gate] has none. The limits are one-sided 95 % on each side";
 /// Tokens that moved most, as many as are shown.
 const MOVED: usize = 10;
 /// Characters of the text before a token, and of a token, that are shown.
@@ -49,13 +49,16 @@ impl<'a> ControlsView<'a> {
         notes.extend(run.spill_over.get(&verdict.arm).map(spilled).unwrap_or_default());
         if verdict.measures.iter().any(|measure| measure.name == "net_loss" && measure.threshold.is_none()) {
             notes.push(
-                "base passes every control: they may have been chosen for that, and then jitter alone loses some. net loss decides by your \
-                 threshold alone, max_net_loss"
+"base passes every control. If they were chosen for that, even a harmless change loses some. So only a max_net_loss of yours \
+                 judges the net loss"
                     .to_owned(),
             );
         }
         notes.extend(verdict.rephrasing.map(|share| {
-            format!("rephrasing alone: base fails {} of the other wordings of what it passes", percent(share))
+            format!(
+                "paraphrases: base itself fails {} of the other wordings of questions that it passes",
+                percent(share)
+            )
         }));
         notes.extend(verdict.guessing.filter(|share| *share >= 0.005).map(|share| {
             format!("guessing alone: about {} of the cases that only choose flip from right to wrong", percent(share))
@@ -85,7 +88,7 @@ fn row(measure: &ControlMeasure) -> [String; 5] {
             let needed = measure.needed.map_or_else(String::new, |n| format!(", needs ~{n}"));
             let least = measure
                 .detectable
-                .map_or_else(String::new, |least| format!("; {} could be seen", amount(measure.unit, least)));
+                .map_or_else(String::new, |least| format!("; detects {}", amount(measure.unit, least)));
             format!("not shown{needed}{least}")
         }
         (Some(_), evidence) => evidence.words().to_owned(),
@@ -105,7 +108,7 @@ fn lost(verdict: &ControlVerdict) -> Option<String> {
     lost.sort_by(|a, b| a.p.total_cmp(&b.p));
     let named: Vec<String> =
         lost.iter().map(|s| format!("{} ({} broken, {} fixed)", s.scenario, s.broken, s.fixed)).collect();
-    (!named.is_empty()).then(|| format!("lost by themselves: {}", named.join(", ")))
+    (!named.is_empty()).then(|| format!("scenarios shown lost: {}", named.join(", ")))
 }
 
 /// What broken control answers share.
@@ -157,7 +160,10 @@ fn dead(verdict: &ControlVerdict) -> Option<String> {
     if count > NAMED {
         named.push("…");
     }
-    Some(format!("dead: {count} of {all} control questions can be neither lost nor won ({})", named.join(", ")))
+    Some(format!(
+        "not counted: {count} of {all} control questions, which both models fail by far ({})",
+        named.join(", ")
+    ))
 }
 
 /// One thing to try, and why.
@@ -168,15 +174,16 @@ fn remedy(run: &RunRecord, verdict: &ControlVerdict) -> String {
         Some((measured, threshold)) if measured > threshold => {
             let lower = scale * (threshold / measured).sqrt();
             format!(
-                "to try: a smaller scale; drift falls about with its square, so {} would bring it from {} to {}. Add [arms.smaller] with scale = {lower:.2}, \
+                "try a smaller scale: drift falls roughly with its square, so {} would lower it from {} to {}. Add [arms.smaller] with scale = {lower:.2}, \
                  and see what of the target is left",
                 number((lower * 100.0).floor() / 100.0),
                 number(measured),
                 number(threshold)
             )
         }
-        _ => "to try: a lower learning rate or fewer epochs, and a tenth of general examples in the training data"
-            .to_owned(),
+        _ => {
+            "try a lower learning rate or fewer epochs, and a tenth of general examples in the training data".to_owned()
+        }
     }
 }
 
@@ -276,7 +283,7 @@ mod tests {
         let views = ControlsView::all(&run, &comparisons, &decision);
         let notes = views[0].notes.join("\n");
         for part in [
-            "lost by themselves: facts (12 broken, 0 fixed)",
+            "scenarios shown lost: facts (12 broken, 0 fixed)",
             "12 of 12 broken answers have \"{\\\"tool\\\": null}\", of base's 0",
             "spill-over: 12 of 12 control answers have the target's form json, of base's 0",
             "3 of 12 control answers repeat themselves, of base's 0",

@@ -106,8 +106,8 @@ fn measured(rule: &RuleView<'_>) -> String {
 }
 
 /// What [`evidence`] says.
-const SHOWN: &str = "shown: each limit of what was measured is wrong in at most 5 of 100, and the threshold lies beyond it. Not shown: it lies between \
-                     the limits, so these cases cannot tell; about the number given could, if the value stayed";
+const SHOWN: &str = "shown: the one-sided 95 % limit of the measured value is on the same side of the threshold. Not shown: the threshold is between the \
+                     two limits, so there are too few cases to decide; about the given number would, if the value stayed";
 
 /// What the cases show about a rule: `shown kept`, `shown missed`, `not shown, needs ~60`.
 fn evidence(rule: &Rule) -> Option<String> {
@@ -186,9 +186,9 @@ fn drift(d: &Drift) -> String {
     let (change, se) = (d.nll_change(), d.nll_change_se);
     let floor = d.floor.and_then(|floor| floor.kl).map_or_else(String::new, |kl| {
         if kl == 0.0 {
-            "; measured again it is the same".to_owned()
+            "; no difference when measured again".to_owned()
         } else {
-            format!("; measured again it differs by {}", number(kl))
+            format!("; {} difference when measured again", number(kl))
         }
     });
     format!("{distributions}NLL {change:+.4} ± {se:.4}; {} tokens of {}{method}{floor}", d.tokens, d.source)
