@@ -1,10 +1,10 @@
 //! `finetest export --format FORMAT --output PATH`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::options::Global;
 use super::print;
-use crate::config::Config;
+use crate::config::{AdapterConfig, Config};
 use crate::error::{Error, Result, exit};
 use crate::export::{Export, Format, Precision, Protected, earlier, probe};
 use crate::files::sweep_directory;
@@ -103,7 +103,7 @@ pub(super) fn export(global: &Global, args: &Args) -> Result<u8> {
         (Ok(base), _) => base,
         // Only llama.cpp computes this base, so that there are no logits to compare here.
         (Err(why), ModelKind::Gguf(_)) if args.format == Form::GgufAdapter => {
-            convert_alone(global, args, &config, &files, &directory, scale)?;
+            convert_alone(global, args, &config, &files, AdapterConfig { path: directory, scale })?;
             print(&format!(
                 "{}\nread back and compared with the adapter value by value, since candle cannot take this base: {why}\n",
                 args.out.display()
@@ -146,11 +146,11 @@ fn convert_alone(
     args: &Args,
     config: &Config,
     files: &ModelFiles,
-    directory: &Path,
-    scale: f64,
+    place: AdapterConfig,
 ) -> Result<()> {
     let outline = model::outline(files, &config.model)?;
-    let adapter = lora::open(directory, &outline)?;
+    let adapter = lora::open(&place.path, &outline)?;
     global.notes(lora::provenance::notes(&adapter, &config.root, files, &config.model, &outline)?);
-    lora::convert(&adapter, &outline, files, directory, scale, &earlier::header(), &args.out)
+    let (directory, scale, header) = (place.path.as_path(), place.scale, earlier::header());
+    lora::Conversion { adapter: &adapter, outline: &outline, files, directory, scale, header: &header }.write(&args.out)
 }

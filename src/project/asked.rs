@@ -32,7 +32,7 @@ pub(super) fn open_tokenizer(
 ///
 /// # Errors
 /// One does not, or it cannot be rendered: with the scenario's file and the case.
-fn check_prompts(chat: &ChatTokenizer, context: usize, checked: &Checked) -> Result<()> {
+pub(super) fn check_prompts(chat: &ChatTokenizer, context: usize, checked: &Checked) -> Result<()> {
     let mut errors = Vec::new();
     for scenario in &checked.scenarios {
         for case in &scenario.cases {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::Events;
-use super::asked::{Checked, open_tokenizer};
+use super::asked::{Checked, check_prompts, open_tokenizer};
 use super::prepared::Prepared;
 use crate::compare::{Controls, Question};
 use crate::config::{BackendName, Config};
@@ -116,7 +116,7 @@ pub fn calibrate(config: &Config, options: &CalibrateOptions, on_event: Events<'
         write::check_free(&places)?;
     }
     let mut prepared = Prepared::open(config, Checked::default(), on_event)?;
-    let (chat, _) = open_tokenizer(config, &prepared.base.files, &Checked::default())?;
+    let (chat, limits) = open_tokenizer(config, &prepared.base.files, &Checked::default())?;
     let packs = fitting_packs(named, !options.packs.is_empty(), chat.template.is_some())?;
     let scenarios: Vec<Scenario> = packs.iter().map(Pack::scenario).collect::<Result<_>>()?;
     let cases: usize = scenarios.iter().map(|scenario| scenario.cases.len()).sum();
@@ -126,25 +126,33 @@ pub fn calibrate(config: &Config, options: &CalibrateOptions, on_event: Events<'
         options.nulls
     )));
     prepared.checked = Checked { scenarios, drift_text: None };
+    check_prompts(&chat, limits.context, &prepared.checked)?;
     let run = prepared.ask(config.backend, &[], on_event)?;
+    check_ability(config, &run)?;
     let outline = crate::model::outline(&prepared.base.files, &config.model)?;
     let (jitter, spread) = nulls::jitter(&prepared, &outline, &run, options.nulls, on_event)?;
     let results = results(&run, spread);
-    if results.iter().all(|pack| pack.passed + pack.partly == 0) {
-        return Err(Error::failed(format!(
-            "{} passes no question of {}, so there is nothing that a fine-tune could lose; is it the right model, and its chat template the \
-             right one?",
-            config.model.source,
-            results.iter().map(|pack| pack.name.as_str()).collect::<Vec<_>>().join(", ")
-        )));
-    }
     let rephrasing = Controls::of(&run, BASE).rephrasing;
     let gate = gate(config, &run, &results, &jitter, rephrasing);
     let written = if options.write { write::write(config, &packs, &results, &gate)? } else { Written::default() };
     Ok(Calibration { base: config.model.source.clone(), packs: results, rephrasing, jitter, gate, written })
 }
 
-/// The packs of these names; all without any.
+/// Refuses a base that passes nothing, before null adapters are asked anything.
+fn check_ability(config: &Config, run: &RunRecord) -> Result<()> {
+    if run.cases().any(|(_, case)| case.verdict(BASE) == Verdict::Passed) {
+        return Ok(());
+    }
+    let packs: Vec<&str> = run.scenarios.iter().map(|scenario| scenario.name.as_str()).collect();
+    Err(Error::failed(format!(
+        "{} passes no question of {}, so there is nothing that a fine-tune could lose; is it the right model, and its chat template the \
+         right one?",
+        config.model.source,
+        packs.join(", ")
+    )))
+}
+
+/// The packs of these names, each once; all without any.
 fn named_packs(names: &[String]) -> Result<Vec<Pack>> {
     if names.is_empty() {
         return Ok(PACKS.to_vec());
@@ -160,7 +168,8 @@ fn named_packs(names: &[String]) -> Result<Vec<Pack>> {
             ))
         })
     };
-    names.iter().map(pack).collect()
+    let unique: std::collections::BTreeSet<&String> = names.iter().collect();
+    unique.into_iter().map(pack).collect()
 }
 
 /// Of these, the packs that a base can be asked: chats need a template, and texts to continue are for bases without one.
@@ -270,6 +279,8 @@ mod tests {
         let plain = fitting_packs(PACKS.to_vec(), false, false).expect("packs");
         assert_eq!(names(plain), ["completion-knowledge", "completion-text"]);
         assert_eq!(fitting_packs(PACKS.to_vec(), false, true).expect("packs").len(), PACKS.len() - 2);
+        let twice = ["tone", "facts", "tone"].map(str::to_owned);
+        assert_eq!(names(named_packs(&twice).expect("packs")), ["facts", "tone"]);
         let chat = named_packs(&["facts".to_owned()]).expect("a pack");
         let error = fitting_packs(chat, true, false).expect_err("no template").to_string();
         assert!(error.contains("the base has no chat template"), "{error}");

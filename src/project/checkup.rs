@@ -178,9 +178,11 @@ fn say_model(checkup: &mut Checkup, config: &Config, files: &ModelFiles, checked
         let trained = prepared.and_then(|lesson| trained_tokens(recipe, &lesson));
         let Some((steps, tokens)) = checkup.take("data", trained) else { return };
         checkup.say("training", State::Good, format!("{steps} steps, {tokens} tokens"));
-        checkup.estimate = estimate(config, files, checked, &chat, rank, tokens);
+        let work = Work { trained: tokens, rank: rank as u64, ..Work::default() };
+        checkup.estimate = estimate(config, files, checked, &chat, work);
     } else {
-        checkup.estimate = estimate(config, files, checked, &chat, rank, 0);
+        let work = Work { rank: rank as u64, ..Work::default() };
+        checkup.estimate = estimate(config, files, checked, &chat, work);
     }
 }
 
@@ -192,17 +194,16 @@ fn trained_tokens(recipe: &Recipe, lesson: &super::lesson::Lesson) -> Result<(us
     Ok((plan.len(), (tokens as f64 * epochs).round() as u64))
 }
 
+/// What a run takes, besides the `work` of a training.
 fn estimate(
     config: &Config,
     files: &ModelFiles,
     checked: &Checked,
     chat: &model::tokenizer::ChatTokenizer,
-    rank: usize,
-    trained: u64,
+    mut work: Work,
 ) -> Option<Estimate> {
     let sizes = model::sizes(files).ok()?;
     let bytes = |path: &Path| path.metadata().map_or(0, |about| about.len());
-    let mut work = Work { trained, rank: rank as u64, ..Work::default() };
     work.weights = files.weights().into_iter().map(bytes).sum();
     let arms = 2 + config.arms.len() as u64;
     let (mut longest, mut cases) = (0_u64, 0_u64);

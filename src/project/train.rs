@@ -98,7 +98,15 @@ impl Trainer<'_> {
             if name != BackendName::Candle {
                 // As it was rounded, so that both forms are the same adapter.
                 let rounded = lora::load(staged)?;
-                lora::convert(&rounded, &outline, &base.files, directory, 1.0, &[], &staged.join(GGUF_ADAPTER))?;
+                let conversion = lora::Conversion {
+                    adapter: &rounded,
+                    outline: &outline,
+                    files: &base.files,
+                    directory,
+                    scale: 1.0,
+                    header: &[],
+                };
+                conversion.write(&staged.join(GGUF_ADAPTER))?;
             }
             write_log(&trained.state, staged)?;
             Provenance::write(staged, expected, &outline.family, outline.parameters)

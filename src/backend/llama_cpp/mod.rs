@@ -153,7 +153,15 @@ impl LlamaCppBackend {
         if !path.is_file() {
             let directory = &self.converted.directory;
             std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
-            lora::convert(&arm.adapter, outline, &self.files, &arm.directory, arm.scale, &[], &path)?;
+            let conversion = lora::Conversion {
+                adapter: &arm.adapter,
+                outline,
+                files: &self.files,
+                directory: &arm.directory,
+                scale: arm.scale,
+                header: &[],
+            };
+            conversion.write(&path)?;
             forget_old(directory, false, CONVERTED);
         }
         Ok(path)

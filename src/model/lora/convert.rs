@@ -17,31 +17,38 @@ use crate::model::sources::{ModelFiles, ModelKind};
 /// Most that a value of B may differ from what was written, as a share of the largest: its scale is put into it.
 const MOST_ROUNDING: f64 = 1e-5;
 
-/// Writes llama.cpp's form of an adapter for a base that need not be loaded, reads it back and compares value by value. `directory` is
-/// the adapter's, `scale` the manifest's, `header` what the file's header holds besides.
-///
-/// # Errors
-/// An adapter that does not fit the base or that the form cannot hold; `out` cannot be written or does not hold what was written.
-pub(crate) fn convert(
-    adapter: &Adapter,
-    outline: &Outline,
-    files: &ModelFiles,
-    directory: &Path,
-    scale: f64,
-    header: &[(&str, Value)],
-    out: &Path,
-) -> Result<()> {
-    adapter.check_fits(outline)?;
-    check_holds(adapter, outline, files, directory)?;
-    let tuned = adapter.low_rank(scale)?;
-    // It has its name when it was read back, and not before: who finds it there takes it for right.
-    replace_file(out, |aside| {
-        write(&tuned, outline, directory, aside, header)?;
-        if holds(&tuned, aside, outline)? {
-            return Ok(());
-        }
-        Err(Error::model(out, "would not hold the adapter that was written: is the disk whole?"))
-    })
+/// An adapter that is to be written in llama.cpp's form, for a base that need not be loaded.
+pub(crate) struct Conversion<'a> {
+    pub(crate) adapter: &'a Adapter,
+    pub(crate) outline: &'a Outline,
+    pub(crate) files: &'a ModelFiles,
+    /// The adapter's.
+    pub(crate) directory: &'a Path,
+    /// The manifest's.
+    pub(crate) scale: f64,
+    /// What the file's header holds besides.
+    pub(crate) header: &'a [(&'a str, Value)],
+}
+
+impl Conversion<'_> {
+    /// Writes it, reads it back and compares value by value.
+    ///
+    /// # Errors
+    /// An adapter that does not fit the base or that the form cannot hold; `out` cannot be written or does not hold what was written.
+    pub(crate) fn write(&self, out: &Path) -> Result<()> {
+        let Self { adapter, outline, files, directory, scale, header } = *self;
+        adapter.check_fits(outline)?;
+        check_holds(adapter, outline, files, directory)?;
+        let tuned = adapter.low_rank(scale)?;
+        // It has its name when it was read back, and not before: who finds it there takes it for right.
+        replace_file(out, |aside| {
+            write(&tuned, outline, directory, aside, header)?;
+            if holds(&tuned, aside, outline)? {
+                return Ok(());
+            }
+            Err(Error::model(out, "would not hold the adapter that was written: is the disk whole?"))
+        })
+    }
 }
 
 /// Does the file at `out` say what `tuned` does?

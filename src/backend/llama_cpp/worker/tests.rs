@@ -50,7 +50,15 @@ fn converted(family: &str, directory: &Path) -> PathBuf {
     let files = ModelFiles { root: model.clone(), kind: ModelKind::Gguf(model) };
     let outline = outline(&files, &ModelConfig::default()).expect("an outline");
     let out = directory.join(format!("{}.gguf", family.replace('/', "-")));
-    lora::convert(&adapter, &outline, &files, &peft, 1.0, &[], &out).expect("an adapter for llama.cpp");
+    let conversion = lora::Conversion {
+        adapter: &adapter,
+        outline: &outline,
+        files: &files,
+        directory: &peft,
+        scale: 1.0,
+        header: &[],
+    };
+    conversion.write(&out).expect("an adapter for llama.cpp");
     out
 }
 
