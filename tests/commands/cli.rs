@@ -177,8 +177,27 @@ fn bf16_is_another_recipe_and_dtype_another_backend() {
     let second = project.run(&[]).expect(0);
     assert!(second.stdout.contains("candle 0.11 in bf16\n"), "{}", second.stdout);
     assert!(second.stdout.contains(" 0 stored"), "{}", second.stdout);
+    // Rounding in bf16 depends on how many rows are computed together; what an adapter does to base is told from it.
+    let json = project.run(&["--format", "json"]).expect(0).stdout;
+    assert!(json.contains(r#""base_difference": 0.0"#), "{json}");
     project.write("finetest.toml", &manifest);
     assert!(project.run(&[]).expect(0).stdout.contains(" 0 computed"));
+}
+
+/// What is measured does not depend on how many threads measure it: the floor of drift needs no term for them.
+#[test]
+fn drift_and_answers_are_the_same_on_one_thread_and_on_two() {
+    let project = Project::new();
+    project.append("finetest.toml", GATE);
+    project.run(&["train"]).expect(0);
+    let measured = |threads: &str| {
+        let ran = project.run(&["--threads", threads, "--format", "json"]);
+        std::fs::remove_dir_all(project.path(".finetest")).expect("the answers are computed anew");
+        let whole: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        assert_eq!(whole["run"]["cost"]["stored"], 0);
+        [whole["run"]["drift"].clone(), whole["run"]["scenarios"].clone()]
+    };
+    assert_eq!(measured("1"), measured("2"));
 }
 
 #[test]
