@@ -1,6 +1,7 @@
 //! The gate: a policy and a run in, a decision out. Pure, and the only place that says pass or fail: exit code, JUnit, summary
 //! and tests all repeat what [`decide`] said.
 
+mod detection;
 mod verdict;
 
 use crate::compare::stats::{self, ALPHA, ClusteredShare};
@@ -10,7 +11,7 @@ use crate::record::{
     BASE, Bound, Decision, Divergence, Drift, DriftMethod, Evidence, Interval, Rule, RunRecord, Unit, Verdict,
 };
 
-pub use verdict::{DEFAULT_MAX_DRIFT, DEFAULT_MAX_NET_LOSS, unreachable};
+pub use verdict::{DEFAULT_MAX_DRIFT, DEFAULT_MAX_NET_LOSS, KEPT_DRIFT, unreachable};
 
 /// Judges a run by a policy, comparing each arm that the policy names, [`TUNED`](crate::record::TUNED) by default, with [`BASE`].
 ///

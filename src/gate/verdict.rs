@@ -1,5 +1,6 @@
 //! Whether an arm kept what base can do: kept, lost, or not shown, out of every measure of the controls.
 
+use super::detection::detection;
 use super::drift_measured;
 use crate::compare::stats::{self, ALPHA, holm, mcnemar_mid_p};
 use crate::compare::{Controls, number, percent, points, questions_to_show};
@@ -8,8 +9,12 @@ use crate::record::{
     Bound, ControlMeasure, ControlVerdict, DriftMethod, Evidence, Interval, LostScenario, RunRecord, Unit,
 };
 
-/// Drift that is too much, in nats/token over questions, where the manifest gives no `max_drift`.
+/// Drift beyond which controls are lost, in nats/token over questions, where the manifest gives no `max_drift`. Of the harmless adapters of
+/// finetest's study few had more.
 pub const DEFAULT_MAX_DRIFT: f64 = 0.15;
+/// Drift within which controls are kept, where the manifest gives no `max_drift`. Of the harmful adapters of the study few had less. Between the
+/// two were both, and drift decides nothing.
+pub const KEPT_DRIFT: f64 = 0.02;
 /// Net loss that is too much, where the manifest gives no `max_net_loss`: five points.
 pub const DEFAULT_MAX_NET_LOSS: f64 = 0.05;
 
@@ -44,6 +49,7 @@ pub(super) fn verdict(run: &RunRecord, policy: &Policy, arm: &str, controls: &Co
         guessing: controls.guessing,
         rephrasing: controls.rephrasing,
         lost: lost_scenarios(arm, controls),
+        detection: detection(controls.questions.len()),
         explanation,
         measures,
     })
@@ -55,6 +61,8 @@ struct Measured {
     value: f64,
     limits: Option<Interval>,
     threshold: Option<f64>,
+    /// What shows that controls are kept, where that is not the threshold.
+    kept_within: Option<f64>,
     given: bool,
     unit: Unit,
     bound: Bound,
@@ -65,14 +73,18 @@ struct Measured {
 
 impl Measured {
     fn judge(self) -> ControlMeasure {
-        let evidence =
-            self.threshold.map_or(Evidence::NotShown, |threshold| Evidence::new(self.limits, self.bound, threshold));
+        let shows = |threshold| Evidence::new(self.limits, self.bound, threshold);
+        let evidence = match (self.threshold.map(shows), self.kept_within.map(shows)) {
+            (Some(Evidence::Kept), Some(Evidence::NotShown | Evidence::Lost)) | (None, _) => Evidence::NotShown,
+            (Some(evidence), _) => evidence,
+        };
         let open = evidence == Evidence::NotShown && self.threshold.is_some();
         ControlMeasure {
             name: self.name.to_owned(),
             measured: self.value,
             limits: self.limits,
             threshold: self.threshold,
+            kept_within: self.kept_within,
             given: self.given,
             unit: self.unit,
             bound: self.bound,
@@ -88,18 +100,27 @@ fn drift(run: &RunRecord, policy: &Policy, arm: &str, controls: &Controls<'_>) -
     let drift = run.drift.get(arm).filter(|drift| drift.method == DriftMethod::FullKl)?;
     let (value, limits) = drift_measured(drift.kl.as_ref(), controls);
     let (threshold, _) = super::above_floor(Some(drift), policy.max_drift.unwrap_or(DEFAULT_MAX_DRIFT));
+    let kept_within = policy.max_drift.is_none().then(|| super::above_floor(Some(drift), KEPT_DRIFT).0.min(threshold));
     let over = controls.drift;
+    let value = value.filter(|value| value.is_finite())?;
+    // Between the two no number of questions decides.
+    let nearest = match kept_within {
+        Some(kept) if value <= kept => Some(kept),
+        Some(_) if value <= threshold => None,
+        _ => Some(threshold),
+    };
     let measured = Measured {
         name: "drift",
-        value: value.filter(|value| value.is_finite())?,
+        value,
         limits,
         threshold: Some(threshold),
+        kept_within,
         given: policy.max_drift.is_some(),
         unit: Unit::Nats,
         bound: Bound::AtMost,
         n: over.map_or(drift.texts.len(), |over| over.clusters),
         detectable: over.and_then(|over| stats::minimum_detectable_change(over.clusters, over.sd)),
-        needed: over.and_then(|over| questions_to_show(over.mean, over.sd, threshold)),
+        needed: over.zip(nearest).and_then(|(over, nearest)| questions_to_show(over.mean, over.sd, nearest)),
     };
     Some(measured.judge())
 }
@@ -108,6 +129,7 @@ fn choice_loss(policy: &Policy, controls: &Controls<'_>) -> Option<ControlMeasur
     let mean = controls.choice_loss?;
     let measured = Measured {
         name: "choice_loss",
+        kept_within: None,
         value: mean.mean,
         limits: mean.interval(ALPHA),
         threshold: policy.max_choice_loss,
@@ -128,6 +150,7 @@ fn net_loss(policy: &Policy, controls: &Controls<'_>) -> Option<ControlMeasure> 
     let threshold = policy.max_net_loss.or(own);
     let measured = Measured {
         name: "net_loss",
+        kept_within: None,
         value: net.loss,
         limits: Some(net.limits),
         threshold,
@@ -146,6 +169,7 @@ fn retention(policy: &Policy, controls: &Controls<'_>) -> Option<ControlMeasure>
     let share = kept.hits as f64 / kept.n as f64;
     let measured = Measured {
         name: "retention",
+        kept_within: None,
         value: share,
         limits: kept.limits(ALPHA),
         threshold: policy.min_retention,
@@ -189,17 +213,32 @@ fn explanation(evidence: Evidence, decided: Option<&ControlMeasure>, measures: &
             let limit = measure
                 .limits
                 .map_or(measure.measured, |limits| if side == "above" { limits.low } else { limits.high });
+            let threshold = measure.kept_within.filter(|_| evidence == Evidence::Kept).or(measure.threshold);
             format!(
                 "{} is {}; its {} limit {} is {side} {}{}",
                 measure.name.replace('_', " "),
                 amount(measure, measure.measured),
                 if side == "above" { "lower" } else { "upper" },
                 amount(measure, limit),
-                amount(measure, measure.threshold.unwrap_or(f64::NAN)),
+                amount(measure, threshold.unwrap_or(f64::NAN)),
                 if measure.given { "" } else { ", finetest's own threshold" },
             )
         }
         None => {
+            let between = measures.iter().find_map(|measure| {
+                let (kept, lost) = (measure.kept_within?, measure.threshold?);
+                (measure.measured > kept && measure.measured <= lost).then_some((measure, kept, lost))
+            });
+            if let Some((measure, kept, lost)) = between {
+                return format!(
+                    "{} is {}, between {} and {}, where finetest's own study found harmless adapters and harmful ones; read the answers, or \
+                     give a threshold of yours",
+                    measure.name.replace('_', " "),
+                    amount(measure, measure.measured),
+                    amount(measure, kept),
+                    amount(measure, lost)
+                );
+            }
             let nearest = measures
                 .iter()
                 .filter_map(|measure| Some((measure, measure.needed?)))
@@ -288,7 +327,9 @@ mod tests {
             let controls = controls(&run(&verdicts(broken, fixed, 22 - broken.min(22)), kl), &Policy::default());
             (controls.evidence, controls.by)
         };
-        assert_eq!(judged(4, 1, 0.063), (Evidence::Kept, "drift".to_owned()));
+        // Between finetest's own thresholds drift says nothing.
+        assert_eq!(judged(4, 1, 0.063), (Evidence::NotShown, String::new()));
+        assert_eq!(judged(1, 1, 0.01), (Evidence::Kept, "drift".to_owned()));
         assert_eq!(judged(11, 2, 0.29), (Evidence::Lost, "drift".to_owned()));
         assert_eq!(judged(22, 0, 0.86), (Evidence::Lost, "drift".to_owned()));
         // Broken answers at little drift are a loss too.

@@ -96,6 +96,9 @@ pub struct ControlMeasure {
     pub limits: Option<Interval>,
     /// The threshold: the manifest's, or finetest's own. `None`: it is reported and shows nothing.
     pub threshold: Option<f64>,
+    /// Within this the controls are shown kept, where it is not the threshold: finetest's own for drift leave a gap between kept and lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_within: Option<f64>,
     /// Whether the threshold is the manifest's.
     #[serde(default)]
     pub given: bool,
@@ -141,8 +144,32 @@ pub struct ControlVerdict {
     /// Scenarios whose controls are shown lost by themselves, after Holm's correction for their number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<LostScenario>,
+    /// How often such a verdict was right in finetest's own study; `None` where there are fewer questions than it judged by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detection: Option<Detection>,
     /// In a sentence, for a person.
     pub explanation: String,
+}
+
+/// How often the verdict on the controls was right, for a suite of so many questions and finetest's own thresholds. Measured on adapters whose harm
+/// other questions had shown; the thresholds were chosen on other kinds of adapters than they judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Detection {
+    /// Control questions of the suite.
+    pub questions: usize,
+    /// Harmful adapters that were judged.
+    pub harmful: usize,
+    /// Harmful ones that were shown lost.
+    pub caught: usize,
+    /// Harmful ones that were shown kept.
+    pub passed: usize,
+    /// Harmless adapters that were judged.
+    pub harmless: usize,
+    /// Harmless ones that were shown kept.
+    pub kept: usize,
+    /// Harmless ones that were shown lost.
+    pub blamed: usize,
 }
 
 /// A scenario whose controls are shown lost.

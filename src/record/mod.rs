@@ -24,7 +24,7 @@ use crate::error::exit;
 pub use answer::{Aggregate, Answer, ChoiceScore, Completion, Finish, Sample};
 pub use choice::{Choice, Normalize};
 pub use decision::{
-    Bound, ControlMeasure, ControlVerdict, Decision, Ending, Evidence, Interval, LostScenario, Rule, Unit,
+    Bound, ControlMeasure, ControlVerdict, Decision, Detection, Ending, Evidence, Interval, LostScenario, Rule, Unit,
 };
 pub use drift::{
     Divergence, Drift, DriftMethod, Floor, MOST_POSITIONS, Measures, MovedToken, Proof, TextDrift, TextMeans,

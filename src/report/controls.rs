@@ -64,6 +64,7 @@ impl<'a> ControlsView<'a> {
             format!("guessing alone: about {} of the cases that only choose flip from right to wrong", percent(share))
         }));
         notes.extend(dead(verdict));
+        notes.extend(detection(verdict));
         Self {
             verdict,
             rows: verdict.measures.iter().map(row).collect(),
@@ -79,7 +80,12 @@ fn row(measure: &ControlMeasure) -> [String; 5] {
         || "–".to_owned(),
         |threshold| {
             let own = if measure.given { "" } else { "*" };
-            format!("{sign} {}{own}", amount(measure.unit, threshold))
+            match measure.kept_within {
+                Some(kept) => {
+                    format!("kept ≤ {}, lost > {}{own}", amount(measure.unit, kept), amount(measure.unit, threshold))
+                }
+                None => format!("{sign} {}{own}", amount(measure.unit, threshold)),
+            }
         },
     );
     let shows = match (measure.threshold, measure.evidence) {
@@ -163,6 +169,22 @@ fn dead(verdict: &ControlVerdict) -> Option<String> {
     Some(format!(
         "not counted: {count} of {all} control questions, which both models fail by far ({})",
         named.join(", ")
+    ))
+}
+
+/// How often the verdict was right on adapters whose harm was known.
+fn detection(verdict: &ControlVerdict) -> Option<String> {
+    let found = verdict.detection.as_ref()?;
+    let decides = |measure: &&ControlMeasure| matches!(measure.name.as_str(), "drift" | "net_loss");
+    let given = verdict.measures.iter().filter(decides).any(|measure| measure.given);
+    Some(format!(
+        "how often such a verdict is right: in finetest's own study {} questions showed {} of {} harmful adapters lost, and {} of {} harmless ones{}",
+        found.questions,
+        found.caught,
+        found.harmful,
+        found.blamed,
+        found.harmless,
+        if given { ". It used finetest's own thresholds, not yours" } else { "" },
     ))
 }
 
@@ -264,6 +286,23 @@ mod tests {
     }
 
     #[test]
+    fn the_rates_of_the_study_are_told_with_whose_thresholds_they_are() {
+        let run = fixture::run(vec![fixture::scenario("facts", Role::Control, &[(P, P); 40])]);
+        let said = |policy: &Policy| {
+            let decision = decide(&run, policy);
+            ControlsView::all(&run, &Comparison::all(&run), &decision)[0].notes.last().cloned().expect("notes")
+        };
+        let own = said(&Policy::default());
+        assert!(
+            own.starts_with("how often such a verdict is right: in finetest's own study 32 questions showed "),
+            "{own}"
+        );
+        assert!(own.contains(" harmful adapters lost, and ") && own.ends_with(" harmless ones"), "{own}");
+        let given = said(&Policy { max_net_loss: Some(0.2), ..Policy::default() });
+        assert!(given.ends_with(" harmless ones. It used finetest's own thresholds, not yours"), "{given}");
+    }
+
+    #[test]
     fn lost_controls_say_what_they_look_like_and_one_thing_to_try() {
         let mut run = fixture::run(vec![fixture::scenario("facts", Role::Control, &[(P, F); 12])]);
         for case in &mut run.scenarios[0].cases {
@@ -293,6 +332,9 @@ mod tests {
         }
         let remedy = views[0].remedy.as_deref().expect("a remedy");
         assert!(remedy.contains("[arms.smaller] with scale = 0.4"), "{remedy}");
+        let rates = views[0].notes.last().expect("notes");
+        assert_eq!(views[0].verdict.detection, None, "12 questions are fewer than any that were studied");
+        assert!(!rates.starts_with("how often"), "{rates}");
         assert_eq!(views[0].rows[0][4], "shown lost");
         assert!(views[0].rows[0][3].ends_with('*'), "{:?}", views[0].rows[0]);
     }
