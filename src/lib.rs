@@ -91,6 +91,7 @@ pub(crate) mod scaffold;
 pub mod scenario;
 pub(crate) mod shown;
 pub mod snapshot;
+pub(crate) mod text;
 #[cfg(feature = "candle")]
 #[doc(hidden)]
 pub mod train;

@@ -7,6 +7,7 @@ mod calibrate;
 mod check;
 mod compare;
 mod crosscheck;
+mod data;
 mod export;
 mod gate;
 pub(crate) mod github;
@@ -113,6 +114,8 @@ enum Command {
     /// Show a model's parameters, memory and adapter sizes, without its weights
     #[command(alias = "sizes")]
     Inspect(inspect::Args),
+    /// Check, clean, split and describe training data
+    Data(data::Args),
     /// Compare the candle and the llama.cpp backend on this project (needs a build with llama.cpp)
     #[cfg_attr(not(feature = "llama-cpp"), command(hide = true))]
     Crosscheck(crosscheck::Args),
@@ -185,6 +188,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Some(Command::Runs(args)) => runs::runs(global, args),
         Some(Command::Export(args)) => export::export(global, args),
         Some(Command::Inspect(args)) => inspect::inspect(global, args),
+        Some(Command::Data(args)) => data::data(global, args),
         Some(Command::Crosscheck(args)) => crosscheck::crosscheck(global, args),
         Some(Command::Logits(args)) => logits::logits(global, args),
         Some(Command::Schema(args)) => schema::schema(args),

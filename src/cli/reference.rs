@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::command;
 use crate::config;
+use crate::data::check;
 use crate::record::RunRecord;
 use crate::scenario;
 
@@ -258,15 +259,45 @@ fn the_command_line_s_page_is_as_committed() {
     let mut page = format!("{MADE}# Command line\n\n```text\n{}\n```\n", help.join("\n"));
     let commands = all.get_subcommands_mut().filter(|command| !command.is_hide_set() && command.get_name() != "help");
     for command in commands {
-        for argument in command.get_arguments() {
-            let name = argument.get_id().as_str();
-            assert!(argument.get_help().is_some(), "{} --{name} has no help", command.get_name());
+        let name = command.get_name().to_owned();
+        help_of(command, &name, &mut page);
+        for inner in command.get_subcommands_mut().filter(|inner| inner.get_name() != "help") {
+            help_of(inner, &format!("{name} {}", inner.get_name()), &mut page);
         }
-        // Those of all commands are shown once, above.
-        let own = command.clone().mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg });
-        let help = own.term_width(COLUMNS).render_long_help().to_string();
-        let help: Vec<&str> = help.lines().map(str::trim_end).collect();
-        let _ = write!(page, "\n## finetest {}\n\n```text\n{}\n```\n", command.get_name(), help.join("\n"));
     }
     committed("docs/reference/cli.md", &page);
+}
+
+/// A command's help, as a section.
+fn help_of(command: &clap::Command, name: &str, page: &mut String) {
+    for argument in command.get_arguments() {
+        assert!(argument.get_help().is_some(), "{name} --{} has no help", argument.get_id());
+    }
+    // Those of all commands are shown once, above.
+    let own = command.clone().mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg });
+    let help = own.term_width(COLUMNS).render_long_help().to_string();
+    let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+    let _ = write!(page, "\n## finetest {name}\n\n```text\n{}\n```\n", help.join("\n"));
+}
+
+#[test]
+fn the_findings_page_is_as_committed() {
+    let mut page = format!(
+        "{MADE}# What `finetest data check` finds\n\n`finetest data clean` leaves out examples with an error or a warning. A note leaves them in.\n\n\
+         | Finding | Severity | It sees | It does not see |\n|---|---|---|---|\n"
+    );
+    for kind in check::kinds() {
+        let severity = format!("{:?}", kind.severity).to_lowercase();
+        let cell = |text: &str| text.replace('|', "\\|");
+        let _ = writeln!(page, "| `{}` | {severity} | {} | {} |", kind.name, cell(kind.sees), cell(kind.misses));
+    }
+    let _ = write!(
+        page,
+        "\n## How often it is right\n\nThese are counts on {} labelled examples that nobody looked at while the detectors were written \
+         (`tests/fixtures/findings/held.jsonl`).\nThey were written to be hard, not drawn from real data, so they do not tell how many findings \
+         you will have.\n\n{}",
+        check::measured::examples("held").len(),
+        check::measured::table()
+    );
+    committed("docs/reference/data-findings.md", &page);
 }

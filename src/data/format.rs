@@ -16,7 +16,8 @@ pub(super) enum Format {
     Text,
 }
 
-type Object = Map<String, Value>;
+/// The JSON object that an example is written as.
+pub(super) type Object = Map<String, Value>;
 
 impl Format {
     const ALL: [Self; 5] = [Self::Messages, Self::Sharegpt, Self::Alpaca, Self::Completion, Self::Text];
@@ -81,9 +82,9 @@ pub(super) fn unknown(object: &Object) -> String {
     no_format(&format!("has the keys {}", keys(object)))
 }
 
-/// Why a file without any object has no format.
-pub(super) fn no_object() -> String {
-    no_format("is not a JSON object")
+/// Why a file without any object has no format; `why` is what its first item is instead.
+pub(super) fn no_object(why: &str) -> String {
+    no_format(why)
 }
 
 fn no_format(found: &str) -> String {

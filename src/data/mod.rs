@@ -1,13 +1,15 @@
 //! Training data: JSON Lines in five formats, read into examples; held back, ordered and packed.
 
+pub mod check;
+pub mod divide;
 mod format;
 pub(crate) mod limits;
-mod lines;
 mod pack;
+mod source;
 mod split;
+pub mod stats;
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 pub use pack::packs;
@@ -19,13 +21,10 @@ use crate::files::open_regular;
 use crate::record::Message;
 use format::Format;
 pub(crate) use format::object as json_object;
-use lines::Lines;
+use source::Source;
 
 /// Bad lines shown when a file is refused; the rest is counted.
 const SHOWN: usize = 20;
-
-/// Bytes of a data file.
-const MOST_FILE_BYTES: u64 = 64 << 30;
 
 /// A file's examples.
 #[derive(Debug)]
@@ -104,7 +103,8 @@ impl Turns {
     }
 }
 
-/// Reads a JSON Lines file. Blank lines, a byte order mark and Windows line ends are passed over.
+/// Reads a file of JSON Lines, a JSON array, or a CSV or TSV table, also one that gzip or zstd compressed. Blank lines, a byte order mark and
+/// Windows line ends are passed over.
 ///
 /// With [`DataFormat::Auto`] the keys of the first line decide, and every line must be of that format. Keys of a line that
 /// its format does not know are let be (they are often notes of where it comes from); unknown keys of a message are refused,
@@ -115,23 +115,13 @@ impl Turns {
 /// are reported and all are counted.
 pub fn load(path: impl AsRef<Path>, format: DataFormat, on_error: OnError) -> Result<Dataset> {
     let path = path.as_ref();
-    let open = || -> Result<BufReader<File>> {
-        let (file, metadata) = open_regular(path)?;
-        if metadata.len() > MOST_FILE_BYTES {
-            let got = metadata.len();
-            return Err(Error::input(path, None, format!("has {got} bytes, expected at most {MOST_FILE_BYTES}")));
-        }
-        Ok(BufReader::with_capacity(1 << 16, file))
-    };
-    parse(path, open, format, on_error)
+    parse(path, || Source::open(path), format, on_error)
 }
 
 /// Whether the first line of a file is an example of a format that is known.
 pub(crate) fn is_data(path: &Path) -> bool {
-    let Ok((file, _)) = open_regular(path) else { return false };
-    let mut lines = Lines::new(BufReader::new(file));
-    let Ok(Some((_, Ok(first)))) = lines.next(path) else { return false };
-    json_object(first).is_ok_and(|object| Format::of(&object).is_some())
+    let Ok(mut source) = Source::open(path) else { return false };
+    source.next(path).is_ok_and(|first| first.is_some_and(|(_, first)| first.is_ok_and(|o| Format::of(&o).is_some())))
 }
 
 /// As [`load`], of text that is to become the file `path`.
@@ -139,7 +129,7 @@ pub(crate) fn is_data(path: &Path) -> bool {
 /// # Errors
 /// As there.
 pub(crate) fn read_text(path: &Path, text: &str, on_error: OnError) -> Result<Dataset> {
-    parse(path, || Ok(text.as_bytes()), DataFormat::Auto, on_error)
+    parse(path, || Source::of(path, text.as_bytes()), DataFormat::Auto, on_error)
 }
 
 /// Hash of a data file's bytes, which are read in pieces.
@@ -157,19 +147,19 @@ pub(crate) fn file_hash(path: &Path) -> Result<blake3::Hash> {
 /// say. So no more than one line is held besides the examples.
 fn parse<R: BufRead>(
     path: &Path,
-    open: impl Fn() -> Result<R>,
+    open: impl Fn() -> Result<Source<R>>,
     format: DataFormat,
     on_error: OnError,
 ) -> Result<Dataset> {
     let format = match Format::named(format) {
         Some(format) => format,
-        None => told_format(path, &mut Lines::new(open()?))?,
+        None => told_format(path, &mut open()?)?,
     };
-    let mut lines = Lines::new(open()?);
+    let mut source = open()?;
     let (mut examples, mut bad, mut total) = (Vec::new(), Vec::new(), 0);
-    while let Some((line, text)) = lines.next(path)? {
+    while let Some((line, object)) = source.next(path)? {
         total += 1;
-        match text.and_then(format::object).and_then(|object| format.turns(object)) {
+        match object.and_then(|object| format.turns(object)) {
             Ok(turns) => examples.push(Example { line, turns }),
             Err(message) => bad.push((line, message)),
         }
@@ -185,21 +175,24 @@ fn parse<R: BufRead>(
 }
 
 /// The format of the first line that has one.
-fn told_format<R: BufRead>(path: &Path, lines: &mut Lines<R>) -> Result<Format> {
-    let mut first = None;
-    let mut found = None;
-    while let Some((line, text)) = lines.next(path)? {
-        first.get_or_insert(line);
-        let Ok(object) = text.and_then(format::object) else { continue };
-        if let Some(format) = Format::of(&object) {
-            return Ok(format);
+fn told_format<R: BufRead>(path: &Path, source: &mut Source<R>) -> Result<Format> {
+    // What the first item lacks is told; an object of no known format tells more than a line that is none.
+    let (mut unreadable, mut unknown) = (None, None);
+    while let Some((line, object)) = source.next(path)? {
+        match object {
+            Ok(object) => match Format::of(&object) {
+                Some(format) => return Ok(format),
+                None => _ = unknown.get_or_insert_with(|| (line, format::unknown(&object))),
+            },
+            Err(why) => _ = unreadable.get_or_insert((line, format::no_object(&why))),
         }
-        found.get_or_insert_with(|| format::unknown(&object));
     }
-    let Some(first) = first else {
-        return Err(Error::input(path, None, "is empty; expected one JSON object a line"));
+    let (line, why) = match (unknown, unreadable) {
+        (Some((line, why)), Some((first, _))) => (line.min(first), why),
+        (Some(found), None) | (None, Some(found)) => found,
+        (None, None) => return Err(Error::input(path, None, "is empty; expected one JSON object a line")),
     };
-    Err(Error::input(path, first, found.unwrap_or_else(format::no_object)))
+    Err(Error::input(path, line, why))
 }
 
 /// One error for all bad lines.
@@ -229,7 +222,7 @@ mod tests {
     }
 
     fn parse_bytes(path: &str, bytes: &[u8], format: DataFormat, on_error: OnError) -> Result<Dataset> {
-        parse(Path::new(path), || Ok(bytes), format, on_error)
+        parse(Path::new(path), || Source::of(Path::new(path), bytes), format, on_error)
     }
 
     #[test]
@@ -285,10 +278,10 @@ mod tests {
 
     #[test]
     fn a_line_that_is_too_long_is_a_bad_line_like_any_other() {
-        let text = format!("{GOOD}\n{{\"text\": \"{}\"}}\n{GOOD}\n", "x".repeat(lines::MOST_LINE_BYTES));
+        let text = format!("{GOOD}\n{{\"text\": \"{}\"}}\n{GOOD}\n", "x".repeat(source::MOST_ITEM_BYTES));
         let message = read(&text, OnError::Stop).expect_err("a long line").to_string();
-        let bytes = lines::MOST_LINE_BYTES + 12;
-        let most = lines::MOST_LINE_BYTES;
+        let bytes = source::MOST_ITEM_BYTES + 12;
+        let most = source::MOST_ITEM_BYTES;
         assert!(
             message.contains(&format!("- data/t.jsonl:2: has {bytes} bytes, and an example may have at most {most}")),
             "{message}"

@@ -8,13 +8,9 @@ use serde_json::{Map, Value};
 
 use super::count::Count;
 use super::json::{self, Schema};
-use super::language::Language;
-use super::refusal::refused;
-use super::repetition;
-use super::script::Writing;
-use super::tags;
 use crate::record::{Choice, ChoiceScore, Completion, Finish, Normalize};
 use crate::shown::{plain, quote};
+use crate::text::{Language, Writing, leaked, refused, repeated};
 
 /// One thing an answer must hold.
 #[derive(Clone, Debug)]
@@ -204,9 +200,9 @@ impl Check {
                 Outcome::from_failure(refused(text).map(|words| format!("it declines: {}", quote(words))))
             }
             Self::Coherent => Outcome::from_failure(incoherent(text)),
-            Self::NoRepetition => Outcome::from_failure(repetition::repeated(text)),
+            Self::NoRepetition => Outcome::from_failure(repeated(text)),
             Self::Script(writing) => Outcome::from_failure(writing.misfit(text)),
-            Self::NoTemplateTags => Outcome::from_failure(tags::leaked(text)),
+            Self::NoTemplateTags => Outcome::from_failure(leaked(text)),
             Self::Choice(_) => Outcome::Unanswered("a choice is not judged by text"),
         }
     }
@@ -217,7 +213,7 @@ pub(super) fn incoherent(text: &str) -> Option<String> {
     if !text.contains(char::is_alphanumeric) {
         return Some(format!("there is no letter or digit: {}", quote(text)));
     }
-    tags::leaked(text).or_else(|| repetition::repeated(text))
+    leaked(text).or_else(|| repeated(text))
 }
 
 /// Whether the right continuation is likelier than every other.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::Scenario;
 use super::check::{Check, Matcher};
-use super::refusal::refused;
-use super::{Scenario, repetition, tags};
 use crate::record::Role;
+use crate::text::{leaked, refused, repeated};
 
 /// A form that the target's answers have, found in its checks.
 #[derive(Clone, Debug)]
@@ -109,7 +109,7 @@ pub(crate) struct Habits {
 impl Habits {
     /// Of an answer.
     pub(crate) fn new(text: &str) -> Self {
-        let (loops, tags) = (repetition::repeated(text).is_some(), tags::leaked(text).is_some());
+        let (loops, tags) = (repeated(text).is_some(), leaked(text).is_some());
         let empty = !text.contains(char::is_alphanumeric);
         Self {
             empty,

@@ -73,16 +73,11 @@ pub(crate) mod fill;
 mod filter;
 pub(crate) mod habits;
 mod json;
-mod language;
 #[cfg(feature = "candle")]
 pub(crate) mod packs;
 mod pattern;
-mod refusal;
-mod repetition;
 pub(crate) mod rows;
 mod schema;
-mod script;
-mod tags;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -90,6 +85,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 pub use crate::record::{Choice, Normalize};
+pub use crate::text::{Language, Writing};
 pub use check::{Casing, Check, Matcher};
 pub use count::{Count, Counted};
 #[cfg(all(test, feature = "candle"))]
@@ -99,8 +95,6 @@ pub(crate) use file::is_name;
 #[cfg(feature = "candle")]
 pub(crate) use filter::{Filter, Test};
 pub use json::Schema;
-pub use language::Language;
-pub use script::Writing;
 
 use crate::config::Config;
 use crate::error::{Error, Result};

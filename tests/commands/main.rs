@@ -10,6 +10,8 @@ mod calibrate;
 mod cli;
 #[cfg(feature = "candle")]
 mod compared;
+#[cfg(feature = "candle")]
+mod data;
 #[cfg(all(feature = "candle", unix))]
 mod faults;
 #[cfg(feature = "candle")]

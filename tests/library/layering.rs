@@ -8,7 +8,7 @@ const ROWS: [(&[&str], bool); 11] = [
     (&["error", "random", "shown"], false),
     (&["files"], false),
     (&["record"], false),
-    (&["compare", "config", "data"], true),
+    (&["compare", "config", "data", "text"], true),
     (&["gate", "scenario", "snapshot"], false),
     (&["report"], false),
     (&["model"], false),

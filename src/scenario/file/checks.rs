@@ -11,10 +11,10 @@ use crate::record::Choice;
 use crate::scenario::check::{Casing, Check, Matcher};
 use crate::scenario::count::Count;
 use crate::scenario::json::Schema;
-use crate::scenario::language::Language;
 use crate::scenario::pattern::Patterns;
-use crate::scenario::script::Writing;
 use crate::shown::plain;
+use crate::text::Language;
+use crate::text::Writing;
 
 /// Continuations that a choice must beat: each is computed, and looked up among the others.
 const MOST_OTHERS: usize = 1000;

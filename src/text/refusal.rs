@@ -35,7 +35,7 @@ static REFUSAL: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// The words with which `text` declines, if it does.
-pub(super) fn refused(text: &str) -> Option<&str> {
+pub(crate) fn refused(text: &str) -> Option<&str> {
     let text = text.trim();
     let end = text.char_indices().nth(LOOKED_AT).map_or(text.len(), |(at, _)| at);
     REFUSAL.find(&text[..end]).map(|found| found.as_str())

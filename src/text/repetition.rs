@@ -20,7 +20,7 @@ const CHARACTERS: Limits = Limits { sequence: 10, times: 3, run: 10 };
 const LINES: usize = 3;
 
 /// What is repeated in `text`, if something is.
-pub(super) fn repeated(text: &str) -> Option<String> {
+pub(crate) fn repeated(text: &str) -> Option<String> {
     let words: Vec<String> = text.split_whitespace().filter_map(bare).collect();
     stuck(&words, &WORDS, " ").or_else(|| repeated_line(text)).or_else(|| {
         let whole = !text.trim().contains(char::is_whitespace);

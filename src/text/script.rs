@@ -43,7 +43,7 @@ const COMMON: [&str; 20] = [
 impl Writing {
     /// The script of this name (`Latin`) or ISO 15924 code (`Latn`). `Japanese` is Han, Hiragana and Katakana, `Korean`
     /// Hangul and Han.
-    pub(super) fn named(name: &str) -> Result<Self, String> {
+    pub(crate) fn named(name: &str) -> Result<Self, String> {
         let scripts = match name {
             "Japanese" | "Jpan" => vec![Script::Han, Script::Hiragana, Script::Katakana],
             "Korean" | "Kore" => vec![Script::Hangul, Script::Han],
@@ -59,7 +59,7 @@ impl Writing {
 
     /// What is wrong, when fewer than 90 % of the letters belong, or there is none. Letters that belong to no script in
     /// particular (`ª`, `𝑥`) are not counted.
-    pub(super) fn misfit(&self, text: &str) -> Option<String> {
+    pub(crate) fn misfit(&self, text: &str) -> Option<String> {
         let (mut letters, mut ours) = (0_usize, 0_usize);
         for c in text.chars().filter(|c| c.is_alphabetic()) {
             let scripts = c.script_extension();

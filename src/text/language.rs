@@ -16,7 +16,7 @@ const FALLBACKS: [Lang; 6] = [Lang::Eng, Lang::Fra, Lang::Deu, Lang::Spa, Lang::
 
 impl Language {
     /// The language of this English name (`German`) or ISO 639-3 code (`deu`).
-    pub(super) fn named(name: &str) -> Result<Self, String> {
+    pub(crate) fn named(name: &str) -> Result<Self, String> {
         // Models, and whatlang, mean by Chinese the language that `cmn` names.
         let name = if name.eq_ignore_ascii_case("chinese") { "cmn" } else { name };
         let found = Lang::all().iter().find(|lang| lang.eng_name().eq_ignore_ascii_case(name) || lang.code() == name);
@@ -30,7 +30,7 @@ impl Language {
     /// What is wrong, when the text is in another language or has no letter.
     ///
     /// A text too short to be sure of only has to be likelier in this language than in the ones that models fall back to.
-    pub(super) fn misfit(self, text: &str) -> Option<String> {
+    pub(crate) fn misfit(self, text: &str) -> Option<String> {
         let Some(found) = whatlang::detect(text) else {
             return Some(format!("no language was found in {}", quote(text)));
         };

@@ -24,7 +24,7 @@ static TAG: LazyLock<Regex> = LazyLock::new(|| {
 
 /// The first tag in `text`, if there is one. Thoughts that are closed are not a leak; nor is a `</think>` whose opening is
 /// in the template's own header.
-pub(super) fn leaked(text: &str) -> Option<String> {
+pub(crate) fn leaked(text: &str) -> Option<String> {
     if let Some(tag) = TAG.find(text) {
         return Some(format!("found {}", quote(tag.as_str())));
     }

@@ -1,0 +1,116 @@
+//! A data file without what a check leaves out, and a ledger of that.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::run::Ledger;
+use crate::data::source::Source;
+use crate::error::{Error, Result};
+use crate::files::write_atomically_with;
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Cleaned {
+    /// Items in the new file.
+    pub kept: usize,
+    /// Items in the ledger.
+    pub left_out: usize,
+}
+
+/// A line of the ledger.
+#[derive(Serialize)]
+struct LeftOut<'a> {
+    line: usize,
+    kind: &'a str,
+    /// The item as it was; of one that is no text only why.
+    item: &'a str,
+}
+
+/// Writes the items that stay as JSON Lines, and the others with their line and kind into the ledger. Kinds in `keep` stay.
+///
+/// # Errors
+/// A file that cannot be read or written, or that changed since it was checked.
+pub fn clean(from: &Path, ledger: &Ledger, keep: &[String], [to, left_out]: [&Path; 2]) -> Result<Cleaned> {
+    let mut done = Cleaned { kept: 0, left_out: 0 };
+    write_atomically_with(to, |file| {
+        write_atomically_with(left_out, |ledger_file| {
+            done = copy(from, ledger, keep, [file, ledger_file]).map_err(|failed| match failed {
+                Failed::Read(error) => error,
+                Failed::Write(source) => Error::Io { path: to.to_owned(), action: "write", source },
+            })?;
+            Ok(())
+        })
+    })?;
+    Ok(done)
+}
+
+enum Failed {
+    Read(Error),
+    Write(std::io::Error),
+}
+
+fn copy(from: &Path, ledger: &Ledger, keep: &[String], [to, left_out]: [&mut File; 2]) -> Result<Cleaned, Failed> {
+    let mut source = Source::open(from).map_err(Failed::Read)?;
+    let (mut to, mut left_out) = (BufWriter::new(to), BufWriter::new(left_out));
+    let mut done = Cleaned { kept: 0, left_out: 0 };
+    while let Some((line, item)) = source.next_line(from).map_err(Failed::Read)? {
+        let kind = ledger.reason(done.kept + done.left_out).filter(|kind| !keep.iter().any(|kept| kept == kind.name));
+        match (kind, item) {
+            (None, Ok(text)) => {
+                writeln!(to, "{text}").map_err(Failed::Write)?;
+                done.kept += 1;
+            }
+            (kind, item) => {
+                let kind = kind.map_or(super::UNREADABLE.name, |kind| kind.name);
+                let item = item.unwrap_or_else(|why| why);
+                let entry =
+                    serde_json::to_string(&LeftOut { line, kind, item: &item }).map_err(|e| Failed::Write(e.into()))?;
+                writeln!(left_out, "{entry}").map_err(Failed::Write)?;
+                done.left_out += 1;
+            }
+        }
+    }
+    to.flush().and_then(|()| left_out.flush()).map_err(Failed::Write)?;
+    if done.kept + done.left_out != ledger.len() {
+        let why =
+            format!("changed while it was read: it had {} items, and has {}", ledger.len(), done.kept + done.left_out);
+        return Err(Failed::Read(Error::input(from, None, why)));
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{CheckOptions, check};
+    use super::*;
+
+    #[test]
+    fn what_stays_and_what_goes_is_the_whole_file() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = |name: &str| directory.path().join(name);
+        let lines = [
+            r#"{"prompt": "a?",  "completion": "b 1.00", "n": 1.00}"#,
+            r#"{"prompt": "a?",  "completion": "b 1.00", "n": 1.00}"#,
+            "not json",
+            r#"{"prompt": "c?", "completion": "null"}"#,
+        ];
+        std::fs::write(path("t.jsonl"), lines.join("\n")).expect("a file");
+        let (report, ledger) = check(&path("t.jsonl"), &CheckOptions::default(), &mut |_, _| {}).expect("a report");
+        assert_eq!(report.left_out, 3);
+        let keep = ["empty".to_owned()];
+        let done = clean(&path("t.jsonl"), &ledger, &keep, [&path("c.jsonl"), &path("l.jsonl")]).expect("cleaned");
+        assert_eq!(done, Cleaned { kept: 2, left_out: 2 });
+        let read = |name: &str| std::fs::read_to_string(path(name)).expect("a file");
+        assert_eq!(read("c.jsonl"), format!("{}\n{}\n", lines[0], lines[3]), "byte by byte");
+        let out = read("l.jsonl");
+        assert!(out.starts_with("{\"line\":2,\"kind\":\"duplicate\",\"item\":\"{\\\"prompt\\\""), "{out}");
+        assert!(out.ends_with("{\"line\":3,\"kind\":\"unreadable\",\"item\":\"not json\"}\n"), "{out}");
+        std::fs::write(path("t.jsonl"), lines[..2].join("\n")).expect("a file");
+        let changed = clean(&path("t.jsonl"), &ledger, &[], [&path("d.jsonl"), &path("m.jsonl")]);
+        assert!(changed.expect_err("changed").to_string().contains("changed while it was read"));
+        assert!(!path("d.jsonl").exists() && !path("m.jsonl").exists());
+    }
+}

@@ -1,0 +1,124 @@
+//! Files in gzip or zstd form, as the bytes that were packed.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use super::{BUFFER, Unpacked};
+use crate::error::{Error, Result};
+
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+/// How many times larger a file may become, once it has become [`LARGE`]: text shrinks to a tenth, rarely to a hundredth.
+const MOST_GROWTH: u64 = 1000;
+const LARGE: u64 = 1 << 30;
+
+/// The bytes that were packed, of a file that has `bytes` bytes; a file that is not packed as it is.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn unpacked(path: &Path, mut file: impl BufRead + 'static, bytes: u64) -> Result<Unpacked> {
+    let start = file.fill_buf().map_err(Error::io(path, "read"))?;
+    let inner: Box<dyn Read> = if start.starts_with(GZIP) {
+        Box::new(flate2::bufread::MultiGzDecoder::new(file))
+    } else if start.starts_with(ZSTD) {
+        Box::new(Frames { state: State::Between(Some(Box::new(file))) })
+    } else {
+        return Ok(Box::new(file));
+    };
+    let most = bytes.saturating_mul(MOST_GROWTH).max(LARGE);
+    Ok(Box::new(BufReader::with_capacity(BUFFER, Bounded { inner, left: most, path: path.to_owned() })))
+}
+
+/// Refuses a file that becomes far larger than text does: it was made to fill a disk, or to never end.
+struct Bounded {
+    inner: Box<dyn Read>,
+    left: u64,
+    path: PathBuf,
+}
+
+impl Read for Bounded {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(into)?;
+        self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
+            let path = self.path.display();
+            std::io::Error::other(format!(
+                "{path} becomes more than {MOST_GROWTH} times as large as it is; expected text that was compressed"
+            ))
+        })?;
+        Ok(read)
+    }
+}
+
+/// The frames of a zstd file, one after the other.
+struct Frames {
+    state: State,
+}
+
+enum State {
+    /// Before a frame, or at the end.
+    Between(Option<Box<dyn BufRead>>),
+    Within(Box<ruzstd::decoding::StreamingDecoder<Box<dyn BufRead>, ruzstd::decoding::FrameDecoder>>),
+}
+
+impl Read for Frames {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            match &mut self.state {
+                State::Between(file) => {
+                    let Some(mut file) = file.take() else { return Ok(0) };
+                    if file.fill_buf()?.is_empty() {
+                        return Ok(0);
+                    }
+                    let decoder = ruzstd::decoding::StreamingDecoder::new(file)
+                        .map_err(|error| std::io::Error::other(error.to_string()))?;
+                    self.state = State::Within(Box::new(decoder));
+                }
+                State::Within(decoder) => {
+                    let read = decoder.read(into)?;
+                    if read > 0 || into.is_empty() {
+                        return Ok(read);
+                    }
+                    let State::Within(decoder) = std::mem::replace(&mut self.state, State::Between(None)) else {
+                        return Ok(0);
+                    };
+                    self.state = State::Between(Some(decoder.into_inner()));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_grows_without_end_is_refused_before_memory_is_full() {
+        let inner = Box::new(std::io::repeat(b'x'));
+        let mut bomb = Bounded { inner, left: 1 << 20, path: "bomb.gz".into() };
+        let mut buffer = vec![0; 1 << 16];
+        let error = loop {
+            if let Err(error) = bomb.read(&mut buffer) {
+                break error.to_string();
+            }
+        };
+        assert!(error.starts_with("bomb.gz becomes more than 1000 times"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_ends_within_a_frame_is_an_error() {
+        let plain = b"{\"text\": \"a\"}\n".repeat(1000);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&plain).expect("bytes");
+        let zstd = ruzstd::encoding::compress_to_vec(plain.as_slice(), ruzstd::encoding::CompressionLevel::Fastest);
+        for packed in [gzip.finish().expect("bytes"), zstd] {
+            let half = std::io::Cursor::new(packed[..packed.len() / 2].to_vec());
+            let mut text = Vec::new();
+            let read = unpacked(Path::new("d"), half, 100)
+                .and_then(|mut file| file.read_to_end(&mut text).map_err(Error::io(Path::new("d"), "read")));
+            assert!(read.is_err(), "{}", text.len());
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What can be seen of a text alone, whatever it is for: its language and script, and what broken models write.
+
+mod language;
+mod refusal;
+mod repetition;
+mod script;
+mod tags;
+
+pub use language::Language;
+pub(crate) use refusal::refused;
+pub(crate) use repetition::repeated;
+pub use script::Writing;
+pub(crate) use tags::leaked;

@@ -1,0 +1,183 @@
+//! `finetest data`: a file checked, cleaned and divided from the command line.
+
+use serde_json::Value;
+
+use crate::support::Project;
+
+const GOOD: [&str; 3] = [
+    r#"{"prompt": "Why is the sky blue?", "completion": "Air scatters blue light more than red light."}"#,
+    r#"{"prompt": "Name a sea near Italy.", "completion": "The Adriatic Sea."}"#,
+    r#"{"prompt": "What do bees make?", "completion": "Honey and wax."}"#,
+];
+const BAD: [&str; 4] = [
+    r#"{"prompt": "WHAT do bees make?", "completion": "Honey and wax."}"#,
+    r#"{"prompt": "Who wrote it?", "completion": "TODO"}"#,
+    r#"{"prompt": "Say hello.", "completion": 5}"#,
+    r#"{"prompt": "Greet her.", "completion": "Certainly! Here is a greeting: hello."}"#,
+];
+
+fn data(lines: &[&str]) -> String {
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn findings_have_their_line_and_the_exit_code_is_that_of_the_worst() {
+    let project = Project::new();
+    project.write("d.jsonl", &data(&[&GOOD[..], &BAD[..]].concat()));
+    let ran = project.run(&["data", "check", "d.jsonl"]).expect(100);
+    for part in [
+        "✗ unreadable: 1 example\n    d.jsonl:6: completion is a number, expected a string\n",
+        "✗ duplicate: 1 example\n    d.jsonl:4: is line 3 again\n",
+        "✗ empty: 1 example\n    d.jsonl:5: the answer is \"TODO\"\n",
+        "· assistant-leftover: 1 example\n    d.jsonl:7: ",
+        "d.jsonl: 7 examples; `finetest data clean` would leave out 3 and keep 4\n",
+    ] {
+        assert!(ran.stdout.contains(part), "{part}\n{}", ran.stdout);
+    }
+    project.run(&["data", "check", "d.jsonl", "--fail-on", "never"]).expect(0);
+    project.write("good.jsonl", &data(&[&GOOD[..], &BAD[3..]].concat()));
+    let good = project.run(&["data", "check", "good.jsonl", "--fail-on", "warning"]).expect(0);
+    assert!(good.stdout.ends_with("none of which `finetest data clean` would leave out\n"), "{}", good.stdout);
+    let json: Value =
+        serde_json::from_str(&project.run(&["data", "check", "d.jsonl", "--json"]).expect(100).stdout).expect("JSON");
+    assert_eq!(
+        (&json["items"], &json["left_out"], &json["counts"][1]["kind"]),
+        (&7.into(), &3.into(), &"duplicate".into())
+    );
+    assert_eq!(json["counts"][0]["shown"][0]["line"], 6);
+}
+
+/// The data of a project is checked against its scenarios and its validation data.
+#[test]
+fn what_a_scenario_asks_is_not_to_be_learnt() {
+    let project = Project::new();
+    let asked = "Which river flows through the old town of Prague?";
+    let scenario = format!(
+        "role = \"target\"\ndescription = \"rivers\"\n[[cases]]\nprompt = \"{asked}\"\nchecks = [{{ contains = \"Vltava\" }}]\n"
+    );
+    project.write("scenarios/rivers.toml", &scenario);
+    let line = format!("{{\"prompt\": \"{asked}\", \"completion\": \"The Vltava.\"}}");
+    project.append("data/train.jsonl", &format!("{line}\n"));
+    let ran = project.run(&["data", "check"]).expect(100);
+    assert!(ran.stdout.contains("its prompt is in the case rivers::case_1, or nearly"), "{}", ran.stdout);
+    project.write("held.jsonl", &data(&GOOD[..1]));
+    project.write("d.jsonl", &data(&GOOD));
+    let against = project.run(&["data", "check", "d.jsonl", "--against", "held.jsonl"]).expect(100);
+    assert!(against.stdout.contains("d.jsonl:1: its prompt is in held.jsonl:1, or nearly"), "{}", against.stdout);
+}
+
+#[test]
+fn a_cleaned_file_and_its_ledger_are_all_of_it_and_nothing_is_overwritten() {
+    let project = Project::new();
+    let lines = [&GOOD[..], &BAD[..]].concat();
+    project.write("d.jsonl", &data(&lines));
+    let ran = project.run(&["data", "clean", "d.jsonl", "-o", "c.jsonl", "--keep", "duplicate"]).expect(0);
+    assert!(
+        ran.stdout.contains("kept             5  c.jsonl\nleft out         2  c.jsonl.left-out.jsonl\n"),
+        "{}",
+        ran.stdout
+    );
+    let kept = project.read("c.jsonl");
+    assert_eq!(kept, data(&[&GOOD[..], &BAD[..1], &BAD[3..]].concat()));
+    let ledger = project.read("c.jsonl.left-out.jsonl");
+    let entries: Vec<Value> = ledger.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(entries[0]["kind"], "empty");
+    assert_eq!(
+        (&entries[1]["line"], &entries[1]["kind"], &entries[1]["item"]),
+        (&6.into(), &"unreadable".into(), &BAD[2].into())
+    );
+    project
+        .run(&["data", "clean", "d.jsonl", "-o", "c.jsonl"])
+        .fails(1, &["c.jsonl", "already exists", "overwrites no file"]);
+    assert_eq!(project.read("c.jsonl"), kept);
+    project
+        .run(&["data", "clean", "d.jsonl", "-o", "e.jsonl", "--keep", "dupes"])
+        .fails(2, &["--keep dupes", "near-duplicate"]);
+    assert!(!project.path("e.jsonl").exists());
+}
+
+#[test]
+fn a_file_is_divided_by_its_prompts_or_by_a_key() {
+    let project = Project::new();
+    let lines: Vec<String> = (0..200)
+        .map(|i| format!("{{\"prompt\": \"number {i}?\", \"completion\": \"{i}\", \"from\": \"{}\"}}", i % 9))
+        .collect();
+    project.write("all.jsonl", &lines.join("\n"));
+    let sides = ["--train", "t.jsonl", "--validation", "v.jsonl"];
+    project.run(&[&["data", "split", "all.jsonl"], &sides[..]].concat()).expect(0);
+    let (train, validation) = (project.read("t.jsonl"), project.read("v.jsonl"));
+    assert_eq!(train.lines().count() + validation.lines().count(), 200);
+    assert!((8..=35).contains(&validation.lines().count()), "{}", validation.lines().count());
+    project.run(&[&["data", "split", "all.jsonl"], &sides[..]].concat()).fails(1, &["t.jsonl", "already exists"]);
+    project
+        .run(&["data", "split", "all.jsonl", "--share", "1.5", "--train", "a", "--validation", "b"])
+        .fails(2, &["above 0 and below 1"]);
+    project.run(&["data", "split", "all.jsonl", "--train", "a", "--validation", "a"]).fails(2, &["the same file"]);
+    let by = ["data", "split", "all.jsonl", "--by", "author", "--train", "a", "--validation", "b"];
+    project.run(&by).fails(1, &["all.jsonl:1", "has no \"author\""]);
+    assert!(!project.path("a").exists() && !project.path("b").exists());
+}
+
+#[test]
+fn what_a_file_consists_of_is_told_and_compared() {
+    let project = Project::new();
+    project.write("en.jsonl", &data(&GOOD));
+    project.write("de.jsonl", "{\"prompt\": \"Warum ist der Himmel blau?\", \"completion\": \"Luft streut blaues Licht stärker als rotes, deshalb ist er blau.\"}\n");
+    let ran = project.run(&["data", "stats", "en.jsonl", "--against", "de.jsonl"]).expect(0);
+    assert!(ran.stdout.starts_with("en.jsonl: 3 examples\n  languages    "), "{}", ran.stdout);
+    assert!(ran.stdout.contains("de.jsonl: 1 example\n  languages    German 100.0 %  (divergence "), "{}", ran.stdout);
+    let json: Value =
+        serde_json::from_str(&project.run(&["data", "stats", "en.jsonl", "--json"]).expect(0).stdout).expect("JSON");
+    assert_eq!((&json["files"][0]["examples"], &json["divergences"]), (&3.into(), &Value::Array(Vec::new())));
+    project.write("none.jsonl", "{\"prompt\": \"a\", \"completion\": \"\"}\n");
+    project
+        .run(&["data", "stats", "none.jsonl"])
+        .fails(1, &["none.jsonl", "no example that can be read", "data check"]);
+}
+
+/// Every shape that data comes in is read, and what is broken in it has its line.
+#[test]
+fn arrays_tables_and_broken_files_are_read_or_say_where_they_break() {
+    let project = Project::new();
+    let bad = |name: &str, text: &str, parts: &[&str]| {
+        project.write(name, text);
+        let ran = project.run(&["data", "check", name]);
+        assert!(ran.code == 100 || ran.code == 1, "{name}: {}", ran.code);
+        let told = format!("{}{}", ran.stdout, ran.stderr);
+        parts.iter().for_each(|part| assert!(told.contains(part), "{name}: {part}\n{told}"));
+    };
+    project.write("d.json", &format!("[\n{}\n]\n", GOOD.join(",\n")));
+    project.run(&["data", "check", "d.json"]).expect(0);
+    project.write("d.csv", "prompt,completion\n\"Why, then?\",\"Because\nof it all.\"\n");
+    project.run(&["data", "check", "d.csv"]).expect(0);
+    bad(
+        "open.json",
+        &format!("[{},\n{{\"prompt\": ", GOOD[0]),
+        &["open.json:2: the file ends within an element that begins here"],
+    );
+    bad(
+        "open.csv",
+        "prompt,completion\na,\"b\nc,d\n",
+        &["open.csv:2: the format cannot be told: the line has a quote that never closes"],
+    );
+    bad("wide.csv", "prompt,completion\na,b,c\nd,e\n", &["wide.csv:2: has 3 fields, and the first row names 2"]);
+    bad("empty.jsonl", "", &["empty.jsonl: is empty"]);
+    bad("bomb.jsonl.gz", "\u{1f}", &["bomb.jsonl.gz"]);
+    project.run(&["data", "check", "nowhere.jsonl"]).fails(1, &["nowhere.jsonl"]);
+    project.run(&["data", "check", "d.json", "--data-format", "chat"]).fails(2, &["chat", "messages, sharegpt"]);
+}
+
+/// The example's own data have nothing that must not be learnt; some of its diagnostics are near each other.
+#[test]
+fn the_example_s_data_have_no_error() {
+    let project = Project::new();
+    let root = env!("CARGO_MANIFEST_DIR");
+    for (file, other) in [("train", "heldout"), ("train", "validation"), ("validation", "heldout")] {
+        let [file, other] = [file, other].map(|name| format!("{root}/data/{name}.jsonl"));
+        let ran = project.run(&["data", "check", &file, "--against", &other, "--json"]).expect(0);
+        let report: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        let kinds: Vec<&str> =
+            report["counts"].as_array().expect("a list").iter().filter_map(|count| count["kind"].as_str()).collect();
+        assert!(kinds.iter().all(|kind| *kind == "near-duplicate"), "{file}: {kinds:?}");
+    }
+}
