@@ -24,6 +24,8 @@ Z = 1.959964
 # The two halves of the families. Thresholds are chosen on one and reported on the other, and the other way round.
 HALVES = [{"plain", "small", "dirty", "style", "null-a"}, {"long", "large", "shuffled", "template", "replay", "null-b"}]
 DRAWS = 1000
+# What study.py measures in all.
+TRAININGS, NULLS = 36, 20
 # finetest's own limit on the net loss, which is judged along with drift.
 MAX_NET_LOSS = 0.05
 
@@ -198,7 +200,7 @@ def mid_p(b, f):
 
 PREDICTORS = {
     "kl": "KL(base ‖ tuned) on base's answers, over questions",
-    "kl_tokens": "the same, over tokens",
+    "kl_tokens": "KL(base ‖ tuned) on base's answers, over tokens",
     "reverse_kl": "KL(tuned ‖ base)",
     "total_variation": "total variation",
     "jensen_shannon": "Jensen–Shannon",
@@ -358,10 +360,14 @@ def report(states):
     tables["result"] = (
         f"With {largest['questions']} control questions the gate showed {caught} of {n} harmful adapters lost: at least {100 * exact_limit(caught, n, False):.0f} % "
         f"with 95 % confidence. It showed {blamed} of {m} harmless ones lost: at most {100 * exact_limit(blamed, m, True):.0f} %. "
-        f"It showed {largest['passed']} harmful ones kept. The rest it left open: not shown. "
-        f"The drift within which controls are kept, and beyond which they are lost, was chosen on the other half of the families: "
-        f"{chosen[1][0]:.3f} and {chosen[1][1]:.3f} nats/token for the first half, {chosen[0][0]:.3f} and {chosen[0][1]:.3f} for the second. All "
-        f"families together give {final[0]:.3f} and {final[1]:.3f}: finetest's own thresholds.")
+        f"Harmful adapters that it showed kept: {largest['passed']}. The rest it left open: not shown.\n\n"
+        f"| Families | Kept within, nats/token | Lost beyond |\n|---|--:|--:|\n"
+        f"| the second half, for verdicts on the first | {chosen[1][0]:.3f} | {chosen[1][1]:.3f} |\n"
+        f"| the first half, for verdicts on the second | {chosen[0][0]:.3f} | {chosen[0][1]:.3f} |\n"
+        f"| all: finetest's own, rounded | {final[0]:.3f} | {final[1]:.3f} |")
+    nulls = sum(s["family"] == "null" for s in states)
+    if len(trained) < TRAININGS or nulls < NULLS:
+        tables["result"] = f"The study is not complete: {len(trained)} of {TRAININGS} trainings and {nulls} of {NULLS} null adapters are measured.\n\n" + tables["result"]
     return tables, {"thresholds": [round(value, 3) for value in final], "suites": sizes}
 
 

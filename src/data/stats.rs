@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use rayon::prelude::*;
 use regex::Regex;
 use serde::Serialize;
-use unicode_script::UnicodeScript;
+use unicode_script::{Script, UnicodeScript};
 use whatlang::{Detector, Lang};
 
 use super::format::Format;
@@ -287,7 +287,18 @@ fn kind(answer: &str) -> &'static str {
     if fenced * 2 > answer.len() || (lines >= 1 && of_code * 5 >= lines * 3) {
         return "code";
     }
-    if answer.split_whitespace().count() <= 3 && answer.chars().count() <= 40 { "short" } else { "prose" }
+    // A dozen letters of a script without spaces are a sentence.
+    let spaceless = answer
+        .chars()
+        .filter(|c| {
+            matches!(
+                c.script(),
+                Script::Han | Script::Hiragana | Script::Katakana | Script::Thai | Script::Khmer | Script::Lao
+            )
+        })
+        .count()
+        > 12;
+    if answer.split_whitespace().count() <= 3 && answer.chars().count() <= 40 && !spaceless { "short" } else { "prose" }
 }
 
 #[cfg(test)]

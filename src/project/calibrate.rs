@@ -243,7 +243,7 @@ fn gate(
         ),
     ];
     lines.push(format!(
-        "max_drift = {}         # finetest's own: not measured on this base",
+        "max_drift = {}         # few harmless adapters of finetest's own study had more; not measured on this base",
         crate::gate::DEFAULT_MAX_DRIFT
     ));
     lines.push(format!(
