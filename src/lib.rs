@@ -70,6 +70,7 @@ pub mod compare;
 pub mod config;
 #[doc(hidden)]
 pub mod data;
+pub mod diagnosis;
 pub mod error;
 #[cfg(feature = "candle")]
 pub(crate) mod export;

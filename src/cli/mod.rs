@@ -8,6 +8,7 @@ mod check;
 mod compare;
 mod crosscheck;
 mod data;
+mod diagnose;
 mod export;
 mod gate;
 pub(crate) mod github;
@@ -114,6 +115,8 @@ enum Command {
     /// Show a model's parameters, memory and adapter sizes, without its weights
     #[command(alias = "sizes")]
     Inspect(inspect::Args),
+    /// Say what a training's losses show: overfitting, jumps, a rate that is too high or too low
+    Diagnose(diagnose::Args),
     /// Check, clean, split and describe training data
     Data(data::Args),
     /// Compare the candle and the llama.cpp backend on this project (needs a build with llama.cpp)
@@ -188,6 +191,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Some(Command::Runs(args)) => runs::runs(global, args),
         Some(Command::Export(args)) => export::export(global, args),
         Some(Command::Inspect(args)) => inspect::inspect(global, args),
+        Some(Command::Diagnose(args)) => diagnose::diagnose(global, args),
         Some(Command::Data(args)) => data::data(global, args),
         Some(Command::Crosscheck(args)) => crosscheck::crosscheck(global, args),
         Some(Command::Logits(args)) => logits::logits(global, args),

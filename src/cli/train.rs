@@ -1,9 +1,13 @@
 //! `finetest train`.
 
+use std::path::Path;
+
+use super::diagnose;
 use super::options::{Global, ListFormat, Output, backends};
 use super::progress::Display;
 use super::{json, json_line};
 use crate::config::BackendName;
+use crate::diagnosis::{self, Diagnosis, Log};
 use crate::error::{Error, Result, exit};
 use crate::project::{self, TrainPolicy};
 
@@ -51,9 +55,16 @@ pub(super) fn train(global: &Global, args: &Args) -> Result<u8> {
             format!(
                 "{}: trained {} steps, last loss {loss:.4}{validation}\n  log   {}/trainer_state.json\n  plot  {}/loss.svg\n",
                 summary.directory, state.global_step, summary.directory, summary.directory
-            )
+            ) + &wrong(&config.root.join(&summary.directory))
         }
     };
     args.output.print(&text)?;
     Ok(exit::PASS)
+}
+
+/// What the losses of a training that has just ended say is wrong, if anything.
+fn wrong(directory: &Path) -> String {
+    let Ok(log) = Log::read(directory) else { return String::new() };
+    let found: Vec<Diagnosis> = diagnosis::diagnose(&log).into_iter().filter(|found| found.wrong).collect();
+    diagnose::text(&found)
 }

@@ -12,6 +12,8 @@ mod cli;
 mod compared;
 #[cfg(feature = "candle")]
 mod data;
+#[cfg(feature = "candle")]
+mod diagnose;
 #[cfg(all(feature = "candle", unix))]
 mod faults;
 #[cfg(feature = "candle")]

@@ -9,7 +9,7 @@ const ROWS: [(&[&str], bool); 11] = [
     (&["files"], false),
     (&["record"], false),
     (&["compare", "config", "data", "text"], true),
-    (&["gate", "scenario", "snapshot"], false),
+    (&["diagnosis", "gate", "scenario", "snapshot"], false),
     (&["report"], false),
     (&["model"], false),
     (&["train", "export"], false),
@@ -28,7 +28,8 @@ const WINGS: [(&str, &[&str]); 2] = [
 ];
 
 /// Modules that a person may read without knowing what a tensor is.
-const PURE: [&str; 8] = ["compare", "config", "data", "gate", "record", "report", "scenario", "snapshot"];
+const PURE: [&str; 10] =
+    ["compare", "config", "data", "diagnosis", "gate", "record", "report", "scenario", "snapshot", "text"];
 
 /// Files with unsafe code, or with what may be called by unsafe code alone.
 const UNSAFE: [&str; 7] = [
