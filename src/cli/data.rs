@@ -185,7 +185,7 @@ pub(super) fn data(global: &Global, args: &Args) -> Result<u8> {
 fn split(args: &SplitArgs) -> Result<u8> {
     let SplitArgs { file, train, validation, .. } = args;
     check_free("data split", [train, validation])?;
-    if train == validation {
+    if same_place(train, validation) {
         return Err(Error::Usage("--train and --validation are the same file".into()));
     }
     let options = DivideOptions { format: args.data_format, share: args.share, seed: args.seed, by: args.by.clone() };
@@ -269,6 +269,15 @@ fn data_file(global: &Global, named: Option<&PathBuf>) -> Result<(PathBuf, Optio
     Ok((path, project))
 }
 
+/// Whether two files that are not there yet would be one.
+fn same_place(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        (folder.canonicalize().ok(), path.file_name().map(ToOwned::to_owned))
+    };
+    a == b || place(a) == place(b)
+}
+
 /// Refuses to write over a file.
 fn check_free(command: &str, files: [&Path; 2]) -> Result<()> {
     match files.into_iter().find(|path| path.symlink_metadata().is_ok()) {
@@ -283,7 +292,8 @@ fn check_free(command: &str, files: [&Path; 2]) -> Result<()> {
 fn check(global: &Global, args: &CheckArgs) -> Result<u8> {
     let (path, options, project) = args.input.resolve(global, args.limit)?;
     args.output.check(project.as_ref())?;
-    args.output.keep(&[("the data", &path)])?;
+    let read = options.validation.iter().map(|other| ("a file of --against", other.as_path()));
+    args.output.keep(&std::iter::once(("the data", path.as_path())).chain(read).collect::<Vec<_>>())?;
     let (report, _) = looked_at(global, &path, &options)?;
     args.output.print(&match args.output.format() {
         ListFormat::Json => json(&report)?,
@@ -311,6 +321,9 @@ fn clean(global: &Global, args: &CleanArgs) -> Result<u8> {
         name.into()
     });
     check_free("data clean", [&args.output, &ledger_path])?;
+    if same_place(&args.output, &ledger_path) {
+        return Err(Error::Usage("--output and --ledger are the same file".into()));
+    }
     let (path, options, _) = args.input.resolve(global, 0)?;
     let (report, ledger) = looked_at(global, &path, &options)?;
     let done = check::clean(&path, &ledger, &args.keep, [&args.output, &ledger_path])?;

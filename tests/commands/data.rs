@@ -181,3 +181,18 @@ fn the_example_s_data_have_no_error() {
         assert!(kinds.iter().all(|kind| *kind == "near-duplicate"), "{file}: {kinds:?}");
     }
 }
+
+#[test]
+fn no_output_takes_the_place_of_another_or_of_what_was_compared() {
+    let project = Project::new();
+    project.write("d.jsonl", &data(&[&GOOD[..], &BAD[..]].concat()));
+    project.write("held.jsonl", &data(&GOOD[..1]));
+    let same = ["data", "clean", "d.jsonl", "-o", "e.jsonl", "--ledger", "./e.jsonl"];
+    project.run(&same).fails(2, &["the same file"]);
+    assert!(!project.path("e.jsonl").exists());
+    project.run(&["data", "check", "d.jsonl", "--against", "held.jsonl", "-o", "held.jsonl"]).fails(2, &["held.jsonl"]);
+    assert_eq!(project.read("held.jsonl"), data(&GOOD[..1]));
+    project.write("t.jsonl", "{\"text\": \"A text that is there, word for word.\"}\n");
+    let leak = project.run(&["data", "check", "t.jsonl", "--against", "t.jsonl"]).expect(100);
+    assert!(leak.stdout.contains("t.jsonl:1: its prompt is in t.jsonl:1"), "{}", leak.stdout);
+}

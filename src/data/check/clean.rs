@@ -25,14 +25,15 @@ pub struct Cleaned {
 struct LeftOut<'a> {
     line: usize,
     kind: &'a str,
-    /// The item as it was; of one that is no text only why.
+    /// The item as it was.
     item: &'a str,
 }
 
 /// Writes the items that stay as JSON Lines, and the others with their line and kind into the ledger. Kinds in `keep` stay.
 ///
 /// # Errors
-/// A file that cannot be read or written, or that changed since it was checked.
+/// A file that cannot be read or written, that changed since it was checked, or that has an item whose text is not at hand: one that is
+/// too long or no UTF-8, and a list or table that breaks off.
 pub fn clean(from: &Path, ledger: &Ledger, keep: &[String], [to, left_out]: [&Path; 2]) -> Result<Cleaned> {
     let mut done = Cleaned { kept: 0, left_out: 0 };
     write_atomically_with(to, |file| {
@@ -63,9 +64,13 @@ fn copy(from: &Path, ledger: &Ledger, keep: &[String], [to, left_out]: [&mut Fil
                 writeln!(to, "{text}").map_err(Failed::Write)?;
                 done.kept += 1;
             }
-            (kind, item) => {
-                let kind = kind.map_or(super::UNREADABLE.name, |kind| kind.name);
-                let item = item.unwrap_or_else(|why| why);
+            // Its text is not at hand, so the ledger could not keep it, nor what comes after it.
+            (_, Err(why)) => {
+                let why = format!("{why}; `data clean` would lose it, so mend it or take it out first");
+                return Err(Failed::Read(Error::input(from, line, why)));
+            }
+            (Some(kind), Ok(item)) => {
+                let kind = kind.name;
                 let entry =
                     serde_json::to_string(&LeftOut { line, kind, item: &item }).map_err(|e| Failed::Write(e.into()))?;
                 writeln!(left_out, "{entry}").map_err(Failed::Write)?;
@@ -108,6 +113,11 @@ mod tests {
         let out = read("l.jsonl");
         assert!(out.starts_with("{\"line\":2,\"kind\":\"duplicate\",\"item\":\"{\\\"prompt\\\""), "{out}");
         assert!(out.ends_with("{\"line\":3,\"kind\":\"unreadable\",\"item\":\"not json\"}\n"), "{out}");
+        std::fs::write(path("bad.jsonl"), b"{\"text\": \"a\"}\n\"caf\xe9\"\n").expect("a file");
+        let (_, bad) = check(&path("bad.jsonl"), &CheckOptions::default(), &mut |_, _| {}).expect("a report");
+        let refused = clean(&path("bad.jsonl"), &bad, &[], [&path("d.jsonl"), &path("m.jsonl")]);
+        let why = refused.expect_err("its bytes would be lost").to_string();
+        assert!(why.contains("bad.jsonl:2: not UTF-8; `data clean` would lose it"), "{why}");
         std::fs::write(path("t.jsonl"), lines[..2].join("\n")).expect("a file");
         let changed = clean(&path("t.jsonl"), &ledger, &[], [&path("d.jsonl"), &path("m.jsonl")]);
         assert!(changed.expect_err("changed").to_string().contains("changed while it was read"));

@@ -104,7 +104,7 @@ static WRONG_ENCODING: LazyLock<Regex> = LazyLock::new(|| {
         // Cyrillic read as CP1251.
         r"(?:[РС][\u{80}-\u{BF}Ѐ-Џ‚ѓ„…†‡€‰‹‘’“”•–—™›°±²³µ¶·»ґ«¬®]){2,}",
         r"\u{FFFD}",
-        r"[\u{0}-\u{8}\u{b}\u{c}\u{e}-\u{1f}\u{7f}]",
+        r"[\u{0}-\u{8}\u{b}\u{c}\u{e}-\u{1f}\u{7f}-\u{9f}]",
     ];
     Regex::new(&pairs.join("|")).expect("a valid pattern")
 });

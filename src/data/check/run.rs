@@ -145,8 +145,8 @@ fn look(line: usize, turns: Result<Turns, String>, beside: &Beside<'_>) -> Looke
     }
     let (whole, prompt) = (joined(seen.texts()), joined(seen.prompts()));
     let asked = !prompt.trim_matches('\u{1f}').is_empty();
-    if asked && !beside.forbidden.is_empty() {
-        let last = seen.prompts().last().map(|text| prompt_of(text)).unwrap_or_default();
+    if !beside.forbidden.is_empty() {
+        let last = asked_last(&seen);
         if let Some(name) = beside.forbidden.find(hash(&last), signature(&last).as_ref()) {
             found.push((place(LEAK), format!("its prompt is in {name}, or nearly")));
         }
@@ -175,6 +175,13 @@ fn joined(texts: Vec<&str>) -> String {
         into.push('\u{1f}');
     }
     into
+}
+
+/// What an example asks last, in its normal form; of raw text, which asks nothing, the text.
+fn asked_last(seen: &Seen<'_>) -> String {
+    let prompts = seen.prompts();
+    let asked = prompts.last().copied().filter(|text| !text.trim().is_empty());
+    asked.or_else(|| seen.texts().first().copied().filter(|_| prompts.is_empty())).map(prompt_of).unwrap_or_default()
 }
 
 fn prompt_of(text: &str) -> String {
@@ -245,8 +252,8 @@ fn forbidden(options: &CheckOptions) -> Result<Forbidden> {
     let mut forbidden = Forbidden::default();
     for path in &options.validation {
         for example in load(path, options.format, OnError::Skip)?.examples {
-            let seen = Seen { turns: &example.turns, most_characters: None };
-            if let Some(text) = seen.prompts().last().map(|text| prompt_of(text)).filter(|text| !text.is_empty()) {
+            let text = asked_last(&Seen { turns: &example.turns, most_characters: None });
+            if !text.is_empty() {
                 forbidden.add(hash(&text), signature(&text), format!("{}:{}", path.display(), example.line));
             }
         }

@@ -137,7 +137,8 @@ impl<R: BufRead> Source<R> {
     /// # Errors
     /// The file cannot be read.
     pub(crate) fn next_line(&mut self, path: &Path) -> Result<Option<(usize, Result<String, String>)>> {
-        let text = |(line, bytes): Item<'_>| (line, bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()));
+        let utf8 = |bytes: &[u8]| std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| "not UTF-8".to_owned());
+        let text = |(line, bytes): Item<'_>| (line, bytes.and_then(utf8));
         let on_one_line = |text: String| match serde_json::from_str::<serde_json::Value>(&text) {
             Ok(value) if text.contains('\n') => value.to_string(),
             _ => text,
