@@ -63,7 +63,7 @@ def main():
     parser.add_argument("--recipes", default=",".join(RECIPES), help="those that are trained and judged, middle among them")
     args = parser.parse_args()
     recipes = {name: RECIPES[name] for name in args.recipes.split(",")}
-    program = shutil.which(args.finetest) or args.finetest
+    program = str(pathlib.Path(shutil.which(args.finetest) or args.finetest).resolve())
     results = []
     for seed, (name, make) in enumerate(TASKS.items()):
         if name not in args.tasks.split(","):

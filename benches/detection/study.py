@@ -390,7 +390,7 @@ def main():
     parser.add_argument("--smoke", action="store_true", help="judge six adapters that are plainly harmless or harmful, and nothing else")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further run after so many")
     args = parser.parse_args()
-    program = shutil.which(args.finetest) or args.finetest
+    program = str(pathlib.Path(shutil.which(args.finetest) or args.finetest).resolve())
     # So many verdicts are asked for that a note of each would be in the way.
     os.environ.pop("CI", None)
     work = args.work.resolve() / ("smoke" if args.smoke else "")
