@@ -10,9 +10,7 @@ use crate::error::{Error, Result};
 
 mod regular;
 
-#[cfg(feature = "candle")]
-pub(crate) use regular::read_regular;
-pub(crate) use regular::{open_regular, read_own, read_regular_text};
+pub(crate) use regular::{open_regular, read_own, read_regular, read_regular_text};
 
 /// How the name of everything that is not complete yet begins.
 pub(crate) const WRITING: &str = ".writing-";
