@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
+use serde::{Deserialize, Serialize};
 
 use super::json;
 use super::options::{Global, ListFormat, Output};
@@ -159,18 +161,10 @@ enum FailOn {
     Never,
 }
 
+/// A format by its name in the manifest.
 fn data_format(name: &str) -> Result<DataFormat, String> {
-    let known = ["auto", "messages", "sharegpt", "alpaca", "completion", "text"];
-    let of = [
-        DataFormat::Auto,
-        DataFormat::Messages,
-        DataFormat::Sharegpt,
-        DataFormat::Alpaca,
-        DataFormat::Completion,
-        DataFormat::Text,
-    ];
-    let found = known.iter().position(|other| *other == name).map(|at| of[at]);
-    found.ok_or_else(|| format!("expected one of {}", known.join(", ")))
+    let name: StrDeserializer<'_, serde::de::value::Error> = name.into_deserializer();
+    DataFormat::deserialize(name).map_err(|error| error.to_string().replace('`', ""))
 }
 
 pub(super) fn data(global: &Global, args: &Args) -> Result<u8> {

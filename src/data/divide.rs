@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::check::prompt_key;
 use super::format::{self, Format};
+use super::format_of;
 use super::source::Source;
-use super::told_format;
 use crate::config::DataFormat;
 use crate::error::{Error, Result};
 use crate::files::write_atomically_with;
@@ -41,10 +41,7 @@ pub struct Divided {
 /// # Errors
 /// A file that cannot be read or written, a line that is no example or lacks the key, and a side without an example.
 pub fn divide(from: &Path, options: &DivideOptions, [train, validation]: [&Path; 2]) -> Result<Divided> {
-    let format = match Format::named(options.format) {
-        Some(format) => format,
-        None => told_format(from, &mut Source::open(from)?)?,
-    };
+    let format = format_of(from, options.format)?;
     let mut done = Divided { train: 0, validation: 0 };
     write_atomically_with(train, |train_file| {
         write_atomically_with(validation, |validation_file| {

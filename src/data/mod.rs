@@ -151,10 +151,7 @@ fn parse<R: BufRead>(
     format: DataFormat,
     on_error: OnError,
 ) -> Result<Dataset> {
-    let format = match Format::named(format) {
-        Some(format) => format,
-        None => told_format(path, &mut open()?)?,
-    };
+    let format = Format::named(format).map_or_else(|| format_of_first(path, &mut open()?), Ok)?;
     let mut source = open()?;
     let (mut examples, mut bad, mut total) = (Vec::new(), Vec::new(), 0);
     while let Some((line, object)) = source.next(path)? {
@@ -174,9 +171,14 @@ fn parse<R: BufRead>(
     Ok(Dataset { path: path.to_path_buf(), examples, skipped })
 }
 
-/// The format of the first line that has one.
-fn told_format<R: BufRead>(path: &Path, source: &mut Source<R>) -> Result<Format> {
-    // What the first item lacks is told; an object of no known format tells more than a line that is none.
+/// The format that is named, or else that of the first example in the file.
+fn format_of(path: &Path, format: DataFormat) -> Result<Format> {
+    Format::named(format).map_or_else(|| format_of_first(path, &mut Source::open(path)?), Ok)
+}
+
+/// The format of the first item that has one.
+fn format_of_first<R: BufRead>(path: &Path, source: &mut Source<R>) -> Result<Format> {
+    // An object of no known format is the better hint than a line that is no object at all.
     let (mut unreadable, mut unknown) = (None, None);
     while let Some((line, object)) = source.next(path)? {
         match object {

@@ -10,21 +10,21 @@ use serde::Serialize;
 use unicode_script::{Script, UnicodeScript};
 use whatlang::{Detector, Lang};
 
-use super::format::Format;
 use super::source::Source;
-use super::{Turns, told_format};
+use super::{Turns, format_of};
 use crate::config::DataFormat;
 use crate::error::{Error, Result};
+use crate::text::{pattern, without_code};
 
 /// Examples that are looked at together.
 const BATCH: usize = 8192;
-/// Letters below which the language of an example is not told.
+/// Letters below which no language is detected.
 const SHORTEST: usize = 24;
-/// Most characters of an example that its language is told by.
+/// Characters of an example in which its language is detected, at most.
 const LOOKED_AT: usize = 600;
 /// The least of whatlang's confidence: a sentence has some, and a wrong one of a few examples moves no share by much.
 const SURE: f64 = 0.2;
-/// Languages that are told. Rare ones are left out, since short texts of a common one look like them.
+/// Languages that are detected. Rare ones are left out, since short texts of a common one look like them.
 const COMMON: [Lang; 33] = [
     Lang::Eng,
     Lang::Deu,
@@ -60,8 +60,8 @@ const COMMON: [Lang; 33] = [
     Lang::Jpn,
     Lang::Kor,
 ];
-/// What is not told: too few letters, or too unsure.
-const UNTOLD: &str = "not told";
+/// The name of no language: there are too few letters, or the detector is too unsure.
+const UNKNOWN: &str = "unknown";
 
 /// Shares of examples by a property, the largest first; they add up to 1.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -177,10 +177,7 @@ struct Looked {
 /// # Errors
 /// A file that cannot be read, whose format cannot be told, or without an example.
 pub fn stats(path: &Path, format: DataFormat) -> Result<DataStats> {
-    let format = match Format::named(format) {
-        Some(format) => format,
-        None => told_format(path, &mut Source::open(path)?)?,
-    };
+    let format = format_of(path, format)?;
     let mut source = Source::open(path)?;
     let (mut languages, mut scripts, mut kinds) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let (mut prompts, mut answers, mut unreadable) = (Vec::new(), Vec::new(), 0);
@@ -260,23 +257,24 @@ fn look(turns: &Turns) -> Looked {
 
 /// The English name of a text's language.
 fn language(text: &str) -> &'static str {
-    static CODE: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"(?s)```.*?(?:```|$)|`[^`\n]*`|https?://\S+").expect("a valid pattern"));
-    let text = CODE.replace_all(text, " ");
+    static ADDRESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"https?://\S+"));
+    let text = without_code(text);
+    let text = ADDRESS.replace_all(&text, " ");
     let end = text.char_indices().nth(LOOKED_AT).map_or(text.len(), |(at, _)| at);
     let text = &text[..end];
     if text.chars().filter(|c| c.is_alphabetic()).map(|c| if c.is_ascii() { 1 } else { 2 }).sum::<usize>() < SHORTEST {
-        return UNTOLD;
+        return UNKNOWN;
     }
     static DETECTOR: LazyLock<Detector> = LazyLock::new(|| Detector::with_allowlist(COMMON.to_vec()));
-    DETECTOR.detect(text).filter(|found| found.confidence() >= SURE).map_or(UNTOLD, |found| found.lang().eng_name())
+    DETECTOR.detect(text).filter(|found| found.confidence() >= SURE).map_or(UNKNOWN, |found| found.lang().eng_name())
 }
 
 /// What an answer is: `code`, `JSON`, `short` or `prose`.
 fn kind(answer: &str) -> &'static str {
     static CODE_LINE: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(?m)^\s*(?:(?:pub |export |async |static |private |public |protected )*(?:def|fn|func|function|class|struct|enum|interface|impl|import|from|package|using|#include|return|let|const|var|if|for|while|SELECT|INSERT|UPDATE|CREATE)\b.*|.*[;{}]|[\w.]+\(.*\)|[\w.\[\]]+ *[-+*/]?= *\S.*|//.*|</?\w+[^>]*>.*)$")
-            .expect("a valid pattern")
+        pattern(
+            r"(?m)^\s*(?:(?:pub |export |async |static |private |public |protected )*(?:def|fn|func|function|class|struct|enum|interface|impl|import|from|package|using|#include|return|let|const|var|if|for|while|SELECT|INSERT|UPDATE|CREATE)\b.*|.*[;{}]|[\w.]+\(.*\)|[\w.\[\]]+ *[-+*/]?= *\S.*|//.*|</?\w+[^>]*>.*)$",
+        )
     });
     if answer.starts_with(['{', '[']) && serde_json::from_str::<serde::de::IgnoredAny>(answer).is_ok() {
         return "JSON";
@@ -318,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn languages_scripts_and_kinds_are_told_apart() {
+    fn languages_scripts_and_kinds_are_distinguished() {
         let found = of(&[
             "The library opens at nine in the morning and closes at six in the evening.",
             "Die Bibliothek öffnet um neun Uhr morgens und schließt um sechs Uhr abends.",
@@ -332,7 +330,7 @@ mod tests {
         for language in ["English", "German", "Russian", "Mandarin"] {
             assert!((share(&found.languages, language) - 0.125).abs() < 1e-9, "{language}: {:?}", found.languages);
         }
-        assert!((share(&found.languages, UNTOLD) - 0.5).abs() < 1e-9, "{:?}", found.languages);
+        assert!((share(&found.languages, UNKNOWN) - 0.5).abs() < 1e-9, "{:?}", found.languages);
         let kinds: Vec<f64> = ["prose", "code", "JSON", "short"].iter().map(|kind| share(&found.kinds, kind)).collect();
         assert_eq!(kinds, [0.5, 0.25, 0.125, 0.125]);
         assert!(share(&found.scripts, "Han") > 0.05 && share(&found.scripts, "Cyrillic") > 0.1, "{:?}", found.scripts);

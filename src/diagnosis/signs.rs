@@ -189,7 +189,7 @@ impl Sign for Plateau {
                 sign: "plateau",
                 wrong: false,
                 since: curve.steps[curve.len() / 2],
-                words: "the loss has not fallen in the second half".to_owned(),
+                words: "the loss did not fall in the second half".to_owned(),
                 evidence: format!(
                     "{} at the beginning, {} in the middle, {} at the end",
                     number(first),

@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::pattern::pattern;
+
 /// Characters at an answer's beginning in which it declines, if it does.
 const LOOKED_AT: usize = 400;
 
@@ -31,7 +33,7 @@ static REFUSAL: LazyLock<Regex> = LazyLock::new(|| {
         r"(?:도와드릴|도움을 드릴|제공할|답변할|알려드릴) 수 없|죄송하지만|죄송합니다만".into(),
         r"لا (?:أستطيع|يمكنني|أقدر)|(?:عذر[اًا]+|آسف)،? (?:لكن|ولكن|لا)".into(),
     ];
-    Regex::new(&format!("(?i){}", ways.join("|"))).expect("a valid pattern")
+    pattern(&format!("(?i){}", ways.join("|")))
 });
 
 /// The words with which `text` declines, if it does.

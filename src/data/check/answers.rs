@@ -4,15 +4,15 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::pieces::{SHOWN, quoted, without_code};
+use super::pieces::{SHOWN, quoted};
 use super::{Detector, Kind, Seen, Severity};
-use crate::text::{refused, repeated};
+use crate::text::{pattern, refused, repeated, without_code};
 
 /// Answers that say nothing.
 pub(super) struct Empty;
 
 static NOTHING: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(
+    pattern(
         r"(?ix)^ [\s\p{P}\p{S}]* (?: (?: n/?a | null | nil | none | nan | undefined | tbd | todo | fixme | empty | \?+ | xxx+ | lorem\ ipsum .*
         | no\ (?: answer | response | output | content | data | text ) | not\ (?: available | applicable | provided | specified | yet\ answered )
         | coming\ soon | to\ be\ (?: added | determined | done | completed | written | filled\ in ) | (?: see | same\ as | as )\ above | pending | placeholder
@@ -20,16 +20,17 @@ static NOTHING: LazyLock<Regex> = LazyLock::new(|| {
         | (?: answer | response | antwort | respuesta | réponse | ответ ) \ (?: follows | folgt | to\ follow | pending | pendiente | suit )
         | (?: insert | add | write | fill\ in | your ) \ [\w\ ]{0,30} (?: answer | response | text | content ) [\w\ ]{0,12} ) [\s\p{P}\p{S}]* )? $",
     )
-    .expect("a valid pattern")
 });
 
 static ASKS_FOR_SIGN: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"\b(?:signs?|symbols?|characters?|operators?|punctuation|morse|delimiters?|zeichen|signe|signo|regex|glyph|marks?)\b")
-        .expect("a valid pattern")
+    pattern(
+        r"\b(?:signs?|symbols?|characters?|operators?|punctuation|morse|delimiters?|zeichen|signe|signo|regex|glyph|marks?)\b",
+    )
 });
 static ASKS_FOR_VALUE: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"\b(?:json|python|javascript|js|sql|returns?|returned|prints?|printed|outputs?|evaluate[sd]?|values?|labels?|classify|extract|list|which)\b")
-        .expect("a valid pattern")
+    pattern(
+        r"\b(?:json|python|javascript|js|sql|returns?|returned|prints?|printed|outputs?|evaluate[sd]?|values?|labels?|classify|extract|list|which)\b",
+    )
 });
 
 impl Detector for Empty {
@@ -71,16 +72,14 @@ pub(super) struct Truncated;
 
 /// Words that no sentence ends with.
 static OPEN_END: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(
-        r"(?i)(?:[,(\[{«„:，、；：]|\w-|\b(?:and|or|but|the|a|an|of|to|with|for|in|on|at|by|from|as|is|are|was|were|that|which|because|if|when|your|their|our|its|und|oder|aber|der|die|das|mit|für|von|zu|ein|eine|weil|dass|et|ou|mais|le|la|les|de|des|du|un|une|avec|pour|que|y|o|pero|el|los|las|del|con|por|para|и|или|но|что|для|на|в|с|к|по|это))$",
+    pattern(
+        r"(?i)(?:[,(\[{«„:，、；：]|\w-|(?:^|[^\p{L}\p{N}_])(?:and|or|but|the|a|an|of|to|with|for|in|on|at|by|from|as|is|are|was|were|that|which|because|if|when|your|their|our|its|und|oder|aber|der|die|das|mit|für|von|zu|ein|eine|weil|dass|et|ou|mais|le|la|les|de|des|du|un|une|avec|pour|que|y|o|pero|el|los|las|del|con|por|para|и|или|но|что|для|на|в|с|к|по|это))$",
     )
-    .expect("a valid pattern")
 });
 /// The mark of a list's item, without what it marks.
-static BARE_ITEM: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"^\s*(?:\d{1,2}[.)]|[-*•])$").expect("a valid pattern"));
+static BARE_ITEM: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\s*(?:\d{1,2}[.)]|[-*•])$"));
 static ENDED_SENTENCE: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"[\w)][.!?…][)\u{201d}\u{2019}»\u{22}']*(?:\s|$)|[。！？]").expect("a valid pattern"));
+    LazyLock::new(|| pattern(r"[\w)][.!?…][)\u{201d}\u{2019}»\u{22}']*(?:\s|$)|[。！？]"));
 
 impl Detector for Truncated {
     fn kind(&self) -> Kind {
@@ -176,21 +175,21 @@ impl Detector for Repetition {
     }
 
     fn find(&self, example: &Seen<'_>) -> Option<String> {
-        // A drill, and code, may repeat a line.
-        if example.prompts().into_iter().any(|text| ASKS_TO_REPEAT.is_match(text)) {
-            return None;
-        }
-        Seen::first(example.answers(), |text| {
+        // Code may repeat a line, and a drill.
+        let why = Seen::first(example.answers(), |text| {
             let text = without_code(text);
             let found = cycle(&text).or_else(|| repeated(&text).filter(|_| loops(&text)))?;
             Some(format!("the answer repeats itself: {found}"))
-        })
+        })?;
+        let drill = example.prompts().into_iter().any(|text| ASKS_TO_REPEAT.is_match(text));
+        (!drill).then_some(why)
     }
 }
 
 static ASKS_TO_REPEAT: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)\b(?:repeat(?:ed|ing)?|\d+ times|(?:two|three|four|five|six|ten|hundred) times|over and over|refrain|chorus|mantra|wiederhole\w*|mal hintereinander|répète|\d+ fois|\d+ veces|repite|повтори\p{L}*)\b")
-        .expect("a valid pattern")
+    pattern(
+        r"(?i)\b(?:repeat(?:ed|ing)?|\d+ times|(?:two|three|four|five|six|ten|hundred) times|over and over|refrain|chorus|mantra|wiederhole\w*|mal hintereinander|répète|\d+ fois|\d+ veces|repite)\b|повтори",
+    )
 });
 
 /// A few characters again and again at the end of a text, as `!?!?!?`. Rules of one sign are none.
@@ -248,30 +247,28 @@ impl Detector for Refusal {
 
 /// Words of [`HARM`] that mean none.
 static NO_HARM: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)\bkill(?:s|ing)? (?:a |the |all |this |that |my )?(?:\w+ ){0,2}(?:process(?:es)?|jobs?|tasks?|servers?|ports?|sessions?|threads?|time)\b|\battack (?:on )?(?:a |the )(?:problem|question)\b|\b(?:heart|panic) attacks?\b")
-        .expect("a valid pattern")
+    pattern(
+        r"(?i)\bkill(?:s|ing)? (?:a |the |all |this |that |my )?(?:\w+ ){0,2}(?:process(?:es)?|jobs?|tasks?|servers?|ports?|sessions?|threads?|time)\b|\battack (?:on )?(?:a |the )(?:problem|question)\b|\b(?:heart|panic) attacks?\b",
+    )
 });
 /// Refusals to have an opinion, which an answer may follow.
-static NO_OPINION: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)as an? (?:AI|artificial|language)[^.!?\n]*\b(?:do not|don['’]t)$").expect("a valid pattern")
-});
+static NO_OPINION: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(?i)as an? (?:AI|artificial|language)[^.!?\n]*\b(?:do not|don['’]t)$"));
 
 /// What a model is right to decline.
 static HARM: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(
-        r"(?i)\b(?:bombs?|explosives?|weapons?|guns?|rifles?|ammunition|grenades?|malware|ransomware|virus|trojan|keylogger|hack(?:ing|ed)?|phishing|ddos|crack(?:ing)?|bypass|secretly|spyware|steal(?:ing)?|stolen|theft|shoplift\w*|burglar\w*|lockpick\w*|pick a lock|fraud\w*|forge\w*|counterfeit\w*|fake (?:id|passport|reviews?|invoice)|launder\w*|blackmail\w*|extort\w*|bribe\w*|drugs?|meth|cocaine|heroin|fentanyl|poison\w*|kill(?:ing)?|murder\w*|suicide|self-harm|hurt (?:my|him|her|someone|people)|attack (?:on|a)|stalk\w*|spy(?:ing)? on|track (?:my|his|her)|harass\w*|bully\w*|racist|nazi|slurs?|porn\w*|nude|sexual\w*|child abuse|torture|kidnap\w*|arson|cheat(?:ing)? on|plagiari\w*|piracy|pirated|password of|someone else's|without (?:his|her|their|consent|permission)|illegal\w*|diagnos\w*|overdose|stab|insider|evade|deepfake|Bombe\w*|Waffe\w*|Droge\w*|stehlen|töten|bombe|arme|drogue|voler|tuer|bomba|arma|droga|robar|matar|бомб\w*|оруж\w*|наркотик\w*|украсть|взлом\w*|убить)\b|炸弹|武器|毒品|偷|爆弾|盗",
+    pattern(
+        r"(?i)\b(?:bombs?|explosives?|weapons?|guns?|rifles?|ammunition|grenades?|malware|ransomware|virus|trojan|keylogger|hack(?:ing|ed)?|phishing|ddos|crack(?:ing)?|bypass|secretly|spyware|steal(?:ing)?|stolen|theft|shoplift\w*|burglar\w*|lockpick\w*|pick a lock|fraud\w*|forge\w*|counterfeit\w*|fake (?:id|passport|reviews?|invoice)|launder\w*|blackmail\w*|extort\w*|bribe\w*|drugs?|meth|cocaine|heroin|fentanyl|poison\w*|kill(?:ing)?|murder\w*|suicide|self-harm|hurt (?:my|him|her|someone|people)|attack (?:on|a)|stalk\w*|spy(?:ing)? on|track (?:my|his|her)|harass\w*|bully\w*|racist|nazi|slurs?|porn\w*|nude|sexual\w*|child abuse|torture|kidnap\w*|arson|cheat(?:ing)? on|plagiari\w*|piracy|pirated|password of|someone else's|without (?:his|her|their|consent|permission)|illegal\w*|diagnos\w*|overdose|stab|insider|evade|deepfake|Bombe\w*|Waffe\w*|Droge\w*|stehlen|töten|bombe|arme|drogue|voler|tuer|bomba|arma|droga|robar|matar)\b|бомб|оруж|наркотик|украсть|взлом|убить|炸弹|武器|毒品|偷|爆弾|盗",
     )
-    .expect("a valid pattern")
 });
 
 /// Remains of another assistant.
 pub(super) struct Leftover;
 
 static LEFTOVER: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(
-        r"(?i)\bas an? (?:AI|artificial intelligence|(?:large )?language model)\b|\b(?:my|of my) (?:knowledge|training)(?: data)?(?: cut-?off| ends| only goes)|\bknowledge cut-?off\b|\b(?:based on|according to|in) my training data\b|\bI (?:do not|don['’]t) have (?:access to (?:real-time|the internet|current)|real-time|personal (?:opinions|experiences|feelings|beliefs))|\bI hope this (?:information|answer|explanation) (?:is helpful|helps)|\bplease (?:do not|don['’]t) hesitate to ask\b|\bI(?:'m| am) (?:an AI|a (?:large )?language model|ChatGPT|Claude|Gemini|Bard|an assistant (?:created|trained|developed))\b|\b(?:trained|created|developed|made) by (?:OpenAI|Anthropic|Google DeepMind)\b|\bas ChatGPT\b|^(?:Certainly|Sure(?: thing)?|Of course|Absolutely|Great question)[!,.]? (?:Here(?:'s| is| are)\b|I(?:'d| would) be (?:happy|glad)|Let me|As an)|\bI hope this (?:helps|message finds)|\blet me know if (?:you (?:have|need|would|want)|there)|\bfeel free to (?:ask|reach out|let me know)|\bis there anything else (?:I|you)|\bals (?:KI|künstliche Intelligenz|Sprachmodell)\b|\ben tant (?:que modèle|qu['’]IA|qu['’]intelligence)|\bcomo (?:modelo de lenguaje|una? (?:IA|inteligencia artificial))\b|как (?:языковая модель|искусственный интеллект|ИИ\b)|作为(?:一个|一名)?(?:人工智能|AI|语言模型)|(?:AI|人工知能|言語モデル)として",
+    pattern(
+        r"(?i)\bas an? (?:AI|artificial intelligence|(?:large )?language model)\b|\b(?:my|of my) (?:knowledge|training)(?: data)?(?: cut-?off| ends| only goes)|\bknowledge cut-?off\b|\b(?:based on|according to|in) my training data\b|\bI (?:do not|don['’]t) have (?:access to (?:real-time|the internet|current)|real-time|personal (?:opinions|experiences|feelings|beliefs))|\bI hope this (?:information|answer|explanation) (?:is helpful|helps)|\bplease (?:do not|don['’]t) hesitate to ask\b|\bI(?:'m| am) (?:an AI|a (?:large )?language model|ChatGPT|Claude|Gemini|Bard|an assistant (?:created|trained|developed))\b|\b(?:trained|created|developed|made) by (?:OpenAI|Anthropic|Google DeepMind)\b|\bas ChatGPT\b|^(?:Certainly|Sure(?: thing)?|Of course|Absolutely|Great question)[!,.]? (?:Here(?:'s| is| are)\b|I(?:'d| would) be (?:happy|glad)|Let me|As an)|\bI hope this (?:helps|message finds)|\blet me know if (?:you (?:have|need|would|want)|there)|\bfeel free to (?:ask|reach out|let me know)|\bis there anything else (?:I|you)|\bals (?:KI|künstliche Intelligenz|Sprachmodell)\b|\ben tant (?:que modèle|qu['’]IA|qu['’]intelligence)|\bcomo (?:modelo de lenguaje|una? (?:IA|inteligencia artificial))\b|как (?:языковая модель|искусственный интеллект|ИИ(?:\P{L}|$))|作为(?:一个|一名)?(?:人工智能|AI|语言模型)|(?:AI|人工知能|言語モデル)として",
     )
-    .expect("a valid pattern")
 });
 
 impl Detector for Leftover {

@@ -4,18 +4,18 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::pieces::{SHOWN, quoted, without_code};
+use super::pieces::quoted;
 use super::{Detector, Kind, Seen, Severity};
-use crate::shown::plain;
-use crate::text::leaked;
+use crate::text::{leaked, pattern, without_code};
 
 /// Roles that are wrong, or mixed.
 pub(super) struct Roles;
 
 /// A transcript in one message.
 static SPEAKERS: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?m)^\s*(?:\*\*)?(?P<who>Human|User|Customer|Assistant|AI|Bot|ChatGPT|Agent|Nutzer|Assistent|Utilisateur|Usuario|Asistente)(?:\*\*)?\s?:")
-        .expect("a valid pattern")
+    pattern(
+        r"(?m)^\s*(?:\*\*)?(?P<who>Human|User|Customer|Assistant|AI|Bot|ChatGPT|Agent|Nutzer|Assistent|Utilisateur|Usuario|Asistente)(?:\*\*)?\s?:",
+    )
 });
 
 impl Detector for Roles {
@@ -106,7 +106,7 @@ static WRONG_ENCODING: LazyLock<Regex> = LazyLock::new(|| {
         r"\u{FFFD}",
         r"[\u{0}-\u{8}\u{b}\u{c}\u{e}-\u{1f}\u{7f}-\u{9f}]",
     ];
-    Regex::new(&pairs.join("|")).expect("a valid pattern")
+    pattern(&pairs.join("|"))
 });
 
 impl Detector for Mojibake {
@@ -136,8 +136,9 @@ impl Detector for Mojibake {
 }
 
 static ABOUT_ENCODINGS: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)\b(?:encoding|utf-?(?:8|16)|unicode|latin-?1|windows-1252|cp1252|charset|mojibake|garbled|iso-8859|kodierung|zeichensatz|codepage|codificación|encodage)\b|кодировк|文字化け|乱码|编码")
-        .expect("a valid pattern")
+    pattern(
+        r"(?i)\b(?:encoding|utf-?(?:8|16)|unicode|latin-?1|windows-1252|cp1252|charset|mojibake|garbled|iso-8859|kodierung|zeichensatz|codepage|codificación|encodage)\b|кодировк|文字化け|乱码|编码",
+    )
 });
 
 /// Examples longer than what is learnt.
@@ -159,12 +160,7 @@ impl Detector for TooLong {
         let weight = |text: &str| text.chars().map(|c| if c.is_ascii() { 1 } else { 4 }).sum::<usize>();
         let all: usize = example.texts().into_iter().map(weight).sum();
         (all > most).then(|| {
-            format!(
-                "has about {} tokens, and {} are learnt; {}",
-                all / 4,
-                most / 4,
-                plain("shorten it, or raise sequence_len", SHOWN)
-            )
+            format!("has about {} tokens, and {} are learnt; shorten it, or raise sequence_len", all / 4, most / 4)
         })
     }
 }

@@ -6,6 +6,7 @@ use regex::Regex;
 
 use super::pieces::quoted;
 use super::{Detector, Kind, Seen, Severity};
+use crate::text::pattern;
 
 /// Keys and passwords.
 pub(super) struct Secret;
@@ -20,15 +21,15 @@ static SECRET: LazyLock<Regex> = LazyLock::new(|| {
         r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
         r"\b[a-z][a-z0-9+]{2,20}://[^\s:/@]{1,64}:[^\s:/@]{3,64}@[^\s/@]+",
     ];
-    Regex::new(&shapes.join("|")).expect("a valid pattern")
+    pattern(&shapes.join("|"))
 });
 /// What is given a name that says so.
 static NAMED_SECRET: LazyLock<Regex> = LazyLock::new(|| {
     let shapes = [
-        r#"(?i:\b(?:api[_-]?key|secret(?:[_-]?(?:key|access[_-]?key))?|access[_-]?token|auth[_-]?token|client[_-]?secret|passwor[dt]|passwd|pwd|passphrase|private[_-]?key|account[_-]?key|shared[_-]?access[_-]?key|access[_-]?key(?:[_-]?id)?|contraseña|mot de passe|kennwort|пароль|密码|パスワード|[a-z0-9_]{0,30}(?:_token|_secret|_password|_passwd|_pass|_api_?key))\b["']?\s*(?:=|:|is)\s*["']?)(?P<value>[^\s"'`,;<>(){}\[\]]{8,})"#,
+        r#"(?i:(?:пароль|密码|パスワード|\b(?:api[_-]?key|secret(?:[_-]?(?:key|access[_-]?key))?|access[_-]?token|auth[_-]?token|client[_-]?secret|passwor[dt]|passwd|pwd|passphrase|private[_-]?key|account[_-]?key|shared[_-]?access[_-]?key|access[_-]?key(?:[_-]?id)?|contraseña|mot de passe|kennwort|[a-z0-9_]{0,30}(?:_token|_secret|_password|_passwd|_pass|_api_?key))\b)["']?\s*(?:=|:|is)\s*["']?)(?P<value>[^\s"'`,;<>(){}\[\]]{8,})"#,
         r"(?i:\bbearer )(?P<bearer>[A-Za-z0-9_.=-]{20,})",
     ];
-    Regex::new(&shapes.join("|")).expect("a valid pattern")
+    pattern(&shapes.join("|"))
 });
 
 impl Detector for Secret {
@@ -77,7 +78,9 @@ fn is_random(value: &str) -> bool {
 
 fn is_placeholder(value: &str) -> bool {
     static PLACEHOLDER: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(?i)\$\{|\$[a-z_]+|%[a-z_]+%|your|example|placeholder|xxxx|\*\*\*|\.\.\.|…|<[a-z]|changeme|change_me|redacted|dummy|1234567890abcdef|insert|foobar|user:pass(?:word)?@|:password@|:secret@|username:password").expect("a valid pattern")
+        pattern(
+            r"(?i)\$\{|\$[a-z_]+|%[a-z_]+%|your|example|placeholder|xxxx|\*\*\*|\.\.\.|…|<[a-z]|changeme|change_me|redacted|dummy|1234567890abcdef|insert|foobar|user:pass(?:word)?@|:password@|:secret@|username:password",
+        )
     });
     PLACEHOLDER.is_match(value)
 }
@@ -86,26 +89,31 @@ fn is_placeholder(value: &str) -> bool {
 pub(super) struct Personal;
 
 static MAIL: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)\b(?P<name>[a-z0-9._%+-]{1,64})@(?P<host>[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*\.[a-z]{2,24})\b")
-        .expect("a valid pattern")
+    pattern(r"(?i)\b(?P<name>[a-z0-9._%+-]{1,64})@(?P<host>[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*\.[a-z]{2,24})\b")
 });
 static PHONE: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?:^|[^\w.\-/])(?P<number>\+\d{1,3}[ .\-]?\(?\d{1,4}\)?(?:[ .\-]?\d{2,4}){2,5}|\(\d{3}\) ?\d{3}[ .-]\d{4}|\b[2-9]\d{2}[-. ]\d{3}[-. ]\d{4}|\b0\d(?:[ .]\d{2}){4}|\b0\d{2,5}[ /-]\d{5,9}|\b0\d{2,4}[ /-]\d{3,4}[ -]\d{3,5})(?:$|[^\w\-/]|\.\s)").expect("a valid pattern")
+    pattern(
+        r"(?:^|[^\w.\-/])(?P<number>\+\d{1,3}[ .\-]?\(?\d{1,4}\)?(?:[ .\-]?\d{2,4}){2,5}|\(\d{3}\) ?\d{3}[ .-]\d{4}|\b[2-9]\d{2}[-. ]\d{3}[-. ]\d{4}|\b0\d(?:[ .]\d{2}){4}|\b0\d{2,5}[ /-]\d{5,9}|\b0\d{2,4}[ /-]\d{3,4}[ -]\d{3,5})(?:$|[^\w\-/]|\.\s)",
+    )
 });
-static CARD: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?:^|[^\w.])(?P<card>\d(?:[ -]?\d){12,18})(?:$|[^\w])").expect("a valid pattern"));
-static IBAN: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"\b(?P<iban>[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?)\b").expect("a valid pattern")
-});
+static CARD: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?:^|[^\w.])(?P<card>\d(?:[ -]?\d){12,18})(?:$|[^\w])"));
+static IBAN: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"\b(?P<iban>[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?)\b"));
 static SOCIAL: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)\b(?:ssn|social security(?: number)?|sozialversicherungsnummer)\b[^\d\n]{0,20}\d{3}[- ]?\d{2}[- ]?\d{4}|(?:^|[^\d-])\d{3}-\d{2}-\d{4}(?:$|[^\d-])").expect("a valid pattern")
+    pattern(
+        r"(?i)\b(?:ssn|social security(?: number)?|sozialversicherungsnummer)\b[^\d\n]{0,20}\d{3}[- ]?\d{2}[- ]?\d{4}|(?:^|[^\d-])\d{3}-\d{2}-\d{4}(?:$|[^\d-])",
+    )
 });
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"\b\d{1,5} (?:[NSEW]\. )?(?:[A-Z][a-z]+ ){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|Ct|Place|Way|Terrace)\b\.?,? (?:Apt\.? \w+,? )?(?:[A-Z][a-z]+,? ){1,3}(?:[A-Z]{2} )?\d{4,5}|\b\d{1,4} (?:[A-Z][a-z]+ ){1,3}(?:Street|Avenue|Road|Lane|Drive|Close|Gardens|Crescent|Court|Place|Way|Terrace|Row), (?:[A-Z][a-z]+,? ){1,3}[A-Z]{1,2}\d{1,2}[A-Z]? ?\d[A-Z]{2}\b|\b\d{1,4},? (?:bis )?(?:rue|avenue|boulevard|place|allée|chemin|impasse) [^\d\n,]{3,40},? \d{5} \p{Lu}|\b(?:[Cc]alle|[Aa]venida|[Pp]laza) [^\d\n]{3,40},? (?:n\.?º ?)?\d{1,4},? [^\n]{0,12}\b\d{5} \p{Lu}|\b[A-ZÄÖÜ][a-zäöüß]+(?:straße|strasse|str\.|weg|allee|gasse) \d{1,4}[a-z]?,? \d{5} [A-ZÄÖÜ]").expect("a valid pattern")
+    pattern(
+        r"\b\d{1,5} (?:[NSEW]\. )?(?:[A-Z][a-z]+ ){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|Ct|Place|Way|Terrace)\b\.?,? (?:Apt\.? \w+,? )?(?:[A-Z][a-z]+,? ){1,3}(?:[A-Z]{2} )?\d{4,5}|\b\d{1,4} (?:[A-Z][a-z]+ ){1,3}(?:Street|Avenue|Road|Lane|Drive|Close|Gardens|Crescent|Court|Place|Way|Terrace|Row), (?:[A-Z][a-z]+,? ){1,3}[A-Z]{1,2}\d{1,2}[A-Z]? ?\d[A-Z]{2}\b|\b\d{1,4},? (?:bis )?(?:rue|avenue|boulevard|place|allée|chemin|impasse) [^\d\n,]{3,40},? \d{5} \p{Lu}|\b(?:[Cc]alle|[Aa]venida|[Pp]laza) [^\d\n]{3,40},? (?:n\.?º ?)?\d{1,4},? [^\n]{0,12}\b\d{5} \p{Lu}|(?:^|\P{L})[A-ZÄÖÜ][a-zäöüß]+(?:straße|strasse|str\.|weg|allee|gasse) \d{1,4}[a-z]?,? \d{5} [A-ZÄÖÜ]",
+    )
 });
 /// Addresses of offices, and of documentation.
 static NOBODY: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)^(?:info|support|contact|admin|sales|help|helpdesk|service|office|noreply|no-reply|webmaster|hello|team|press|jobs|billing|security|abuse|postmaster|root|git|user|username|name|you|your|me|foo|test|someone|alice|bob|john\.doe|jane\.doe|firstname\.lastname|first\.last|kontakt|feedback|orders?|privacy|careers|example|email|mail|recipient|sender|customer)$").expect("a valid pattern")
+    pattern(
+        r"(?i)^(?:info|support|contact|admin|sales|help|helpdesk|service|office|noreply|no-reply|webmaster|hello|team|press|jobs|billing|security|abuse|postmaster|root|git|user|username|name|you|your|me|foo|test|someone|alice|bob|john\.doe|jane\.doe|firstname\.lastname|first\.last|kontakt|feedback|orders?|privacy|careers|example|email|mail|recipient|sender|customer)$",
+    )
 });
 
 impl Detector for Personal {
@@ -220,13 +228,14 @@ static RUDE: LazyLock<Regex> = LazyLock::new(|| {
         r"\b(?:halt(?:'s| die| deine?)? (?:maul|fresse|klappe)|(?:du|sie|ihr) (?:\w+ ){0,2}(?:idiot(?:en)?|trottel|depp(?:en)?|arschloch|schwachkopf|vollpfosten|dummkopf|versager|penner|hornochse|vollidiot|blödmann|spinner|nichtsnutz|lappen|pfeife|taugenichts)|(?:bist|seid) (?:du|ihr) (?:\w+ ){0,2}(?:blöd|dumm|bescheuert|behindert|doof)|(?:so|was für) ein(?:e|en)? (?:idiot|trottel|depp|vollidiot|versager)\w*|blödmann|volltrottel|vollidiot|dumme (?:kuh|gans|sau)|scheißkerl|verpiss dich|leck mich|arschloch)\b",
         r"\b(?:eres (?:un |una )?(?:idiota|imbécil|estúpid[oa]|inútil|tont[oa]|payaso)|cállate|idiotas?|imbéciles?|estúpid[oa]s?|inútiles|gilipollas|cabrón|mierda|das asco|vete al (?:diablo|infierno)|hijo de puta|pendejo)\b",
         r"\b(?:(?:tu es|t['’]es|vous êtes|espèce d['’e]\s?) ?(?:un |une |des |vraiment )*(?:idiot|imbécile|crétin|abruti|débile|nul|con)(?:e|s|es|ne|nes)?|(?:espèce|bande) d(?:e |\x27|’)\p{L}+|abruti(?:e|s|es)?|crétin(?:e|s|es)?|pauvre (?:type|con|idiot|mec)|tais-toi|ta gueule|ferme-la|va te faire|connard|connasse)\b",
-        r"(?:\b|^)(?:(?:ты|вы) (?:\p{L}+ ){0,2}(?:идиот\p{L}*|дурак\p{L}*|дура|тупой|тупые|тупица|кретин\p{L}*|придурок|придурки|дебил\p{L}*|болван\p{L}*)|заткнись|отвали|урод(?:ы|ина)?|ничтожество|бестолочь|тупица|дебил\p{L}*|дурак\p{L}*|болван\p{L}*|идиот|кретин|придурок|пошёл ты|пошел ты|иди к чёрту|иди к черту)(?:\b|$)",
+        r"(?:^|\P{L})(?:(?:ты|вы) (?:\p{L}+ ){0,2}(?:идиот\p{L}*|дурак\p{L}*|дура|тупой|тупые|тупица|кретин\p{L}*|придурок|придурки|дебил\p{L}*|болван\p{L}*)|заткнись|отвали|урод(?:ы|ина)?|ничтожество|бестолочь|тупица|дебил\p{L}*|дурак\p{L}*|болван\p{L}*|идиот|кретин|придурок|пошёл ты|пошел ты|иди к чёрту|иди к черту)(?:\P{L}|$)",
     ];
-    Regex::new(&format!("(?im){}", directed.join("|"))).expect("a valid pattern")
+    pattern(&format!("(?im){}", directed.join("|")))
 });
 static ABOUT_WORDS: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?i)\b(?:mean(?:s|ing)?|word|term|translate|translation|etymology|definition|define|synonyms?|offensive|insults?|insulting|rude|profanity|slur|novel|quote[sd]?|character|dostoevsky|dostojewski|moderat\w*|toxic\w*|classify|sentiment|polite(?:r|ly)?|rephrase|rewrite|bedeutet|wort|palabra|mot|signifie|significa|слово|значит|роман)\b")
-        .expect("a valid pattern")
+    pattern(
+        r"(?i)\b(?:mean(?:s|ing)?|word|term|translate|translation|etymology|definition|define|synonyms?|offensive|insults?|insulting|rude|profanity|slur|novel|quote[sd]?|character|dostoevsky|dostojewski|moderat\w*|toxic\w*|classify|sentiment|polite(?:r|ly)?|rephrase|rewrite|bedeutet|wort|palabra|mot|signifie|significa)\b|слово|значит|роман",
+    )
 });
 
 impl Detector for Rude {

@@ -11,9 +11,8 @@ use super::shared::SharedText;
 use super::similar::{hash, normal, signature};
 use super::{CONTRADICTION, DETECTORS, DUPLICATE, Kind, LEAK, NEAR_DUPLICATE, Seen, UNREADABLE};
 use crate::config::{DataFormat, OnError};
-use crate::data::format::Format;
 use crate::data::source::Source;
-use crate::data::{Turns, load, told_format};
+use crate::data::{Turns, format_of, load};
 use crate::error::{Error, Result};
 
 /// Examples that are looked at together.
@@ -77,10 +76,7 @@ struct Looked {
 /// A file that cannot be read, or whose format cannot be told.
 pub fn check(path: &Path, options: &CheckOptions, on_read: &mut dyn FnMut(u64, u64)) -> Result<(DataReport, Ledger)> {
     let forbidden = forbidden(options)?;
-    let format = match Format::named(options.format) {
-        Some(format) => format,
-        None => told_format(path, &mut Source::open(path)?)?,
-    };
+    let format = format_of(path, options.format)?;
     let (mut source, so_far) = Source::open_counted(path)?;
     let mut told = 0;
     let mut held = Held { index: Index::default(), lines: Vec::new(), items: Vec::new(), ledger: Ledger::default() };

@@ -74,7 +74,7 @@ impl Read for Counted {
 type Unpacked = Box<dyn BufRead>;
 
 impl Source<Unpacked> {
-    /// Opens a file. A gzip or zstd file is told by its first bytes, an array by its first bracket, a table by its name.
+    /// Opens a file. Its first bytes say whether it is compressed, its first bracket whether it is an array, and its name whether it is a table.
     ///
     /// # Errors
     /// A file that cannot be read, is no regular file, or is larger than 64 GiB.
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn compressed_files_are_told_by_their_bytes() {
+    fn compressed_files_are_recognised_by_their_bytes() {
         let plain = b"{\"text\": \"a\"}\n".repeat(3);
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&plain).expect("bytes");

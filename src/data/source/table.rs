@@ -24,7 +24,7 @@ impl<R: BufRead> Rows<R> {
         Self { source, delimiter, line: 1, names: None, buffer: Vec::new(), ended: false }
     }
 
-    /// The next row that is not blank. After a row whose end cannot be told nothing more is read.
+    /// The next row that is not blank. After a row without an end nothing more is read.
     ///
     /// # Errors
     /// The file cannot be read.
