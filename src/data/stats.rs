@@ -10,14 +10,12 @@ use serde::Serialize;
 use unicode_script::{Script, UnicodeScript};
 use whatlang::{Detector, Lang};
 
-use super::source::Source;
+use super::source::Batches;
 use super::{Turns, format_of};
 use crate::config::DataFormat;
 use crate::error::{Error, Result};
 use crate::text::{pattern, without_code};
 
-/// Examples that are looked at together.
-const BATCH: usize = 8192;
 /// Letters below which no language is detected.
 const SHORTEST: usize = 24;
 /// Characters of an example in which its language is detected, at most.
@@ -178,21 +176,17 @@ struct Looked {
 /// A file that cannot be read, whose format cannot be told, or without an example.
 pub fn stats(path: &Path, format: DataFormat) -> Result<DataStats> {
     let format = format_of(path, format)?;
-    let mut source = Source::open(path)?;
+    let mut batches = Batches::open(path)?;
     let (mut languages, mut scripts, mut kinds) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let (mut prompts, mut answers, mut unreadable) = (Vec::new(), Vec::new(), 0);
     loop {
-        let mut batch = Vec::new();
-        while batch.len() < BATCH
-            && let Some((_, object)) = source.next(path)?
-        {
-            batch.push(object);
-        }
+        let (batch, _) = batches.next()?;
         if batch.is_empty() {
             break;
         }
-        let read =
-            |object: Result<_, String>| object.and_then(|object| format.turns(object)).ok().map(|turns| look(&turns));
+        let read = |(_, object): (usize, Result<_, String>)| {
+            object.and_then(|object| format.turns(object)).ok().map(|turns| look(&turns))
+        };
         let looked: Vec<Option<Looked>> = batch.into_par_iter().map(read).collect();
         for found in looked {
             let Some(found) = found else {

@@ -175,14 +175,16 @@ impl Detector for Repetition {
     }
 
     fn find(&self, example: &Seen<'_>) -> Option<String> {
-        // Code may repeat a line, and a drill.
-        let why = Seen::first(example.answers(), |text| {
+        // Code may repeat a line.
+        Seen::first(example.answers(), |text| {
             let text = without_code(text);
             let found = cycle(&text).or_else(|| repeated(&text).filter(|_| loops(&text)))?;
             Some(format!("the answer repeats itself: {found}"))
-        })?;
-        let drill = example.prompts().into_iter().any(|text| ASKS_TO_REPEAT.is_match(text));
-        (!drill).then_some(why)
+        })
+    }
+
+    fn excused(&self, example: &Seen<'_>) -> bool {
+        example.prompts().into_iter().any(|text| ASKS_TO_REPEAT.is_match(text))
     }
 }
 

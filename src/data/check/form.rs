@@ -128,10 +128,12 @@ impl Detector for Mojibake {
             let from = text[..found.start()].char_indices().rev().nth(10).map_or(0, |(at, _)| at);
             Some(format!("wrong encoding near {}", quoted(&text[from..])))
         };
-        let why = Seen::first(example.texts(), found)?;
-        // Who asks about encodings shows what went wrong.
-        let about = example.texts().into_iter().any(|text| ABOUT_ENCODINGS.is_match(text));
-        (!about).then_some(why)
+        Seen::first(example.texts(), found)
+    }
+
+    /// Who asks about encodings shows what went wrong.
+    fn excused(&self, example: &Seen<'_>) -> bool {
+        example.texts().into_iter().any(|text| ABOUT_ENCODINGS.is_match(text))
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn rates(half: &str) -> (Vec<(Kind, Rates)>, [usize; 2]) {
             let labelled = labels.iter().any(|label| label == detector.kind().name);
             // What is no example of its format is found as unreadable.
             let why = match &seen {
-                Some(seen) => detector.find(seen),
+                Some(seen) => detector.finding(seen),
                 None => labelled.then(|| "unreadable".to_owned()),
             };
             let rates = found.entry(i).or_default();

@@ -51,8 +51,18 @@ pub struct Kind {
 trait Detector: Sync {
     fn kind(&self) -> Kind;
 
-    /// What is wrong, for a person; `None` where nothing is.
+    /// What looks wrong, for a person; `None` where nothing does.
     fn find(&self, example: &Seen<'_>) -> Option<String>;
+
+    /// Whether it is right here, because the example is about such things. Asked only where something was found.
+    fn excused(&self, _example: &Seen<'_>) -> bool {
+        false
+    }
+
+    /// What is wrong; `None` where nothing is.
+    fn finding(&self, example: &Seen<'_>) -> Option<String> {
+        self.find(example).filter(|_| !self.excused(example))
+    }
 }
 
 /// Every detector of single examples, in the order of the documentation.
@@ -165,6 +175,12 @@ impl<'a> Seen<'a> {
     /// Whether it is raw text, which may begin and end anywhere.
     fn is_text(&self) -> bool {
         matches!(self.turns, Turns::Text(_))
+    }
+
+    /// Whether a prompt is about something; of raw text, which has none, whether the text is.
+    fn is_about(&self, about: impl Fn(&str) -> bool) -> bool {
+        let asked = if self.is_text() { self.texts() } else { self.prompts() };
+        asked.into_iter().any(about)
     }
 
     /// The first of these texts in which something is found.

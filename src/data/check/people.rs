@@ -250,9 +250,10 @@ impl Detector for Rude {
 
     fn find(&self, example: &Seen<'_>) -> Option<String> {
         let found = |text: &str| RUDE.find(text).map(|found| format!("has {}", quoted(found.as_str())));
-        let why = Seen::first(example.texts(), found)?;
-        let about = example.prompts().into_iter().any(|text| ABOUT_WORDS.is_match(text));
-        let quotes = example.is_text() && example.texts().into_iter().any(|text| ABOUT_WORDS.is_match(text));
-        (!about && !quotes).then_some(why)
+        Seen::first(example.texts(), found)
+    }
+
+    fn excused(&self, example: &Seen<'_>) -> bool {
+        example.is_about(|text| ABOUT_WORDS.is_match(text))
     }
 }

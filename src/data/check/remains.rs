@@ -41,12 +41,11 @@ impl Detector for Html {
             let text = without_code(text);
             TAG.find(&text).map(|found| format!("has {}", quoted(found.as_str())))
         };
-        let why = Seen::first(example.texts(), found)?;
-        let asked = example.prompts().into_iter().any(|text| ABOUT_MARKUP.is_match(&strip_tags(text)));
-        // Raw text that is about mark-up says so itself.
-        let said =
-            example.is_text() && example.texts().into_iter().any(|text| ABOUT_MARKUP.is_match(&strip_tags(text)));
-        (!asked && !said).then_some(why)
+        Seen::first(example.texts(), found)
+    }
+
+    fn excused(&self, example: &Seen<'_>) -> bool {
+        example.is_about(|text| ABOUT_MARKUP.is_match(&strip_tags(text)))
     }
 }
 
@@ -92,9 +91,11 @@ impl Detector for Boilerplate {
     }
 
     fn find(&self, example: &Seen<'_>) -> Option<String> {
-        let about = || example.prompts().into_iter().any(|text| text.len() < 300 && ABOUT_PAGES.is_match(text));
         let found = |text: &str| BOILERPLATE.find(text).map(|found| format!("has {}", quoted(found.as_str())));
-        let why = Seen::first(example.texts(), found)?;
-        (!about()).then_some(why)
+        Seen::first(example.texts(), found)
+    }
+
+    fn excused(&self, example: &Seen<'_>) -> bool {
+        example.prompts().into_iter().any(|text| text.len() < 300 && ABOUT_PAGES.is_match(text))
     }
 }

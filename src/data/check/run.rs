@@ -1,6 +1,5 @@
 //! A data file read once, every example looked at, in parallel.
 
-use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -11,12 +10,9 @@ use super::shared::SharedText;
 use super::similar::{hash, normal, signature};
 use super::{CONTRADICTION, DETECTORS, DUPLICATE, Kind, LEAK, NEAR_DUPLICATE, Seen, UNREADABLE};
 use crate::config::{DataFormat, OnError};
-use crate::data::source::Source;
+use crate::data::source::Batches;
 use crate::data::{Turns, format_of, load};
 use crate::error::{Error, Result};
-
-/// Examples that are looked at together.
-const BATCH: usize = 8192;
 
 /// What a check looks at besides the file.
 #[derive(Clone, Debug, Default)]
@@ -77,13 +73,12 @@ struct Looked {
 pub fn check(path: &Path, options: &CheckOptions, on_read: &mut dyn FnMut(u64, u64)) -> Result<(DataReport, Ledger)> {
     let forbidden = forbidden(options)?;
     let format = format_of(path, options.format)?;
-    let (mut source, so_far) = Source::open_counted(path)?;
-    let mut told = 0;
+    let mut batches = Batches::open(path)?;
     let mut held = Held { index: Index::default(), lines: Vec::new(), items: Vec::new(), ledger: Ledger::default() };
     let mut tally = Tally::new(path, options.shown);
     let mut shared = None;
     loop {
-        let batch = batch(path, &mut source)?;
+        let (batch, bytes) = batches.next()?;
         if batch.is_empty() {
             break;
         }
@@ -96,27 +91,13 @@ pub fn check(path: &Path, options: &CheckOptions, on_read: &mut dyn FnMut(u64, u
         for item in looked {
             held.push(item, &mut tally);
         }
-        on_read(so_far.bytes() - told, so_far.of);
-        told = so_far.bytes();
+        on_read(bytes, batches.of());
     }
     if held.ledger.reasons.is_empty() {
         return Err(Error::input(path, None, "is empty; expected one JSON object a line"));
     }
     held.compare(&mut tally);
     Ok((tally.report(held.ledger.reasons.iter().filter(|reason| **reason != 0).count()), held.ledger))
-}
-
-type Objects = Vec<(usize, Result<crate::data::format::Object, String>)>;
-
-fn batch<R: BufRead>(path: &Path, source: &mut Source<R>) -> Result<Objects> {
-    let mut batch = Vec::new();
-    while batch.len() < BATCH {
-        match source.next(path)? {
-            Some(item) => batch.push(item),
-            None => break,
-        }
-    }
-    Ok(batch)
 }
 
 /// What an example is looked at beside.
@@ -135,7 +116,7 @@ fn look(line: usize, turns: Result<Turns, String>, beside: &Beside<'_>) -> Looke
         Seen { turns: &turns, most_characters: beside.options.sequence_len.map(|tokens| tokens.saturating_mul(4)) };
     let mut found = Vec::new();
     for (i, detector) in DETECTORS.iter().enumerate() {
-        if let Some(why) = detector.find(&seen) {
+        if let Some(why) = detector.finding(&seen) {
             found.push((super::COMPARED.len() + i, why));
         }
     }

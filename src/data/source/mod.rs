@@ -1,6 +1,7 @@
 //! A data file as the objects in it, one at a time: lines, a JSON array, or a table; compressed or not.
 
 mod array;
+mod batches;
 mod lines;
 mod packed;
 mod table;
@@ -17,6 +18,7 @@ use super::limits::MOST_TEXT_BYTES;
 use crate::error::{Error, Result};
 use crate::files::open_regular;
 use array::Elements;
+pub(crate) use batches::Batches;
 use lines::Lines;
 use packed::unpacked;
 use table::Rows;
@@ -40,20 +42,6 @@ pub(crate) enum Source<R> {
     Array(Elements<R>),
     /// A row of texts after a row of names.
     Table(Rows<R>),
-}
-
-/// How far a file is read, in bytes of the file.
-pub(crate) struct ReadSoFar {
-    read: Arc<AtomicU64>,
-    /// Bytes of the file.
-    pub(crate) of: u64,
-}
-
-impl ReadSoFar {
-    /// Bytes that were read.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
-    }
 }
 
 /// A file that counts what is read of it.
@@ -82,19 +70,16 @@ impl Source<Unpacked> {
         Ok(Self::open_counted(path)?.0)
     }
 
-    /// As [`Self::open`], with how far the file is read.
-    ///
-    /// # Errors
-    /// As there.
-    pub(crate) fn open_counted(path: &Path) -> Result<(Self, ReadSoFar)> {
+    /// As [`Self::open`], with the bytes of the file that were read so far, and all of them.
+    fn open_counted(path: &Path) -> Result<(Self, Arc<AtomicU64>, u64)> {
         let (file, metadata) = open_regular(path)?;
         let bytes = metadata.len();
         if bytes > MOST_FILE_BYTES {
             return Err(Error::input(path, None, format!("has {bytes} bytes, expected at most {MOST_FILE_BYTES}")));
         }
-        let so_far = ReadSoFar { read: Arc::new(AtomicU64::new(0)), of: bytes };
-        let reader = BufReader::with_capacity(BUFFER, Counted { file, read: so_far.read.clone() });
-        Ok((Self::of(path, unpacked(path, reader, bytes)?)?, so_far))
+        let read = Arc::new(AtomicU64::new(0));
+        let reader = BufReader::with_capacity(BUFFER, Counted { file, read: read.clone() });
+        Ok((Self::of(path, unpacked(path, reader, bytes)?)?, read, bytes))
     }
 }
 
