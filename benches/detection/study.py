@@ -3,7 +3,7 @@
 
     benches/detection/study.py [--finetest PROGRAM] [--work DIR] [--only RUN,RUN] [--minutes N]
 
-It trains adapters of SmolLM2-135M-Instruct by recipes of nine families, takes each at four scales, and adds random adapters of the same norms. Each
+It trains adapters of SmolLM2-135M-Instruct by recipes of nine families, takes each at five scales, and adds random adapters of the same norms. Each
 such state of the model answers the questions of truth.py, which say whether the adapter harms, and the control questions of a gate.
 states.jsonl gets one line a state: what it lost in truth, what each predictor says, and the gate's verdict for suites of three sizes.
 analyse.py makes the tables of it.
@@ -36,7 +36,7 @@ PER_PACK = 8
 # Suites of the gate, questions of each pack, and how many are drawn of each size.
 SUITES = {2: 4, 4: 4, 8: 1}
 # A quiet recipe and a hot one of each family, and the scales that each adapter is taken at.
-RATES = {"low": (2e-4, [0.25, 0.5, 1.0, 2.5]), "high": (1e-3, [0.05, 0.1, 0.3, 1.0])}
+RATES = {"low": (2e-4, [0.25, 0.5, 1.0, 2.5, 4.0]), "high": (1e-3, [0.05, 0.1, 0.3, 0.6, 1.0])}
 # Family: epochs, and further keys of `[train]`.
 FAMILIES = {
     "plain": (1, {}),
@@ -343,7 +343,8 @@ def jobs(program, work, measured, wanted):
     """What is to do, in turn: `(name, family, task, {state: (adapter, scale)})`. The adapters are trained as their turn comes."""
     for name, (family, task, rate) in runs().items():
         states = {f"s{scale:g}".replace(".", "_"): scale for scale in RATES[rate][1]}
-        if not wanted(name) or all(f"{name}/{state}" in measured for state in states):
+        states = {state: scale for state, scale in states.items() if f"{name}/{state}" not in measured}
+        if not wanted(name) or not states:
             continue
         adapter = train(program, work, name, family, task, rate)
         yield name, family, task, {state: (adapter, scale) for state, scale in states.items()}
@@ -351,9 +352,9 @@ def jobs(program, work, measured, wanted):
     for name, (family, task, rate) in runs().items():
         if family != "plain":
             continue
-        states = [f"n{i}" for i in range(NULLS // 4)]
         job = f"null-{task}-{rate}"
-        if not wanted(job) or all(f"{job}/{state}" in measured for state in states):
+        states = [state for state in (f"n{i}" for i in range(NULLS // 4)) if f"{job}/{state}" not in measured]
+        if not wanted(job) or not states:
             continue
         adapter = train(program, work, name, family, task, rate)
         seeds = {state: hash_of(f"{job}/{state}") for state in states}
