@@ -80,7 +80,13 @@ pub mod gate;
 pub mod harness;
 #[cfg(feature = "candle")]
 #[doc(hidden)]
+pub mod inspect;
+#[cfg(feature = "candle")]
+#[doc(hidden)]
 pub mod model;
+#[cfg(feature = "candle")]
+#[doc(hidden)]
+pub mod plan;
 #[cfg(feature = "candle")]
 pub mod project;
 pub(crate) mod random;

@@ -119,6 +119,7 @@ fn train(
     let encode = |(ids, prompt): &(Vec<u32>, usize)| Encoded {
         ids: ids.clone(),
         labels: (0..ids.len()).map(|i| i > 0 && i >= *prompt).collect(),
+        line: 0,
     };
     let steps: Vec<Vec<Encoded>> = steps.iter().map(|examples| examples.iter().map(encode).collect()).collect();
     let adapter = Adapter::initialised(recipe, &Outline::of(&decoder.spec), &config.source)?;

@@ -1,5 +1,8 @@
 //! `finetest data`: looks at training data before anything is trained on it.
 
+mod coverage;
+mod mix;
+
 use std::path::{Path, PathBuf};
 
 use serde::de::IntoDeserializer;
@@ -37,6 +40,10 @@ enum Command {
     Split(SplitArgs),
     /// Show what a file consists of, by language, script, kind and length, and how far that is from other files
     Stats(StatsArgs),
+    /// Show how well a model's tokenizer covers a file: tokens per character by script, and characters that fall back to bytes
+    Coverage(coverage::CoverageArgs),
+    /// Write a file with a share of other data in it, so that what the model knows is asked for again
+    Mix(mix::MixArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -162,7 +169,7 @@ enum FailOn {
 }
 
 /// A format by its name in the manifest.
-fn data_format(name: &str) -> Result<DataFormat, String> {
+pub(super) fn data_format(name: &str) -> Result<DataFormat, String> {
     let name: StrDeserializer<'_, serde::de::value::Error> = name.into_deserializer();
     DataFormat::deserialize(name).map_err(|error| error.to_string().replace('`', ""))
 }
@@ -173,6 +180,8 @@ pub(super) fn data(global: &Global, args: &Args) -> Result<u8> {
         Command::Clean(args) => clean(global, args),
         Command::Split(args) => split(args),
         Command::Stats(args) => stats(global, args),
+        Command::Coverage(args) => coverage::show(global, args),
+        Command::Mix(args) => mix::run(args),
     }
 }
 

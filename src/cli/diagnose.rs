@@ -10,6 +10,9 @@ use crate::diagnosis::{self, Diagnosis, Log};
 use crate::error::{Error, Result, exit};
 use crate::shown::visible;
 
+/// Lines of a step that are named.
+const LINES: usize = 16;
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -73,8 +76,15 @@ pub(super) fn text(found: &[Diagnosis]) -> String {
     for Diagnosis { sign, wrong, words, evidence, remedy, steps, .. } in found {
         text.push_str(&format!("{} {sign}: {words}\n    {evidence}\n", if *wrong { '!' } else { '✓' }));
         if !steps.is_empty() {
-            let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
-            text.push_str(&format!("    steps {}\n", steps.join(", ")));
+            let steps = steps.iter().map(|at| match at.lines.as_slice() {
+                [] => at.step.to_string(),
+                lines => {
+                    let lines: Vec<String> = lines.iter().take(LINES).map(ToString::to_string).collect();
+                    let more = if at.lines.len() > LINES { ", …" } else { "" };
+                    format!("{} (lines {}{more})", at.step, lines.join(", "))
+                }
+            });
+            text.push_str(&format!("    steps {}\n", steps.collect::<Vec<_>>().join(", ")));
         }
         if !remedy.is_empty() {
             text.push_str(&format!("    try: {remedy}\n"));

@@ -20,6 +20,7 @@ mod list;
 mod logits;
 mod new;
 mod options;
+mod plan;
 pub(crate) mod progress;
 #[cfg(test)]
 mod reference;
@@ -112,7 +113,9 @@ enum Command {
     Runs(runs::Args),
     /// Write the adapter, or base and adapter merged, in a form that other programs read
     Export(export::Args),
-    /// Show a model's parameters, memory and adapter sizes, without its weights
+    /// Rank base models by what fits this machine or a GPU, its data, languages, licence and deadline
+    Plan(plan::Args),
+    /// Show what a model is, its size and its traps, without its weights; and what is in an adapter
     #[command(alias = "sizes")]
     Inspect(inspect::Args),
     /// Say what a training's losses show: overfitting, jumps, a rate that is too high or too low
@@ -190,6 +193,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Some(Command::Compare(args)) => compare::compare(global, args),
         Some(Command::Runs(args)) => runs::runs(global, args),
         Some(Command::Export(args)) => export::export(global, args),
+        Some(Command::Plan(args)) => plan::plan(global, args),
         Some(Command::Inspect(args)) => inspect::inspect(global, args),
         Some(Command::Diagnose(args)) => diagnose::diagnose(global, args),
         Some(Command::Data(args)) => data::data(global, args),

@@ -301,3 +301,15 @@ fn the_findings_page_is_as_committed() {
     );
     committed("docs/reference/data-findings.md", &page);
 }
+
+#[test]
+fn the_traps_of_models_have_a_page() {
+    let mut page = format!(
+        "{MADE}# Traps of models\n\n`finetest inspect MODEL` names those that a model has, and what of the model shows them. It reads the model's \
+         configuration, the headers of its weights, its tokens and its template. What a model would do is not tried.\n"
+    );
+    for trap in crate::inspect::traps() {
+        let _ = write!(page, "\n## {}\n\n{}\n\n**What to do.** {}\n", trap.name, trap.why, trap.remedy);
+    }
+    committed("docs/reference/model-traps.md", &page);
+}

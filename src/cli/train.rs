@@ -1,21 +1,30 @@
 //! `finetest train`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::diagnose;
 use super::options::{Global, ListFormat, Output, backends};
 use super::progress::Display;
 use super::{json, json_line};
-use crate::config::BackendName;
+use crate::config::{BackendName, Config};
 use crate::diagnosis::{self, Diagnosis, Log};
 use crate::error::{Error, Result, exit};
+use crate::files::write_atomically;
 use crate::project::{self, TrainPolicy};
+use crate::shown::visible;
+use crate::train::rate_plot;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Train even if the adapter is up to date. Resumes an interrupted training; restarts a finished one
     #[arg(long)]
     force: bool,
+    /// Try learning rates from 1e-5 to 1e-1 in one short training, and suggest one; nothing is trained for good
+    #[arg(long, conflicts_with_all = ["force", "events"])]
+    find_lr: bool,
+    /// Path of the sweep's plot [default: find-lr.svg beside the manifest's store]
+    #[arg(long, value_name = "FILE", requires = "find_lr")]
+    plot: Option<PathBuf>,
     /// Backend that trains [default: from the manifest, or candle]
     #[arg(long, value_name = "NAME", value_parser = backends())]
     backend: Option<BackendName>,
@@ -32,6 +41,9 @@ pub(super) fn train(global: &Global, args: &Args) -> Result<u8> {
     args.output.check(Some(&config))?;
     if config.recipe.is_none() {
         return Err(Error::input(&config.manifest, None, "[train] is missing: there is no recipe to train by"));
+    }
+    if args.find_lr {
+        return find_rate(global, args, &config);
     }
     let policy = if args.force { TrainPolicy::Always } else { TrainPolicy::Auto };
     let mut display = if args.events { Display::json_lines() } else { global.display() };
@@ -51,7 +63,11 @@ pub(super) fn train(global: &Global, args: &Args) -> Result<u8> {
         Some(state) => {
             let loss = state.log_history.iter().rev().find_map(|e| e.loss).unwrap_or_default();
             let validation = state.validations().last();
-            let validation = validation.map_or_else(String::new, |(_, loss)| format!(", validation loss {loss:.4}"));
+            let mut validation =
+                validation.map_or_else(String::new, |(_, loss)| format!(", validation loss {loss:.4}"));
+            if let (Some(step), Some(loss)) = (state.best_global_step, state.best_metric) {
+                validation.push_str(&format!("; kept step {step}, validation loss {loss:.4}"));
+            }
             format!(
                 "{}: trained {} steps, last loss {loss:.4}{validation}\n  log   {}/trainer_state.json\n  plot  {}/loss.svg\n",
                 summary.directory, state.global_step, summary.directory, summary.directory
@@ -59,6 +75,33 @@ pub(super) fn train(global: &Global, args: &Args) -> Result<u8> {
         }
     };
     args.output.print(&text)?;
+    Ok(exit::PASS)
+}
+
+fn find_rate(global: &Global, args: &Args, config: &Config) -> Result<u8> {
+    let plot = args.plot.clone().unwrap_or_else(|| config.store().join("find-lr.svg"));
+    if args.plot.is_some() && plot.exists() {
+        return Err(Error::Usage(format!("{} exists already; remove it, or give another --plot", plot.display())));
+    }
+    let mut display = global.display();
+    let sweep = project::find_rate(config, &mut |event| display.show(&event));
+    display.end()?;
+    let sweep = sweep?;
+    write_atomically(&plot, rate_plot(&sweep).as_bytes())?;
+    if args.output.format() == ListFormat::Json {
+        args.output.print(&json(&sweep)?)?;
+        return Ok(exit::PASS);
+    }
+    let now = config.recipe.as_ref().map_or(0.0, |recipe| recipe.learning_rate);
+    args.output.print(&format!(
+        "{} rates tried\n  falls fastest at  {:.1e}\n  is lowest at      {:.1e}\n  suggested         {:.1e}, a tenth of the lowest's; \
+         the recipe has {now:e}\n  plot              {}\nA sweep says where a training breaks, not what is forgotten: the gate does.\n",
+        sweep.points.len(),
+        sweep.steepest,
+        sweep.lowest,
+        sweep.suggested,
+        visible(&plot.display().to_string())
+    ))?;
     Ok(exit::PASS)
 }
 

@@ -8,7 +8,7 @@ use super::places::Places;
 use crate::error::Error;
 
 /// Other names of the keys of `[train]`, from PEFT, TRL, LLaMA-Factory and torchtune, each with the canonical one.
-pub(crate) const ALIASES: [(&str, &str); 21] = [
+pub(crate) const ALIASES: [(&str, &str); 22] = [
     ("finetuning_type", "adapter"),
     ("r", "lora_r"),
     ("lora_rank", "lora_r"),
@@ -30,6 +30,7 @@ pub(crate) const ALIASES: [(&str, &str); 21] = [
     ("train_on_prompt", "train_on_inputs"),
     ("train_on_input", "train_on_inputs"),
     ("val_size", "val_set_size"),
+    ("early_stopping_steps", "early_stopping_patience"),
 ];
 
 /// Names that say the opposite: `completion_only_loss = true` is `train_on_inputs = false`.
@@ -164,6 +165,12 @@ pub struct Recipe {
     pub save_total_limit: usize,
     /// Precision that the trained adapter is saved in: `bf16` (default) or `f32`.
     pub adapter_dtype: AdapterDtype,
+    /// Validations in a row that are not better than the best one, after which the training stops; default: none, it goes on to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping_patience: Option<usize>,
+    /// Save the adapter of the validation with the least loss, not the last one; default: true with `early_stopping_patience`, else false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_best_model_at_end: Option<bool>,
 }
 
 impl Default for Recipe {
@@ -199,6 +206,8 @@ impl Default for Recipe {
             save_steps: None,
             save_total_limit: 2,
             adapter_dtype: AdapterDtype::default(),
+            early_stopping_patience: None,
+            load_best_model_at_end: None,
         }
     }
 }
@@ -217,6 +226,12 @@ impl Recipe {
     #[must_use]
     pub fn warmup(&self, total: usize) -> usize {
         self.warmup_steps.unwrap_or_else(|| (self.warmup_ratio.unwrap_or(0.05) * total as f64).ceil() as usize)
+    }
+
+    /// Whether the adapter of the best validation is saved, not the last one.
+    #[must_use]
+    pub fn keeps_best(&self) -> bool {
+        self.load_best_model_at_end.unwrap_or(self.early_stopping_patience.is_some())
     }
 
     /// What is unusual enough to say aloud.
@@ -246,6 +261,7 @@ impl Recipe {
             ("eval_steps", self.eval_steps.unwrap_or(1), MOST_COUNT),
             ("save_steps", self.save_steps.unwrap_or(1), MOST_COUNT),
             ("save_total_limit", self.save_total_limit, MOST_COUNT),
+            ("early_stopping_patience", self.early_stopping_patience.unwrap_or(1), MOST_COUNT),
         ];
         for (key, n, most) in counts {
             if !(1..=most).contains(&n) {
@@ -370,7 +386,12 @@ mod tests {
 
     #[test]
     fn every_alias_names_a_key_that_exists() {
-        let all = Recipe { gradient_checkpointing: true, bf16: Bf16::Auto, ..Recipe::default() };
+        let all = Recipe {
+            gradient_checkpointing: true,
+            bf16: Bf16::Auto,
+            early_stopping_patience: Some(1),
+            ..Recipe::default()
+        };
         let keys = serde_json::to_value(all).expect("a recipe is plain data");
         for (alias, name) in ALIASES.iter().chain(&INVERSES) {
             assert!(keys.get(name).is_some(), "{name}");

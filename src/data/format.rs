@@ -22,6 +22,17 @@ pub(super) type Object = Map<String, Value>;
 impl Format {
     const ALL: [Self; 5] = [Self::Messages, Self::Sharegpt, Self::Alpaca, Self::Completion, Self::Text];
 
+    /// Its name in the manifest.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::Sharegpt => "sharegpt",
+            Self::Alpaca => "alpaca",
+            Self::Completion => "completion",
+            Self::Text => "text",
+        }
+    }
+
     /// The format of that name; `None` for `auto`.
     pub(super) fn named(format: DataFormat) -> Option<Self> {
         match format {

@@ -4,6 +4,7 @@ pub mod check;
 pub mod divide;
 mod format;
 pub(crate) mod limits;
+pub mod mix;
 mod pack;
 mod source;
 mod split;
@@ -21,6 +22,8 @@ use crate::files::open_regular;
 use crate::record::Message;
 use format::Format;
 pub(crate) use format::object as json_object;
+use rayon::prelude::*;
+use source::Batches;
 use source::Source;
 
 /// Bad lines shown when a file is refused; the rest is counted.
@@ -44,6 +47,26 @@ pub struct Example {
     pub line: usize,
     /// What is said.
     pub turns: Turns,
+}
+
+/// Reads a file some thousand examples at a time: each with its line, or why it is none.
+///
+/// # Errors
+/// A file that cannot be read, or whose format cannot be told; what `f` returns.
+pub(crate) fn each_batch(
+    path: &Path,
+    format: DataFormat,
+    f: &mut dyn FnMut(Vec<(usize, Result<Turns, String>)>) -> Result<()>,
+) -> Result<()> {
+    let format = format_of(path, format)?;
+    let mut batches = Batches::open(path)?;
+    loop {
+        let (batch, _) = batches.next()?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        f(batch.into_par_iter().map(|(line, item)| (line, item.and_then(|object| format.turns(object)))).collect())?;
+    }
 }
 
 /// What an example says, and so what of it is learnt.

@@ -10,8 +10,7 @@ use serde::Serialize;
 use unicode_script::{Script, UnicodeScript};
 use whatlang::{Detector, Lang};
 
-use super::source::Batches;
-use super::{Turns, format_of};
+use super::{Turns, each_batch};
 use crate::config::DataFormat;
 use crate::error::{Error, Result};
 use crate::text::{pattern, without_code};
@@ -93,7 +92,7 @@ impl Shares {
     }
 }
 
-/// Lengths in characters.
+/// Lengths, in characters or tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Lengths {
     /// The shortest.
@@ -107,7 +106,7 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    fn of(mut lengths: Vec<u32>) -> Self {
+    pub(crate) fn of(mut lengths: Vec<u32>) -> Self {
         lengths.sort_unstable();
         let at = |share: f64| {
             let place = (share * lengths.len().saturating_sub(1) as f64).round() as usize;
@@ -175,19 +174,11 @@ struct Looked {
 /// # Errors
 /// A file that cannot be read, whose format cannot be told, or without an example.
 pub fn stats(path: &Path, format: DataFormat) -> Result<DataStats> {
-    let format = format_of(path, format)?;
-    let mut batches = Batches::open(path)?;
     let (mut languages, mut scripts, mut kinds) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let (mut prompts, mut answers, mut unreadable) = (Vec::new(), Vec::new(), 0);
-    loop {
-        let (batch, _) = batches.next()?;
-        if batch.is_empty() {
-            break;
-        }
-        let read = |(_, object): (usize, Result<_, String>)| {
-            object.and_then(|object| format.turns(object)).ok().map(|turns| look(&turns))
-        };
-        let looked: Vec<Option<Looked>> = batch.into_par_iter().map(read).collect();
+    each_batch(path, format, &mut |batch| {
+        let looked: Vec<Option<Looked>> =
+            batch.into_par_iter().map(|(_, turns)| turns.ok().map(|turns| look(&turns))).collect();
         for found in looked {
             let Some(found) = found else {
                 unreadable += 1;
@@ -201,7 +192,8 @@ pub fn stats(path: &Path, format: DataFormat) -> Result<DataStats> {
             prompts.push(found.prompt);
             answers.push(found.answer);
         }
-    }
+        Ok(())
+    })?;
     if answers.is_empty() {
         return Err(Error::input(path, None, "has no example that can be read; `finetest data check` says why"));
     }

@@ -1,5 +1,6 @@
 //! A training's log: `trainer_state.json` of finetest, TRL, axolotl, LLaMA-Factory and everything else that uses transformers' Trainer.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -21,6 +22,8 @@ pub struct Log {
     pub train: Vec<Point>,
     /// Losses of validation.
     pub validation: Vec<Point>,
+    /// Lines of the data file that the examples of a step stand in, where the trainer wrote them: finetest does.
+    pub lines: BTreeMap<usize, Vec<usize>>,
 }
 
 /// A loss that was logged.
@@ -51,6 +54,7 @@ struct Entry {
     eval_loss: Option<Option<f64>>,
     learning_rate: Option<f64>,
     grad_norm: Option<f64>,
+    lines: Option<String>,
 }
 
 /// Tells a key that is `null` from one that is not there.
@@ -79,6 +83,9 @@ impl Log {
                 rate: entry.learning_rate,
                 gradient: entry.grad_norm,
             };
+            if let Some(lines) = &entry.lines {
+                log.add_lines(step as usize, lines);
+            }
             log.train.extend(entry.loss.map(point));
             log.validation.extend(entry.eval_loss.map(point));
         }
@@ -92,6 +99,14 @@ impl Log {
         log.train.sort_by_key(|point| point.step);
         log.validation.sort_by_key(|point| point.step);
         Ok(log)
+    }
+
+    /// Takes up the lines of a step's examples, `12,3,40`.
+    pub fn add_lines(&mut self, step: usize, lines: &str) {
+        let lines: Vec<usize> = lines.split(',').filter_map(|line| line.trim().parse().ok()).collect();
+        if !lines.is_empty() {
+            self.lines.insert(step, lines);
+        }
     }
 }
 

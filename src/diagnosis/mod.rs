@@ -24,7 +24,17 @@ pub struct Diagnosis {
     pub remedy: String,
     /// Steps that stand out, the first of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub steps: Vec<usize>,
+    pub steps: Vec<StandingOut>,
+}
+
+/// A step that stands out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StandingOut {
+    /// The optimizer step.
+    pub step: usize,
+    /// Lines of the data file that its examples stand in; none where the log does not say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<usize>,
 }
 
 /// A way in which a training goes.
@@ -80,6 +90,10 @@ impl<'a> Curve<'a> {
 
     fn len(&self) -> usize {
         self.losses.len()
+    }
+
+    fn standing_out(&self, step: usize) -> StandingOut {
+        StandingOut { step, lines: self.log.lines.get(&step).cloned().unwrap_or_default() }
     }
 
     /// The smoothed loss after this share of the training.
@@ -167,12 +181,35 @@ mod tests {
         }
         let found = diagnose(&log(losses.iter().copied(), &[]));
         let jumping = found.iter().find(|found| found.sign == "jumping").expect("jumping");
-        assert_eq!(jumping.steps, [30, 55, 90]);
+        assert_eq!(jumping.steps.iter().map(|at| at.step).collect::<Vec<_>>(), [30, 55, 90]);
         losses[29] /= 4.0;
         losses[89] /= 4.0;
         let found = diagnose(&log(losses.into_iter(), &[]));
         let one = found.iter().find(|found| found.sign == "one batch stands out").expect("one batch");
-        assert_eq!(one.steps, [55]);
+        assert_eq!(one.steps, [StandingOut { step: 55, lines: Vec::new() }]);
+    }
+
+    #[test]
+    fn an_example_that_is_in_every_batch_that_jumps_is_named() {
+        let mut losses: Vec<f64> = falls(100, 0.6).collect();
+        for step in [30, 60, 90] {
+            losses[step - 1] *= 4.0;
+        }
+        let mut log = log(losses.into_iter(), &[]);
+        for step in 1..=100 {
+            log.add_lines(step, &format!("{}, {}", step, if step % 30 == 0 { 777 } else { 500 + step }));
+        }
+        let found = diagnose(&log);
+        let one = found.iter().find(|found| found.sign == "one bad example").expect("one example");
+        assert!(
+            one.words.contains("line 777") && one.steps[1] == StandingOut { step: 60, lines: vec![60, 777] },
+            "{one:?}"
+        );
+        // A second one that is common tells nothing of either.
+        for step in [30, 60, 90] {
+            log.add_lines(step, "777,778");
+        }
+        assert!(signs(&log).contains(&"jumping"));
     }
 
     #[test]

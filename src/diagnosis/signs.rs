@@ -1,6 +1,6 @@
 //! One `impl` for each way in which a training goes.
 
-use super::{Curve, Diagnosis, Sign, median};
+use super::{Curve, Diagnosis, Sign, StandingOut, median};
 use crate::compare::number;
 
 /// Losses below which little is said of the shape of a curve.
@@ -97,16 +97,24 @@ impl Sign for Jumping {
         let jumps = |i: &usize| *i >= 4 && away[*i] > 6.0 * usual && away[*i] > 0.5 * beside(*i) && away[*i] > 0.1;
         let found: Vec<usize> = (0..curve.len()).filter(jumps).collect();
         let worst = found.iter().copied().max_by(|a, b| away[*a].total_cmp(&away[*b]))?;
-        let steps: Vec<usize> = found.iter().take(NAMED).map(|i| curve.steps[*i]).collect();
+        let all: Vec<StandingOut> = found.iter().map(|i| curve.standing_out(curve.steps[*i])).collect();
         let evidence = format!(
             "{} at step {}, {} beside it",
             number(curve.losses[worst]),
             curve.steps[worst],
             number(beside(worst))
         );
-        let (sign, words) = match found.len() {
-            1 => ("one batch stands out", format!("the loss of step {} is far above those beside it", steps[0])),
-            n => ("jumping", format!("the losses of {n} steps are far above those beside them")),
+        let (sign, words) = match (found.len(), common(&all)) {
+            (1, _) => {
+                ("one batch stands out", format!("the loss of step {} is far above those beside it", all[0].step))
+            }
+            (n, Some(line)) => (
+                "one bad example",
+                format!(
+                    "the losses of {n} steps are far above those beside them, and the example of line {line} is in each"
+                ),
+            ),
+            (n, None) => ("jumping", format!("the losses of {n} steps are far above those beside them")),
         };
         Some(Diagnosis {
             sign,
@@ -115,9 +123,16 @@ impl Sign for Jumping {
             words,
             evidence,
             remedy: "read the examples of these batches: they are long, broken, or answered wrongly; `finetest data check` may name them".to_owned(),
-            steps,
+            steps: all.into_iter().take(NAMED).collect(),
         })
     }
+}
+
+/// The line whose example is in every one of several steps, if there is one and no other.
+fn common(steps: &[StandingOut]) -> Option<usize> {
+    let (first, rest) = steps.split_first().filter(|(_, rest)| !rest.is_empty())?;
+    let mut lines = first.lines.iter().filter(|line| rest.iter().all(|step| step.lines.contains(line)));
+    lines.next().copied().filter(|_| lines.next().is_none())
 }
 
 /// Validation turns while training goes on to fall.
@@ -149,7 +164,7 @@ impl Sign for Overfitting {
                 last.step,
                 number(curve.last())
             ),
-            remedy: format!("take the checkpoint of step {}, or train for fewer epochs", best.step),
+            remedy: format!("train again with load_best_model_at_end = true, or take the checkpoint of step {}; fewer epochs do too", best.step),
             steps: Vec::new(),
         })
     }

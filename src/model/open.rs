@@ -22,23 +22,40 @@ use crate::error::{Error, Result};
 /// # Errors
 /// Files that are missing, truncated, corrupt, of an unknown family, or that contradict each other.
 pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<Decoder> {
-    let (mut spec, weights, rows) = match &files.kind {
-        ModelKind::Gguf(path) => {
-            let map = map_file(path)?;
-            let header = Header::read(path, &map)?;
-            let spec = DecoderSpec::from_gguf(path, &header)?;
-            let names = spec.names();
-            let weights = Weights::gguf(path, &map, &header, |name| names.hugging_face(name))?;
-            let rows = spec.family.facts().rows;
-            (spec, weights, rows)
-        }
-        ModelKind::HuggingFace(found) => {
-            let spec = DecoderSpec::from_config(&found.config)?;
-            (spec, Weights::safetensors(&files.root, &found.weights)?, GgufRows::Same)
-        }
+    let mut spec = spec_of(files)?;
+    let weights = open_weights(files, &spec)?;
+    let rows = match &files.kind {
+        ModelKind::Gguf(_) => spec.family.facts().rows,
+        ModelKind::HuggingFace(_) => GgufRows::Same,
     };
     spec.context = context(files, config, spec.context)?;
     Decoder::load(spec, &weights, rows, arithmetic(config.dtype))
+}
+
+/// What a model is, from its configuration or its file's header.
+///
+/// # Errors
+/// It cannot be read, or is of a family that is not known.
+pub(crate) fn spec_of(files: &ModelFiles) -> Result<DecoderSpec> {
+    match &files.kind {
+        ModelKind::Gguf(path) => gguf_spec(path),
+        ModelKind::HuggingFace(found) => DecoderSpec::from_config(&found.config),
+    }
+}
+
+/// A model's weights by Hugging Face's names, mapped and not read.
+///
+/// # Errors
+/// Files that are missing, truncated or corrupt, or hold types of numbers that are not read.
+pub(crate) fn open_weights(files: &ModelFiles, spec: &DecoderSpec) -> Result<Weights> {
+    match &files.kind {
+        ModelKind::Gguf(path) => {
+            let map = map_file(path)?;
+            let names = spec.names();
+            Weights::gguf(path, &map, &Header::read(path, &map)?, |name| names.hugging_face(name))
+        }
+        ModelKind::HuggingFace(found) => Weights::safetensors(&files.root, &found.weights),
+    }
 }
 
 /// How large a model is, from its configuration or its file's header.
@@ -46,11 +63,7 @@ pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<D
 /// # Errors
 /// It cannot be read, or is of a family that is not known.
 pub(crate) fn sizes(files: &ModelFiles) -> Result<Sizes> {
-    let spec = match &files.kind {
-        ModelKind::Gguf(path) => gguf_spec(path)?,
-        ModelKind::HuggingFace(found) => DecoderSpec::from_config(&found.config)?,
-    };
-    Ok(Sizes::of(&spec))
+    Ok(Sizes::of(&spec_of(files)?))
 }
 
 /// A base whose decoder is loaded.

@@ -5,13 +5,14 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::asked::{Checked, open_tokenizer};
-use super::estimate::{Estimate, Work, speed};
+use super::estimate::{Estimate, Work};
 use super::{early, reachable};
 use crate::config::{Config, Recipe};
 use crate::data;
 use crate::error::{Error, Result};
 use crate::model::sources::Sources;
 use crate::model::{self, ModelFiles, lora};
+use crate::plan::time;
 use crate::record::Role;
 use crate::scenario::{self, Scenario};
 use crate::train::Plan;
@@ -222,6 +223,6 @@ fn estimate(
         }
     }
     work.cached = longest * cases.min(config.run.batch as u64);
-    let speed = speed().map_err(|error: Error| error).ok()?;
+    let speed = time::speed().map_err(|error: Error| error).ok()?;
     Some(Estimate::of(work, &sizes, speed))
 }

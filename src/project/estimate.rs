@@ -1,20 +1,10 @@
 //! How much memory and time a run or a training will take, roughly: from the sizes of the model and the numbers of tokens, and from how
 //! fast this machine multiplies matrices.
 
-use std::time::Instant;
-
-use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 
-use crate::error::{Error, Result};
 use crate::model::Sizes;
-
-/// How fast prompts are computed, as a share of [`speed`]: measured on the example project.
-const READING: f64 = 0.9;
-/// How fast answers are decoded in batches, as a share of it.
-const DECODING: f64 = 0.35;
-/// Products of a training step for each of reading: forward, and backward through the base to the inputs.
-const TRAINING: f64 = 2.0;
+use crate::plan::time::{self, DECODING, READING};
 
 /// What is to be computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,27 +45,9 @@ impl Estimate {
         Self {
             memory: work.weights.saturating_add(adapter).saturating_add(training).saturating_add(cache),
             run_seconds: token * (work.read as f64 / READING + work.generated as f64 / DECODING) / speed,
-            train_seconds: token * TRAINING * work.trained as f64 / READING / speed,
+            train_seconds: time::here(sizes.active_parameters, work.trained as f64, false, speed),
         }
     }
-}
-
-/// Multiplications and additions a second, of a product of the size that a small model has.
-///
-/// # Errors
-/// There is no memory for it.
-pub(super) fn speed() -> Result<f64> {
-    let (rows, inner, cols) = (256, 1024, 1024);
-    let fail = |error: candle_core::Error| Error::failed(error.to_string());
-    let a = Tensor::ones((rows, inner), DType::F32, &Device::Cpu).map_err(fail)?;
-    let b = Tensor::ones((inner, cols), DType::F32, &Device::Cpu).map_err(fail)?;
-    let mut best = f64::MAX;
-    for _ in 0..5 {
-        let started = Instant::now();
-        a.matmul(&b).map_err(fail)?;
-        best = best.min(started.elapsed().as_secs_f64());
-    }
-    Ok(2.0 * (rows * inner * cols) as f64 / best.max(1e-9))
 }
 
 #[cfg(test)]
@@ -98,6 +70,5 @@ mod tests {
         let twice = Estimate::of(Work { read: 2000, generated: 200, trained: 500, ..work }, &sizes, 1e9);
         assert!((twice.run_seconds - 2.0 * one.run_seconds).abs() < 1e-9);
         assert!(twice.train_seconds > 0.0 && twice.memory == one.memory + 3 * 8 * 1000 * 4);
-        assert!(speed().expect("memory") > 1e6);
     }
 }

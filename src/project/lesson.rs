@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::Events;
 use super::asked::{Checked, open_tokenizer};
 use super::provenance::data_of;
+use super::{Events, advice};
 use crate::config::{Config, OnError, Recipe};
 use crate::data::limits::Limits;
 use crate::data::{self, Example};
@@ -38,6 +38,7 @@ pub(super) fn prepare(
     let (chat, limits) = open_tokenizer(config, files, checked)?;
     let lengths = Limits::new(recipe.sequence_len, limits.context);
     let (train, validation) = examples(config, recipe, &chat, lengths, on_event)?;
+    advice::notes(recipe, files, train.len()).into_iter().for_each(|note| on_event(RunEvent::note(note)));
     Ok(Lesson { train, validation })
 }
 

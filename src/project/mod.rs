@@ -4,6 +4,7 @@
 //! The command line and the test harness both begin here, so that they cannot disagree.
 
 mod adapter;
+mod advice;
 mod arms;
 mod ask;
 mod asked;
@@ -17,6 +18,7 @@ mod early;
 mod estimate;
 mod events;
 mod lesson;
+mod live;
 mod made;
 mod objective;
 mod prepared;
@@ -33,6 +35,7 @@ use crate::record::{Decision, Role, RunRecord};
 use crate::run::RunEvent;
 use crate::scenario::{self, Scenario};
 use crate::snapshot::{self, SnapshotState, compare_files};
+use crate::train::RateSweep;
 
 use asked::Checked;
 pub use calibrate::{CalibrateOptions, Calibration, LEAST_NULLS, Written, calibrate};
@@ -213,4 +216,17 @@ pub fn train(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Resu
     // What is asked after it is the run's to check.
     let prepared = Prepared::open(config, Checked::default(), on_event)?;
     prepared.adapter(config.backend, policy, on_event).map(|tuned| tuned.summary)
+}
+
+/// Sweeps over learning rates with a project's recipe and data. Nothing of the project changes.
+///
+/// # Errors
+/// As [`train`]; the loss breaks at the first rates already.
+pub fn find_rate(config: &Config, on_event: Events<'_>) -> Result<RateSweep> {
+    early::check_training(config)?;
+    let prepared = Prepared::open(config, Checked::default(), on_event)?;
+    let recipe = config.recipe.as_ref().ok_or_else(|| Error::input(&config.manifest, None, "there is no [train]"))?;
+    let lesson = lesson::prepare(config, recipe, &prepared.base.files, &prepared.checked, on_event)?;
+    let trainer = train::Trainer { project: &prepared, name: config.backend, again: false };
+    trainer.find_rate(&lesson, recipe, on_event)
 }

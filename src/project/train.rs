@@ -5,18 +5,21 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::lesson::Lesson;
+use super::live::Watch;
 use super::objective::llama_cpp_objective;
 use super::prepared::Prepared;
 use super::provenance::{ExpectedProvenance, PROVENANCE_FILE, Provenance};
 use super::{Events, events};
-use crate::config::{BackendName, Config, ModelConfig};
+use crate::config::{BackendName, Config, ModelConfig, Recipe};
 use crate::error::{Error, Result};
 use crate::files::{replace_directory, write_atomically};
 use crate::model::architecture::outline::Outline;
+use crate::model::decoder::Decoder;
 use crate::model::lora::{self, ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::model::{self, load_decoder};
 use crate::run::RunEvent;
-use crate::train::{InProcess, TRAINER_STATE, TrainerState, Training, finished_state, loss_plot};
+use crate::train::encode::Encoded;
+use crate::train::{InProcess, Objective, RateSweep, TRAINER_STATE, TrainerState, Training, finished_state, loss_plot};
 
 /// The plot of a training, beside its adapter.
 pub(super) const LOSS_PLOT: &str = "loss.svg";
@@ -63,14 +66,7 @@ impl Trainer<'_> {
             place.ok_or_else(|| Error::input(&config.manifest, None, "there is no place for the adapter"))?;
         let recipe =
             config.recipe.as_ref().ok_or_else(|| Error::input(&config.manifest, None, "there is no [train]"))?;
-        let of_recipe = ModelConfig { dtype: recipe.bf16.dtype(), ..config.model.clone() };
-        let decoder = match name {
-            BackendName::Candle => Some(load_decoder(&base.files, &of_recipe)?),
-            BackendName::LlamaCpp | BackendName::LlamaCppF32 => None,
-        };
-        let outline = decoder
-            .as_ref()
-            .map_or_else(|| model::outline(&base.files, &config.model), |d| Ok(Outline::of(&d.spec)))?;
+        let (decoder, outline) = self.opened(recipe)?;
         let fingerprint = expected.fingerprint(name);
         let Lesson { train, validation } = lesson;
         let training = Training {
@@ -83,15 +79,12 @@ impl Trainer<'_> {
             fingerprint: &fingerprint,
             base: &config.relative(Path::new(&config.model.source)),
         };
-        let objective = match decoder {
-            Some(decoder) => Box::new(InProcess::new(decoder, recipe)),
-            None => llama_cpp_objective(self.project, name, &outline, recipe, [&train, &validation])?,
-        };
-        let mut pace = events::Pace::default();
+        let objective = self.objective(decoder, &outline, recipe, [&train, &validation])?;
+        let (mut pace, mut watch) = (events::Pace::default(), Watch::default());
         let trained = training.run(objective, &mut |event| {
-            let note = pace.note(&event);
+            let notes: Vec<String> = pace.note(&event).into_iter().chain(watch.notes(&event)).collect();
             events::training(event, on_event);
-            note.into_iter().for_each(|note| on_event(RunEvent::note(note)));
+            notes.into_iter().for_each(|note| on_event(RunEvent::note(note)));
         })?;
         replace_directory(directory, &OWN_FILES, |staged| {
             lora::save(&trained.adapter, staged, recipe.adapter_dtype)?;
@@ -112,6 +105,55 @@ impl Trainer<'_> {
             Provenance::write(staged, expected, &outline.family, outline.parameters)
         })?;
         Ok(trained.state)
+    }
+}
+
+impl Trainer<'_> {
+    /// The base's decoder, where this crate's own trains it, and its layers.
+    fn opened(&self, recipe: &Recipe) -> Result<(Option<Decoder>, Outline)> {
+        let Prepared { config, base, .. } = self.project;
+        let of_recipe = ModelConfig { dtype: recipe.bf16.dtype(), ..config.model.clone() };
+        match self.name {
+            BackendName::Candle => {
+                let decoder = load_decoder(&base.files, &of_recipe)?;
+                let outline = Outline::of(&decoder.spec);
+                Ok((Some(decoder), outline))
+            }
+            BackendName::LlamaCpp | BackendName::LlamaCppF32 => Ok((None, model::outline(&base.files, &config.model)?)),
+        }
+    }
+
+    fn objective<'a>(
+        &self,
+        decoder: Option<Decoder>,
+        outline: &'a Outline,
+        recipe: &'a Recipe,
+        examples: [&[Encoded]; 2],
+    ) -> Result<Box<dyn Objective + 'a>> {
+        match decoder {
+            Some(decoder) => Ok(Box::new(InProcess::new(decoder, recipe))),
+            None => llama_cpp_objective(self.project, self.name, outline, recipe, examples),
+        }
+    }
+
+    /// Sweeps over learning rates; no file of the project changes.
+    pub(super) fn find_rate(&self, lesson: &Lesson, recipe: &Recipe, on_event: Events<'_>) -> Result<RateSweep> {
+        let (decoder, outline) = self.opened(recipe)?;
+        let training = Training {
+            outline: &outline,
+            recipe,
+            train: &lesson.train,
+            validation: &[],
+            checkpoints: Path::new(""),
+            again: false,
+            fingerprint: "",
+            base: "",
+        };
+        let objective = self.objective(decoder, &outline, recipe, [&lesson.train, &lesson.validation])?;
+        on_event(RunEvent::Stage { what: "sweeping over rates".to_owned(), units: RateSweep::STEPS, bytes: false });
+        let swept = training.find_rate(objective, &mut |event| events::training(event, on_event));
+        on_event(RunEvent::StageFinished);
+        swept
     }
 }
 

@@ -105,7 +105,7 @@ pub(crate) fn finished_state(directory: &Path, fingerprint: &str) -> Option<Trai
         check(&path).ok()?;
         TrainerState::load(&path.join(TRAINER_STATE)).ok()
     };
-    let over = |state: &TrainerState| state.fingerprint == fingerprint && state.global_step >= state.max_steps;
+    let over = |state: &TrainerState| state.fingerprint == fingerprint && state.is_over();
     list(directory).into_iter().rev().filter_map(state).find(over)
 }
 

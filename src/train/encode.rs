@@ -18,6 +18,8 @@ pub(crate) struct Encoded {
     pub(crate) ids: Vec<u32>,
     /// For each token, whether predicting it counts in the loss. The first token is predicted from nothing and never counts.
     pub(crate) labels: Vec<bool>,
+    /// Its line in the data file; 0 where there is none.
+    pub(crate) line: usize,
 }
 
 impl Encoded {
@@ -75,7 +77,7 @@ pub(crate) fn encode_example(
     if encoded.learnt() == 0 {
         return Err(Error::failed("has no token to learn"));
     }
-    Ok(encoded)
+    Ok(Encoded { line: example.line, ..encoded })
 }
 
 /// Encodes a chat. With `train_on_inputs` all of it is learnt, else the assistant's turns.
@@ -139,7 +141,7 @@ pub(crate) fn encode_completion(
 ) -> Result<Encoded> {
     let asked = tokenizer.encode_raw(prompt)?;
     let whole = tokenizer.encode_raw(&format!("{prompt}{completion}"))?;
-    let mut encoded = Encoded { ids: asked, labels: Vec::new() };
+    let mut encoded = Encoded { ids: asked, ..Encoded::default() };
     encoded.label(train_on_inputs);
     match whole.strip_prefix(encoded.ids.as_slice()) {
         Some(new) => encoded.ids.extend_from_slice(new),

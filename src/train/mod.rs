@@ -3,8 +3,10 @@
 //! The state is complete: adapter, moments, schedule, the order of the examples and the dropped inputs all follow from the
 //! recipe's seed and the step, so that a training that was killed and resumed writes the same bytes as one that was not.
 
+mod best;
 mod checkpoint;
 pub(crate) mod encode;
+mod find_rate;
 mod objective;
 mod optimizer;
 #[cfg(test)]
@@ -19,8 +21,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+pub use find_rate::{RatePoint, RateSweep};
 pub(crate) use objective::{Gradients, InProcess, Objective, targets};
-pub use plot::loss_plot;
+pub use plot::{loss_plot, rate_plot};
 pub use state::{LogEntry, TRAINER_STATE, TrainerState};
 
 use crate::config::Recipe;
@@ -28,6 +31,7 @@ use crate::error::{Error, Result};
 use crate::model::architecture::outline::Outline;
 use crate::model::lora::Adapter;
 use crate::train::encode::Encoded;
+use best::Best;
 use checkpoint::Checkpoint;
 pub(crate) use checkpoint::{checkpoint_at, checkpoint_steps, finished_state};
 use optimizer::{AdamWConfig, Moments, norm};
@@ -106,11 +110,17 @@ impl Training<'_> {
         if plan.len() == 0 {
             return Err(Error::failed("there are no training examples"));
         }
+        if self.validation.is_empty() && (self.recipe.early_stopping_patience.is_some() || self.recipe.keeps_best()) {
+            return Err(Error::failed(
+                "[train] early_stopping_patience and load_best_model_at_end need validation examples, and there are none; raise \
+                 val_set_size, or give [data] validation",
+            ));
+        }
         let (found, errors) = Checkpoint::newest(self.checkpoints, self.fingerprint);
         for error in errors {
             on_event(TrainEvent::Note(format!("a checkpoint cannot be used: {error}")));
         }
-        let over = found.as_ref().is_some_and(|c| c.state.global_step >= plan.len());
+        let over = found.as_ref().is_some_and(|c| c.state.stopped_early || c.state.global_step >= plan.len());
         let found = if self.again && over {
             on_event(TrainEvent::Note(
                 "this training is over already; it begins again, and its checkpoints go".to_owned(),
@@ -132,9 +142,18 @@ impl Training<'_> {
             tokens: self.train.iter().map(|e| e.ids.len()).sum(),
             parameters: trainer.adapter.parameters(),
         });
+        if !trainer.state.stopped_early {
+            self.steps(&mut trainer, &plan, on_event)?;
+        }
+        self.finish(trainer, on_event)
+    }
+
+    /// Makes the steps that are left.
+    fn steps(&self, trainer: &mut Trainer<'_>, plan: &Plan<'_>, on_event: &mut dyn FnMut(TrainEvent)) -> Result<()> {
+        let begin = trainer.state.global_step;
         let eval_every = self.recipe.eval_steps.unwrap_or_else(|| plan.len().div_ceil(10));
         let save_every = self.recipe.save_steps.unwrap_or_else(|| plan.len().div_ceil(10));
-        for (index, step) in (resumed_at..).zip(plan.steps_from(resumed_at)) {
+        for (index, step) in (begin..).zip(plan.steps_from(begin)) {
             let done = index + 1;
             let started = Instant::now();
             let micro: Vec<Vec<&Encoded>> =
@@ -145,13 +164,62 @@ impl Training<'_> {
             let last = done == plan.len();
             if !self.validation.is_empty() && (done % eval_every == 0 || last) {
                 on_event(TrainEvent::Validated(trainer.validate(self.validation, step.epoch)?));
+                self.keep_best(trainer)?;
             }
-            if done % save_every == 0 || last {
+            if done % save_every == 0 || last || trainer.state.stopped_early {
                 trainer.checkpoint().save(self.checkpoints, self.recipe.save_total_limit)?;
                 on_event(TrainEvent::Saved { step: done });
             }
+            if trainer.state.stopped_early {
+                break;
+            }
         }
-        Ok(Trained { adapter: trainer.adapter, state: trainer.state })
+        Ok(())
+    }
+
+    /// Directory of the checkpoint of the best validation.
+    fn best(&self) -> std::path::PathBuf {
+        self.checkpoints.join("best")
+    }
+
+    /// After a validation: keeps the trainer as it is when it is the best so far, and decides whether it was the last.
+    fn keep_best(&self, trainer: &mut Trainer<'_>) -> Result<()> {
+        let Some(best) = Best::of(&trainer.state) else { return Ok(()) };
+        trainer.state.stopped_early = best.is_final(self.recipe);
+        if !self.recipe.keeps_best() {
+            return Ok(());
+        }
+        (trainer.state.best_global_step, trainer.state.best_metric) = (Some(best.step), Some(best.loss));
+        if best.since == 0 { trainer.checkpoint().save(&self.best(), 1) } else { Ok(()) }
+    }
+
+    /// What the training comes to: the last adapter, or the best one.
+    fn finish(&self, trainer: Trainer<'_>, on_event: &mut dyn FnMut(TrainEvent)) -> Result<Trained> {
+        let Trainer { adapter, state, .. } = trainer;
+        if state.stopped_early {
+            let (step, all) = (state.global_step, state.max_steps);
+            on_event(TrainEvent::Note(format!(
+                "stopped after {step} of {all} steps: validation was not better for long enough"
+            )));
+        }
+        let (Some(step), Some(loss)) = (state.best_global_step, state.best_metric) else {
+            return Ok(Trained { adapter, state });
+        };
+        if step == state.global_step {
+            return Ok(Trained { adapter, state });
+        }
+        let (best, errors) = Checkpoint::newest(&self.best(), self.fingerprint);
+        let best = best.filter(|best| best.state.global_step == step).ok_or_else(|| {
+            let why = errors.first().map_or_else(|| "it is gone".to_owned(), ToString::to_string);
+            let message = format!(
+                "the adapter of step {step}, whose validation was best, cannot be read: {why}; train again with --force"
+            );
+            Error::model(self.best(), message)
+        })?;
+        on_event(TrainEvent::Note(format!(
+            "the adapter is that of step {step}, whose validation loss of {loss:.4} was the least"
+        )));
+        Ok(Trained { adapter: best.adapter, state })
     }
 }
 
@@ -224,6 +292,7 @@ impl<'a> Trainer<'a> {
                 }
             }
         }
+        let lines = micro.iter().flatten().filter(|example| example.line > 0).map(|example| example.line.to_string());
         let entry = LogEntry {
             step: done,
             epoch,
@@ -231,6 +300,7 @@ impl<'a> Trainer<'a> {
             learning_rate: Some(lr),
             grad_norm: Some(grad_norm),
             eval_loss: None,
+            lines: lines.collect::<Vec<_>>().join(","),
         };
         self.state.global_step = done;
         self.state.epoch = epoch;
@@ -253,14 +323,7 @@ impl<'a> Trainer<'a> {
         if !loss.is_finite() {
             return Err(self.not_finite("validation loss"));
         }
-        let entry = LogEntry {
-            step: self.state.global_step,
-            epoch,
-            loss: None,
-            learning_rate: None,
-            grad_norm: None,
-            eval_loss: Some(loss),
-        };
+        let entry = LogEntry { step: self.state.global_step, epoch, eval_loss: Some(loss), ..LogEntry::default() };
         self.state.log_history.push(entry.clone());
         Ok(entry)
     }

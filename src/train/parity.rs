@@ -60,6 +60,7 @@ pub(crate) fn examples_of(recorded: &Recorded) -> Vec<Encoded> {
         Encoded {
             ids: ids[i][..len].iter().map(|id| *id as u32).collect(),
             labels: labels[i][..len].iter().map(|label| *label != -100).collect(),
+            line: 0,
         }
     };
     vec![example(0), example(1)]
@@ -233,7 +234,7 @@ fn sharing_a_prefix_changes_no_gradient() {
     let example = |tail: &[u32]| {
         let ids = [begin.as_slice(), tail].concat();
         let labels = (0..ids.len()).map(|i| i > begin.len()).collect();
-        Encoded { ids, labels }
+        Encoded { ids, labels, line: 0 }
     };
     let examples = [example(&[3, 5, 8, 13]), example(&[21, 34, 55]), example(&[3, 144, 233, 6, 9])];
     let start = lora::load(&fixture("llama/adapter")).expect("an adapter");
@@ -256,10 +257,10 @@ fn sharing_a_prefix_changes_no_gradient() {
 fn gradient_checkpointing_changes_no_bit() {
     let example = |tail: &[u32]| {
         let ids = [&[10, 17, 24, 31, 38, 45, 52, 59, 66, 73], tail].concat();
-        Encoded { labels: (0..ids.len()).map(|i| i > 10).collect(), ids }
+        Encoded { labels: (0..ids.len()).map(|i| i > 10).collect(), ids, line: 0 }
     };
     let sharing = [example(&[3, 5, 8]), example(&[21, 34]), example(&[3, 144, 233, 6])];
-    let short = Encoded { ids: vec![3, 5, 8], labels: vec![false, true, true] };
+    let short = Encoded { ids: vec![3, 5, 8], labels: vec![false, true, true], line: 0 };
     for family in FAMILIES {
         let decoder = decoder(family);
         let kept = Recipe { lora_r: 4, lora_dropout: 0.2, ..recipe() };

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     fn examples(lengths: &[usize]) -> Vec<Encoded> {
-        lengths.iter().map(|n| Encoded { ids: vec![1; *n], labels: vec![true; *n] }).collect()
+        lengths.iter().map(|n| Encoded { ids: vec![1; *n], labels: vec![true; *n], line: 0 }).collect()
     }
 
     /// The plan as it was made when all epochs were listed before the first step: trainings that were begun then go on by it.

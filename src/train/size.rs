@@ -3,6 +3,7 @@
 use crate::config::{Recipe, TargetModules};
 use crate::error::{Error, Result};
 use crate::model::architecture::outline::Outline;
+use crate::plan::hardware::available;
 
 /// Copies of the adapter in f32 that a step holds: the values, once more as tensors, their gradients as tensors and summed up, and
 /// AdamW's two moments.
@@ -43,39 +44,9 @@ fn too_large(rank: usize, needed: u128, available: u64) -> Error {
     ))
 }
 
-/// Bytes that this process may use: the machine's memory, or less where a limit is set. `None` where neither is reported.
-fn available() -> Option<u64> {
-    let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
-    let limit = std::fs::read_to_string("/proc/self/limits").ok().and_then(|text| address_space(&text));
-    memory.into_iter().chain(limit).min()
-}
-
-/// `MemTotal:       24601204 kB`
-fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
-}
-
-/// `Max address space         4096000000           4096000000           bytes`
-fn address_space(limits: &str) -> Option<u64> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_systems_tables_are_read() {
-        assert_eq!(total("MemFree: 3 kB\nMemTotal:       24601204 kB\n"), Some(24_601_204 * 1024));
-        assert_eq!(
-            address_space("Max address space         4096000000           unlimited            bytes"),
-            Some(4_096_000_000)
-        );
-        assert_eq!(address_space("Max address space         unlimited            unlimited            bytes"), None);
-        assert_eq!(total(""), None);
-    }
 
     #[test]
     fn what_is_needed_is_said() {

@@ -11,7 +11,7 @@ use crate::files::{read_regular_text, write_atomically};
 pub const TRAINER_STATE: &str = "trainer_state.json";
 
 /// One entry of the log: a training step has `loss`, a validation `eval_loss`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LogEntry {
     /// Optimizer steps done.
     pub step: usize,
@@ -29,6 +29,9 @@ pub struct LogEntry {
     /// Mean NLL of the validation set's labelled tokens, nats/token.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub eval_loss: Option<f64>,
+    /// Lines of the data file that the step's examples stand in, `12,3,40`. transformers does not write it, and reads past it.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub lines: String,
 }
 
 /// Progress of a training. There is nothing volatile in it: a training that was killed and resumed writes the same bytes.
@@ -44,6 +47,15 @@ pub struct TrainerState {
     pub num_train_epochs: usize,
     /// Hash of the recipe, the data and the base: a state is resumed only with the same.
     pub fingerprint: String,
+    /// The step of the validation with the least loss, where that adapter is kept.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub best_global_step: Option<usize>,
+    /// Its loss.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub best_metric: Option<f64>,
+    /// It ended before its last step, because no validation was better for long enough.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub stopped_early: bool,
     /// In the order of the steps.
     pub log_history: Vec<LogEntry>,
 }
@@ -65,6 +77,12 @@ impl TrainerState {
     pub fn save(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::failed(e.to_string()))?;
         write_atomically(path, text.as_bytes())
+    }
+
+    /// Whether the training is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.stopped_early || self.global_step >= self.max_steps
     }
 
     /// The validation losses, with their steps.

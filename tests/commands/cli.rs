@@ -336,30 +336,6 @@ fn an_adapter_of_another_family_is_refused_by_its_modules() {
     }
 }
 
-/// The published Llama 3.1 8B has 8 030 261 248 parameters; its cache is 32 layers of 8 heads of 128, twice, in 16 bits.
-#[test]
-fn sizes_come_from_a_configuration_alone() {
-    let project = Project::new();
-    let config = r#"{"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256, "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-5}"#;
-    project.write("llama-3.1-8b/config.json", config);
-    let ran = project.run(&["sizes", "llama-3.1-8b"]).expect(0);
-    for expected in
-        ["8030261248 (8.03 B)", "bf16 16.06 GB", "131.07 kB for each", "17.18 GB for 131072 tokens", "41943040"]
-    {
-        assert!(ran.stdout.contains(expected), "{expected}: {}", ran.stdout);
-    }
-    let ran =
-        project.run(&["sizes", "llama-3.1-8b/config.json", "--json", "--context", "8192", "--lora-r", "8"]).expect(0);
-    let json: serde_json::Value = serde_json::from_str(&ran.stdout).expect("json");
-    assert_eq!(json["kv_cache_bytes_f16"], 8192 * 131_072);
-    assert_eq!(json["lora_parameters"], 20_971_520);
-    let gguf = support::fixture("qwen2/model.gguf").display().to_string();
-    assert!(project.run(&["sizes", &gguf]).expect(0).stdout.contains("150336"));
-    project.run(&["sizes", "nowhere"]).fails(1, &["nowhere", "config.json", "GGUF"]);
-}
-
 #[test]
 fn damaged_ggufs_are_errors() {
     let project = Project::new();

@@ -196,3 +196,52 @@ fn no_output_takes_the_place_of_another_or_of_what_was_compared() {
     let leak = project.run(&["data", "check", "t.jsonl", "--against", "t.jsonl"]).expect(100);
     assert!(leak.stdout.contains("t.jsonl:1: its prompt is in t.jsonl:1"), "{}", leak.stdout);
 }
+
+#[test]
+fn a_share_of_other_data_is_mixed_in_with_a_ledger_and_nothing_is_overwritten() {
+    let project = Project::bare();
+    let lines = |name: &str, n: usize| -> String {
+        (0..n).map(|i| format!("{{\"prompt\": \"{name} {i}\", \"completion\": \"{i}\"}}\n")).collect()
+    };
+    project.write("own.jsonl", &lines("own", 80));
+    project.write("general.jsonl", &lines("general", 300));
+    let ran =
+        project.run(&["data", "mix", "own.jsonl", "--add", "general=general.jsonl:0.2", "-o", "mixed.jsonl"]).expect(0);
+    assert!(ran.stdout.contains("general            20 of 300       20.0 %  general.jsonl"), "{}", ran.stdout);
+    assert_eq!(project.read("mixed.jsonl").lines().count(), 100);
+    let ledger: serde_json::Value = serde_json::from_str(&project.read("mixed.jsonl.mix.json")).expect("JSON");
+    assert_eq!((&ledger["seed"], &ledger["parts"][1]["taken"]), (&42.into(), &20.into()));
+
+    let mix = |add: &[&str], output: &str| {
+        let mut arguments = vec!["data", "mix", "own.jsonl", "-o", output];
+        add.iter().for_each(|part| arguments.extend(["--add", part]));
+        project.run(&arguments)
+    };
+    mix(&["g=general.jsonl:0.2"], "mixed.jsonl").fails(1, &["mixed.jsonl", "already exists"]);
+    mix(&["g=general.jsonl:0.9"], "out.jsonl").fails(1, &["general.jsonl", "needs 720", "at most"]);
+    mix(&["g=general.jsonl:1.2"], "out.jsonl").fails(2, &["1.2", "below 1"]);
+    mix(&["general.jsonl"], "out.jsonl").fails(2, &["NAME=FILE:SHARE"]);
+    mix(&["g=general.jsonl:0.1", "g=general.jsonl:0.1"], "out.jsonl").fails(2, &["name is taken"]);
+    mix(&["g=own.jsonl:0.1"], "out.jsonl").fails(2, &["it is the data itself"]);
+    mix(&["g=nowhere.jsonl:0.1"], "out.jsonl").fails(1, &["nowhere.jsonl"]);
+    assert!(!project.path("out.jsonl").exists() && !project.path("out.jsonl.mix.json").exists());
+}
+
+#[test]
+fn how_well_a_tokenizer_covers_a_file_is_told_by_script() {
+    let project = Project::bare();
+    project.write(
+        "d.jsonl",
+        "{\"text\": \"the quick brown fox jumps over the lazy dog\"}\n{\"text\": \"быстрая лиса прыгает\"}\nno json\n",
+    );
+    let ran = project.run(&["data", "coverage", "d.jsonl", "--model", "model"]).expect(0);
+    for part in ["d.jsonl: 2 examples, 1 unreadable", "Cyrillic", "fall back to bytes: а U+0430 (3)", "d.jsonl:2: "] {
+        assert!(ran.stdout.contains(part), "{part}: {}", ran.stdout);
+    }
+    let json = project.run(&["data", "coverage", "d.jsonl", "--model", "model", "--json"]).expect(0).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert!(json["scripts"][0]["norm"].as_f64().expect("a norm") > 0.1, "{json}");
+    project.run(&["data", "coverage", "d.jsonl"]).fails(2, &["--model"]);
+    project.run(&["data", "coverage", "d.jsonl", "--model", "nowhere"]).fails(1, &["nowhere"]);
+    project.run(&["data", "coverage", "d.jsonl", "--model", "model/config.json"]).fails(1, &["no tokenizer.json"]);
+}

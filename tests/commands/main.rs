@@ -22,6 +22,8 @@ mod gguf;
 mod hostile;
 #[cfg(all(feature = "candle", unix))]
 mod init;
+#[cfg(feature = "candle")]
+mod inspect;
 #[cfg(feature = "llama-cpp")]
 mod llama_cpp;
 #[cfg(feature = "candle")]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// From the bottom up: a room may use only modules of rows below it, and those of its own row where these may know each other.
-const ROWS: [(&[&str], bool); 11] = [
+const ROWS: [(&[&str], bool); 12] = [
     (&["error", "random", "shown"], false),
     (&["files"], false),
     (&["record"], false),
@@ -12,7 +12,8 @@ const ROWS: [(&[&str], bool); 11] = [
     (&["diagnosis", "gate", "scenario", "snapshot"], false),
     (&["report"], false),
     (&["model"], false),
-    (&["train", "export"], false),
+    (&["plan"], false),
+    (&["train", "export", "inspect"], false),
     (&["backend"], false),
     (&["run"], false),
     (&["project", "scaffold"], false),

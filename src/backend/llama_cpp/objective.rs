@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn the_window_is_the_one_that_wastes_least() {
-        let train = |len: usize, n: usize| vec![Encoded { ids: vec![1; len], labels: vec![true; len] }; n];
+        let train = |len: usize, n: usize| vec![Encoded { ids: vec![1; len], labels: vec![true; len], line: 0 }; n];
         // Three of 151 tokens fit a window of 512, and take a window of 256 each.
         assert_eq!(window_of(&[&train(151, 30), &[]], 3), 512);
         assert_eq!(window_of(&[&train(121, 30), &[]], 2), 256);
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn examples_lie_side_by_side_and_only_labelled_tokens_weigh() {
-        let example = |ids: &[u32], labels: &[bool]| Encoded { ids: ids.to_vec(), labels: labels.to_vec() };
+        let example = |ids: &[u32], labels: &[bool]| Encoded { ids: ids.to_vec(), labels: labels.to_vec(), line: 0 };
         let a = example(&[5, 6, 7], &[false, false, true]);
         let b = example(&[8, 9, 10, 11], &[false, true, false, true]);
         let made = windows(&[&a, &b, &a], 6, 0.5);

@@ -59,7 +59,7 @@ impl Read for Counted {
 }
 
 /// A reader of a file's bytes as they were before they were compressed.
-type Unpacked = Box<dyn BufRead>;
+pub(super) type Unpacked = Box<dyn BufRead>;
 
 impl Source<Unpacked> {
     /// Opens a file. Its first bytes say whether it is compressed, its first bracket whether it is an array, and its name whether it is a table.

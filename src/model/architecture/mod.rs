@@ -298,6 +298,16 @@ impl DecoderSpec {
         Ok(spec)
     }
 
+    /// Reads the content of a `config.json`; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Self::from_config`].
+    pub(crate) fn from_config_value(path: &Path, config: &serde_json::Value) -> Result<Self> {
+        let spec = hf::parse(path, config)?;
+        spec.check(path)?;
+        Ok(spec)
+    }
+
     /// The `config.json` that says the same to transformers: what a GGUF model, which has none, is exported with. `path` is for messages.
     ///
     /// # Errors

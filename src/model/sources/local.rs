@@ -31,6 +31,30 @@ pub(super) fn open(path: &Path) -> Result<ModelFiles> {
     if metadata.is_dir() { directory(path) } else { gguf(path) }
 }
 
+/// The model at `path` for one who reads its description: a directory may lack weights, and a `config.json` may stand alone.
+pub(crate) fn on_paper(path: &Path) -> Result<ModelFiles> {
+    if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("json")) && !path.is_dir() {
+        return open(path);
+    }
+    let mut files = if path.is_dir() { described(path)? } else { alone(path)? };
+    // Pickled weights and a download that is under way have a description too.
+    files.weights = if path.is_dir() { weights(path).unwrap_or_default() } else { Vec::new() };
+    Ok(ModelFiles { root: path.to_path_buf(), kind: ModelKind::HuggingFace(files) })
+}
+
+fn alone(config: &Path) -> Result<HfFiles> {
+    open_regular(config)?;
+    Ok(HfFiles {
+        dir: config.parent().unwrap_or(Path::new("")).to_path_buf(),
+        config: not_longer(config.to_path_buf(), json::MOST_BYTES)?,
+        tokenizer: None,
+        tokenizer_config: None,
+        generation_config: None,
+        chat_template: None,
+        weights: Vec::new(),
+    })
+}
+
 /// A GGUF file, told by its first four bytes.
 pub(super) fn gguf(path: &Path) -> Result<ModelFiles> {
     let mut bytes = Vec::with_capacity(4);

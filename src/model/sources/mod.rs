@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 pub use cache::cache_dir;
 pub use hub::Hub;
+pub(crate) use local::on_paper;
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};

@@ -6,6 +6,7 @@
 //! text is encoded with `special = false`.
 
 mod chat;
+mod facts;
 mod gguf;
 mod pretokenizer;
 mod sentencepiece;
@@ -22,6 +23,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{DecoderWrapper, ModelWrapper};
 
 pub(crate) use chat::ChatTokenizer;
+pub(crate) use facts::{Token, TokenFacts};
 pub use template::ChatTemplate;
 
 use self::gguf::Gguf;

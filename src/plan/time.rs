@@ -1,0 +1,69 @@
+//! How long it takes: products that are needed, over how many a second.
+
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::hardware::Gpu;
+use crate::error::{Error, Result};
+
+/// How fast prompts are computed, as a share of [`speed`]: measured on the example project.
+pub(crate) const READING: f64 = 0.9;
+/// How fast answers are decoded in batches, as a share of it.
+pub(crate) const DECODING: f64 = 0.35;
+/// Products of a training step for each of reading: forward, and backward through the base to the inputs.
+pub(crate) const TRAINING: f64 = 2.0;
+/// A step that computes its blocks again makes so many more.
+const AGAIN: f64 = 1.5;
+/// Share of a GPU's published speed that trainers reach: 30 to 50 % are reported for dense models of these sizes.
+const REACHED: f64 = 0.35;
+/// How much longer a step on NF4 weights takes, by QLoRA's authors and users.
+const NF4: f64 = 1.3;
+
+/// Multiplications and additions a second, of a product of the size that a small model has.
+///
+/// # Errors
+/// There is no memory for it.
+pub(crate) fn speed() -> Result<f64> {
+    let (rows, inner, cols) = (256, 1024, 1024);
+    let fail = |error: candle_core::Error| Error::failed(error.to_string());
+    let a = Tensor::ones((rows, inner), DType::F32, &Device::Cpu).map_err(fail)?;
+    let b = Tensor::ones((inner, cols), DType::F32, &Device::Cpu).map_err(fail)?;
+    let mut best = f64::MAX;
+    for _ in 0..5 {
+        let started = Instant::now();
+        a.matmul(&b).map_err(fail)?;
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (rows * inner * cols) as f64 / best.max(1e-9))
+}
+
+/// Seconds to train on so many tokens here.
+pub(crate) fn here(active: u64, tokens: f64, checkpointing: bool, speed: f64) -> f64 {
+    let again = if checkpointing { AGAIN } else { 1.0 };
+    2.0 * active as f64 * TRAINING * again * tokens / READING / speed
+}
+
+/// Seconds to train on so many tokens on a GPU, with blocks computed again.
+pub(super) fn on_gpu(active: u64, tokens: f64, quantised: bool, gpu: &Gpu) -> f64 {
+    let slower = if quantised { NF4 } else { 1.0 };
+    2.0 * active as f64 * TRAINING * AGAIN * tokens * slower / (REACHED * gpu.flops)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_grows_with_the_work_and_falls_with_the_speed() {
+        assert!(speed().expect("memory") > 1e6);
+        let one = here(1_000_000, 1000.0, false, 1e9);
+        assert!((here(1_000_000, 2000.0, false, 2e9) - one).abs() < 1e-9);
+        assert!((here(1_000_000, 1000.0, true, 1e9) / one - 1.5).abs() < 1e-9);
+        let gpu = Gpu::named("A100").expect("a GPU");
+        // Six operations for each of 8e9 weights and a million tokens, at 35 % of 312 TFLOP/s.
+        let seconds = on_gpu(8_000_000_000, 1e6, false, &gpu);
+        assert!((400.0..480.0).contains(&seconds), "{seconds}");
+        assert!(on_gpu(8_000_000_000, 1e6, true, &gpu) > seconds);
+    }
+}
