@@ -5,7 +5,6 @@ use std::path::Path;
 use super::architecture::DecoderSpec;
 use super::architecture::outline::Outline;
 use super::architecture::rows::GgufRows;
-use super::architecture::sizes::Sizes;
 use super::decoder::Decoder;
 use super::decoder::weights::Weights;
 use super::formats::gguf::Header;
@@ -56,14 +55,6 @@ pub(crate) fn open_weights(files: &ModelFiles, spec: &DecoderSpec) -> Result<Wei
         }
         ModelKind::HuggingFace(found) => Weights::safetensors(&files.root, &found.weights),
     }
-}
-
-/// How large a model is, from its configuration or its file's header.
-///
-/// # Errors
-/// It cannot be read, or is of a family that is not known.
-pub(crate) fn sizes(files: &ModelFiles) -> Result<Sizes> {
-    Ok(Sizes::of(&spec_of(files)?))
 }
 
 /// A base whose decoder is loaded.

@@ -15,7 +15,7 @@ use crate::model::{self, ModelFiles, lora};
 use crate::plan::time;
 use crate::record::Role;
 use crate::scenario::{self, Scenario};
-use crate::train::Plan;
+use crate::train::{Plan, computed_tokens};
 
 /// What was found of one part of a project.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -177,9 +177,15 @@ fn say_model(checkup: &mut Checkup, config: &Config, files: &ModelFiles, checked
     if let Some(recipe) = &config.recipe {
         let prepared = super::lesson::prepare(config, recipe, files, checked, &mut |_| {});
         let trained = prepared.and_then(|lesson| trained_tokens(recipe, &lesson));
-        let Some((steps, tokens)) = checkup.take("data", trained) else { return };
-        checkup.say("training", State::Good, format!("{steps} steps, {tokens} tokens"));
-        let work = Work { trained: tokens, rank: rank as u64, ..Work::default() };
+        let Some(trained) = checkup.take("data", trained) else { return };
+        checkup.say("training", State::Good, format!("{} steps, {} tokens", trained.steps, trained.tokens));
+        let work = Work {
+            trained: trained.tokens,
+            step: trained.largest,
+            checkpointing: recipe.gradient_checkpointing,
+            rank: rank as u64,
+            ..Work::default()
+        };
         checkup.estimate = estimate(config, files, checked, &chat, work);
     } else {
         let work = Work { rank: rank as u64, ..Work::default() };
@@ -187,12 +193,23 @@ fn say_model(checkup: &mut Checkup, config: &Config, files: &ModelFiles, checked
     }
 }
 
-/// Steps and tokens of a training.
-fn trained_tokens(recipe: &Recipe, lesson: &super::lesson::Lesson) -> Result<(usize, u64)> {
+/// What a training computes.
+struct Trained {
+    steps: usize,
+    tokens: u64,
+    /// Tokens of the largest micro-batch of the first epoch.
+    largest: u64,
+}
+
+fn trained_tokens(recipe: &Recipe, lesson: &super::lesson::Lesson) -> Result<Trained> {
     let plan = Plan::new(recipe, &lesson.train)?;
     let tokens: u64 = lesson.train.iter().map(|example| example.ids.len() as u64).sum();
     let epochs = plan.len() as f64 / plan.steps_per_epoch().max(1) as f64;
-    Ok((plan.len(), (tokens as f64 * epochs).round() as u64))
+    let first = plan.steps_from(0).take(plan.steps_per_epoch());
+    let batches = first.flat_map(|step| step.micro);
+    let computed = batches.map(|batch| computed_tokens(&batch.iter().map(|i| &lesson.train[*i]).collect::<Vec<_>>()));
+    let largest = computed.max().unwrap_or(0) as u64;
+    Ok(Trained { steps: plan.len(), tokens: (tokens as f64 * epochs).round() as u64, largest })
 }
 
 /// What a run takes, besides the `work` of a training.
@@ -203,7 +220,7 @@ fn estimate(
     chat: &model::tokenizer::ChatTokenizer,
     mut work: Work,
 ) -> Option<Estimate> {
-    let sizes = model::sizes(files).ok()?;
+    let spec = model::spec_of(files).ok()?;
     let bytes = |path: &Path| path.metadata().map_or(0, |about| about.len());
     work.weights = files.weights().into_iter().map(bytes).sum();
     let arms = 2 + config.arms.len() as u64;
@@ -224,5 +241,5 @@ fn estimate(
     }
     work.cached = longest * cases.min(config.run.batch as u64);
     let speed = time::speed().map_err(|error: Error| error).ok()?;
-    Some(Estimate::of(work, &sizes, speed))
+    Some(Estimate::of(work, &spec, speed))
 }

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub use find_rate::{RatePoint, RateSweep};
-pub(crate) use objective::{Gradients, InProcess, Objective, targets};
+pub(crate) use objective::{Gradients, InProcess, Objective, computed_tokens, targets};
 pub use plot::{loss_plot, rate_plot};
 pub use state::{LogEntry, TRAINER_STATE, TrainerState};
 

@@ -172,6 +172,12 @@ pub(super) fn shared_prefix(batch: &[&Encoded]) -> usize {
     if shared >= SHORTEST_PREFIX { shared } else { 0 }
 }
 
+/// Tokens that a step on this batch computes: what all examples begin with counts once.
+pub(crate) fn computed_tokens(batch: &[&Encoded]) -> usize {
+    let all: usize = batch.iter().map(|example| example.ids.len()).sum();
+    all - shared_prefix(batch) * batch.len().saturating_sub(1)
+}
+
 /// (row whose logits predict it, token) of each labelled token.
 pub(crate) fn targets(example: &Encoded) -> impl Iterator<Item = (usize, u32)> {
     let labelled = example.ids.iter().zip(&example.labels).enumerate().skip(1);

@@ -34,6 +34,8 @@ mod own_project;
 #[path = "../library/pages.rs"]
 mod pages;
 #[cfg(feature = "candle")]
+mod plan;
+#[cfg(feature = "candle")]
 mod selected;
 #[cfg(feature = "candle")]
 mod snapshots;
