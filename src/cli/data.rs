@@ -58,7 +58,7 @@ struct Input {
     #[arg(long, value_name = "FILE")]
     against: Vec<PathBuf>,
     /// Number of tokens of an example that are learnt [default: the manifest's [train] sequence_len]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = tokens)]
     sequence_len: Option<usize>,
 }
 
@@ -154,6 +154,11 @@ struct StatsArgs {
     data_format: DataFormat,
     #[command(flatten)]
     output: Output<ListFormat>,
+}
+
+fn tokens(text: &str) -> Result<usize, String> {
+    let tokens = text.parse::<usize>().ok().filter(|tokens| *tokens > 0);
+    tokens.ok_or_else(|| "expected a whole number above 0".to_owned())
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -410,6 +415,7 @@ fn text(report: &DataReport) -> String {
             text.push_str(&format!("    and {more} more\n"));
         }
     }
+    report.notes.iter().for_each(|note| text.push_str(&format!("? {note}\n")));
     if !text.is_empty() {
         text.push('\n');
     }

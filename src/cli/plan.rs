@@ -205,23 +205,20 @@ fn text(needs: &Needs, choices: &[Choice], all: bool) -> String {
 
 fn way_text(way: &Way) -> String {
     let m = &way.memory;
+    let [weights, adapter, optimizer, activations, head, rest] =
+        [m.weights, m.adapter, m.optimizer, m.activations, m.head, m.rest].map(|bytes| bytes as f64 / 1e9);
     let parts = format!(
-        "{} = weights {} + adapter {} + optimizer {} + activations {} + head {} + rest {}",
-        gb(m.total()),
-        gb(m.weights),
-        gb(m.adapter),
-        gb(m.optimizer),
-        gb(m.activations),
-        gb(m.head),
-        gb(m.rest)
+        "{} (weights {weights:.1}, adapter {adapter:.1}, optimizer {optimizer:.1}, activations {activations:.1}, head {head:.1}, rest {rest:.1})",
+        gb(m.total())
     );
     let name = format!("{} on {}", way.method, way.on);
     match way.micro_batch {
         0 => format!("{name:<20} does not fit: {parts}"),
         batch => format!(
-            "{name:<20} {}, batch {batch} (at most {}), {parts}; with {}",
+            "{name:<20} {}, batch {batch} (at most {}), {parts}\n{:27}with {}",
             hours(way.seconds),
             way.largest_micro_batch,
+            "",
             way.with
         ),
     }

@@ -94,8 +94,7 @@ fn find_rate(global: &Global, args: &Args, config: &Config) -> Result<u8> {
     }
     let now = config.recipe.as_ref().map_or(0.0, |recipe| recipe.learning_rate);
     args.output.print(&format!(
-        "{} rates tried\n  falls fastest at  {:.1e}\n  is lowest at      {:.1e}\n  suggested         {:.1e}, a tenth of the lowest's; \
-         the recipe has {now:e}\n  plot              {}\nA sweep says where a training breaks, not what is forgotten: the gate does.\n",
+        "{} rates tried\n  falls fastest at  {:.1e}\n  is lowest at      {:.1e}\n  suggested         {:.1e}; the recipe has {now:e}\n  plot              {}\nA sweep says where a training breaks, not what is forgotten: the gate does.\n",
         sweep.points.len(),
         sweep.steepest,
         sweep.lowest,

@@ -90,17 +90,19 @@ impl Format {
 
 /// Why a line's object has no format.
 pub(super) fn unknown(object: &Object) -> String {
-    no_format(&format!("has the keys {}", keys(object)))
+    no_format(&format!("the line has the keys {}", keys(object)))
 }
 
 /// Why a file without any object has no format; `why` is what its first item is instead.
 pub(super) fn no_object(why: &str) -> String {
-    no_format(why)
+    // Readers say `has a quote that never closes`, and `not UTF-8: …`.
+    let is_sentence = why.starts_with("has ") || why.starts_with("is ");
+    no_format(&if is_sentence { format!("the line {why}") } else { why.to_owned() })
 }
 
 fn no_format(found: &str) -> String {
     let known: Vec<String> = Format::ALL.iter().map(|f| f.shape()).collect();
-    format!("the format cannot be told: the line {found}, expected one of {}", known.join(", "))
+    format!("the format cannot be told: {found}; expected one of {}", known.join(", "))
 }
 
 /// The JSON object that a line is.
@@ -316,7 +318,7 @@ mod tests {
             r#"{"messages": [{"role": "user", "content": "x", "weight": 0}]}"#,
             "the key \"weight\", which is not supported",
         );
-        refused(r#"{"question": "x"}"#, "the line has the keys \"question\", expected one of {\"messages\"}");
+        refused(r#"{"question": "x"}"#, "the line has the keys \"question\"; expected one of {\"messages\"}");
         refused("{}", "no key");
     }
 

@@ -49,15 +49,14 @@ pub struct Example {
     pub turns: Turns,
 }
 
+/// An item of a file: its line, and what it says or why that cannot be told.
+pub(crate) type Read = (usize, Result<Turns, String>);
+
 /// Reads a file some thousand examples at a time: each with its line, or why it is none.
 ///
 /// # Errors
 /// A file that cannot be read, or whose format cannot be told; what `f` returns.
-pub(crate) fn each_batch(
-    path: &Path,
-    format: DataFormat,
-    f: &mut dyn FnMut(Vec<(usize, Result<Turns, String>)>) -> Result<()>,
-) -> Result<()> {
+pub(crate) fn each_batch(path: &Path, format: DataFormat, f: &mut dyn FnMut(Vec<Read>) -> Result<()>) -> Result<()> {
     let format = format_of(path, format)?;
     let mut batches = Batches::open(path)?;
     loop {

@@ -275,6 +275,34 @@ fn why_advised(candidate: &Candidate, needs: &Needs, way: &Way) -> String {
     format!("{first}; {place}")
 }
 
+/// Where and how a base is trained.
+struct Place<'a> {
+    method: &'static str,
+    on: &'a str,
+    with: &'static str,
+    /// Bytes that there are.
+    available: u64,
+    seconds: f64,
+}
+
+impl Place<'_> {
+    /// What it comes to; `memory` is that of a micro-batch of so many tokens.
+    fn way(self, needs: &Needs, memory: impl Fn(u64) -> Memory) -> Way {
+        let length = needs.data.length;
+        let largest = largest_batch(self.available, length, &memory);
+        let wanted = needs.micro_batch.unwrap_or_else(|| largest.clamp(1, USUAL_BATCH));
+        Way {
+            method: self.method,
+            on: self.on.to_owned(),
+            with: self.with,
+            micro_batch: if wanted <= largest { wanted } else { 0 },
+            largest_micro_batch: largest,
+            memory: memory(wanted.saturating_mul(length)),
+            seconds: self.seconds,
+        }
+    }
+}
+
 fn ways(candidate: &Candidate, needs: &Needs) -> Vec<Way> {
     let spec = &candidate.spec;
     let sizes = Sizes::of(spec);
@@ -283,17 +311,14 @@ fn ways(candidate: &Candidate, needs: &Needs) -> Vec<Way> {
     let mut ways = Vec::new();
     if let Some(gpu) = &needs.gpu {
         for (method, quantised) in [("LoRA", false), ("QLoRA", true)] {
-            let memory = |tokens| on_gpu(spec, quantised, step(tokens, true));
-            let seconds = time::on_gpu(sizes.active_parameters, tokens, quantised, gpu);
-            ways.push(way(
+            let place = Place {
                 method,
-                &gpu.name,
-                "TRL, axolotl, Unsloth or LLaMA-Factory",
-                gpu.memory,
-                needs,
-                seconds,
-                memory,
-            ));
+                on: &gpu.name,
+                with: "TRL, axolotl, Unsloth or LLaMA-Factory",
+                available: gpu.memory,
+                seconds: time::on_gpu(sizes.active_parameters, tokens, quantised, gpu),
+            };
+            ways.push(place.way(needs, |tokens| on_gpu(spec, quantised, step(tokens, true))));
         }
     }
     for (method, bytes) in [("LoRA", HALF), ("QLoRA", FOUR_BITS)] {
@@ -301,28 +326,16 @@ fn ways(candidate: &Candidate, needs: &Needs) -> Vec<Way> {
         let memory = |checkpointing| move |tokens| here(spec, weights, step(tokens, checkpointing));
         // Blocks are computed again only where that makes it fit.
         let again = largest_batch(needs.memory, needs.data.length, memory(false)) < needs.micro_batch.unwrap_or(1);
-        let seconds = time::here(sizes.active_parameters, tokens, again, needs.speed);
-        let with = if again { "finetest, gradient_checkpointing" } else { "finetest" };
-        ways.push(way(method, "CPU", with, needs.memory, needs, seconds, memory(again)));
+        let place = Place {
+            method,
+            on: "CPU",
+            with: if again { "finetest, gradient_checkpointing" } else { "finetest" },
+            available: needs.memory,
+            seconds: time::here(sizes.active_parameters, tokens, again, needs.speed),
+        };
+        ways.push(place.way(needs, memory(again)));
     }
     ways
-}
-
-fn way(
-    method: &'static str,
-    on: &str,
-    with: &'static str,
-    available: u64,
-    needs: &Needs,
-    seconds: f64,
-    memory: impl Fn(u64) -> Memory,
-) -> Way {
-    let length = needs.data.length;
-    let largest = largest_batch(available, length, &memory);
-    let wanted = needs.micro_batch.unwrap_or_else(|| largest.clamp(1, USUAL_BATCH));
-    let micro_batch = if wanted <= largest { wanted } else { 0 };
-    let memory = memory(wanted.saturating_mul(length));
-    Way { method, on: on.to_owned(), with, micro_batch, largest_micro_batch: largest, memory, seconds }
 }
 
 #[cfg(test)]

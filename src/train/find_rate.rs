@@ -19,8 +19,8 @@ const KEPT: f64 = 0.6;
 const BROKEN: f64 = 0.5;
 /// Fewer steps show no curve.
 const FEWEST: usize = 8;
-/// The suggested rate is the lowest's divided by this: at the bottom of a sweep the training is about to break.
-const MARGIN: f64 = 10.0;
+/// The suggested rate is at most the lowest's divided by this: at the bottom of a sweep the training is about to break.
+const MARGIN: f64 = 3.0;
 
 /// One step of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -40,7 +40,7 @@ pub struct RateSweep {
     pub steepest: f64,
     /// Where it is lowest.
     pub lowest: f64,
-    /// A rate to begin with: a tenth of the lowest's.
+    /// A rate to begin with: the steepest, and at most a third of the lowest.
     pub suggested: f64,
 }
 
@@ -106,7 +106,7 @@ impl RateSweep {
         let steepest =
             (2..points.len() - 2).filter(|i| points[*i].rate <= lowest).min_by(|a, b| slope(a).total_cmp(&slope(b)));
         let steepest = steepest.map_or(lowest, |i| points[i].rate);
-        Ok(Self { steepest, lowest, suggested: lowest / MARGIN, points })
+        Ok(Self { steepest, lowest, suggested: steepest.min(lowest / MARGIN), points })
     }
 }
 
@@ -126,7 +126,7 @@ mod tests {
         let found = RateSweep::of(points).expect("a curve");
         assert!((0.0008..0.00125).contains(&found.steepest), "{}", found.steepest);
         assert!((0.008..0.0125).contains(&found.lowest), "{}", found.lowest);
-        assert!((found.suggested - found.lowest / 10.0).abs() < 1e-12);
+        assert!((found.suggested - found.steepest).abs() < 1e-12);
         let error = RateSweep::of(vec![RatePoint { rate: 1e-5, change: 1.0 }]).expect_err("too few").to_string();
         assert!(error.contains("broke after 1 rates"), "{error}");
     }

@@ -245,3 +245,38 @@ fn how_well_a_tokenizer_covers_a_file_is_told_by_script() {
     project.run(&["data", "coverage", "d.jsonl", "--model", "nowhere"]).fails(1, &["nowhere"]);
     project.run(&["data", "coverage", "d.jsonl", "--model", "model/config.json"]).fails(1, &["no tokenizer.json"]);
 }
+
+#[test]
+fn what_cannot_be_read_or_would_be_lost_is_said() {
+    let project = Project::bare();
+    project.write(
+        "t.jsonl",
+        "{\"prompt\": \"Why is the sky blue?\", \"completion\": \"Air scatters blue light most.\"}\n",
+    );
+    project.write("held.jsonl", "{\"prompt\": \"What is rain?\", \"completion\": \"Water that falls.\"}\nno json\n");
+    let ran = project.run(&["data", "check", "t.jsonl", "--against", "held.jsonl"]).expect(0);
+    assert!(
+        ran.stdout.contains("? held.jsonl: 1 line could not be read, and nothing was compared with them"),
+        "{}",
+        ran.stdout
+    );
+    project.run(&["data", "check", "t.jsonl", "--sequence-len", "0"]).fails(2, &["0", "above 0"]);
+
+    project.write("empty.jsonl", "{\"prompt\": \"What is it?\", \"completion\": \"TODO\"}\n");
+    project
+        .run(&["data", "clean", "empty.jsonl", "-o", "out.jsonl"])
+        .fails(1, &["empty.jsonl", "nothing would be left", "--keep"]);
+    assert!(!project.path("out.jsonl").exists() && !project.path("out.jsonl.left-out.jsonl").exists());
+
+    for (bytes, words) in [
+        (&b"PAR1abcd"[..], "Parquet"),
+        (b"ARROW1\0\0", "Arrow"),
+        (b"PK\x03\x04abcd", "Excel"),
+        (b"\xff\xfe{\0\"\0", "iconv -f UTF-16"),
+    ] {
+        std::fs::write(project.path("other.jsonl"), bytes).expect("a file");
+        project.run(&["data", "check", "other.jsonl"]).fails(1, &["other.jsonl", words]);
+    }
+    project.write("list.jsonl", "just words\n");
+    project.run(&["data", "check", "list.jsonl"]).fails(1, &["list.jsonl", "the format cannot be told: "]);
+}

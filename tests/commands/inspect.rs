@@ -115,7 +115,7 @@ fn traps_that_lie_in_files_are_seen_and_absent_where_they_are_not() {
             });
         }),
         ("pad-is-end", &|p| {
-            edit(p, "tokenizer_config.json", |json| json["pad_token"] = json!({"content": "<|im_end|>"}))
+            edit(p, "tokenizer_config.json", |json| json["pad_token"] = json!({"content": "<|im_end|>"}));
         }),
         ("no-pad", &|p| edit(p, "tokenizer_config.json", |json| json["pad_token"] = Value::Null)),
         ("end-of-turn", &|p| {
@@ -130,18 +130,18 @@ fn traps_that_lie_in_files_are_seen_and_absent_where_they_are_not() {
             });
         }),
         ("template-date", &|p| {
-            p.write("model/chat_template.jinja", "{{ strftime_now('%d') }}{{ messages[0].content }}{% if messages|length > 1 %}{{ messages[1].content }}{% endif %}")
+            p.write("model/chat_template.jinja", "{{ strftime_now('%d') }}{{ messages[0].content }}{% if messages|length > 1 %}{{ messages[1].content }}{% endif %}");
         }),
         ("thinking", &|p| {
             p.write(
                 "model/chat_template.jinja",
                 "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking %}<think>{% endif %}",
-            )
+            );
         }),
         ("no-template", &|p| edit(p, "tokenizer_config.json", |json| json["chat_template"] = Value::Null)),
         ("sampled-by-default", &|p| {
             edit(p, "generation_config.json", |json| {
-                *json = json!({"do_sample": true, "temperature": 0.7, "top_p": 0.8})
+                *json = json!({"do_sample": true, "temperature": 0.7, "top_p": 0.8});
             });
         }),
         ("tokenizer-context", &|p| edit(p, "tokenizer_config.json", |json| json["model_max_length"] = 100.into())),

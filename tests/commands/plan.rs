@@ -31,7 +31,9 @@ fn bases_are_ranked_by_what_fits_and_what_is_needed() {
     assert!(first(&small).starts_with("SmolLM2"), "{}", first(&small));
     // One of the sums that are printed.
     let memory = &small["choices"][0]["advised"]["memory"];
-    assert!(["weights", "adapter", "optimizer", "activations", "head", "rest"].iter().all(|part| memory[*part].is_u64()));
+    assert!(
+        ["weights", "adapter", "optimizer", "activations", "head", "rest"].iter().all(|part| memory[*part].is_u64())
+    );
     let nothing = project.run(&["plan", "--memory", "10MB", "--gflops", "200"]).expect(0);
     assert!(nothing.stdout.contains("No base of the catalogue fits") && nothing.stdout.contains("it fits nowhere"));
 }
@@ -55,7 +57,10 @@ fn what_is_not_known_says_what_is() {
     project.run(&["plan", "--memory", "16"]).fails(2, &["16", "expected a size with its unit"]);
     project.run(&["plan", "--deadline", "soon"]).fails(2, &["soon", "90min, 8h or 2d"]);
     project.run(&["plan", "--data", "nowhere.jsonl"]).fails(1, &["nowhere.jsonl"]);
-    project.write("mine.toml", "[[models]]\nname = \"Mine\"\nsource = \"x\"\nlicence = \"mit\"\nlanguages = \"many\"\nconfig = {}\n");
+    project.write(
+        "mine.toml",
+        "[[models]]\nname = \"Mine\"\nsource = \"x\"\nlicence = \"mit\"\nlanguages = \"many\"\nconfig = {}\n",
+    );
     project.run(&["plan", "--catalogue", "mine.toml"]).fails(1, &["mine.toml", "\"Mine\" has no source"]);
     project.write("mine.toml", "[[models]]\nname = 3\n");
     project.run(&["plan", "--catalogue", "mine.toml"]).fails(1, &["mine.toml", "line 2"]);

@@ -90,8 +90,8 @@ fn text(found: &Coverage) -> String {
         text.push_str(&format!("  the tokenizer drops: {}\n", named.collect::<Vec<_>>().join(" ")));
     }
     text.push_str(&match found.hard {
-        0 => "  no example needs far more tokens than plain text\n".to_owned(),
-        n => format!("  {} need far more tokens than plain text:\n", examples(n)),
+        0 => "  no example stands out\n".to_owned(),
+        n => format!("  {} with many more tokens than plain text, or with many bytes:\n", examples(n)),
     });
     for hard in found.hardest.iter().take(NAMED) {
         text.push_str(&format!(

@@ -84,6 +84,11 @@ fn copy(from: &Path, ledger: &Ledger, keep: &[String], [to, left_out]: [&mut Fil
             format!("changed while it was read: it had {} items, and has {}", ledger.len(), done.kept + done.left_out);
         return Err(Failed::Read(Error::input(from, None, why)));
     }
+    if done.kept == 0 {
+        let why =
+            "nothing would be left of it; `finetest data check` says why, and --keep KIND keeps what you want to have";
+        return Err(Failed::Read(Error::input(from, None, why)));
+    }
     Ok(done)
 }
 

@@ -17,6 +17,8 @@ pub struct DataReport {
     pub left_out: usize,
     /// Kinds of which something was found, in the order of the documentation.
     pub counts: Vec<Count>,
+    /// What could not be looked at: lines of the files that were compared.
+    pub notes: Vec<String>,
 }
 
 /// What was found of a kind.
@@ -75,10 +77,10 @@ impl Tally {
         }
     }
 
-    pub(super) fn report(self, left_out: usize) -> DataReport {
+    pub(super) fn report(self, left_out: usize, notes: Vec<String>) -> DataReport {
         let counts = super::kinds().zip(self.found).filter(|(_, (count, _))| *count > 0);
         let counts =
             counts.map(|(kind, (items, shown))| Count { kind: kind.name, severity: kind.severity, items, shown });
-        DataReport { path: self.path, items: self.items, left_out, counts: counts.collect() }
+        DataReport { path: self.path, items: self.items, left_out, counts: counts.collect(), notes }
     }
 }

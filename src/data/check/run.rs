@@ -71,7 +71,7 @@ struct Looked {
 /// # Errors
 /// A file that cannot be read, or whose format cannot be told.
 pub fn check(path: &Path, options: &CheckOptions, on_read: &mut dyn FnMut(u64, u64)) -> Result<(DataReport, Ledger)> {
-    let forbidden = forbidden(options)?;
+    let (forbidden, notes) = forbidden(options)?;
     let format = format_of(path, options.format)?;
     let mut batches = Batches::open(path)?;
     let mut held = Held { index: Index::default(), lines: Vec::new(), items: Vec::new(), ledger: Ledger::default() };
@@ -97,7 +97,8 @@ pub fn check(path: &Path, options: &CheckOptions, on_read: &mut dyn FnMut(u64, u
         return Err(Error::input(path, None, "is empty; expected one JSON object a line"));
     }
     held.compare(&mut tally);
-    Ok((tally.report(held.ledger.reasons.iter().filter(|reason| **reason != 0).count()), held.ledger))
+    let left_out = held.ledger.reasons.iter().filter(|reason| **reason != 0).count();
+    Ok((tally.report(left_out, notes), held.ledger))
 }
 
 /// What an example is looked at beside.
@@ -225,10 +226,20 @@ impl Held {
     }
 }
 
-fn forbidden(options: &CheckOptions) -> Result<Forbidden> {
-    let mut forbidden = Forbidden::default();
+/// The prompts that the data must not have, and what of them could not be read.
+fn forbidden(options: &CheckOptions) -> Result<(Forbidden, Vec<String>)> {
+    let (mut forbidden, mut notes) = (Forbidden::default(), Vec::new());
     for path in &options.validation {
-        for example in load(path, options.format, OnError::Skip)?.examples {
+        let other = load(path, options.format, OnError::Skip)?;
+        if let Some(first) = other.skipped.first() {
+            let n = other.skipped.len();
+            let lines = if n == 1 { "line" } else { "lines" };
+            notes.push(format!(
+                "{}: {n} {lines} could not be read, and nothing was compared with them: {first}",
+                path.display()
+            ));
+        }
+        for example in other.examples {
             let text = asked_last(&Seen { turns: &example.turns, most_characters: None });
             if !text.is_empty() {
                 forbidden.add(hash(&text), signature(&text), format!("{}:{}", path.display(), example.line));
@@ -239,7 +250,7 @@ fn forbidden(options: &CheckOptions) -> Result<Forbidden> {
         let text = prompt_of(text);
         forbidden.add(hash(&text), signature(&text), name.clone());
     }
-    Ok(forbidden)
+    Ok((forbidden, notes))
 }
 
 #[cfg(test)]

@@ -58,6 +58,18 @@ impl Read for Counted {
     }
 }
 
+/// How files begin that hold data in forms that are not read, and what to do with them.
+const OTHER_FORMS: [(&[u8], &str); 5] = [
+    (
+        b"PAR1",
+        "is a Parquet file; write it as JSON Lines first: pandas.read_parquet(FILE).to_json(OUT, orient=\"records\", lines=True)",
+    ),
+    (b"ARROW1", "is an Arrow file; write it as JSON Lines first: datasets.Dataset.from_file(FILE).to_json(OUT)"),
+    (b"PK\x03\x04", "is a zip or an Excel file; unpack it, or save it as CSV or JSON Lines"),
+    (b"\xff\xfe", "is UTF-16; save it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE > OUT"),
+    (b"\xfe\xff", "is UTF-16; save it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE > OUT"),
+];
+
 /// A reader of a file's bytes as they were before they were compressed.
 pub(super) type Unpacked = Box<dyn BufRead>;
 
@@ -90,6 +102,9 @@ impl<R: BufRead> Source<R> {
     /// It cannot be read.
     pub(crate) fn of(path: &Path, mut reader: R) -> Result<Self> {
         let start = reader.fill_buf().map_err(Error::io(path, "read"))?;
+        if let Some((_, hint)) = OTHER_FORMS.iter().find(|(magic, _)| start.starts_with(magic)) {
+            return Err(Error::input(path, None, (*hint).to_owned()));
+        }
         if start.starts_with(BYTE_ORDER_MARK) {
             reader.consume(BYTE_ORDER_MARK.len());
         }
