@@ -3,8 +3,9 @@
 
     benches/diagnosis/wrong.py [--finetest PROGRAM] [--work DIR] [--only NAME,NAME]
 
-It fails where the sign of a run is not among those that are told. Two cores take about ten minutes. The logs are kept in
-benches/diagnosis/logs/, where a test of finetest reads them.
+It fails where the sign of a run is not among those that are told. Two cores take about ten minutes for each half: the signs were written
+with the runs of one task at hand, and those of the other task were kept for the test. The logs are kept in
+tests/fixtures/training_logs/, where a test reads them.
 """
 
 import argparse
@@ -18,9 +19,9 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "benches/detection"))
-from tasks import MODEL, TASKS  # noqa: E402
+from tasks import MODEL, TASKS, make_task  # noqa: E402
 
-LOGS = HERE / "logs"
+LOGS = ROOT / "tests/fixtures/training_logs"
 # Name: the sign that is right, keys of [train], and how the data are changed.
 RUNS = {
     "well": (["falling", "plateau"], {"learning_rate": 5e-4, "max_steps": 60, "num_epochs": 10}, None),
@@ -33,10 +34,12 @@ RUNS = {
     "bad-batch": (["one batch stands out", "jumping", "one bad example"], {"learning_rate": 3e-4, "max_steps": 40, "num_epochs": 10}, "batch"),
 }
 BAD_LINE = 37
+HALVES = {"tuned": "tickets", "held": "orders"}
 
 
-def rows(change, rng):
-    made = TASKS["tickets"](rng, 128)
+def rows(task, change, rng, folder):
+    make_task(folder / "task", TASKS[task], 1, 128, 1)
+    made = [json.loads(line) for line in (folder / "task/train.jsonl").read_text().splitlines()]
     if change == "few":
         # Answers that nothing tells: they can be learnt by heart alone.
         for row in made:
@@ -55,16 +58,18 @@ def main():
     parser.add_argument("--finetest", default=str(ROOT / "target/release/finetest"))
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "target/diagnosis")
     parser.add_argument("--only", default=",".join(RUNS))
+    parser.add_argument("--half", choices=HALVES, default="tuned", help="the runs that the signs were written with, or the others")
     args = parser.parse_args()
     program = str(pathlib.Path(shutil.which(args.finetest) or args.finetest).resolve())
-    LOGS.mkdir(exist_ok=True)
+    logs = LOGS / args.half
+    logs.mkdir(parents=True, exist_ok=True)
     wrong = 0
     for name in args.only.split(","):
         signs, keys, change = RUNS[name]
-        folder = args.work.resolve() / name
+        folder = args.work.resolve() / args.half / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(change, random.Random(name))))
+        (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(HALVES[args.half], change, random.Random(name), folder)))
         share = 0.25 if change == "few" else 0.1
         (folder / "finetest.toml").write_text(
             f'[model]\nsource = "{MODEL}"\n[adapter]\npath = "adapter"\n[data]\ntrain = "train.jsonl"\n'
@@ -81,7 +86,9 @@ def main():
                 continue
             at = states[-1]
         told = json.loads(subprocess.run([program, "diagnose", str(at), "--json"], cwd=folder, capture_output=True, text=True, check=True).stdout)
-        shutil.copy(at / "trainer_state.json" if at.is_dir() else at, LOGS / f"{name}.json")
+        log = json.loads((at / "trainer_state.json" if at.is_dir() else at).read_text())
+        entries = ",\n".join(json.dumps(entry) for entry in log.pop("log_history"))
+        (logs / f"{name}.json").write_text(json.dumps(log)[:-1] + f', "log_history": [\n{entries}\n]}}\n')
         found = [one["sign"] for one in told["diagnoses"]]
         right = any(sign in signs for sign in found)
         wrong += not right

@@ -241,6 +241,32 @@ mod tests {
         assert!(signs(&rests).contains(&"plateau"), "{:?}", signs(&rests));
     }
 
+    /// Trainings of the default model that were made to go wrong, by `benches/diagnosis/wrong.py`. The signs were written with one half at
+    /// hand; the other was read when they were done.
+    #[test]
+    fn real_trainings_that_went_wrong_are_told() {
+        let expected: [(&str, &[&str]); 8] = [
+            ("well", &["falling", "plateau"]),
+            ("diverged", &["diverged"]),
+            ("rate-too-high", &["rate too high", "diverged"]),
+            ("rate-too-low", &["rate too low"]),
+            ("under-trained", &["under-trained"]),
+            ("overfitting", &["overfitting"]),
+            ("bad-example", &["one bad example", "jumping"]),
+            ("bad-batch", &["one batch stands out", "jumping", "one bad example"]),
+        ];
+        for half in ["tuned", "held"] {
+            for (name, signs) in expected {
+                let path = format!("tests/fixtures/training_logs/{half}/{name}.json");
+                let log = Log::read(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)).expect("a log");
+                let diagnoses = diagnose(&log);
+                let found: Vec<&str> = diagnoses.iter().map(|one| one.sign).collect();
+                assert!(name != "well" || diagnoses.iter().all(|one| !one.wrong), "{path}: {diagnoses:?}");
+                assert!(found.iter().any(|sign| signs.contains(sign)), "{path}: {found:?}");
+            }
+        }
+    }
+
     #[test]
     fn a_few_steps_say_little_and_do_not_panic() {
         for n in 1..6 {

@@ -31,14 +31,22 @@ impl Sign for Diverged {
             return Some(found(point.step, format!("the loss is no number from step {} on", point.step), before));
         }
         let least = (0..curve.len()).min_by(|a, b| curve.smooth[*a].total_cmp(&curve.smooth[*b]))?;
-        let (low, last, first) = (curve.smooth[least], curve.last(), curve.first());
+        // The first loss alone: the second step may have broken it already.
+        let (low, last, first) = (curve.smooth[least], curve.last(), curve.losses[0]);
         // Above where it began, and not by the noise of a small set.
-        let rose = curve.len() >= FEW && last > 1.3 * first && last > 1.5 * low && last - low > 0.5;
+        let rose = curve.len() >= FEW && last > 1.3 * first && last - first > 0.5;
         // Or most of what was gained is lost again.
         let lost = curve.len() >= FEW && last > 2.0 * low && last - low > 0.5 && last - low > 0.5 * (first - low);
+        // What breaks at once is lowest at a single step, which is smoothed away.
+        let lowest = (0..curve.len()).min_by(|a, b| curve.losses[*a].total_cmp(&curve.losses[*b]))?;
+        let (least, low) = if rose { (lowest, curve.losses[lowest]) } else { (least, low) };
         (rose || lost).then(|| {
             let step = curve.steps[least];
-            let words = format!("the loss was lowest at step {step}, and has risen since");
+            let words = if rose {
+                format!("the loss ends above where it began; it was lowest at step {step}")
+            } else {
+                format!("the loss was lowest at step {step}, and has risen since")
+            };
             found(
                 step,
                 words,
@@ -94,7 +102,7 @@ impl Sign for Jumping {
         let away: Vec<f64> = (0..curve.len()).map(|i| curve.losses[i] - beside(i)).collect();
         let usual = 1.4826 * median(&away.iter().map(|distance| distance.abs()).collect::<Vec<f64>>());
         // The first losses are high by themselves.
-        let jumps = |i: &usize| *i >= 4 && away[*i] > 6.0 * usual && away[*i] > 0.5 * beside(*i) && away[*i] > 0.1;
+        let jumps = |i: &usize| *i >= 4 && away[*i] > 6.0 * usual && away[*i] > 0.5 * beside(*i) && away[*i] > 0.3;
         let found: Vec<usize> = (0..curve.len()).filter(jumps).collect();
         let worst = found.iter().copied().max_by(|a, b| away[*a].total_cmp(&away[*b]))?;
         let all: Vec<StandingOut> = found.iter().map(|i| curve.standing_out(curve.steps[*i])).collect();
@@ -178,17 +186,27 @@ impl Sign for RateTooLow {
         let (first, last) = (curve.first(), curve.last());
         let spread = median(&curve.losses.iter().zip(&curve.smooth).map(|(a, b)| (a - b).abs()).collect::<Vec<f64>>());
         let moved = first - last;
-        (curve.len() >= FEW && first > 0.3 && moved < 0.1 * first && moved > -0.1 * first && spread < 0.1 * first).then(
-            || Diagnosis {
+        let still = moved.abs() < 0.1 * first && spread < 0.1 * first;
+        // Batches differ by more than a low rate moves them; validation is of the same examples each time.
+        let (mut validated, validation) = (false, &curve.log.validation);
+        if let (true, [from, .., to]) = (validation.len() >= 3, validation.as_slice()) {
+            validated = (from.loss - to.loss).abs() < 0.03 * from.loss && moved.abs() < 0.25 * first;
+        }
+        (curve.len() >= FEW && first > 0.3 && (still || validated)).then(|| {
+            let (of, from, to) = match (validated, validation.first(), validation.last()) {
+                (true, Some(from), Some(to)) => ("validation ", from.loss, to.loss),
+                _ => ("", first, last),
+            };
+            Diagnosis {
                 sign: "rate too low",
                 wrong: true,
                 since: curve.steps[0],
                 words: format!("the loss has hardly moved in {} steps", curve.len()),
-                evidence: format!("{} at the beginning, {} at the end{}", number(first), number(last), rate(curve)),
+                evidence: format!("{of}{} at the beginning, {} at the end{}", number(from), number(to), rate(curve)),
                 remedy: "multiply learning_rate by five; for LoRA 1e-4 to 5e-4 is common".to_owned(),
                 steps: Vec::new(),
-            },
-        )
+            }
+        })
     }
 }
 

@@ -28,12 +28,10 @@ fn bases_are_ranked_by_what_fits_and_what_is_needed() {
     assert_eq!(first(&many), "Qwen2.5 7B Instruct");
     assert_eq!(first(&plan(&["--memory", "800GB", "--research"])), "DeepSeek-V3");
     let small = plan(&["--memory", "1GB", "--deadline", "2h"]);
-    assert!(first(&small).starts_with("SmolLM2"), "{}", first(&small));
-    // One of the sums that are printed.
     let memory = &small["choices"][0]["advised"]["memory"];
-    assert!(
-        ["weights", "adapter", "optimizer", "activations", "head", "rest"].iter().all(|part| memory[*part].is_u64())
-    );
+    let parts = ["weights", "adapter", "optimizer", "activations", "head", "rest"];
+    let total: u64 = parts.iter().map(|part| memory[*part].as_u64().expect("bytes")).sum();
+    assert!((200_000_000..=1_000_000_000).contains(&total), "{memory}");
     let nothing = project.run(&["plan", "--memory", "10MB", "--gflops", "200"]).expect(0);
     assert!(nothing.stdout.contains("No base of the catalogue fits") && nothing.stdout.contains("it fits nowhere"));
 }
