@@ -60,7 +60,11 @@ impl Gpu {
             let names: Vec<&str> = table.gpus.iter().map(|gpu| gpu.name.as_str()).collect();
             let meant = nearest(&words.join(" "), names.iter().copied());
             let meant = meant.map_or_else(String::new, |name| format!("; did you mean {name}?"));
-            return Err(format!("no GPU called {:?} is known{meant} Known are: {}", words.join(" "), names.join(", ")));
+            return Err(format!(
+                "no GPU called {:?} is known{meant}; known are: {}",
+                words.join(" "),
+                names.join(", ")
+            ));
         };
         Ok(Self {
             name: gpu.name.clone(),

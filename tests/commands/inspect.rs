@@ -138,6 +138,7 @@ fn traps_that_lie_in_files_are_seen_and_absent_where_they_are_not() {
                 "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking %}<think>{% endif %}",
             );
         }),
+        ("broken-template", &|p| p.write("model/chat_template.jinja", "{% for i in range(99999999) %}x{% endfor %}")),
         ("no-template", &|p| edit(p, "tokenizer_config.json", |json| json["chat_template"] = Value::Null)),
         ("sampled-by-default", &|p| {
             edit(p, "generation_config.json", |json| {

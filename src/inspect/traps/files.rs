@@ -10,12 +10,22 @@ const SHORT_ROW: f64 = 0.5;
 /// Tokens that are named.
 const NAMED: usize = 3;
 
-pub(super) static TRAPS: [Trap; 15] = [
+pub(super) static TRAPS: [Trap; 16] = [
     Trap {
         name: "no-template",
         why: "Without a chat template this is a base model: it continues texts, and does not answer messages. A template that you choose teaches its tags besides your task.",
         remedy: "Take the -Instruct model if there is one. Else give `[model] chat_template`, use the same one to train, test and serve, and train more than a few hundred examples. Scenarios with raw `text` need none.",
         find: |s| s.template.is_none().then(|| "there is no chat template".to_owned()),
+    },
+    Trap {
+        name: "broken-template",
+        why: "The template cannot write a question and an answer within its bounds, or leaves one out. No chat can be trained or asked with it.",
+        remedy: "Give `[model] chat_template` a template that does; `finetest check` says what is wrong with this one.",
+        find: |s| {
+            let template = s.template.as_ref()?;
+            let broken = template.question.is_none() || template.turn_end.is_none();
+            broken.then(|| "a chat of a question and an answer cannot be rendered".to_owned())
+        },
     },
     Trap {
         name: "bos-twice",
