@@ -331,7 +331,7 @@ fn ways(candidate: &Candidate, needs: &Needs) -> Vec<Way> {
             on: "CPU",
             with: if again { "finetest, gradient_checkpointing" } else { "finetest" },
             available: needs.memory,
-            seconds: time::here(sizes.active_parameters, tokens, again, needs.speed),
+            seconds: time::here(spec, tokens, again, needs.speed),
         };
         ways.push(place.way(needs, memory(again)));
     }

@@ -61,7 +61,7 @@ impl Estimate {
             memory: run.max(training.total()),
             training: (work.trained > 0).then_some(training),
             run_seconds: token * (work.read as f64 / READING + work.generated as f64 / DECODING) / speed,
-            train_seconds: time::here(sizes.active_parameters, work.trained as f64, work.checkpointing, speed),
+            train_seconds: time::here(spec, work.trained as f64, work.checkpointing, speed),
         }
     }
 }
