@@ -55,7 +55,7 @@ fn shown(estimate: &Estimate) -> String {
 }
 
 /// In one unit, rounded as roughly as it is known.
-fn time(seconds: f64) -> String {
+pub(super) fn time(seconds: f64) -> String {
     match seconds {
         s if s < 10.0 => "10 s".to_owned(),
         s if s < 90.0 => format!("{:.0} s", (s / 10.0).ceil() * 10.0),

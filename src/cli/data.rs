@@ -265,12 +265,8 @@ fn stats_text(files: &[DataStats], divergences: &[Divergences]) -> String {
 
 /// The file that is named, or the project's own, and the project.
 fn data_file(global: &Global, named: Option<&PathBuf>) -> Result<(PathBuf, Option<Config>)> {
-    let project = match global.project() {
-        Ok(config) => Some(config),
-        // A file needs no project.
-        Err(Error::Usage(_)) if named.is_some() && global.config.is_none() => None,
-        Err(error) => return Err(error),
-    };
+    // A file needs no project.
+    let project = if named.is_some() { global.project_if_any()? } else { Some(global.project()?) };
     let own = project.as_ref().and_then(|config| config.data.as_ref()).map(|data| data.train.clone());
     let path = named.cloned().or(own);
     let path = path.ok_or_else(|| Error::Usage("the manifest has no [data]; give the FILE".into()))?;

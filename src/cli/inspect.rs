@@ -315,7 +315,7 @@ fn short(n: u64) -> String {
     scaled(n, &["", " K", " M", " B", " T"])
 }
 
-fn bytes(n: u64) -> String {
+pub(super) fn bytes(n: u64) -> String {
     scaled(n, &[" B", " kB", " MB", " GB", " TB"])
 }
 

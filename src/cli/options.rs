@@ -68,6 +68,15 @@ impl Global {
         }
     }
 
+    /// The manifest's project; `None` where no manifest is named, and none is found.
+    pub(super) fn project_if_any(&self) -> Result<Option<Config>> {
+        match self.project() {
+            Ok(config) => Ok(Some(config)),
+            Err(Error::Usage(_)) if self.config.is_none() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Draws progress on stderr, as much of it as is wanted.
     pub(super) fn display(&self) -> Display {
         Display::new(self.quiet).verbose(self.verbose)
@@ -138,12 +147,12 @@ impl Subject {
             scenarios: self.scenarios.clone(),
             backend: self.backend,
         };
-        match global.project() {
-            Ok(config) => Ok(config.with(&overrides)),
-            Err(Error::Usage(_)) if global.config.is_none() && self.model.is_some() => {
-                Config::without_manifest(".", &overrides)
-            }
-            Err(error) => Err(error),
+        if self.model.is_none() {
+            return global.project().map(|config| config.with(&overrides));
+        }
+        match global.project_if_any()? {
+            Some(config) => Ok(config.with(&overrides)),
+            None => Config::without_manifest(".", &overrides),
         }
     }
 }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::check::time as time_of;
 use super::data::data_format;
+use super::inspect::bytes;
 use super::json;
 use super::options::{Global, ListFormat, Output};
 use crate::config::DataFormat;
@@ -109,12 +111,8 @@ fn duration(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn plan(global: &Global, args: &Args) -> Result<u8> {
-    let project = match global.project() {
-        Ok(config) => Some(config),
-        // A plan comes before a project.
-        Err(Error::Usage(_)) if global.config.is_none() => None,
-        Err(error) => return Err(error),
-    };
+    // A plan comes before a project.
+    let project = global.project_if_any()?;
     args.output.check(project.as_ref())?;
     let own = project.and_then(|config| config.data).map(|data| (data.train, data.format));
     let data = args.data.clone().map(|path| (path, args.data_format)).or(own);
@@ -166,12 +164,12 @@ fn text(needs: &Needs, choices: &[Choice], all: bool) -> String {
         data.length,
         if data.languages.is_empty() { "no language was found".to_owned() } else { data.languages.join(", ") }
     );
-    text.push_str(&format!("CPU      {} of memory, {:.0} GFLOP/s\n", gb(needs.memory), needs.speed / 1e9));
+    text.push_str(&format!("CPU      {} of memory, {:.0} GFLOP/s\n", bytes(needs.memory), needs.speed / 1e9));
     if let Some(gpu) = &needs.gpu {
         text.push_str(&format!(
             "GPU      {}, {}, {:.0} TFLOP/s by its maker\n",
             gpu.name,
-            gb(gpu.memory),
+            bytes(gpu.memory),
             gpu.flops / 1e12
         ));
     }
@@ -206,34 +204,21 @@ fn text(needs: &Needs, choices: &[Choice], all: bool) -> String {
 fn way_text(way: &Way) -> String {
     let m = &way.memory;
     let [weights, adapter, optimizer, activations, head, rest] =
-        [m.weights, m.adapter, m.optimizer, m.activations, m.head, m.rest].map(|bytes| bytes as f64 / 1e9);
+        [m.weights, m.adapter, m.optimizer, m.activations, m.head, m.rest].map(|part| part as f64 / 1e9);
     let parts = format!(
         "{} (weights {weights:.1}, adapter {adapter:.1}, optimizer {optimizer:.1}, activations {activations:.1}, head {head:.1}, rest {rest:.1})",
-        gb(m.total())
+        bytes(m.total())
     );
     let name = format!("{} on {}", way.method, way.on);
     match way.micro_batch {
         0 => format!("{name:<20} does not fit: {parts}"),
         batch => format!(
             "{name:<20} {}, batch {batch} (at most {}), {parts}\n{:27}with {}",
-            hours(way.seconds),
+            time_of(way.seconds),
             way.largest_micro_batch,
             "",
             way.with
         ),
-    }
-}
-
-fn gb(bytes: u64) -> String {
-    if bytes < 50_000_000 { format!("{:.0} MB", bytes as f64 / 1e6) } else { format!("{:.1} GB", bytes as f64 / 1e9) }
-}
-
-fn hours(seconds: f64) -> String {
-    match seconds {
-        s if s < 90.0 => format!("{s:.0} s"),
-        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
-        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
-        s => format!("{:.0} days", s / 86_400.0),
     }
 }
 
@@ -242,10 +227,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_sizes_have_units() {
+    fn times_and_sizes_need_units() {
         assert_eq!([duration("90min"), duration("8h"), duration("2d")], [Ok(5400.0), Ok(28_800.0), Ok(172_800.0)]);
         assert!(duration("8").is_err() && duration("-1h").is_err() && size("16").is_err());
-        assert_eq!([hours(30.0), hours(600.0), hours(7200.0), hours(1e6)], ["30 s", "10 min", "2.0 h", "12 days"]);
-        assert_eq!([gb(16_000_000_000), gb(40_000_000)], ["16.0 GB", "40 MB"]);
     }
 }

@@ -63,9 +63,13 @@ pub struct AdaptedLayer {
 /// # Errors
 /// It cannot be read, or does not fit.
 pub fn inspect_adapter(path: &Path, files: &ModelFiles) -> Result<AdapterInspection> {
-    let spec = spec_of(files)?;
+    let (spec, weights) = if files.weights().is_empty() {
+        (spec_of(files)?, None)
+    } else {
+        let (spec, weights) = open_weights(files)?;
+        (spec, Some(weights))
+    };
     let adapter = lora::open(path, &Outline::of(&spec))?;
-    let weights = if files.weights().is_empty() { None } else { Some(open_weights(files, &spec)?) };
     let layers: Vec<AdaptedLayer> = adapter
         .modules
         .par_iter()

@@ -58,9 +58,9 @@ const PLAIN: [(Script, &str); 10] = [
         "도서관은 아침 아홉 시에 문을 엽니다. 카드를 가져오시고 월말 전에 책을 반납해 주세요. 책을 잃어버리시면 바로 알려 주세요.",
     ),
 ];
-/// An example is hard where it needs so many times the tokens of plain text.
+/// Tokens of an example over those of plain text, from which on it is hard.
 const HARD: f64 = 1.6;
-/// Or where so much of it falls back to bytes.
+/// Share of its tokens that are bytes of a character, from which on it is hard too.
 const MUCH_FALLBACK: f64 = 0.1;
 /// Characters below which an example is not judged.
 const SHORT: usize = 20;
@@ -156,7 +156,8 @@ struct Measure<'t> {
 struct Looked {
     line: usize,
     scripts: HashMap<Script, Counts>,
-    fallen: HashMap<char, usize>,
+    /// Characters of runs that fall back somewhere.
+    suspects: HashMap<char, usize>,
     characters: BTreeSet<char>,
 }
 
@@ -186,8 +187,15 @@ impl<'t> Measure<'t> {
         partial
     }
 
+    /// Whether a character alone is bytes.
+    fn falls_back(&self, c: char) -> Result<bool> {
+        let alone = self.tokenizer.encode(c.encode_utf8(&mut [0; 4]), false)?;
+        Ok(alone.iter().any(|id| self.is_partial(*id)))
+    }
+
     fn look(&self, line: usize, turns: &Turns) -> Result<Looked> {
-        let mut looked = Looked { line, scripts: HashMap::new(), fallen: HashMap::new(), characters: BTreeSet::new() };
+        let mut looked =
+            Looked { line, scripts: HashMap::new(), suspects: HashMap::new(), characters: BTreeSet::new() };
         for text in texts(turns) {
             for (script, run) in runs(text) {
                 let ids = self.tokenizer.encode(run, false)?;
@@ -195,12 +203,7 @@ impl<'t> Measure<'t> {
                 let counts = Counts { characters: run.chars().count(), tokens: ids.len(), bytes };
                 *looked.scripts.entry(script).or_default() += counts;
                 if bytes > 0 {
-                    for c in run.chars().filter(|c| !c.is_ascii()) {
-                        let alone = self.tokenizer.encode(c.encode_utf8(&mut [0; 4]), false)?;
-                        if alone.iter().any(|id| self.is_partial(*id)) {
-                            *looked.fallen.entry(c).or_default() += 1;
-                        }
-                    }
+                    run.chars().filter(|c| !c.is_ascii()).for_each(|c| *looked.suspects.entry(c).or_default() += 1);
                 }
                 looked.characters.extend(run.chars().filter(|c| !c.is_ascii() || c.is_control()));
             }
@@ -230,7 +233,7 @@ impl<'t> Measure<'t> {
 /// A file that cannot be read, whose format cannot be told, or without an example.
 pub fn coverage(path: &Path, format: DataFormat, tokenizer: &Tokenizer) -> Result<Coverage> {
     let measure = Measure::new(tokenizer)?;
-    let (mut scripts, mut fallen): (HashMap<Script, Counts>, HashMap<char, usize>) = Default::default();
+    let (mut scripts, mut suspects): (HashMap<Script, Counts>, HashMap<char, usize>) = Default::default();
     let (mut lengths, mut unreadable, mut characters) = (Vec::new(), 0, BTreeSet::new());
     let (mut hard, mut hardest): (usize, Vec<HardExample>) = (0, Vec::new());
     each_batch(path, format, &mut |batch| {
@@ -249,7 +252,7 @@ pub fn coverage(path: &Path, format: DataFormat, tokenizer: &Tokenizer) -> Resul
                 hardest.push(example);
             }
             looked.scripts.into_iter().for_each(|(script, counts)| *scripts.entry(script).or_default() += counts);
-            looked.fallen.into_iter().for_each(|(c, n)| *fallen.entry(c).or_default() += n);
+            looked.suspects.into_iter().for_each(|(c, n)| *suspects.entry(c).or_default() += n);
             characters.extend(looked.characters);
         }
         hardest.sort_by(|a, b| b.ratio.total_cmp(&a.ratio).then(a.line.cmp(&b.line)));
@@ -263,7 +266,12 @@ pub fn coverage(path: &Path, format: DataFormat, tokenizer: &Tokenizer) -> Resul
     let mut scripts: Vec<ScriptCoverage> =
         scripts.into_iter().map(|(script, counts)| measure.told(script, counts, all)).collect();
     scripts.sort_by(|a, b| b.share.total_cmp(&a.share).then_with(|| a.script.cmp(&b.script)));
-    let mut fallen: Vec<(char, usize)> = fallen.into_iter().collect();
+    let mut fallen: Vec<(char, usize)> = Vec::new();
+    for (c, count) in suspects {
+        if measure.falls_back(c)? {
+            fallen.push((c, count));
+        }
+    }
     fallen.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
     let told = |(c, count): (char, usize)| FallenBack {
         character: c.to_string(),

@@ -29,7 +29,7 @@ const ASKS: [(&[&str], &str); 8] = [
     ),
     (
         &["gemma"],
-        "Gemma's terms: their restrictions on use go along with every tuned model and adapter, and whoever gets one is told of them.",
+        "Gemma's terms: whoever passes on a tuned model or an adapter passes on the restrictions on use with it, and names them.",
     ),
     (
         &["qwen-research", "qwen research"],

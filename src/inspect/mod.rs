@@ -6,6 +6,7 @@ mod license;
 mod spectrum;
 mod subject;
 mod traps;
+mod words;
 
 pub use adapter::{AdaptedLayer, AdapterInspection, inspect_adapter};
 pub use coverage::{Coverage, FallenBack, HardExample, ScriptCoverage, coverage};
@@ -15,9 +16,8 @@ pub use traps::{FoundTrap, Trap, traps};
 
 use self::subject::Subject;
 use crate::error::Result;
-use crate::model::architecture::{NormKind, Positions, Projection, RopeScaling};
 use crate::model::tokenizer::Token;
-use crate::model::{DecoderSpec, ModelFiles, Sizes};
+use crate::model::{ModelFiles, Sizes};
 
 /// What a model is.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -32,7 +32,7 @@ pub struct Inspection {
     pub vocab_size: usize,
     /// Heads and widths, in words.
     pub attention: String,
-    /// How places are told, in words.
+    /// How the model knows the place of a token, in words.
     pub positions: String,
     /// Tokens of the longest text.
     pub trained_context: usize,
@@ -89,11 +89,11 @@ pub fn inspect(files: &ModelFiles) -> Result<Inspection> {
         layers: spec.layers,
         hidden_size: spec.hidden_size,
         vocab_size: spec.vocab_size,
-        attention: attention(spec),
-        positions: positions(&spec.positions),
+        attention: words::attention(spec),
+        positions: words::positions(&spec.positions),
         trained_context: spec.context,
-        norm: norm(spec),
-        experts: experts(spec),
+        norm: words::norm(spec),
+        experts: words::experts(spec),
         tokens,
         chat_template: subject.template.is_some(),
         license: subject.license.clone(),
@@ -101,62 +101,4 @@ pub fn inspect(files: &ModelFiles) -> Result<Inspection> {
         traps: traps::found(&subject),
         sizes: Sizes::of(spec),
     })
-}
-
-fn attention(spec: &DecoderSpec) -> String {
-    let a = &spec.attention;
-    let mut words = format!("{} heads of {}, {} for keys and values", a.heads, a.head_dim, a.kv_heads);
-    match &a.projection {
-        Projection::Separate => {}
-        Projection::Fused(_) => words.push_str(", one layer for all three"),
-        Projection::Latent(latent) => words.push_str(&format!(", latents of {} and {}", latent.kv_rank, latent.rope)),
-    }
-    for (there, what) in [(a.qkv_bias, "biases"), (a.qk_norm, "norms on queries and keys")] {
-        if there {
-            words.push_str(&format!(", {what}"));
-        }
-    }
-    if let Some(window) = &a.window {
-        let layers = window.layers.iter().filter(|slides| **slides).count();
-        words.push_str(&format!(", {layers} layers see the last {}", window.size));
-    }
-    words
-}
-
-fn positions(positions: &Positions) -> String {
-    match positions {
-        Positions::Learned => "learned".to_owned(),
-        Positions::Alibi { .. } => "ALiBi".to_owned(),
-        Positions::Rotary { global, .. } => {
-            let scaling = match &global.scaling {
-                RopeScaling::None => "no scaling".to_owned(),
-                RopeScaling::Linear { factor } => format!("linear scaling by {factor}"),
-                RopeScaling::Llama3 { factor, .. } => format!("Llama 3.1's scaling by {factor}"),
-                RopeScaling::Yarn(yarn) => format!("YaRN by {}", yarn.factor),
-                RopeScaling::Factors(_) => "a factor for each frequency".to_owned(),
-            };
-            format!("RoPE of θ {}, {scaling}", global.theta as f32)
-        }
-    }
-}
-
-fn norm(spec: &DecoderSpec) -> String {
-    let kind = match spec.norm.kind {
-        NormKind::Rms => "RMSNorm",
-        NormKind::RmsPlusOne => "RMSNorm, weights less 1",
-        NormKind::Layer { bias: true } => "LayerNorm with bias",
-        NormKind::Layer { bias: false } => "LayerNorm",
-    };
-    // Files hold it in 32 bits.
-    format!("{kind}, ε {:e}", spec.norm.eps as f32)
-}
-
-fn experts(spec: &DecoderSpec) -> Option<String> {
-    let e = spec.feed_forward.experts.as_ref()?;
-    let layers = e.layers.iter().filter(|there| **there).count();
-    let shared = if e.shared_size > 0 { format!(", a shared one of {}", e.shared_size) } else { String::new() };
-    Some(format!(
-        "{} of {}, {} for each token, in {layers} of {} layers{shared}",
-        e.count, e.intermediate_size, e.per_token, spec.layers
-    ))
 }

@@ -134,7 +134,7 @@ impl Subject {
         if files.weights().is_empty() {
             return None;
         }
-        let weights = open_weights(files, &self.spec).ok()?;
+        let (_, weights) = open_weights(files).ok()?;
         let (rows, width) = (self.spec.vocab_size, self.spec.hidden_size);
         let matrix = weights.matrix(&format!("{}.weight", self.spec.names().embedding), rows, width).ok()?;
         let mut values = vec![0f32; width];

@@ -21,8 +21,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// Files that are missing, truncated, corrupt, of an unknown family, or that contradict each other.
 pub(crate) fn load_decoder(files: &ModelFiles, config: &ModelConfig) -> Result<Decoder> {
-    let mut spec = spec_of(files)?;
-    let weights = open_weights(files, &spec)?;
+    let (mut spec, weights) = open_weights(files)?;
     let rows = match &files.kind {
         ModelKind::Gguf(_) => spec.family.facts().rows,
         ModelKind::HuggingFace(_) => GgufRows::Same,
@@ -42,18 +41,23 @@ pub(crate) fn spec_of(files: &ModelFiles) -> Result<DecoderSpec> {
     }
 }
 
-/// A model's weights by Hugging Face's names, mapped and not read.
+/// What a model is, and its weights by Hugging Face's names, mapped and not read.
 ///
 /// # Errors
-/// Files that are missing, truncated or corrupt, or hold types of numbers that are not read.
-pub(crate) fn open_weights(files: &ModelFiles, spec: &DecoderSpec) -> Result<Weights> {
+/// As [`spec_of`]; files that are missing, truncated or corrupt, or hold types of numbers that are not read.
+pub(crate) fn open_weights(files: &ModelFiles) -> Result<(DecoderSpec, Weights)> {
     match &files.kind {
         ModelKind::Gguf(path) => {
             let map = map_file(path)?;
+            let header = Header::read(path, &map)?;
+            let spec = DecoderSpec::from_gguf(path, &header)?;
             let names = spec.names();
-            Weights::gguf(path, &map, &Header::read(path, &map)?, |name| names.hugging_face(name))
+            let weights = Weights::gguf(path, &map, &header, |name| names.hugging_face(name))?;
+            Ok((spec, weights))
         }
-        ModelKind::HuggingFace(found) => Weights::safetensors(&files.root, &found.weights),
+        ModelKind::HuggingFace(found) => {
+            Ok((DecoderSpec::from_config(&found.config)?, Weights::safetensors(&files.root, &found.weights)?))
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::model::{DecoderSpec, Sizes};
 const F32: u64 = 4;
 const HALF: u64 = 2;
 /// Copies of the adapter in f32 that a step of finetest holds: values, the same as tensors, gradients as tensors and summed, two moments.
-const COPIES: u64 = 6;
+pub(crate) const COPIES: u64 = 6;
 /// Positions whose logits finetest holds at once.
 const POSITIONS: u64 = 128;
 /// The program, its threads and a tokenizer without its tokens, as measured; and bytes of a tokenizer for each of its tokens.

@@ -11,10 +11,12 @@ use serde::Serialize;
 
 pub use catalogue::Fact;
 pub use hardware::Gpu;
+pub(crate) use memory::COPIES;
 pub use memory::{Memory, Step, here, largest_batch, on_gpu};
 
 use self::catalogue::{Candidate, candidates};
 use crate::config::DataFormat;
+use crate::data::limits::quarter_tokens;
 use crate::data::stats::stats;
 use crate::data::{Turns, each_batch};
 use crate::error::Result;
@@ -27,7 +29,7 @@ const FOUR_BITS: f64 = 0.606;
 const USUAL_BATCH: u64 = 4;
 /// Share of a file's examples from which on a language of it counts.
 const COMMON: f64 = 0.05;
-/// From so many languages on they are many.
+/// Number of languages from which on the data count as multilingual.
 const MANY: usize = 3;
 /// Data that is assumed where none is given.
 const ASSUMED: (usize, u64) = (1000, 300);
@@ -92,7 +94,7 @@ pub struct DataNeeds {
     pub path: Option<PathBuf>,
     /// Examples.
     pub examples: usize,
-    /// Tokens of all, about: 4 characters of ASCII each, 1.5 others.
+    /// Tokens of all, about: 4 characters of ASCII each, or another one.
     pub tokens: u64,
     /// Tokens that nine examples in ten have at most.
     pub length: u64,
@@ -134,10 +136,7 @@ impl DataNeeds {
 
 /// About how many, with those of a template.
 fn tokens(turns: &Turns) -> u64 {
-    let of = |text: &str| {
-        let ascii = text.bytes().filter(u8::is_ascii).count();
-        (ascii as f64 / 4.0 + (text.chars().count() - ascii) as f64 / 1.5).ceil() as u64
-    };
+    let of = |text: &str| quarter_tokens(text).div_ceil(4) as u64;
     match turns {
         // A turn's tags are about five tokens.
         Turns::Chat(messages) => messages.iter().map(|message| of(&message.content) + 5).sum(),
@@ -286,7 +285,7 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// What it comes to; `memory` is that of a micro-batch of so many tokens.
+    /// The way to train there; `memory` gives the memory for a number of tokens in a micro-batch.
     fn way(self, needs: &Needs, memory: impl Fn(u64) -> Memory) -> Way {
         let length = needs.data.length;
         let largest = largest_batch(self.available, length, &memory);

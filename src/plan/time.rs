@@ -16,7 +16,7 @@ pub(crate) const DECODING: f64 = 0.35;
 pub(crate) const TRAINING: f64 = 2.0;
 /// Share of an example's tokens that are learnt, where it is not known: an answer is about a quarter of it.
 const LEARNT: f64 = 0.25;
-/// A step that computes its blocks again makes so many more.
+/// Factor on the time of a step when gradient checkpointing computes its blocks again.
 const AGAIN: f64 = 1.5;
 /// How long the speed is measured.
 const MEASURED: Duration = Duration::from_millis(250);

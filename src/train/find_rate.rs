@@ -63,8 +63,7 @@ impl Training<'_> {
         let (mut points, mut smooth): (Vec<RatePoint>, Option<f64>) = (Vec::new(), None);
         let batches = std::iter::repeat_with(|| plan.steps_from(0)).flatten();
         for (i, step) in batches.take(STEPS).enumerate() {
-            let micro: Vec<Vec<&Encoded>> =
-                step.micro.iter().map(|m| m.iter().map(|i| &self.train[*i]).collect()).collect();
+            let micro = self.micro_batches(&step);
             let examples: Vec<Encoded> = micro.iter().flatten().map(|example| (*example).clone()).collect();
             let before = trainer.objective.loss(&base, &examples)?;
             let rate = FIRST * (LAST / FIRST).powf(i as f64 / (STEPS - 1) as f64);

@@ -156,8 +156,7 @@ impl Training<'_> {
         for (index, step) in (begin..).zip(plan.steps_from(begin)) {
             let done = index + 1;
             let started = Instant::now();
-            let micro: Vec<Vec<&Encoded>> =
-                step.micro.iter().map(|m| m.iter().map(|i| &self.train[*i]).collect()).collect();
+            let micro = self.micro_batches(&step);
             let entry = trainer.step(&micro, learning_rate(self.recipe, index, plan.len()), step.epoch)?;
             let tokens = micro.iter().flatten().map(|e| e.ids.len()).sum();
             on_event(TrainEvent::Step { entry, tokens, elapsed: started.elapsed() });
@@ -175,6 +174,11 @@ impl Training<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The examples of a step, micro-batch by micro-batch.
+    fn micro_batches(&self, step: &plan::Step) -> Vec<Vec<&Encoded>> {
+        step.micro.iter().map(|batch| batch.iter().map(|i| &self.train[*i]).collect()).collect()
     }
 
     /// Directory of the checkpoint of the best validation.

@@ -3,11 +3,8 @@
 use crate::config::{Recipe, TargetModules};
 use crate::error::{Error, Result};
 use crate::model::architecture::outline::Outline;
+use crate::plan::COPIES;
 use crate::plan::hardware::available;
-
-/// Copies of the adapter in f32 that a step holds: the values, once more as tensors, their gradients as tensors and summed up, and
-/// AdamW's two moments.
-const COPIES: u128 = 6;
 
 /// Refuses a recipe whose adapter, gradients and moments need more memory than this machine has.
 ///
@@ -31,7 +28,7 @@ fn bytes(recipe: &Recipe, outline: &Outline) -> u128 {
     let features: u128 =
         sides.map(|(_, [out_features, in_features])| *out_features as u128 + *in_features as u128).sum();
     // A feature count is that of a file, so it is bounded; the product of three such numbers fits 128 bits.
-    features * recipe.lora_r as u128 * size_of::<f32>() as u128 * COPIES
+    features * recipe.lora_r as u128 * size_of::<f32>() as u128 * u128::from(COPIES)
 }
 
 fn too_large(rank: usize, needed: u128, available: u64) -> Error {

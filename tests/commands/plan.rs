@@ -10,7 +10,7 @@ fn bases_are_ranked_by_what_fits_and_what_is_needed() {
     let ran = project.run(&["plan", "--gpu", "RTX 4060 16GB", "--memory", "16GB", "--gflops", "200"]).expect(0);
     for part in [
         "data     1000 examples, about 300000 tokens, 300 in a long one; English (assumed)",
-        "CPU      16.0 GB of memory, 200 GFLOP/s",
+        "CPU      16.00 GB of memory, 200 GFLOP/s",
         "1.  Llama 3.1 8B Instruct (8.03 B, llama3.1)  hf:meta-llama/Llama-3.1-8B-Instruct",
         "→ QLoRA on RTX 4060",
         "does not fit: ",

@@ -6,6 +6,7 @@ use regex::Regex;
 
 use super::pieces::quoted;
 use super::{Detector, Kind, Seen, Severity};
+use crate::data::limits::quarter_tokens;
 use crate::text::{leaked, pattern, without_code};
 
 /// Roles that are wrong, or mixed.
@@ -158,9 +159,7 @@ impl Detector for TooLong {
 
     fn find(&self, example: &Seen<'_>) -> Option<String> {
         let most = example.most_characters?;
-        // A character of another script is about a token of its own.
-        let weight = |text: &str| text.chars().map(|c| if c.is_ascii() { 1 } else { 4 }).sum::<usize>();
-        let all: usize = example.texts().into_iter().map(weight).sum();
+        let all: usize = example.texts().into_iter().map(quarter_tokens).sum();
         (all > most).then(|| {
             format!("has about {} tokens, and {} are learnt; shorten it, or raise sequence_len", all / 4, most / 4)
         })

@@ -2,6 +2,7 @@
 
 use super::Trap;
 use crate::inspect::subject::Subject;
+use crate::inspect::words;
 use crate::model::architecture::{NormKind, Positions, Projection, RopeScaling};
 
 /// Rows of a head that make its logits the largest part of a training step.
@@ -24,17 +25,14 @@ pub(super) static TRAPS: [Trap; 12] = [
         remedy: "Train at the lengths that you serve. Compare engines by `finetest crosscheck`, and ask some scenarios beyond the first context.",
         find: |s| {
             let Positions::Rotary { global, .. } = &s.spec.positions else { return None };
-            let (how, first) = match &global.scaling {
+            let first = match &global.scaling {
                 RopeScaling::None => return None,
-                RopeScaling::Linear { factor } => (format!("linear, by {factor}"), None),
-                RopeScaling::Llama3 { factor, original_context, .. } => {
-                    (format!("Llama 3.1's, by {factor}"), Some(*original_context))
-                }
-                RopeScaling::Yarn(yarn) => (format!("YaRN, by {}", yarn.factor), Some(yarn.original_context)),
-                RopeScaling::Factors(_) => ("a factor for each frequency".to_owned(), None),
+                RopeScaling::Llama3 { original_context, .. } => Some(*original_context),
+                RopeScaling::Yarn(yarn) => Some(yarn.original_context),
+                RopeScaling::Linear { .. } | RopeScaling::Factors(_) => None,
             };
             let first = first.map_or_else(String::new, |n| format!(" from {n} positions"));
-            Some(format!("RoPE scaling: {how}{first} to {}", s.spec.context))
+            Some(format!("RoPE with {}{first} to {}", words::scaling(&global.scaling), s.spec.context))
         },
     },
     Trap {
@@ -55,22 +53,13 @@ pub(super) static TRAPS: [Trap; 12] = [
         name: "sliding-window",
         why: "Some layers see only the last tokens. Long documents are seen whole by the other layers alone, and an engine that leaves the window out answers differently.",
         remedy: "Ask some scenarios with prompts longer than the window.",
-        find: |s| {
-            let window = s.spec.attention.window.as_ref()?;
-            let layers = window.layers.iter().filter(|slides| **slides).count();
-            // One as wide as the context hides nothing.
-            (layers > 0 && window.size < s.spec.context)
-                .then(|| format!("{layers} of {} layers see the last {} tokens", s.spec.layers, window.size))
-        },
+        find: |s| words::window(&s.spec),
     },
     Trap {
         name: "layer-norm",
         why: "LayerNorm takes the mean out besides dividing by the spread, and most such models have biases throughout. LoRA leaves norms and biases as they are, and recipes for Llama's RMSNorm often use rates that these older models do not bear.",
         remedy: "Begin at half the rate, with warmup_ratio = 0.1, and watch the first losses with `finetest diagnose`. If you train norms or biases too, start from the base's own values: a new LayerNorm begins at weight 1 and bias 0, which is another model.",
-        find: |s| match s.spec.norm.kind {
-            NormKind::Layer { bias } => Some(format!("LayerNorm{}", if bias { " with bias" } else { " without bias" })),
-            _ => None,
-        },
+        find: |s| matches!(s.spec.norm.kind, NormKind::Layer { .. }).then(|| words::norm(&s.spec)),
     },
     Trap {
         name: "norm-plus-one",
@@ -85,11 +74,7 @@ pub(super) static TRAPS: [Trap; 12] = [
         name: "experts",
         why: "A mixture of experts needs the memory of all experts, and the time of those that a token uses. Few examples reach each expert. Trainers differ in what they adapt: many leave experts out in silence, and PEFT below 0.17 cannot adapt experts that are stored as one tensor (`target_parameters`). The router is not adapted.",
         remedy: "Begin with the attention's layers alone (`lora_target_modules`). If experts are adapted, look at the adapter with `finetest inspect MODEL --adapter DIR`: it names what was never trained. Before serving with vLLM or SGLang, read whether their version takes adapters on experts of this family.",
-        find: |s| {
-            let e = s.spec.feed_forward.experts.as_ref()?;
-            let shared = if e.shared_size > 0 { ", one shared" } else { "" };
-            Some(format!("{} experts, {} for each token{shared}", e.count, e.per_token))
-        },
+        find: |s| words::experts(&s.spec),
     },
     Trap {
         name: "layer-names",

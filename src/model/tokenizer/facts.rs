@@ -5,7 +5,6 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use super::gguf::Gguf;
-use super::pretokenizer::pre_tokenizer;
 use super::{GgufMetadata, Tokenizer, token_type};
 use crate::error::Result;
 use crate::model::formats::json::read_json;
@@ -54,21 +53,13 @@ impl TokenFacts {
             Ok(gguf.id(&format!("tokenizer.ggml.{name}_token_id"), tokens.len())?.map(token))
         };
         let (bos, eos, eot, pad) = (named("bos")?, named("eos")?, named("eot")?, named("padding")?);
-        let adds = match gguf.flag("tokenizer.ggml.add_bos_token")? {
-            Some(adds) => adds,
-            None => match gguf.text("tokenizer.ggml.model")?.unwrap_or_default() {
-                "llama" => true,
-                "gpt2" => pre_tokenizer(gguf.text("tokenizer.ggml.pre")?.unwrap_or("default"))
-                    .is_ok_and(|rules| rules.add_bos),
-                _ => false,
-            },
-        };
+        let adds_bos = gguf.adds_bos()?;
         let mut ends: Vec<Token> = eos.clone().into_iter().chain(eot).collect();
         ends.dedup();
-        let special = (0u32..).zip(&types).filter(|(_, kind)| **kind == token_type::CONTROL).map(|(id, _)| token(id));
+        let special = (0u32..).zip(&types).filter(|(_, kind)| token_type::is_special(**kind)).map(|(id, _)| token(id));
         Ok(Some(Self {
             count: tokens.len(),
-            prefix: bos.clone().into_iter().filter(|_| adds).collect(),
+            prefix: bos.clone().into_iter().filter(|_| adds_bos).collect(),
             special: special.collect(),
             bos,
             eos,

@@ -8,7 +8,7 @@ use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::tokenizer::AddedToken;
 
-use super::pretokenizer::pre_tokenizer;
+use super::pretokenizer::{begins_with_bos, pre_tokenizer};
 use super::sentencepiece::Pieces;
 use super::{GgufMetadata, token_type};
 use crate::error::{Error, Result};
@@ -22,7 +22,6 @@ pub(super) struct Rebuilt<'a> {
     pub(super) rules: &'a str,
     pub(super) merges: Vec<&'a str>,
     pub(super) scores: Vec<f32>,
-    pub(super) add_bos: bool,
 }
 
 /// The first of `tokenizer.ggml`'s keys that is wrong is named by every method.
@@ -90,6 +89,18 @@ impl<'a> Gguf<'a> {
         }
     }
 
+    /// Whether a text begins with the `bos` token: as the file says, else as its kind of tokenizer does.
+    pub(super) fn adds_bos(&self) -> Result<bool> {
+        Ok(match self.flag("tokenizer.ggml.add_bos_token")? {
+            Some(adds) => adds,
+            None => match self.text("tokenizer.ggml.model")?.unwrap_or_default() {
+                "llama" => true,
+                "gpt2" => begins_with_bos(self.text("tokenizer.ggml.pre")?.unwrap_or("default")),
+                _ => false,
+            },
+        })
+    }
+
     pub(super) fn byte_level(&self, tokens: &[&'a str], types: &[i64]) -> Result<Rebuilt<'a>> {
         let pre = self.text("tokenizer.ggml.pre")?.unwrap_or("default");
         let rules = pre_tokenizer(pre).map_err(|message| self.error(message))?;
@@ -98,15 +109,12 @@ impl<'a> Gguf<'a> {
         inner.with_pre_tokenizer(Some(rules.pre_tokenizer));
         inner.with_decoder(Some(ByteLevel::new(false, true, false)));
         let added = tokens.iter().zip(types).filter(|(token, _)| !token.is_empty()).filter_map(|(token, kind)| {
-            let special = match *kind {
-                token_type::UNKNOWN | token_type::CONTROL => true,
-                token_type::USER_DEFINED => false,
-                _ => return None,
-            };
-            Some(AddedToken::from(*token, special).normalized(false))
+            let special = token_type::is_special(*kind);
+            let added = special || *kind == token_type::USER_DEFINED;
+            added.then(|| AddedToken::from(*token, special).normalized(false))
         });
         inner.add_tokens(added).map_err(|e| self.error(e.to_string()))?;
-        Ok(Rebuilt { inner, rules: pre, merges, scores: Vec::new(), add_bos: rules.add_bos })
+        Ok(Rebuilt { inner, rules: pre, merges, scores: Vec::new() })
     }
 
     pub(super) fn sentencepiece(&self, tokens: &[&'a str], types: &[i64]) -> Result<Rebuilt<'a>> {
@@ -133,7 +141,7 @@ impl<'a> Gguf<'a> {
         let inner = built.map_err(|_| self.error("its pieces do not fit each other"))?;
         let inner = inner.map_err(|e| self.error(e.to_string()))?;
         let rules = if space_prefix { "sentencepiece, space first" } else { "sentencepiece" };
-        Ok(Rebuilt { inner, rules, merges: Vec::new(), scores, add_bos: true })
+        Ok(Rebuilt { inner, rules, merges: Vec::new(), scores })
     }
 
     fn bpe(&self, tokens: &[&str], merges: &[&str], ignore_merges: bool) -> Result<BPE> {

@@ -43,6 +43,11 @@ pub(super) mod token_type {
     pub(crate) const CONTROL: i64 = 3;
     pub(crate) const USER_DEFINED: i64 = 4;
     pub(crate) const UNUSED: i64 = 5;
+
+    /// Whether a token of this type structures a text.
+    pub(crate) fn is_special(kind: i64) -> bool {
+        matches!(kind, UNKNOWN | CONTROL)
+    }
 }
 
 /// A model's tokenizer with the ids that begin a text and end a turn.
@@ -149,7 +154,7 @@ impl Tokenizer {
         tokenizer.eos = gguf.id("tokenizer.ggml.eos_token_id", tokens.len())?;
         let eot = gguf.id("tokenizer.ggml.eot_token_id", tokens.len())?;
         tokenizer.eos.into_iter().chain(eot).for_each(|id| tokenizer.add_stop(id));
-        let add_bos = gguf.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(rebuilt.add_bos);
+        let add_bos = gguf.adds_bos()?;
         // Read for its type alone: a prompt goes on, so nothing is put behind it.
         gguf.flag("tokenizer.ggml.add_eos_token")?;
         tokenizer.prefix = tokenizer.bos.filter(|_| add_bos).into_iter().collect();

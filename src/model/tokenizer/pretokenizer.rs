@@ -100,7 +100,11 @@ const TABLE: &[Rules] = &[
 pub(super) struct PreTokenizer {
     pub(super) pre_tokenizer: PreTokenizerWrapper,
     pub(super) ignore_merges: bool,
-    pub(super) add_bos: bool,
+}
+
+/// Whether a text begins with the `bos` token by the rules of `name`, when the file does not say.
+pub(super) fn begins_with_bos(name: &str) -> bool {
+    TABLE.iter().any(|rules| rules.names.contains(&name) && rules.add_bos)
 }
 
 /// The rules of `name`; `Err` holds a message that names it and lists those known.
@@ -117,11 +121,7 @@ pub(super) fn pre_tokenizer(name: &str) -> Result<PreTokenizer, String> {
         steps.push(split.into());
     }
     steps.push(ByteLevel::new(false, true, false).into());
-    Ok(PreTokenizer {
-        pre_tokenizer: Sequence::new(steps).into(),
-        ignore_merges: rules.ignore_merges,
-        add_bos: rules.add_bos,
-    })
+    Ok(PreTokenizer { pre_tokenizer: Sequence::new(steps).into(), ignore_merges: rules.ignore_merges })
 }
 
 /// Every name in the table.
