@@ -6,7 +6,7 @@
     benches/plan/measure.py smollm2-q4=pypi:… qwen-q5=pypi:… 8b-q4=/data/8b.gguf
 
 Each model is trained on micro-batches of three sizes. One line each goes to benches/plan/measured.jsonl; --write puts the table into
-docs/explanation/plan-estimates.md. Memory is the peak of the process, time that of a step: six steps less two, over four.
+docs/explanation/plan-estimates.md. Memory is the peak of the process, time that of a step: that of six steps less that of two, over four.
 """
 
 import argparse
@@ -64,28 +64,30 @@ def main():
     parser.add_argument("--finetest", default=str(ROOT / "target/release/finetest"))
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "target/plan")
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
+    parser.add_argument("--steps", default="2,6", help="steps of the short training and of the long one")
     parser.add_argument("--again", action="store_true", help="estimate once more what was measured, and train nothing")
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     program = str(pathlib.Path(shutil.which(args.finetest) or args.finetest).resolve())
+    short, long = map(int, args.steps.split(","))
     lines = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
     for name, model in (text.split("=", 1) for text in args.models):
         for batch in map(int, args.batches.split(",")):
             folder = args.work.resolve() / f"{name}-{batch}"
             taken = {}
             before = [line for line in lines if (line["model"], line["batch"]) == (name, batch)]
-            for steps in (2, 6):
+            for steps in (short, long):
                 project(folder, model, batch, steps)
                 told = subprocess.run([program, "check", "--json"], cwd=folder, capture_output=True, text=True)
                 estimate = json.loads(told.stdout)["estimate"]
                 taken[steps] = (0, 0) if args.again else train(program, folder)
             peak = before[0]["memory"][1] if args.again else max(peak for peak, _ in taken.values())
-            step = before[0]["step"][1] if args.again else round((taken[6][1] - taken[2][1]) / 4, 3)
+            step = before[0]["step"][1] if args.again else round((taken[long][1] - taken[short][1]) / (long - short), 3)
             line = {
                 "model": name,
                 "batch": batch,
                 "memory": [sum(estimate["training"].values()), peak],
-                "step": [round(estimate["train_seconds"] / 6, 3), step],
+                "step": [round(estimate["train_seconds"] / long, 3), step],
             }
             lines = [other for other in lines if (other["model"], other["batch"]) != (name, batch)] + [line]
             FILE.write_text("".join(json.dumps(other) + "\n" for other in lines))

@@ -16,9 +16,8 @@ use crate::data::check::{self, CheckOptions, Cleaned, DataReport, Severity};
 use crate::data::divide::{DivideOptions, divide};
 use crate::data::stats::{self, DataStats, Divergences, Lengths, Shares};
 use crate::error::{Error, Result, exit};
-use crate::record::Prompt;
+use crate::project::data_options;
 use crate::run::RunEvent;
-use crate::scenario;
 use crate::shown::visible;
 
 /// Shares of a property that are named.
@@ -183,21 +182,22 @@ pub(super) fn data(global: &Global, args: &Args) -> Result<u8> {
     match &args.command {
         Command::Check(args) => check(global, args),
         Command::Clean(args) => clean(global, args),
-        Command::Split(args) => split(args),
+        Command::Split(args) => split(global, args),
         Command::Stats(args) => stats(global, args),
         Command::Coverage(args) => coverage::show(global, args),
-        Command::Mix(args) => mix::run(args),
+        Command::Mix(args) => mix::run(global, args),
     }
 }
 
-fn split(args: &SplitArgs) -> Result<u8> {
+fn split(global: &Global, args: &SplitArgs) -> Result<u8> {
     let SplitArgs { file, train, validation, .. } = args;
     check_free("data split", [train, validation])?;
     if same_place(train, validation) {
         return Err(Error::Usage("--train and --validation are the same file".into()));
     }
     let options = DivideOptions { format: args.data_format, share: args.share, seed: args.seed, by: args.by.clone() };
-    let done = divide(file, &options, [train, validation])?;
+    let done =
+        reading(global, "splitting data", &[file], |on_read| divide(file, &options, [train, validation], on_read))?;
     super::print(&visible(&format!(
         "train      {:>8}  {}\nvalidation {:>8}  {}\n",
         done.train,
@@ -217,8 +217,10 @@ fn stats(global: &Global, args: &StatsArgs) -> Result<u8> {
     if against.is_empty() {
         against.extend(own.and_then(|data| data.validation.clone()));
     }
-    let paths = std::iter::once(&path).chain(&against);
-    let found: Vec<DataStats> = paths.map(|path| stats::stats(path, args.data_format)).collect::<Result<_>>()?;
+    let paths: Vec<&Path> = std::iter::once(&path).chain(&against).map(PathBuf::as_path).collect();
+    let found: Vec<DataStats> = reading(global, "reading data", &paths, |on_read| {
+        paths.iter().map(|path| stats::stats(path, args.data_format, on_read)).collect()
+    })?;
     let divergences: Vec<Divergences> = found[1..].iter().map(|other| found[0].divergences(other)).collect();
     args.output.print(&match args.output.format() {
         ListFormat::Json => json(&Compared { files: &found, divergences: &divergences })?,
@@ -330,67 +332,52 @@ fn clean(global: &Global, args: &CleanArgs) -> Result<u8> {
     }
     let (path, options, _) = args.input.resolve(global, 0)?;
     let (report, ledger) = looked_at(global, &path, &options)?;
-    let done = check::clean(&path, &ledger, &args.keep, [&args.output, &ledger_path])?;
+    let places = [args.output.as_path(), &ledger_path];
+    let done = reading(global, "cleaning data", &[&path], |on_read| {
+        check::clean(&path, (&ledger, &args.keep), places, on_read)
+    })?;
     super::print(&visible(&cleaned(&report, done, [&args.output, &ledger_path])))?;
     Ok(exit::PASS)
 }
 
 /// What of a check or cleaning is shown while it runs.
 fn looked_at(global: &Global, path: &Path, options: &CheckOptions) -> Result<(DataReport, check::Ledger)> {
+    reading(global, "checking data", &[path], |on_read| check::check(path, options, on_read))
+}
+
+/// Shows how much of some files is read while `work` reads each once.
+fn reading<T>(
+    global: &Global,
+    what: &str,
+    files: &[&Path],
+    work: impl FnOnce(&mut dyn FnMut(u64)) -> Result<T>,
+) -> Result<T> {
+    let bytes = |path: &&Path| path.metadata().map_or(0, |about| about.len());
+    let all: u64 = files.iter().map(bytes).sum();
     let mut display = global.display();
     let mut begun = false;
-    let found = check::check(path, options, &mut |bytes, all| {
+    let done = work(&mut |bytes| {
         if !std::mem::replace(&mut begun, true) {
-            display.show(&RunEvent::Stage { what: "checking data".into(), units: all as usize, bytes: true });
+            display.show(&RunEvent::Stage { what: what.into(), units: all as usize, bytes: true });
         }
         display.show(&RunEvent::Advanced { units: bytes as usize, tokens: 0 });
     });
     display.finish();
-    found
+    done
 }
 
 impl Input {
     /// The file, what it is checked for, and the project that it belongs to.
     fn resolve(&self, global: &Global, shown: usize) -> Result<(PathBuf, CheckOptions, Option<Config>)> {
         let (path, project) = data_file(global, self.file.as_ref())?;
-        let data = project.as_ref().and_then(|config| config.data.as_ref());
-        let is_own = data.is_some_and(|data| data.train == path);
-        let mut options = CheckOptions {
-            format: self.data_format,
-            sequence_len: self.sequence_len,
-            validation: self.against.clone(),
-            scenarios: Vec::new(),
-            shown,
-        };
-        if let (Some(config), Some(data)) = (&project, data) {
-            if is_own {
-                options.validation.extend(data.validation.clone());
-                options.sequence_len =
-                    options.sequence_len.or_else(|| config.recipe.as_ref().map(|recipe| recipe.sequence_len));
-            }
-            if data.validation.as_ref() != Some(&path) || is_own {
-                options.scenarios = prompts(config);
-            }
-        }
+        let in_project = |config| data_options(config, &path, self.data_format);
+        let alone = || CheckOptions { format: self.data_format, ..CheckOptions::default() };
+        let mut options = project.as_ref().map_or_else(alone, in_project);
+        options.sequence_len = self.sequence_len.or(options.sequence_len);
+        options.validation.splice(0..0, self.against.clone());
+        options.shown = shown;
         Ok((path, options, project))
     }
-}
-
-/// The prompts of a project's scenarios, each with its test's name. Scenarios that cannot be read are `finetest check`'s to report.
-fn prompts(config: &Config) -> Vec<(String, String)> {
-    let Ok(scenarios) = scenario::load_all(config) else { return Vec::new() };
-    let cases = scenarios.iter().flat_map(|scenario| scenario.cases.iter().map(move |case| (scenario, case)));
-    cases
-        .filter_map(|(scenario, case)| {
-            let text = match &case.request.prompt {
-                Prompt::Messages(messages) => {
-                    messages.iter().rev().find(|message| message.role == "user")?.content.clone()
-                }
-                Prompt::Text(text) => text.clone(),
-            };
-            Some((text, format!("the case {}::{}", scenario.name, case.name)))
-        })
-        .collect()
 }
 
 fn text(report: &DataReport) -> String {

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use super::options::Global;
 use super::print;
 use crate::error::{Error, Result, exit};
+use crate::project::first_look;
 use crate::scaffold::{Ci, Found, Language, Plan, Wishes, place, plan, undo_killed};
 use crate::shown::visible;
 
@@ -85,6 +86,8 @@ pub(super) fn init(global: &Global, args: &Args) -> Result<u8> {
     }
     place(root, &files)?;
     global.notes(notes);
+    // What was written can be used; what it has to be looked at for is said, whatever it is.
+    global.notes(global.project_if_any().ok().flatten().iter().flat_map(first_look));
     let mut text = String::from("written:\n");
     files.iter().for_each(|file| text.push_str(&format!("  {}\n", file.path)));
     text.push_str("next:\n");

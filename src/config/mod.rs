@@ -10,6 +10,7 @@ mod foreign;
 mod keys;
 mod layers;
 mod message;
+mod micro_batch;
 mod overrides;
 mod paths;
 mod places;
@@ -27,6 +28,7 @@ use serde::Deserialize;
 pub use backend::BackendName;
 pub use dtype::{Bf16, Dtype};
 pub(crate) use message::{Lines, nearest, toml_error};
+pub use micro_batch::MicroBatch;
 pub use overrides::Overrides;
 use paths::normalise;
 pub(crate) use paths::relative;
@@ -358,7 +360,10 @@ mod tests {
         let recipe =
             train("r = 8\ncutoff_len = 64\npacking = true\nbatch_size = 2\nepochs = 3\ntarget_modules = [\"q_proj\"]");
         let recipe = recipe.expect("a recipe");
-        assert_eq!((recipe.lora_r, recipe.sequence_len, recipe.micro_batch_size, recipe.num_epochs), (8, 64, 2, 3));
+        assert_eq!(
+            (recipe.lora_r, recipe.sequence_len, recipe.micro_batch_size.examples(), recipe.num_epochs),
+            (8, 64, 2, 3)
+        );
         assert!(recipe.sample_packing);
         assert_eq!(recipe.targets(), TargetModules::Named(vec!["q_proj".into()]));
         assert!(train("completion_only_loss = false").expect("a recipe").train_on_inputs);

@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::MOST_TOKENS;
 use super::dtype::Bf16;
+use super::micro_batch::MicroBatch;
 use super::places::Places;
 use crate::error::Error;
 
@@ -116,8 +117,9 @@ pub struct Recipe {
     pub sequence_len: usize,
     /// Fill packs of `sequence_len` tokens with several examples, each attending only to itself; default false.
     pub sample_packing: bool,
-    /// Examples (or packs) in one forward and backward; default 4.
-    pub micro_batch_size: usize,
+    /// Examples (or packs) in one forward and backward; default 4. `"auto"`: an optimizer step has the examples that it has with 4,
+    /// and as many of them at once as fit into memory.
+    pub micro_batch_size: MicroBatch,
     /// Micro-batches in one optimizer step; default 1.
     pub gradient_accumulation_steps: usize,
     /// Keep only each block's input for the backward, which computes the block again: less memory, about a third more time, the
@@ -184,7 +186,7 @@ impl Default for Recipe {
             lora_target_linear: None,
             sequence_len: 512,
             sample_packing: false,
-            micro_batch_size: 4,
+            micro_batch_size: MicroBatch::default(),
             gradient_accumulation_steps: 1,
             gradient_checkpointing: false,
             bf16: Bf16::default(),
@@ -228,6 +230,12 @@ impl Recipe {
         self.warmup_steps.unwrap_or_else(|| (self.warmup_ratio.unwrap_or(0.05) * total as f64).ceil() as usize)
     }
 
+    /// Examples (or packs) of an optimizer step.
+    #[must_use]
+    pub fn examples_per_step(&self) -> usize {
+        self.micro_batch_size.examples().saturating_mul(self.gradient_accumulation_steps)
+    }
+
     /// Whether the adapter of the best validation is saved, not the last one.
     #[must_use]
     pub fn keeps_best(&self) -> bool {
@@ -254,7 +262,7 @@ impl Recipe {
         let counts = [
             ("lora_r", self.lora_r, MOST_RANK),
             ("sequence_len", self.sequence_len, MOST_TOKENS),
-            ("micro_batch_size", self.micro_batch_size, MOST_EXAMPLES),
+            ("micro_batch_size", self.micro_batch_size.examples(), MOST_EXAMPLES),
             ("gradient_accumulation_steps", self.gradient_accumulation_steps, MOST_EXAMPLES),
             ("num_epochs", self.num_epochs, MOST_COUNT),
             ("max_steps", self.max_steps.unwrap_or(1), MOST_STEPS),

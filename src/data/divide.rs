@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::check::prompt_key;
 use super::format::{self, Format};
 use super::format_of;
-use super::source::Source;
+use super::source::{OnRead, Watched};
 use crate::config::DataFormat;
 use crate::error::{Error, Result};
 use crate::files::write_atomically_with;
@@ -36,19 +36,24 @@ pub struct Divided {
     pub validation: usize,
 }
 
-/// Writes each example of a file, as it stands there, into one of two files.
+/// Writes each example of a file, as it stands there, into one of two files; tells `on_read` the bytes as they are read.
 ///
 /// # Errors
 /// A file that cannot be read or written, a line that is no example or lacks the key, and a side without an example.
-pub fn divide(from: &Path, options: &DivideOptions, [train, validation]: [&Path; 2]) -> Result<Divided> {
+pub fn divide(
+    from: &Path,
+    options: &DivideOptions,
+    [train, validation]: [&Path; 2],
+    on_read: OnRead<'_>,
+) -> Result<Divided> {
     let format = format_of(from, options.format)?;
     let mut done = Divided { train: 0, validation: 0 };
     write_atomically_with(train, |train_file| {
         write_atomically_with(validation, |validation_file| {
             let mut sides = [BufWriter::new(train_file), BufWriter::new(validation_file)];
-            let mut source = Source::open(from)?;
+            let mut source = Watched::open(from)?;
             let failed = |path: &Path, source| Error::Io { path: path.to_owned(), action: "write", source };
-            while let Some((line, item)) = source.next_line(from)? {
+            while let Some((line, item)) = source.next_line(on_read)? {
                 let group = |text: &str| group(text, format, options.by.as_deref());
                 let (text, group) = item
                     .and_then(|text| group(&text).map(|group| (text, group)))
@@ -112,7 +117,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = |name: &str| directory.path().join(name);
         std::fs::write(path("d.jsonl"), lines.join("\n")).expect("a file");
-        let done = divide(&path("d.jsonl"), options, [&path("t.jsonl"), &path("v.jsonl")])?;
+        let done = divide(&path("d.jsonl"), options, [&path("t.jsonl"), &path("v.jsonl")], &mut |_| {})?;
         let sides = ["t.jsonl", "v.jsonl"].map(|name| {
             let text = std::fs::read_to_string(path(name)).expect("a file");
             text.lines().map(str::to_owned).collect::<BTreeSet<String>>()

@@ -1,8 +1,10 @@
 //! The formats of a data line.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Turns;
+use super::object::{Object, kind, text};
+use super::tools::{self, TOOL};
 use crate::config::DataFormat;
 use crate::record::Message;
 
@@ -15,9 +17,6 @@ pub(super) enum Format {
     Completion,
     Text,
 }
-
-/// The JSON object that an example is written as.
-pub(super) type Object = Map<String, Value>;
 
 impl Format {
     const ALL: [Self; 5] = [Self::Messages, Self::Sharegpt, Self::Alpaca, Self::Completion, Self::Text];
@@ -72,8 +71,8 @@ impl Format {
             return Err(format!("has no {key:?} but {}; expected the format {}", keys(&object), self.shape()));
         }
         match self {
-            Self::Messages => chat(messages(&object, "messages", ("role", "content"))?),
-            Self::Sharegpt => chat(messages(&object, "conversations", ("from", "value"))?),
+            Self::Messages => chat(messages(&object, "messages", ("role", "content"))?, tools::tools(&object)?),
+            Self::Sharegpt => chat(messages(&object, "conversations", ("from", "value"))?, tools::tools(&object)?),
             Self::Alpaca => alpaca(&object),
             Self::Completion => {
                 let turns =
@@ -127,20 +126,29 @@ fn messages(object: &Object, key: &str, (role_key, text_key): (&str, &str)) -> R
     let read = |(n, value): (usize, &Value)| {
         let at = format!("{key}[{n}]");
         let message = value.as_object().ok_or_else(|| format!("{at} is {}, expected an object", kind(value)))?;
+        let role = text(message, role_key).map_err(|e| format!("{at} {e}"))?;
+        let sharegpt = role_key == "from";
+        let known = canonical_role(&role, sharegpt)
+            .ok_or_else(|| format!("{at} has the {role_key} {}, expected {}", cut(&role), roles(sharegpt)))?;
         // `null` is how tables with optional columns write what is not there.
-        let extra = message.iter().find(|(k, v)| *k != role_key && *k != text_key && !v.is_null());
+        let unknown = |key: &str| key != role_key && key != text_key && (sharegpt || !tools::has_key(known, key));
+        let extra = message.iter().find(|(k, v)| unknown(k) && !v.is_null());
         if let Some((extra, _)) = extra {
             return Err(format!(
                 "{at} has the key {}, which is not supported; expected {role_key} and {text_key} only",
                 cut(extra)
             ));
         }
-        let role = text(message, role_key).map_err(|e| format!("{at} {e}"))?;
-        let content = text(message, text_key).map_err(|e| format!("{at} {e}"))?;
-        let known = canonical_role(&role, role_key == "from");
-        let known = known
-            .ok_or_else(|| format!("{at} has the {role_key} {}, expected {}", cut(&role), roles(role_key == "from")))?;
-        Ok(Message::new(known, content))
+        if sharegpt && role == "function_call" {
+            let calls = text(message, text_key).and_then(|value| tools::function_call(&value));
+            return calls.map_err(|e| format!("{at} {e}"));
+        }
+        let tools = tools::tool_use(known, message).map_err(|e| format!("{at} {e}"))?;
+        // A call needs no words beside it.
+        let silent = known == "assistant" && tools.is_some() && message.get(text_key).is_none_or(Value::is_null);
+        let content = if silent { Ok(String::new()) } else { text(message, text_key) };
+        let content = content.map_err(|e| format!("{at} {e}"))?;
+        Ok(Message::new(known, content).with_tools(tools))
     };
     list.iter().enumerate().map(read).collect()
 }
@@ -151,24 +159,31 @@ fn canonical_role(role: &str, sharegpt: bool) -> Option<&'static str> {
         "user" => Some("user"),
         "assistant" => Some("assistant"),
         "human" if sharegpt => Some("user"),
-        "gpt" if sharegpt => Some("assistant"),
+        "gpt" | "function_call" if sharegpt => Some("assistant"),
+        "observation" if sharegpt => Some(TOOL),
+        "tool" => Some(TOOL),
         _ => None,
     }
 }
 
 fn roles(sharegpt: bool) -> &'static str {
-    if sharegpt { "system, human, user, gpt or assistant" } else { "system, user or assistant" }
+    if sharegpt {
+        "system, human, user, gpt, assistant, function_call, observation or tool"
+    } else {
+        "system, user, assistant or tool"
+    }
 }
 
 /// A chat from which something can be learnt.
-fn chat(messages: Vec<Message>) -> Result<Turns, String> {
-    if let Some(n) = messages.iter().position(|m| m.role == "assistant" && m.content.trim().is_empty()) {
+fn chat(messages: Vec<Message>, tools: Vec<Value>) -> Result<Turns, String> {
+    let says_nothing = |m: &Message| m.role == "assistant" && m.content.trim().is_empty() && m.tools.is_none();
+    if let Some(n) = messages.iter().position(says_nothing) {
         return Err(format!("has no completion: what the assistant says in message {n} is empty"));
     }
     if !messages.iter().any(|m| m.role == "assistant") {
         return Err("has no completion: no message is the assistant's".into());
     }
-    Ok(Turns::Chat(messages))
+    Ok(Turns::Chat { messages, tools })
 }
 
 /// The user says the instruction and, on a new line, the input; the assistant says the output.
@@ -185,18 +200,8 @@ fn alpaca(object: &Object) -> Result<Turns, String> {
     let system = (!system.is_empty()).then(|| Message::new("system", system));
     let output = text(object, "output")?;
     not_empty(object, "output")?;
-    chat(system.into_iter().chain([Message::new("user", asked), Message::new("assistant", output)]).collect())
-}
-
-fn text(object: &Object, key: &str) -> Result<String, String> {
-    match object.get(key) {
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(Value::Array(_)) if key == "prompt" => {
-            Err("prompt is a list, expected a string; write a chat as {\"messages\"}".into())
-        }
-        Some(other) => Err(format!("{key} is {}, expected a string", kind(other))),
-        None => Err(format!("has no {key:?}")),
-    }
+    let messages = system.into_iter().chain([Message::new("user", asked), Message::new("assistant", output)]);
+    chat(messages.collect(), Vec::new())
 }
 
 fn not_empty(object: &Object, key: &str) -> Result<(), String> {
@@ -217,17 +222,6 @@ fn cut(name: &str) -> String {
     format!("{:?}", name.chars().take(40).collect::<String>())
 }
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,7 +233,7 @@ mod tests {
 
     fn pairs(turns: Turns) -> Vec<(String, String)> {
         match turns {
-            Turns::Chat(messages) => messages.into_iter().map(|m| (m.role, m.content)).collect(),
+            Turns::Chat { messages, .. } => messages.into_iter().map(|m| (m.role, m.content)).collect(),
             other => panic!("{other:?} is no chat"),
         }
     }
@@ -266,7 +260,7 @@ mod tests {
     fn sharegpt_speakers_are_read_as_roles() {
         let line = r#"{"id": 1, "conversations": [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}, {"from": "user", "value": "v"}]}"#;
         is_chat(line, &[("user", "u"), ("assistant", "a"), ("user", "v")]);
-        refused(r#"{"conversations": [{"from": "tool", "value": "u"}]}"#, "the from \"tool\", expected system, human");
+        refused(r#"{"conversations": [{"from": "bot", "value": "u"}]}"#, "the from \"bot\", expected system, human");
     }
 
     #[test]
@@ -312,7 +306,7 @@ mod tests {
         );
         refused(
             r#"{"messages": [{"role": "human", "content": "x"}]}"#,
-            "the role \"human\", expected system, user or assistant",
+            "the role \"human\", expected system, user, assistant or tool",
         );
         refused(
             r#"{"messages": [{"role": "user", "content": "x", "weight": 0}]}"#,

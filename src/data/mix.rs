@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::format_of;
-use super::source::Source;
+use super::source::{OnRead, Watched};
 use crate::config::DataFormat;
 use crate::error::{Error, Result};
 use crate::files::write_atomically_with;
@@ -50,11 +50,18 @@ pub struct Mixture {
     pub parts: Vec<Mixed>,
 }
 
-/// Writes the base file and its share of each other file into `output`, JSON Lines.
+/// Writes the base file and its share of each other file into `output`, JSON Lines. Each file is read twice; `on_read` is called with the
+/// bytes as they are read.
 ///
 /// # Errors
 /// A file that cannot be read or written, or of another format; shares that leave nothing to the base; a file with too few examples.
-pub fn mix(base: &Path, parts: &[Part], format: DataFormat, seed: u64, output: &Path) -> Result<Mixture> {
+pub fn mix(
+    base: &Path,
+    parts: &[Part],
+    (format, seed): (DataFormat, u64),
+    output: &Path,
+    on_read: OnRead<'_>,
+) -> Result<Mixture> {
     let shares: f64 = parts.iter().map(|part| part.share).sum();
     if shares >= 1.0 {
         return Err(Error::Usage(format!("the shares add up to {shares}, which leaves nothing to {}", base.display())));
@@ -72,12 +79,12 @@ pub fn mix(base: &Path, parts: &[Part], format: DataFormat, seed: u64, output: &
             return Err(Error::input(&part.path, None, message));
         }
     }
-    let whole = count(base)?;
+    let whole = count(base, on_read)?;
     let all = whole as f64 / (1.0 - shares);
     let mut mixed =
         vec![Mixed { name: "data".to_owned(), path: base.to_owned(), available: whole, taken: whole, share: 0.0 }];
     for part in parts {
-        let (available, taken) = (count(&part.path)?, (all * part.share).round() as usize);
+        let (available, taken) = (count(&part.path, on_read)?, (all * part.share).round() as usize);
         if taken > available {
             let most = available as f64 / all;
             let message = format!(
@@ -91,13 +98,13 @@ pub fn mix(base: &Path, parts: &[Part], format: DataFormat, seed: u64, output: &
     }
     let total = mixed.iter().map(|part| part.taken).sum::<usize>();
     mixed.iter_mut().for_each(|part| part.share = part.taken as f64 / total.max(1) as f64);
-    write(&mixed, seed, output)?;
+    write(&mixed, seed, output, on_read)?;
     Ok(Mixture { seed, parts: mixed })
 }
 
-fn count(path: &Path) -> Result<usize> {
-    let (mut source, mut n) = (Source::open(path)?, 0);
-    while let Some((line, item)) = source.next_line(path)? {
+fn count(path: &Path, on_read: OnRead<'_>) -> Result<usize> {
+    let (mut source, mut n) = (Watched::open(path)?, 0);
+    while let Some((line, item)) = source.next_line(on_read)? {
         item.map_err(|why| Error::input(path, line, why))?;
         n += 1;
     }
@@ -107,7 +114,7 @@ fn count(path: &Path) -> Result<usize> {
 /// The examples of a file that are drawn, one after another.
 struct Drawn<'a> {
     path: &'a Path,
-    source: Source<super::source::Unpacked>,
+    source: Watched<'a>,
     /// Places in the file, in its order.
     places: std::iter::Peekable<std::vec::IntoIter<usize>>,
     at: usize,
@@ -122,13 +129,13 @@ impl<'a> Drawn<'a> {
             places.truncate(part.taken);
             places.sort_unstable();
         }
-        let source = Source::open(&part.path)?;
+        let source = Watched::open(&part.path)?;
         Ok(Self { path: &part.path, source, places: places.into_iter().peekable(), at: 0 })
     }
 
-    fn next(&mut self) -> Result<Option<String>> {
+    fn next(&mut self, on_read: OnRead<'_>) -> Result<Option<String>> {
         let Some(wanted) = self.places.next() else { return Ok(None) };
-        while let Some((line, item)) = self.source.next_line(self.path)? {
+        while let Some((line, item)) = self.source.next_line(on_read)? {
             let place = self.at;
             self.at += 1;
             if place == wanted {
@@ -139,7 +146,7 @@ impl<'a> Drawn<'a> {
     }
 }
 
-fn write(mixed: &[Mixed], seed: u64, output: &Path) -> Result<()> {
+fn write(mixed: &[Mixed], seed: u64, output: &Path, on_read: OnRead<'_>) -> Result<()> {
     let failed = |source| Error::Io { path: output.to_owned(), action: "write", source };
     write_atomically_with(output, |file| {
         let mut file = BufWriter::new(file);
@@ -152,7 +159,7 @@ fn write(mixed: &[Mixed], seed: u64, output: &Path) -> Result<()> {
             let left = (0..mixed.len()).filter(|i| written[*i] < mixed[*i].taken);
             let Some(next) = left.max_by(|a, b| behind(a).total_cmp(&behind(b)).then(b.cmp(a))) else { break };
             written[next] += 1;
-            if let Some(line) = drawn[next].next()? {
+            if let Some(line) = drawn[next].next(on_read)? {
                 writeln!(file, "{line}").map_err(failed)?;
             }
         }
@@ -183,7 +190,7 @@ mod tests {
         let parts = [part("general", &general, 0.2), part("code", &code, 0.1)];
         let mixed = |seed, name: &str| {
             let output = folder.join(name);
-            let mixture = mix(&base, &parts, DataFormat::Auto, seed, &output).expect("mixed");
+            let mixture = mix(&base, &parts, (DataFormat::Auto, seed), &output, &mut |_| {}).expect("mixed");
             (mixture, std::fs::read_to_string(output).expect("a file"))
         };
         let (mixture, text) = mixed(1, "one");
@@ -212,8 +219,9 @@ mod tests {
         let folder = folder.path();
         let (base, few) = (file(folder, "base", 90), file(folder, "few", 5));
         let output = folder.join("out");
-        let refused =
-            |parts: &[Part]| mix(&base, parts, DataFormat::Auto, 1, &output).expect_err("refused").to_string();
+        let refused = |parts: &[Part]| {
+            mix(&base, parts, (DataFormat::Auto, 1), &output, &mut |_| {}).expect_err("refused").to_string()
+        };
         let why = refused(&[part("few", &few, 0.1)]);
         assert!(
             why.contains("has 5 examples, and a share of 0.1 beside 90 needs 10") && why.contains("at most 0.05"),

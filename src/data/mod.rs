@@ -5,10 +5,12 @@ pub mod divide;
 mod format;
 pub(crate) mod limits;
 pub mod mix;
+mod object;
 mod pack;
 mod source;
 mod split;
 pub mod stats;
+mod tools;
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -23,8 +25,8 @@ use crate::record::Message;
 use format::Format;
 pub(crate) use format::object as json_object;
 use rayon::prelude::*;
-use source::Batches;
-use source::Source;
+pub(crate) use source::OnRead;
+use source::{Batches, Source};
 
 /// Bad lines shown when a file is refused; the rest is counted.
 const SHOWN: usize = 20;
@@ -52,18 +54,24 @@ pub struct Example {
 /// An item of a file: its line, and what it says or why that cannot be told.
 pub(crate) type Read = (usize, Result<Turns, String>);
 
-/// Reads a file some thousand examples at a time: each with its line, or why it is none.
+/// Reads a file some thousand examples at a time: each with its line, or why it is none. Tells `on_read` the bytes of each batch.
 ///
 /// # Errors
 /// A file that cannot be read, or whose format cannot be told; what `f` returns.
-pub(crate) fn each_batch(path: &Path, format: DataFormat, f: &mut dyn FnMut(Vec<Read>) -> Result<()>) -> Result<()> {
+pub(crate) fn each_batch(
+    path: &Path,
+    format: DataFormat,
+    on_read: OnRead<'_>,
+    f: &mut dyn FnMut(Vec<Read>) -> Result<()>,
+) -> Result<()> {
     let format = format_of(path, format)?;
     let mut batches = Batches::open(path)?;
     loop {
-        let (batch, _) = batches.next()?;
+        let (batch, bytes) = batches.next()?;
         if batch.is_empty() {
             return Ok(());
         }
+        on_read(bytes);
         f(batch.into_par_iter().map(|(line, item)| (line, item.and_then(|object| format.turns(object)))).collect())?;
     }
 }
@@ -72,8 +80,13 @@ pub(crate) fn each_batch(path: &Path, format: DataFormat, f: &mut dyn FnMut(Vec<
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Turns {
     /// A chat, to be rendered by the model's own template; what the assistant says is learnt. At least one turn is the
-    /// assistant's, and none of those is empty.
-    Chat(Vec<Message>),
+    /// assistant's, and each of those says something or calls a tool.
+    Chat {
+        /// In their order.
+        messages: Vec<Message>,
+        /// The tools that the assistant may call, as the template takes them.
+        tools: Vec<serde_json::Value>,
+    },
     /// Raw text and what follows it, without a template; what follows is learnt.
     Completion {
         /// May be empty.
@@ -90,7 +103,11 @@ impl Turns {
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Chat(messages) => messages.iter().map(|message| message.role.len() + message.content.len()).sum(),
+            Self::Chat { messages, tools } => {
+                let of_tools =
+                    if tools.is_empty() { 0 } else { serde_json::to_string(tools).map_or(0, |text| text.len()) };
+                messages.iter().map(Message::bytes).sum::<usize>() + of_tools
+            }
             Self::Completion { prompt, completion } => prompt.len() + completion.len(),
             Self::Text(text) => text.len(),
         }
@@ -111,12 +128,16 @@ impl Turns {
             hasher.update(part.as_bytes());
         };
         match self {
-            Self::Chat(messages) => {
+            Self::Chat { messages, tools } => {
                 add("chat");
                 for message in messages {
                     add(&message.role);
                     add(&message.content);
+                    if let Some(tools) = &message.tools {
+                        add(&tools.json());
+                    }
                 }
+                tools.iter().for_each(|tool| add(&tool.to_string()));
             }
             Self::Completion { prompt, completion } => ["completion", prompt, completion].into_iter().for_each(add),
             Self::Text(text) => ["text", text].into_iter().for_each(add),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use unicode_script::{Script, UnicodeScript};
 use whatlang::{Detector, Lang};
 
-use super::{Turns, each_batch};
+use super::{OnRead, Turns, each_batch};
 use crate::config::DataFormat;
 use crate::error::{Error, Result};
 use crate::text::{pattern, without_code};
@@ -169,14 +169,14 @@ struct Looked {
     answer: u32,
 }
 
-/// Reads a file and counts.
+/// Reads a file and counts; tells `on_read` the bytes as they are read.
 ///
 /// # Errors
 /// A file that cannot be read, whose format cannot be told, or without an example.
-pub fn stats(path: &Path, format: DataFormat) -> Result<DataStats> {
+pub fn stats(path: &Path, format: DataFormat, on_read: OnRead<'_>) -> Result<DataStats> {
     let (mut languages, mut scripts, mut kinds) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let (mut prompts, mut answers, mut unreadable) = (Vec::new(), Vec::new(), 0);
-    each_batch(path, format, &mut |batch| {
+    each_batch(path, format, on_read, &mut |batch| {
         let looked: Vec<Option<Looked>> =
             batch.into_par_iter().map(|(_, turns)| turns.ok().map(|turns| look(&turns))).collect();
         for found in looked {
@@ -212,11 +212,13 @@ pub fn stats(path: &Path, format: DataFormat) -> Result<DataStats> {
 fn look(turns: &Turns) -> Looked {
     let (mut prompt, mut answer) = (String::new(), String::new());
     match turns {
-        Turns::Chat(messages) => {
+        Turns::Chat { messages, .. } => {
             for message in messages {
                 let into = if message.role == "assistant" { &mut answer } else { &mut prompt };
-                into.push_str(&message.content);
-                into.push('\n');
+                for text in message.texts() {
+                    into.push_str(text);
+                    into.push('\n');
+                }
             }
         }
         Turns::Completion { prompt: asked, completion } => {
@@ -294,7 +296,7 @@ mod tests {
         let path = directory.path().join("d.jsonl");
         let line = |text: &&str| serde_json::json!({ "prompt": "?", "completion": text }).to_string() + "\n";
         std::fs::write(&path, lines.iter().map(line).collect::<String>()).expect("a file");
-        stats(&path, DataFormat::Auto).expect("stats")
+        stats(&path, DataFormat::Auto, &mut |_| {}).expect("stats")
     }
 
     fn share(shares: &Shares, name: &str) -> f64 {

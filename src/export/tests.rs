@@ -169,8 +169,7 @@ fn a_gguf_base_is_exported_in_shards_with_its_tokenizer() {
         ChatTokenizer::load(&files, config).expect("a tokenizer")
     };
     let (from, to) = (of(&gguf), of(&config));
-    let prompt =
-        Prompt::Messages(vec![Message { role: "user".into(), content: "Was heißt 12 345 €?\n\t<|im_end|>".into() }]);
+    let prompt = Prompt::Messages(vec![Message::new("user", "Was heißt 12 345 €?\n\t<|im_end|>")]);
     assert_eq!(from.encode(&prompt).expect("ids"), to.encode(&prompt).expect("ids"));
     assert_eq!(
         from.tokenizer.encode_raw("two  words").expect("ids"),

@@ -14,9 +14,10 @@ use unicode_script::{Script, UnicodeScript};
 
 use crate::config::DataFormat;
 use crate::data::stats::Lengths;
-use crate::data::{Turns, each_batch};
+use crate::data::{OnRead, Turns, each_batch};
 use crate::error::{Error, Result};
 use crate::model::Tokenizer;
+use crate::record::Message;
 
 /// The same in each script, written for this page.
 const PLAIN: [(Script, &str); 10] = [
@@ -227,16 +228,16 @@ impl<'t> Measure<'t> {
     }
 }
 
-/// Measures how well a tokenizer covers a file.
+/// Measures how well a tokenizer covers a file; tells `on_read` the bytes as they are read.
 ///
 /// # Errors
 /// A file that cannot be read, whose format cannot be told, or without an example.
-pub fn coverage(path: &Path, format: DataFormat, tokenizer: &Tokenizer) -> Result<Coverage> {
+pub fn coverage(path: &Path, format: DataFormat, tokenizer: &Tokenizer, on_read: OnRead<'_>) -> Result<Coverage> {
     let measure = Measure::new(tokenizer)?;
     let (mut scripts, mut suspects): (HashMap<Script, Counts>, HashMap<char, usize>) = Default::default();
     let (mut lengths, mut unreadable, mut characters) = (Vec::new(), 0, BTreeSet::new());
     let (mut hard, mut hardest): (usize, Vec<HardExample>) = (0, Vec::new());
-    each_batch(path, format, &mut |batch| {
+    each_batch(path, format, on_read, &mut |batch| {
         let looked: Vec<Option<Looked>> = batch
             .par_iter()
             .map(|(line, turns)| turns.as_ref().ok().map(|turns| measure.look(*line, turns)).transpose())
@@ -313,7 +314,7 @@ fn as_norm(script: Script) -> Script {
 
 fn texts(turns: &Turns) -> Vec<&str> {
     match turns {
-        Turns::Chat(messages) => messages.iter().map(|message| message.content.as_str()).collect(),
+        Turns::Chat { messages, .. } => messages.iter().flat_map(Message::texts).collect(),
         Turns::Completion { prompt, completion } => vec![prompt, completion],
         Turns::Text(text) => vec![text],
     }
@@ -356,7 +357,7 @@ mod tests {
         let path = directory.path().join("d.jsonl");
         let line = |text: &&str| serde_json::json!({ "text": text }).to_string() + "\n";
         std::fs::write(&path, lines.iter().map(line).collect::<String>()).expect("a file");
-        coverage(&path, DataFormat::Auto, &tokenizer()).expect("coverage")
+        coverage(&path, DataFormat::Auto, &tokenizer(), &mut |_| {}).expect("coverage")
     }
 
     #[test]

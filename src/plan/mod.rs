@@ -116,12 +116,12 @@ impl DataNeeds {
     /// It cannot be read, or has no example.
     pub fn read(path: &Path, format: DataFormat, sequence_len: u64) -> Result<Self> {
         let mut lengths: Vec<u64> = Vec::new();
-        each_batch(path, format, &mut |batch| {
+        each_batch(path, format, &mut |_| {}, &mut |batch| {
             let read = batch.iter().filter_map(|(_, turns)| turns.as_ref().ok());
             lengths.extend(read.map(|turns| tokens(turns).clamp(1, sequence_len)));
             Ok(())
         })?;
-        let found = stats(path, format)?;
+        let found = stats(path, format, &mut |_| {})?;
         let common = found.languages.0.iter().filter(|(name, share)| *share >= COMMON && name != "unknown");
         lengths.sort_unstable();
         Ok(Self {
@@ -139,7 +139,10 @@ fn tokens(turns: &Turns) -> u64 {
     let of = |text: &str| quarter_tokens(text).div_ceil(4) as u64;
     match turns {
         // A turn's tags are about five tokens.
-        Turns::Chat(messages) => messages.iter().map(|message| of(&message.content) + 5).sum(),
+        Turns::Chat { messages, tools } => {
+            let said: u64 = messages.iter().map(|message| message.texts().map(of).sum::<u64>() + 5).sum();
+            said + tools.iter().map(|tool| of(&tool.to_string())).sum::<u64>()
+        }
         Turns::Completion { prompt, completion } => of(prompt) + of(completion),
         Turns::Text(text) => of(text),
     }
@@ -281,12 +284,12 @@ struct Place<'a> {
     with: &'static str,
     /// Bytes that there are.
     available: u64,
-    seconds: f64,
 }
 
 impl Place<'_> {
-    /// The way to train there; `memory` gives the memory for a number of tokens in a micro-batch.
-    fn way(self, needs: &Needs, memory: impl Fn(u64) -> Memory) -> Way {
+    /// The way to train there; `memory` gives the memory for a number of tokens in a micro-batch, `seconds` the time with a number of examples
+    /// in one.
+    fn way(self, needs: &Needs, memory: impl Fn(u64) -> Memory, seconds: impl Fn(u64) -> f64) -> Way {
         let length = needs.data.length;
         let largest = largest_batch(self.available, length, &memory);
         let wanted = needs.micro_batch.unwrap_or_else(|| largest.clamp(1, USUAL_BATCH));
@@ -297,7 +300,7 @@ impl Place<'_> {
             micro_batch: if wanted <= largest { wanted } else { 0 },
             largest_micro_batch: largest,
             memory: memory(wanted.saturating_mul(length)),
-            seconds: self.seconds,
+            seconds: seconds(wanted),
         }
     }
 }
@@ -310,14 +313,10 @@ fn ways(candidate: &Candidate, needs: &Needs) -> Vec<Way> {
     let mut ways = Vec::new();
     if let Some(gpu) = &needs.gpu {
         for (method, quantised) in [("LoRA", false), ("QLoRA", true)] {
-            let place = Place {
-                method,
-                on: &gpu.name,
-                with: "TRL, axolotl, Unsloth or LLaMA-Factory",
-                available: gpu.memory,
-                seconds: time::on_gpu(sizes.active_parameters, tokens, quantised, gpu),
-            };
-            ways.push(place.way(needs, |tokens| on_gpu(spec, quantised, step(tokens, true))));
+            let place =
+                Place { method, on: &gpu.name, with: "TRL, axolotl, Unsloth or LLaMA-Factory", available: gpu.memory };
+            let seconds = time::on_gpu(sizes.active_parameters, tokens, quantised, gpu);
+            ways.push(place.way(needs, |tokens| on_gpu(spec, quantised, step(tokens, true)), |_| seconds));
         }
     }
     for (method, bytes) in [("LoRA", HALF), ("QLoRA", FOUR_BITS)] {
@@ -330,9 +329,12 @@ fn ways(candidate: &Candidate, needs: &Needs) -> Vec<Way> {
             on: "CPU",
             with: if again { "finetest, gradient_checkpointing" } else { "finetest" },
             available: needs.memory,
-            seconds: time::here(spec, tokens, again, needs.speed),
         };
-        ways.push(place.way(needs, memory(again)));
+        let seconds = |examples: u64| {
+            let batches = needs.data.examples as f64 * needs.epochs as f64 / examples.max(1) as f64;
+            time::here(spec, time::Amount { tokens, batches }, again, needs.speed)
+        };
+        ways.push(place.way(needs, memory(again), seconds));
     }
     ways
 }

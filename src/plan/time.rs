@@ -16,6 +16,9 @@ pub(crate) const DECODING: f64 = 0.35;
 pub(crate) const TRAINING: f64 = 2.0;
 /// Share of an example's tokens that are learnt, where it is not known: an answer is about a quarter of it.
 const LEARNT: f64 = 0.25;
+/// Tokens that take as long as what each micro-batch costs whatever its length: weights become f32 once, the adapter and its gradients are
+/// copied. From the runs of `docs/explanation/plan-estimates.md`.
+const OVERHEAD: f64 = 64.0;
 /// Factor on the time of a step when gradient checkpointing computes its blocks again.
 const AGAIN: f64 = 1.5;
 /// How long the speed is measured.
@@ -45,12 +48,22 @@ pub(crate) fn speed() -> Result<f64> {
     Ok(2.0 * (rows * inner * cols) as f64 / best.max(1e-9))
 }
 
-/// Seconds to train on so many tokens here. No product is made with the embedding, and with the head only where a token is learnt.
-pub(crate) fn here(spec: &DecoderSpec, tokens: f64, checkpointing: bool, speed: f64) -> f64 {
+/// What a training computes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Amount {
+    /// Tokens of all steps.
+    pub(crate) tokens: f64,
+    /// Micro-batches of all steps.
+    pub(crate) batches: f64,
+}
+
+/// Seconds to train here. No product is made with the embedding, and with the head only where a token is learnt.
+pub(crate) fn here(spec: &DecoderSpec, amount: Amount, checkpointing: bool, speed: f64) -> f64 {
     let again = if checkpointing { AGAIN } else { 1.0 };
     let table = spec.vocab_size as f64 * spec.hidden_size as f64;
     let tables = if spec.tied_head { 1.0 } else { 2.0 };
     let blocks = (Sizes::of(spec).active_parameters as f64 - tables * table).max(0.0);
+    let tokens = amount.tokens + OVERHEAD * amount.batches;
     2.0 * (blocks * again + LEARNT * table) * TRAINING * tokens / READING / speed
 }
 
@@ -69,9 +82,11 @@ mod tests {
         assert!(speed().expect("memory") > 1e6);
         let config = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama/config.json");
         let spec = DecoderSpec::from_config(&config).expect("a model");
-        let one = here(&spec, 1000.0, false, 1e9);
-        assert!((here(&spec, 2000.0, false, 2e9) - one).abs() < 1e-9);
-        assert!((1.2..1.5).contains(&(here(&spec, 1000.0, true, 1e9) / one)));
+        let amount = |tokens, batches| Amount { tokens, batches };
+        let one = here(&spec, amount(1000.0, 5.0), false, 1e9);
+        assert!((here(&spec, amount(2000.0, 10.0), false, 2e9) - one).abs() < 1e-9);
+        assert!((here(&spec, amount(1320.0, 0.0), false, 1e9) - one).abs() < 1e-9);
+        assert!((1.2..1.5).contains(&(here(&spec, amount(1000.0, 5.0), true, 1e9) / one)));
         let gpu = Gpu::named("A100").expect("a GPU");
         // Six operations for each of 8e9 weights and a million tokens, at 35 % of 312 TFLOP/s.
         let seconds = on_gpu(8_000_000_000, 1e6, false, &gpu);

@@ -1,11 +1,11 @@
 //! Everything about a project that can be said without running its model: for `finetest check`.
 
-use std::path::Path;
-
 use serde::Serialize;
 
 use super::asked::{Checked, open_tokenizer};
+use super::data::{data_findings, data_options, trap_note};
 use super::estimate::{Estimate, Work};
+use super::micro_batch::{fitted, weight_bytes};
 use super::{early, reachable};
 use crate::config::{Config, Recipe};
 use crate::data;
@@ -89,7 +89,10 @@ pub fn check(config: &Config) -> Checkup {
         Ok::<_, Error>((config.relative(&data.train), train.examples.len(), train.skipped.len()))
     });
     match examples {
-        Some(Ok((path, examples, 0))) => checkup.say("data", State::Good, format!("{path}: {examples} examples")),
+        Some(Ok((path, examples, 0))) => {
+            checkup.say("data", State::Good, format!("{path}: {examples} examples"));
+            say_findings(&mut checkup, config, &path);
+        }
         Some(Ok((path, examples, skipped))) => {
             checkup.say("data", State::Note, format!("{path}: {examples} examples, {skipped} lines are skipped"));
         }
@@ -106,6 +109,15 @@ pub fn check(config: &Config) -> Checkup {
         say_model(&mut checkup, config, &files, &checked);
     }
     checkup
+}
+
+/// What is wrong with examples that can all be read.
+fn say_findings(checkup: &mut Checkup, config: &Config, shown: &str) {
+    let Some(data) = &config.data else { return };
+    let options = data_options(config, &data.train, data.format);
+    if let Some(note) = data_findings(&data.train, shown, &options) {
+        checkup.say("data", State::Note, note);
+    }
 }
 
 fn say_scenarios(checkup: &mut Checkup, scenarios: &[Scenario]) {
@@ -157,6 +169,9 @@ fn say_model(checkup: &mut Checkup, config: &Config, files: &ModelFiles, checked
     let Some(outline) = checkup.take("model", model::outline(files, &config.model)) else { return };
     let parameters = outline.parameters as f64 / 1e6;
     checkup.say("model", State::Good, format!("{}, {parameters:.1} million parameters", outline.family));
+    if let Some(note) = trap_note(files, &config.model.source) {
+        checkup.say("model", State::Note, note);
+    }
     let opened = checkup.take("scenarios", open_tokenizer(config, files, checked));
     let mut rank = config.recipe.as_ref().map_or(0, |recipe| recipe.lora_r);
     // What is to be trained may be of another base until it is.
@@ -176,11 +191,12 @@ fn say_model(checkup: &mut Checkup, config: &Config, files: &ModelFiles, checked
     let Some((chat, _)) = opened else { return };
     if let Some(recipe) = &config.recipe {
         let prepared = super::lesson::prepare(config, recipe, files, checked, &mut |_| {});
-        let trained = prepared.and_then(|lesson| trained_tokens(recipe, &lesson));
+        let trained = prepared.and_then(|lesson| trained_tokens(&fitted(recipe, files, &lesson), &lesson));
         let Some(trained) = checkup.take("data", trained) else { return };
-        checkup.say("training", State::Good, format!("{} steps, {} tokens", trained.steps, trained.tokens));
+        checkup.say("training", State::Good, trained.to_string());
         let work = Work {
             trained: trained.tokens,
+            batches: trained.batches,
             step: trained.largest,
             checkpointing: recipe.gradient_checkpointing,
             rank: rank as u64,
@@ -197,8 +213,18 @@ fn say_model(checkup: &mut Checkup, config: &Config, files: &ModelFiles, checked
 struct Trained {
     steps: usize,
     tokens: u64,
+    batches: u64,
+    /// Examples of a micro-batch.
+    examples: usize,
     /// Tokens of the largest micro-batch of the first epoch.
     largest: u64,
+}
+
+impl std::fmt::Display for Trained {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { steps, tokens, examples, .. } = self;
+        write!(f, "{steps} steps, {tokens} tokens, micro-batches of {examples}")
+    }
 }
 
 fn trained_tokens(recipe: &Recipe, lesson: &super::lesson::Lesson) -> Result<Trained> {
@@ -209,7 +235,9 @@ fn trained_tokens(recipe: &Recipe, lesson: &super::lesson::Lesson) -> Result<Tra
     let batches = first.flat_map(|step| step.micro);
     let computed = batches.map(|batch| computed_tokens(&batch.iter().map(|i| &lesson.train[*i]).collect::<Vec<_>>()));
     let largest = computed.max().unwrap_or(0) as u64;
-    Ok(Trained { steps: plan.len(), tokens: (tokens as f64 * epochs).round() as u64, largest })
+    let tokens = (tokens as f64 * epochs).round() as u64;
+    let batches = (plan.len() * recipe.gradient_accumulation_steps) as u64;
+    Ok(Trained { steps: plan.len(), tokens, batches, examples: recipe.micro_batch_size.examples(), largest })
 }
 
 /// What a run takes, besides the `work` of a training.
@@ -221,8 +249,7 @@ fn estimate(
     mut work: Work,
 ) -> Option<Estimate> {
     let spec = model::spec_of(files).ok()?;
-    let bytes = |path: &Path| path.metadata().map_or(0, |about| about.len());
-    work.weights = files.weights().into_iter().map(bytes).sum();
+    work.weights = weight_bytes(files);
     let arms = 2 + config.arms.len() as u64;
     let (mut longest, mut cases) = (0_u64, 0_u64);
     for scenario in &checked.scenarios {

@@ -18,6 +18,8 @@ pub(super) struct Work {
     pub(super) trained: u64,
     /// Tokens that the cache holds at once: the longest case times the rows that are computed together.
     pub(super) cached: u64,
+    /// Micro-batches of all training steps.
+    pub(super) batches: u64,
     /// Tokens of the largest micro-batch of the training.
     pub(super) step: u64,
     /// The training computes blocks again in the backward.
@@ -57,11 +59,12 @@ impl Estimate {
         } else {
             Memory::default()
         };
+        let amount = time::Amount { tokens: work.trained as f64, batches: work.batches as f64 };
         Self {
             memory: run.max(training.total()),
             training: (work.trained > 0).then_some(training),
             run_seconds: token * (work.read as f64 / READING + work.generated as f64 / DECODING) / speed,
-            train_seconds: time::here(spec, work.trained as f64, work.checkpointing, speed),
+            train_seconds: time::here(spec, amount, work.checkpointing, speed),
         }
     }
 }

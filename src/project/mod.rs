@@ -14,12 +14,14 @@ mod calibrate;
 mod checkup;
 #[cfg(feature = "llama-cpp")]
 mod crosscheck;
+mod data;
 mod early;
 mod estimate;
 mod events;
 mod lesson;
 mod live;
 mod made;
+mod micro_batch;
 mod objective;
 mod prepared;
 mod provenance;
@@ -42,6 +44,8 @@ pub use calibrate::{CalibrateOptions, Calibration, LEAST_NULLS, Written, calibra
 pub use checkup::{Checkup, Finding, State, check};
 #[cfg(feature = "llama-cpp")]
 pub use crosscheck::crosscheck;
+pub use data::data_options;
+pub(crate) use data::first_look;
 pub use estimate::Estimate;
 use prepared::Prepared;
 pub(crate) use prepared::lock;

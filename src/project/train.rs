@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::lesson::Lesson;
 use super::live::Watch;
+use super::micro_batch::fitted;
 use super::objective::llama_cpp_objective;
 use super::prepared::Prepared;
 use super::provenance::{ExpectedProvenance, PROVENANCE_FILE, Provenance};
@@ -66,6 +67,7 @@ impl Trainer<'_> {
             place.ok_or_else(|| Error::input(&config.manifest, None, "there is no place for the adapter"))?;
         let recipe =
             config.recipe.as_ref().ok_or_else(|| Error::input(&config.manifest, None, "there is no [train]"))?;
+        let recipe = &fitted(recipe, &base.files, &lesson);
         let (decoder, outline) = self.opened(recipe)?;
         let fingerprint = expected.fingerprint(name);
         let Lesson { train, validation } = lesson;
@@ -138,6 +140,7 @@ impl Trainer<'_> {
 
     /// Sweeps over learning rates; no file of the project changes.
     pub(super) fn find_rate(&self, lesson: &Lesson, recipe: &Recipe, on_event: Events<'_>) -> Result<RateSweep> {
+        let recipe = &fitted(recipe, &self.project.base.files, lesson);
         let (decoder, outline) = self.opened(recipe)?;
         let training = Training {
             outline: &outline,

@@ -13,6 +13,7 @@ mod load;
 mod made;
 mod sampling;
 mod spill;
+mod tools;
 mod version1;
 
 use std::collections::{BTreeMap, HashMap};
@@ -32,6 +33,7 @@ pub use drift::{
 pub use made::{Commit, Made, Selected};
 pub use sampling::Sampling;
 pub use spill::{FormCount, SpillOver};
+pub use tools::ToolUse;
 
 /// Name of the untouched model's arm: the control group.
 pub const BASE: &str = "base";
@@ -49,12 +51,33 @@ pub struct Message {
     pub role: String,
     /// The text.
     pub content: String,
+    /// Of training data, where the role may be `tool` too: the tools that the assistant calls, or the call that a tool answers.
+    #[serde(skip)]
+    pub tools: Option<Box<ToolUse>>,
 }
 
 impl Message {
     /// A message of `role` that says `content`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self { role: role.into(), content: content.into(), tools: None }
+    }
+
+    /// The same message with its use of tools.
+    #[must_use]
+    pub(crate) fn with_tools(self, tools: Option<ToolUse>) -> Self {
+        Self { tools: tools.map(Box::new), ..self }
+    }
+
+    /// Bytes of what it says.
+    pub(crate) fn bytes(&self) -> usize {
+        self.role.len() + self.content.len() + self.tools.as_deref().map_or(0, |tools| tools.json().len())
+    }
+
+    /// What it says, and what it calls as JSON; one text at least.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
+        let calls = self.tools.as_deref().map_or("", ToolUse::text);
+        let said = Some(self.content.as_str()).filter(|text| !text.is_empty() || calls.is_empty());
+        said.into_iter().chain(Some(calls).filter(|text| !text.is_empty()))
     }
 }
 

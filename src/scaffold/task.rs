@@ -86,7 +86,7 @@ fn with_system(system: &str, asked: &str) -> String {
 
 fn case(turns: &Turns, continued: &[String]) -> Option<Case> {
     match turns {
-        Turns::Chat(messages) => chat(messages),
+        Turns::Chat { messages, tools } => chat(messages, tools),
         Turns::Completion { prompt, completion } if !prompt.trim().is_empty() => {
             Some(answered(format!("text = {}", quoted(prompt)), None, completion))
         }
@@ -96,7 +96,11 @@ fn case(turns: &Turns, continued: &[String]) -> Option<Case> {
 }
 
 /// The last answer of a chat, and what it answers.
-fn chat(messages: &[Message]) -> Option<Case> {
+fn chat(messages: &[Message], tools: &[serde_json::Value]) -> Option<Case> {
+    // A case asks without tools.
+    if !tools.is_empty() || messages.iter().any(|message| message.tools.is_some() || message.role == "tool") {
+        return None;
+    }
     let last = messages.iter().rposition(|message| message.role == "assistant")?;
     let (before, answer) = (&messages[..last], &messages[last].content);
     if before.last().is_none_or(|message| message.role != "user" || message.content.trim().is_empty()) {
@@ -169,7 +173,7 @@ fn split(turns: &Turns) -> Option<(String, String)> {
     let text = match turns {
         Turns::Text(text) => text,
         Turns::Completion { prompt, completion } if prompt.trim().is_empty() => completion,
-        Turns::Completion { .. } | Turns::Chat(_) => return None,
+        Turns::Completion { .. } | Turns::Chat { .. } => return None,
     };
     let words: Vec<&str> = text.split_whitespace().collect();
     let asked = (words.len() / 2).min(MOST_ASKED_WORDS);
@@ -212,7 +216,7 @@ pub(super) fn suitable(examples: &[Example], most: usize) -> Vec<Example> {
 
 /// Whether the file of these examples asks in chats.
 pub(super) fn is_chat(examples: &[Example]) -> bool {
-    examples.iter().any(|example| matches!(example.turns, Turns::Chat(_)))
+    examples.iter().any(|example| matches!(example.turns, Turns::Chat { .. }))
 }
 
 /// A file as it is shown in a comment, on one line.
@@ -230,7 +234,8 @@ mod tests {
     }
 
     fn chat(messages: &[(&str, &str)]) -> Turns {
-        Turns::Chat(messages.iter().map(|(role, content)| Message::new(*role, *content)).collect())
+        let messages = messages.iter().map(|(role, content)| Message::new(*role, *content)).collect();
+        Turns::Chat { messages, tools: Vec::new() }
     }
 
     fn scenario(examples: &[Example]) -> (crate::scenario::Scenario, bool, String) {

@@ -122,7 +122,7 @@ mod tests {
         // A rate of 0.1: the best of ten steps is the third or fourth.
         Recipe {
             lora_r: 1,
-            micro_batch_size: 1,
+            micro_batch_size: 1.into(),
             learning_rate: 0.1,
             lr_scheduler: Scheduler::Constant,
             warmup_steps: Some(0),

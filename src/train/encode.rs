@@ -5,6 +5,8 @@
 //! before it with the header of the answer, tokenised whole as a run tokenises it; the answer's own ids follow. Where the tokenizer
 //! would merge the last character of the prompt with the first of the answer, the two stay apart, as they do when the model writes.
 
+use serde_json::Value;
+
 use crate::data::limits::Limits;
 use crate::data::{Example, Turns};
 use crate::error::{Error, Result};
@@ -69,7 +71,11 @@ pub(crate) fn encode_example(
     limits.check_bytes(example.turns.bytes())?;
     let tokenizer = &chat.tokenizer;
     let encoded = match &example.turns {
-        Turns::Chat(messages) => encode_chat(tokenizer, chat.template()?, messages, train_on_inputs)?,
+        Turns::Chat { messages, tools } => {
+            let template = chat.template()?;
+            check_tools(template, messages, tools)?;
+            encode_chat(tokenizer, template, (messages, tools), train_on_inputs)?
+        }
         Turns::Completion { prompt, completion } => encode_completion(tokenizer, prompt, completion, train_on_inputs)?,
         Turns::Text(text) => encode_text(tokenizer, text)?,
     };
@@ -92,14 +98,15 @@ pub(crate) fn encode_example(
 pub(crate) fn encode_chat(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
-    messages: &[Message],
+    (messages, tools): (&[Message], &[Value]),
     train_on_inputs: bool,
 ) -> Result<Encoded> {
+    let render = |messages: &[Message], prompt: bool| template.render_with_tools(messages, tools, prompt);
     let mut encoded = Encoded::default();
     let mut text = String::new();
     for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.role == "assistant") {
-        let prompt = template.render(&messages[..i], true)?;
-        let whole = template.render(&messages[..=i], false)?;
+        let prompt = render(&messages[..i], true)?;
+        let whole = render(&messages[..=i], false)?;
         let asked = prompt.strip_prefix(&text).ok_or_else(|| disagreement(template, i, EARLIER_TURNS))?;
         let answer = whole.strip_prefix(&prompt).ok_or_else(|| disagreement(template, i, HEADER))?;
         if answer.trim().is_empty() && !message.content.trim().is_empty() {
@@ -119,12 +126,34 @@ pub(crate) fn encode_chat(
         return Err(Error::failed("the chat has no assistant message, so there is nothing to learn from it"));
     }
     if train_on_inputs {
-        let whole = template.render(messages, false)?;
+        let whole = render(messages, false)?;
         let rest = whole.strip_prefix(&text).ok_or_else(|| disagreement(template, messages.len(), EARLIER_TURNS))?;
         encoded.extend(tokenizer, &whole, rest)?;
         encoded.label(true);
     }
     Ok(encoded.finished())
+}
+
+/// Whether the template writes the tools and their calls: one that passes over them would teach empty answers.
+fn check_tools(template: &ChatTemplate, messages: &[Message], tools: &[Value]) -> Result<()> {
+    let left_out = |what: String| {
+        let message = format!(
+            "the chat template does not write {what}; give a template that does: [model] chat_template = \"FILE\", or leave such examples out"
+        );
+        Error::model(template.path(), message)
+    };
+    if !tools.is_empty() && template.render_with_tools(messages, tools, false)? == template.render(messages, false)? {
+        return Err(left_out("the tools that the assistant may call".into()));
+    }
+    let calls = |message: &&Message| message.tools.as_deref().is_some_and(|tools| !tools.text().is_empty());
+    let Some(n) = messages.iter().position(|message| calls(&message)) else { return Ok(()) };
+    let mut without = messages[..=n].to_vec();
+    without[n].tools = None;
+    let written = template.render_with_tools(&messages[..=n], tools, false)?;
+    if written == template.render_with_tools(&without, tools, false)? {
+        return Err(left_out(format!("the calls of tools, such as that of message {}", n + 1)));
+    }
+    Ok(())
 }
 
 /// Encodes a raw prompt and what is to follow it, then `eos`. With `train_on_inputs` the prompt is learnt too.
@@ -180,6 +209,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::{DataFormat, OnError};
 
     const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}\
                           {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
@@ -211,9 +241,56 @@ mod tests {
         let (tokenizer, template) = (tokenizer(), template(CHATML));
         let messages =
             chat(&[("system", "s"), ("user", "one?"), ("assistant", "1"), ("user", "two?"), ("assistant", "2")]);
-        let encoded = encode_chat(&tokenizer, &template, &messages, false).unwrap();
+        let encoded = encode_chat(&tokenizer, &template, (&messages, &[]), false).unwrap();
         assert_eq!(learnt(&tokenizer, &encoded), ["1<|im_end|>", "2<|im_end|>"]);
         assert_eq!(tokenizer.decode(&encoded.ids, false).unwrap(), template.render(&messages, false).unwrap());
+    }
+
+    fn with_tools() -> Vec<Example> {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tools/chats.jsonl");
+        crate::data::load(path, DataFormat::Auto, OnError::Stop).unwrap().examples
+    }
+
+    #[test]
+    fn chats_with_tools_are_rendered_as_transformers_does_it_and_calls_are_learnt() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tools");
+        let source = std::fs::read_to_string(folder.join("template.jinja")).unwrap();
+        let expected: Vec<String> =
+            serde_json::from_str(&std::fs::read_to_string(folder.join("rendered.json")).unwrap()).unwrap();
+        let (tokenizer, template) = (tokenizer(), template(&source));
+        let mut found = Vec::new();
+        for (example, expected) in with_tools().iter().zip(&expected) {
+            let Turns::Chat { messages, tools } = &example.turns else { panic!("no chat") };
+            check_tools(&template, messages, tools).unwrap();
+            assert_eq!(template.render_with_tools(messages, tools, false).unwrap(), *expected);
+            let encoded = encode_chat(&tokenizer, &template, (messages, tools), false).unwrap();
+            assert_eq!(tokenizer.decode(&encoded.ids, false).unwrap(), *expected);
+            found.push(learnt(&tokenizer, &encoded));
+        }
+        let call = |arguments: &str| {
+            format!("<tool_call>\n{{\"name\": \"get_weather\", \"arguments\": {arguments}}}\n</tool_call>")
+        };
+        assert!(
+            found[0][0].starts_with("<tool_call>\n{\"name\": \"get_weather\"") && found[0][0].ends_with("<|im_end|>")
+        );
+        assert_eq!(found[0][1], "Yes, it rains.<|im_end|>");
+        let two = format!("I look.\n{}\n{}<|im_end|>", call("{\"town\": \"Bonn\"}"), call("{\"town\": \"<Ulm>\"}"));
+        assert_eq!(found[1], [two, "Sun and fog.<|im_end|>".to_owned()]);
+        assert_eq!(found[2], ["Hello!<|im_end|>"]);
+    }
+
+    #[test]
+    fn a_template_that_passes_over_tools_or_calls_is_refused() {
+        let template = template(CHATML);
+        let refused: Vec<String> = with_tools()
+            .iter()
+            .map(|example| {
+                let Turns::Chat { messages, tools } = &example.turns else { panic!("no chat") };
+                check_tools(&template, messages, tools).unwrap_err().to_string()
+            })
+            .collect();
+        assert!(refused[0].contains("does not write the tools that the assistant may call"), "{}", refused[0]);
+        assert!(refused[1].contains("the calls of tools, such as that of message 2"), "{}", refused[1]);
     }
 
     #[test]
@@ -221,7 +298,7 @@ mod tests {
         let (tokenizer, template) = (tokenizer(), template(CHATML));
         for answer in ["the", "\n\n  the", " the", "", "<|im_end|> spelt", "\u{301}"] {
             let messages = chat(&[("user", "hi"), ("assistant", answer)]);
-            let encoded = encode_chat(&tokenizer, &template, &messages, false).unwrap();
+            let encoded = encode_chat(&tokenizer, &template, (&messages, &[]), false).unwrap();
             let asked = tokenizer.encode(&template.render(&messages[..1], true).unwrap(), true).unwrap();
             assert!(encoded.ids.starts_with(&asked), "{answer:?}");
             assert!(encoded.labels[..asked.len()].iter().all(|l| !l), "{answer:?}");
@@ -231,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_chat_without_an_answer_teaches_nothing() {
-        let error = encode_chat(&tokenizer(), &template(CHATML), &chat(&[("user", "hi")]), false).unwrap_err();
+        let error = encode_chat(&tokenizer(), &template(CHATML), (&chat(&[("user", "hi")]), &[]), false).unwrap_err();
         assert!(error.to_string().contains("no assistant message"), "{error}");
     }
 
@@ -239,10 +316,10 @@ mod tests {
     fn all_is_learnt_when_inputs_are() {
         let (tokenizer, template) = (tokenizer(), template(CHATML));
         let messages = chat(&[("user", "hi"), ("assistant", "a"), ("user", "more")]);
-        let encoded = encode_chat(&tokenizer, &template, &messages, true).unwrap();
+        let encoded = encode_chat(&tokenizer, &template, (&messages, &[]), true).unwrap();
         assert_eq!(encoded.learnt(), encoded.ids.len() - 1);
         assert_eq!(tokenizer.decode(&encoded.ids, false).unwrap(), template.render(&messages, false).unwrap());
-        let answers = encode_chat(&tokenizer, &template, &messages, false).unwrap();
+        let answers = encode_chat(&tokenizer, &template, (&messages, &[]), false).unwrap();
         assert!(encoded.ids.starts_with(&answers.ids) && answers.ids.len() < encoded.ids.len());
     }
 
@@ -251,7 +328,8 @@ mod tests {
         let plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
         let tokenizer = tokenizer();
         let encoded =
-            encode_chat(&tokenizer, &template(plain), &chat(&[("user", "hi"), ("assistant", "the")]), false).unwrap();
+            encode_chat(&tokenizer, &template(plain), (&chat(&[("user", "hi"), ("assistant", "the")]), &[]), false)
+                .unwrap();
         assert_eq!(learnt(&tokenizer, &encoded), ["the\n\n"]);
     }
 
@@ -259,7 +337,7 @@ mod tests {
     fn a_template_that_asks_otherwise_than_it_answers_is_an_error() {
         let thinking = CHATML.replace("assistant\\n' }}{% endif", "assistant\\n<think>' }}{% endif");
         let messages = chat(&[("user", "hi"), ("assistant", "the")]);
-        let error = encode_chat(&tokenizer(), &template(&thinking), &messages, false).unwrap_err().to_string();
+        let error = encode_chat(&tokenizer(), &template(&thinking), (&messages, &[]), false).unwrap_err().to_string();
         assert!(error.starts_with("t.jinja: ") && error.contains("differently from the prompt for one"), "{error}");
     }
 
@@ -267,7 +345,7 @@ mod tests {
     fn a_template_that_changes_earlier_turns_is_an_error() {
         let dropping = CHATML.replace("m['content']", "(m['content'] if loop.last or m.role == 'user' else '…')");
         let messages = chat(&[("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]);
-        let error = encode_chat(&tokenizer(), &template(&dropping), &messages, false).unwrap_err().to_string();
+        let error = encode_chat(&tokenizer(), &template(&dropping), (&messages, &[]), false).unwrap_err().to_string();
         assert!(error.contains("message 4") && error.contains("earlier turns"), "{error}");
     }
 
@@ -290,7 +368,7 @@ mod tests {
             let (tokenizer, template) = (tokenizer(), template(CHATML));
             let roles = ["user", "assistant"];
             let messages: Vec<Message> = turns.iter().enumerate().map(|(i, t)| Message::new(roles[i % 2], t.as_str())).collect();
-            let encoded = encode_chat(&tokenizer, &template, &messages, false).unwrap();
+            let encoded = encode_chat(&tokenizer, &template, (&messages, &[]), false).unwrap();
             let answered = &messages[..messages.len() / 2 * 2];
             let answers: Vec<String> = answered.iter().skip(1).step_by(2).map(|m| format!("{}<|im_end|>", m.content)).collect();
             prop_assert_eq!(tokenizer.decode(&encoded.ids, false).unwrap(), template.render(answered, false).unwrap());

@@ -128,7 +128,7 @@ impl<'a, D: Borrow<Decoder>> InProcess<'a, D> {
         let adapters = Adapters::Train { adapter: &adapter, dropout: None, tape: None, checkpointing: false };
         let labelled: usize = examples.iter().map(|e| targets(e).count()).sum();
         let mut loss = 0.0;
-        for batch in examples.chunks(self.recipe.micro_batch_size) {
+        for batch in examples.chunks(self.recipe.micro_batch_size.examples()) {
             let batch: Vec<&Encoded> = batch.iter().filter(|e| targets(e).next().is_some()).collect();
             if !batch.is_empty() {
                 loss += f64::from(self.sum(&batch, adapters, labelled as f64)?.to_scalar::<f32>()?);

@@ -322,7 +322,7 @@ fn a_resumed_training_ends_with_the_same_bytes() {
         lora_r: 2,
         lora_dropout: 0.1,
         num_epochs: 2,
-        micro_batch_size: 1,
+        micro_batch_size: 1.into(),
         gradient_accumulation_steps: 2,
         save_steps: Some(1),
         eval_steps: Some(2),
@@ -369,7 +369,7 @@ fn a_resumed_training_ends_with_the_same_bytes() {
 fn a_checkpoint_is_resumed_by_the_same_training_that_does_not_begin_again() {
     let decoder = decoder("llama");
     let examples = examples();
-    let recipe = Recipe { lora_r: 2, micro_batch_size: 2, ..Recipe::default() };
+    let recipe = Recipe { lora_r: 2, micro_batch_size: 2.into(), ..Recipe::default() };
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut resumed = Vec::new();
     for (fingerprint, again) in [("one", false), ("other", false), ("other", false), ("other", true)] {

@@ -46,7 +46,7 @@ impl<'r> Plan<'r> {
 
     /// Steps of the first epoch.
     pub(crate) fn steps_per_epoch(&self) -> usize {
-        self.rows(0).len().div_ceil(self.recipe.micro_batch_size).div_ceil(self.accumulation())
+        self.rows(0).len().div_ceil(self.recipe.micro_batch_size.examples()).div_ceil(self.accumulation())
     }
 
     fn epochs(&self) -> usize {
@@ -62,14 +62,18 @@ impl<'r> Plan<'r> {
             }
             let mut steps = 0_usize;
             for epoch in 0..self.epochs() {
-                steps += self.rows(epoch).len().div_ceil(self.recipe.micro_batch_size).div_ceil(self.accumulation());
+                steps += self
+                    .rows(epoch)
+                    .len()
+                    .div_ceil(self.recipe.micro_batch_size.examples())
+                    .div_ceil(self.accumulation());
                 if steps >= most || steps > MOST_STEPS {
                     break;
                 }
             }
             steps
         } else {
-            let micro = self.lengths.len().div_ceil(self.recipe.micro_batch_size);
+            let micro = self.lengths.len().div_ceil(self.recipe.micro_batch_size.examples());
             micro.div_ceil(self.accumulation()).saturating_mul(self.epochs())
         };
         let steps = steps.min(most);
@@ -99,7 +103,8 @@ impl<'r> Plan<'r> {
 
     fn epoch(&self, epoch: usize) -> Vec<Step> {
         let rows = self.rows(epoch);
-        let micro: Vec<Vec<usize>> = rows.chunks(self.recipe.micro_batch_size).map(|rows| rows.concat()).collect();
+        let micro: Vec<Vec<usize>> =
+            rows.chunks(self.recipe.micro_batch_size.examples()).map(|rows| rows.concat()).collect();
         let mut seen = 0;
         let mut steps = Vec::new();
         for micro in micro.chunks(self.accumulation()) {
@@ -114,6 +119,7 @@ impl<'r> Plan<'r> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::MicroBatch;
 
     fn examples(lengths: &[usize]) -> Vec<Encoded> {
         lengths.iter().map(|n| Encoded { ids: vec![1; *n], labels: vec![true; *n], line: 0 }).collect()
@@ -130,7 +136,8 @@ mod tests {
             } else {
                 order.into_iter().map(|i| vec![i]).collect()
             };
-            let micro: Vec<Vec<usize>> = rows.chunks(recipe.micro_batch_size).map(|rows| rows.concat()).collect();
+            let micro: Vec<Vec<usize>> =
+                rows.chunks(recipe.micro_batch_size.examples()).map(|rows| rows.concat()).collect();
             let mut seen = 0;
             for micro in micro.chunks(recipe.gradient_accumulation_steps) {
                 seen += micro.iter().map(Vec::len).sum::<usize>();
@@ -150,7 +157,7 @@ mod tests {
                 for max_steps in [None, Some(1), Some(5), Some(7), Some(1000)] {
                     let recipe = Recipe {
                         sample_packing,
-                        micro_batch_size,
+                        micro_batch_size: MicroBatch::Examples(micro_batch_size),
                         gradient_accumulation_steps,
                         max_steps,
                         num_epochs: 3,
@@ -171,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_first_order_of_the_default_seed_never_changes() {
-        let recipe = Recipe { micro_batch_size: 3, num_epochs: 2, ..Recipe::default() };
+        let recipe = Recipe { micro_batch_size: 3.into(), num_epochs: 2, ..Recipe::default() };
         let examples = examples(&[4; 7]);
         let plan = Plan::new(&recipe, &examples).expect("a plan");
         let order: Vec<usize> = plan.steps_from(0).flat_map(|step| step.micro.concat()).collect();

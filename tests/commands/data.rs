@@ -280,3 +280,59 @@ fn what_cannot_be_read_or_would_be_lost_is_said() {
     project.write("list.jsonl", "just words\n");
     project.run(&["data", "check", "list.jsonl"]).fails(1, &["list.jsonl", "the format cannot be told: "]);
 }
+
+/// A project's own model counts, where it is at hand.
+#[test]
+fn examples_that_are_too_long_are_counted_by_the_project_s_tokenizer() {
+    let project = Project::new();
+    let manifest = project.read("finetest.toml").replace("lora_r = 2", "lora_r = 2\nsequence_len = 16");
+    project.write("finetest.toml", &manifest);
+    let long = r#"{"prompt": "one two three", "completion": " four five six seven eight nine"}"#;
+    project.append("data/train.jsonl", &format!("{long}\n"));
+    let exact = project.run(&["data", "check"]).expect(0);
+    assert!(exact.stdout.contains("! too-long: 1 example\n    data/train.jsonl:13: has "), "{}", exact.stdout);
+    assert!(!exact.stdout.contains("about"), "{}", exact.stdout);
+    let bare = Project::bare();
+    bare.write("d.jsonl", &format!("{long}\n"));
+    let estimated = bare.run(&["data", "check", "d.jsonl", "--sequence-len", "8"]).expect(0);
+    assert!(estimated.stdout.contains("d.jsonl:1: has about 11 tokens, and 8 are learnt"), "{}", estimated.stdout);
+}
+
+#[test]
+fn check_and_init_say_what_the_data_and_the_base_have() {
+    let project = Project::new();
+    project.append("data/train.jsonl", "{\"prompt\": \"number 1 is\", \"completion\": \" 1\"}\n");
+    let found = "data/train.jsonl: duplicate 1; `finetest data check` shows them";
+    let ran = project.run(&["check"]).expect(0);
+    assert!(ran.stdout.contains(found), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("known traps: ") && ran.stdout.contains("`finetest inspect model` says"),
+        "{}",
+        ran.stdout
+    );
+    let other = Project::bare();
+    other.write("data/train.jsonl", &project.read("data/train.jsonl"));
+    let ran = other.run(&["init", "--yes", "--model", "model"]).expect(0);
+    assert!(
+        ran.stderr.contains("data/train.jsonl: duplicate 1") && ran.stderr.contains("known traps: "),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn examples_with_tools_are_learnt_where_the_template_writes_them() {
+    let project = Project::new();
+    let chat = r#"{"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{\"x\": 2}"}}]}, {"role": "tool", "content": "two"}, {"role": "assistant", "content": "two"}]}"#;
+    project.write("data/train.jsonl", &format!("{chat}\n").repeat(4));
+    project
+        .run(&["train"])
+        .fails(1, &["does not write the calls of tools, such as that of message 2", "data/train.jsonl"]);
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    project.write("chat.jinja", template);
+    project.write(
+        "finetest.toml",
+        &project.read("finetest.toml").replace("[data]", "chat_template = \"chat.jinja\"\n[data]"),
+    );
+    project.run(&["train", "-q"]).expect(0);
+}

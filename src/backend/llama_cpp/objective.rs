@@ -109,8 +109,7 @@ impl<'a> LlamaCppObjective<'a> {
                 "has layers that see back {size} tokens, and an example has {longest}: lower sequence_len"
             )));
         }
-        let per_step = recipe.micro_batch_size * recipe.gradient_accumulation_steps;
-        let window = window_of(examples, per_step);
+        let window = window_of(examples, recipe.examples_per_step());
         std::fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
         let kept = tempfile::Builder::new().prefix("llama-cpp-training-").tempdir_in(directory);
         let kept = kept.map_err(Error::io(directory, "create a directory in"))?;

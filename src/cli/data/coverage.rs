@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{data_file, data_format, examples};
+use super::{data_file, data_format, examples, reading};
 use crate::cli::inspect::described;
 use crate::cli::json;
 use crate::cli::options::{Global, ListFormat, Output};
@@ -45,7 +45,8 @@ pub(super) fn show(global: &Global, args: &CoverageArgs) -> Result<u8> {
     let source = args.model.clone().or(own);
     let source = source.ok_or_else(|| Error::Usage("there is no manifest that names a model; give --model".into()))?;
     let tokenizer = described(global, &source, |files: &ModelFiles| Tokenizer::load(files))?;
-    let found = coverage(&path, args.data_format, &tokenizer)?;
+    let found =
+        reading(global, "reading data", &[&path], |on_read| coverage(&path, args.data_format, &tokenizer, on_read))?;
     args.output.print(&match args.output.format() {
         ListFormat::Json => json(&found)?,
         ListFormat::Terminal => visible(&text(&found)).into_owned(),

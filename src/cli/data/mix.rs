@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{check_free, data_format, same_place, share};
+use super::{check_free, data_format, reading, same_place, share};
+use crate::cli::options::Global;
 use crate::config::DataFormat;
 use crate::data::mix::{Mixture, Part, mix};
 use crate::error::{Error, Result, exit};
@@ -46,7 +47,7 @@ fn part(text: &str) -> Result<Part, String> {
     Ok(Part { name: name.trim().to_owned(), path: PathBuf::from(path), share })
 }
 
-pub(super) fn run(args: &MixArgs) -> Result<u8> {
+pub(super) fn run(global: &Global, args: &MixArgs) -> Result<u8> {
     let mut name = args.output.as_os_str().to_owned();
     name.push(".mix.json");
     let ledger = PathBuf::from(name);
@@ -63,7 +64,12 @@ pub(super) fn run(args: &MixArgs) -> Result<u8> {
             return Err(Error::Usage(format!("--add {}: it is the data itself", part.name)));
         }
     }
-    let mixture = mix(&args.file, &args.add, args.data_format, args.seed, &args.output)?;
+    let files: Vec<&Path> =
+        std::iter::once(&args.file).chain(args.add.iter().map(|part| &part.path)).map(PathBuf::as_path).collect();
+    // Each is read twice: to count, and to write.
+    let mixture = reading(global, "mixing data", &files.repeat(2), |on_read| {
+        mix(&args.file, &args.add, (args.data_format, args.seed), &args.output, on_read)
+    })?;
     let json = serde_json::to_string_pretty(&mixture).map_err(|e| Error::failed(e.to_string()))? + "\n";
     write_atomically(&ledger, json.as_bytes())?;
     crate::cli::print(&visible(&text(&mixture, &args.output, &ledger)))?;

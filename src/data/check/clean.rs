@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::run::Ledger;
-use crate::data::source::Source;
+use crate::data::source::{OnRead, Watched};
 use crate::error::{Error, Result};
 use crate::files::write_atomically_with;
 
@@ -34,11 +34,16 @@ struct LeftOut<'a> {
 /// # Errors
 /// A file that cannot be read or written, that changed since it was checked, or that has an item whose text is not at hand: one that is
 /// too long or no UTF-8, and a list or table that breaks off.
-pub fn clean(from: &Path, ledger: &Ledger, keep: &[String], [to, left_out]: [&Path; 2]) -> Result<Cleaned> {
+pub fn clean(
+    from: &Path,
+    (ledger, keep): (&Ledger, &[String]),
+    [to, left_out]: [&Path; 2],
+    on_read: OnRead<'_>,
+) -> Result<Cleaned> {
     let mut done = Cleaned { kept: 0, left_out: 0 };
     write_atomically_with(to, |file| {
         write_atomically_with(left_out, |ledger_file| {
-            done = copy(from, ledger, keep, [file, ledger_file]).map_err(|failed| match failed {
+            done = copy(from, (ledger, keep), [file, ledger_file], on_read).map_err(|failed| match failed {
                 Failed::Read(error) => error,
                 Failed::Write(source) => Error::Io { path: to.to_owned(), action: "write", source },
             })?;
@@ -53,11 +58,16 @@ enum Failed {
     Write(std::io::Error),
 }
 
-fn copy(from: &Path, ledger: &Ledger, keep: &[String], [to, left_out]: [&mut File; 2]) -> Result<Cleaned, Failed> {
-    let mut source = Source::open(from).map_err(Failed::Read)?;
+fn copy(
+    from: &Path,
+    (ledger, keep): (&Ledger, &[String]),
+    [to, left_out]: [&mut File; 2],
+    on_read: OnRead<'_>,
+) -> Result<Cleaned, Failed> {
+    let mut source = Watched::open(from).map_err(Failed::Read)?;
     let (mut to, mut left_out) = (BufWriter::new(to), BufWriter::new(left_out));
     let mut done = Cleaned { kept: 0, left_out: 0 };
-    while let Some((line, item)) = source.next_line(from).map_err(Failed::Read)? {
+    while let Some((line, item)) = source.next_line(on_read).map_err(Failed::Read)? {
         let kind = ledger.reason(done.kept + done.left_out).filter(|kind| !keep.iter().any(|kept| kept == kind.name));
         match (kind, item) {
             (None, Ok(text)) => {
@@ -79,9 +89,9 @@ fn copy(from: &Path, ledger: &Ledger, keep: &[String], [to, left_out]: [&mut Fil
         }
     }
     to.flush().and_then(|()| left_out.flush()).map_err(Failed::Write)?;
-    if done.kept + done.left_out != ledger.len() {
-        let why =
-            format!("changed while it was read: it had {} items, and has {}", ledger.len(), done.kept + done.left_out);
+    if done.kept + done.left_out != ledger.len() || !ledger.is_of(from) {
+        let (had, has) = (ledger.len(), done.kept + done.left_out);
+        let why = format!("changed while it was read: it had {had} items, and has {has}; run the command again");
         return Err(Failed::Read(Error::input(from, None, why)));
     }
     if done.kept == 0 {
@@ -108,10 +118,11 @@ mod tests {
             r#"{"prompt": "c?", "completion": "null"}"#,
         ];
         std::fs::write(path("t.jsonl"), lines.join("\n")).expect("a file");
-        let (report, ledger) = check(&path("t.jsonl"), &CheckOptions::default(), &mut |_, _| {}).expect("a report");
+        let (report, ledger) = check(&path("t.jsonl"), &CheckOptions::default(), &mut |_| {}).expect("a report");
         assert_eq!(report.left_out, 3);
         let keep = ["empty".to_owned()];
-        let done = clean(&path("t.jsonl"), &ledger, &keep, [&path("c.jsonl"), &path("l.jsonl")]).expect("cleaned");
+        let done = clean(&path("t.jsonl"), (&ledger, &keep), [&path("c.jsonl"), &path("l.jsonl")], &mut |_| {})
+            .expect("cleaned");
         assert_eq!(done, Cleaned { kept: 2, left_out: 2 });
         let read = |name: &str| std::fs::read_to_string(path(name)).expect("a file");
         assert_eq!(read("c.jsonl"), format!("{}\n{}\n", lines[0], lines[3]), "byte by byte");
@@ -119,12 +130,16 @@ mod tests {
         assert!(out.starts_with("{\"line\":2,\"kind\":\"duplicate\",\"item\":\"{\\\"prompt\\\""), "{out}");
         assert!(out.ends_with("{\"line\":3,\"kind\":\"unreadable\",\"item\":\"not json\"}\n"), "{out}");
         std::fs::write(path("bad.jsonl"), b"{\"text\": \"a\"}\n\"caf\xe9\"\n").expect("a file");
-        let (_, bad) = check(&path("bad.jsonl"), &CheckOptions::default(), &mut |_, _| {}).expect("a report");
-        let refused = clean(&path("bad.jsonl"), &bad, &[], [&path("d.jsonl"), &path("m.jsonl")]);
+        let (_, bad) = check(&path("bad.jsonl"), &CheckOptions::default(), &mut |_| {}).expect("a report");
+        let refused = clean(&path("bad.jsonl"), (&bad, &[]), [&path("d.jsonl"), &path("m.jsonl")], &mut |_| {});
         let why = refused.expect_err("its bytes would be lost").to_string();
         assert!(why.contains("bad.jsonl:2: not UTF-8; `data clean` would lose it"), "{why}");
+        // As many items, and other ones.
+        std::fs::write(path("t.jsonl"), lines.join("\n").replace("a?", "another?")).expect("a file");
+        let other = clean(&path("t.jsonl"), (&ledger, &[]), [&path("d.jsonl"), &path("m.jsonl")], &mut |_| {});
+        assert!(other.expect_err("changed").to_string().contains("changed while it was read"));
         std::fs::write(path("t.jsonl"), lines[..2].join("\n")).expect("a file");
-        let changed = clean(&path("t.jsonl"), &ledger, &[], [&path("d.jsonl"), &path("m.jsonl")]);
+        let changed = clean(&path("t.jsonl"), (&ledger, &[]), [&path("d.jsonl"), &path("m.jsonl")], &mut |_| {});
         assert!(changed.expect_err("changed").to_string().contains("changed while it was read"));
         assert!(!path("d.jsonl").exists() && !path("m.jsonl").exists());
     }

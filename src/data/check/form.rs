@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::pieces::quoted;
-use super::{Detector, Kind, Seen, Severity};
+use super::{Detector, Kind, Longest, Seen, Severity};
 use crate::data::limits::quarter_tokens;
 use crate::text::{leaked, pattern, without_code};
 
@@ -40,7 +40,8 @@ impl Detector for Roles {
             if turns.first() == Some(&"assistant") {
                 return Some("the assistant speaks first".to_owned());
             }
-            if let Some(pair) = turns.windows(2).find(|pair| pair[0] == pair[1]) {
+            // Several tools may answer one turn.
+            if let Some(pair) = turns.windows(2).find(|pair| pair[0] == pair[1] && pair[0] != "tool") {
                 return Some(format!("two turns of the {} in a row", pair[0]));
             }
             (turns.last() == Some(&"user")).then(|| "the last turn is the user's, and has no answer".to_owned())
@@ -152,16 +153,19 @@ impl Detector for TooLong {
         Kind {
             name: "too-long",
             severity: Severity::Warning,
-            sees: "With `--sequence-len`: an example whose answer would be cut, at about four characters a token for Latin script and one for others.",
-            misses: "The exact number of tokens, which depends on the model: `finetest check` counts them.",
+            sees: "With `--sequence-len`, or that of the manifest: an example that is longer. In a project whose base model is on this machine its tokenizer and its template count; else a token is about four characters of Latin script and one of others.",
+            misses: "Without the model, the exact number of tokens.",
         }
     }
 
     fn find(&self, example: &Seen<'_>) -> Option<String> {
-        let most = example.most_characters?;
-        let all: usize = example.texts().into_iter().map(quarter_tokens).sum();
-        (all > most).then(|| {
-            format!("has about {} tokens, and {} are learnt; shorten it, or raise sequence_len", all / 4, most / 4)
-        })
+        let Longest { tokens: most, count } = example.longest?;
+        let counted = count.and_then(|count| (count.0)(example.turns));
+        let (all, about) = counted.map_or_else(
+            || (example.texts().into_iter().map(quarter_tokens).sum::<usize>() / 4, "about "),
+            |tokens| (tokens, ""),
+        );
+        (all > most)
+            .then(|| format!("has {about}{all} tokens, and {most} are learnt; shorten it, or raise sequence_len"))
     }
 }

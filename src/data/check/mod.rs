@@ -124,15 +124,35 @@ pub fn kinds() -> impl Iterator<Item = Kind> {
 /// An example as detectors look at it.
 struct Seen<'a> {
     turns: &'a Turns,
-    /// Longest example that is learnt whole, in characters that are about as many tokens; `None` where it is not known.
-    most_characters: Option<usize>,
+    /// Longest example that is learnt whole; `None` where it is not known.
+    longest: Option<Longest<'a>>,
+}
+
+/// The longest example that is learnt whole.
+#[derive(Clone, Copy)]
+struct Longest<'a> {
+    tokens: usize,
+    /// What counts tokens, where there is a tokenizer.
+    count: Option<&'a TokenCount>,
+}
+
+/// Counts the tokens of an example as a model reads it; `None` of one that it cannot read.
+#[derive(Clone)]
+pub struct TokenCount(pub(crate) std::sync::Arc<CountTokens>);
+
+type CountTokens = dyn Fn(&Turns) -> Option<usize> + Send + Sync;
+
+impl std::fmt::Debug for TokenCount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenCount")
+    }
 }
 
 impl<'a> Seen<'a> {
     /// The chat; empty of raw text.
     fn messages(&self) -> &'a [Message] {
         match self.turns {
-            Turns::Chat(messages) => messages,
+            Turns::Chat { messages, .. } => messages,
             _ => &[],
         }
     }
@@ -140,7 +160,7 @@ impl<'a> Seen<'a> {
     /// What is learnt.
     fn answers(&self) -> Vec<&'a str> {
         match self.turns {
-            Turns::Chat(messages) => of_role(messages, |role| role == "assistant"),
+            Turns::Chat { messages, .. } => of_role(messages, |role| role == "assistant"),
             Turns::Completion { completion, .. } => vec![completion],
             Turns::Text(text) => vec![text],
         }
@@ -149,7 +169,7 @@ impl<'a> Seen<'a> {
     /// What is asked; empty of raw text.
     fn prompts(&self) -> Vec<&'a str> {
         match self.turns {
-            Turns::Chat(messages) => of_role(messages, |role| role != "assistant"),
+            Turns::Chat { messages, .. } => of_role(messages, |role| role != "assistant"),
             Turns::Completion { prompt, .. } => vec![prompt],
             Turns::Text(_) => Vec::new(),
         }
@@ -158,7 +178,7 @@ impl<'a> Seen<'a> {
     /// All of it.
     fn texts(&self) -> Vec<&'a str> {
         match self.turns {
-            Turns::Chat(messages) => of_role(messages, |_| true),
+            Turns::Chat { messages, .. } => of_role(messages, |_| true),
             Turns::Completion { prompt, completion } => vec![prompt, completion],
             Turns::Text(text) => vec![text],
         }
@@ -167,7 +187,7 @@ impl<'a> Seen<'a> {
     /// All of it but a system message.
     fn said(&self) -> Vec<&'a str> {
         match self.turns {
-            Turns::Chat(messages) => of_role(messages, |role| role != "system"),
+            Turns::Chat { messages, .. } => of_role(messages, |role| role != "system"),
             _ => self.texts(),
         }
     }
@@ -190,5 +210,5 @@ impl<'a> Seen<'a> {
 }
 
 fn of_role(messages: &[Message], wanted: impl Fn(&str) -> bool) -> Vec<&str> {
-    messages.iter().filter(|message| wanted(&message.role)).map(|message| message.content.as_str()).collect()
+    messages.iter().filter(|message| wanted(&message.role)).flat_map(Message::texts).collect()
 }

@@ -8,9 +8,9 @@ use super::index::{Entry, Forbidden, Index, Relation};
 use super::report::{DataReport, Tally};
 use super::shared::SharedText;
 use super::similar::{hash, normal, signature};
-use super::{CONTRADICTION, DETECTORS, DUPLICATE, Kind, LEAK, NEAR_DUPLICATE, Seen, UNREADABLE};
+use super::{CONTRADICTION, DETECTORS, DUPLICATE, Kind, LEAK, Longest, NEAR_DUPLICATE, Seen, TokenCount, UNREADABLE};
 use crate::config::{DataFormat, OnError};
-use crate::data::source::Batches;
+use crate::data::source::{Batches, OnRead};
 use crate::data::{Turns, format_of, load};
 use crate::error::{Error, Result};
 
@@ -21,6 +21,8 @@ pub struct CheckOptions {
     pub format: DataFormat,
     /// Tokens of an example that are learnt.
     pub sequence_len: Option<usize>,
+    /// What counts them; without it they are estimated from characters.
+    pub tokens: Option<TokenCount>,
     /// Files whose prompts the data must not have.
     pub validation: Vec<PathBuf>,
     /// Prompts of scenarios, which the data must not have either, each with where it stands.
@@ -34,6 +36,14 @@ pub struct CheckOptions {
 pub struct Ledger {
     /// 0 where it stays; else one more than the kind's place in [`super::kinds`].
     reasons: Vec<u8>,
+    /// What the file's length and time were.
+    stamp: Option<(u64, std::time::SystemTime)>,
+}
+
+/// Length and time of a file.
+fn stamp(path: &Path) -> Option<(u64, std::time::SystemTime)> {
+    let about = path.metadata().ok()?;
+    Some((about.len(), about.modified().ok()?))
 }
 
 impl Ledger {
@@ -41,6 +51,11 @@ impl Ledger {
     #[must_use]
     pub fn len(&self) -> usize {
         self.reasons.len()
+    }
+
+    /// Whether the file is as it was when it was looked at, by its length and its time.
+    pub(super) fn is_of(&self, path: &Path) -> bool {
+        self.stamp == stamp(path)
     }
 
     /// Whether nothing was read.
@@ -66,15 +81,20 @@ struct Looked {
 }
 
 /// Looks at every example of a file. Calls `on_read` with the bytes of the file that were read since the
-/// last call, and all of them.
+/// last call.
 ///
 /// # Errors
 /// A file that cannot be read, or whose format cannot be told.
-pub fn check(path: &Path, options: &CheckOptions, on_read: &mut dyn FnMut(u64, u64)) -> Result<(DataReport, Ledger)> {
+pub fn check(path: &Path, options: &CheckOptions, on_read: OnRead<'_>) -> Result<(DataReport, Ledger)> {
     let (forbidden, notes) = forbidden(options)?;
     let format = format_of(path, options.format)?;
     let mut batches = Batches::open(path)?;
-    let mut held = Held { index: Index::default(), lines: Vec::new(), items: Vec::new(), ledger: Ledger::default() };
+    let mut held = Held {
+        index: Index::default(),
+        lines: Vec::new(),
+        items: Vec::new(),
+        ledger: Ledger { stamp: stamp(path), ..Ledger::default() },
+    };
     let mut tally = Tally::new(path, options.shown);
     let mut shared = None;
     loop {
@@ -91,7 +111,7 @@ pub fn check(path: &Path, options: &CheckOptions, on_read: &mut dyn FnMut(u64, u
         for item in looked {
             held.push(item, &mut tally);
         }
-        on_read(bytes, batches.of());
+        on_read(bytes);
     }
     if held.ledger.reasons.is_empty() {
         return Err(Error::input(path, None, "is empty; expected one JSON object a line"));
@@ -113,8 +133,8 @@ fn look(line: usize, turns: Result<Turns, String>, beside: &Beside<'_>) -> Looke
         Ok(turns) => turns,
         Err(why) => return Looked { line, entry: None, found: vec![(place(UNREADABLE), why)] },
     };
-    let seen =
-        Seen { turns: &turns, most_characters: beside.options.sequence_len.map(|tokens| tokens.saturating_mul(4)) };
+    let longest = beside.options.sequence_len.map(|tokens| Longest { tokens, count: beside.options.tokens.as_ref() });
+    let seen = Seen { turns: &turns, longest };
     let mut found = Vec::new();
     for (i, detector) in DETECTORS.iter().enumerate() {
         if let Some(why) = detector.finding(&seen) {
@@ -139,7 +159,7 @@ fn look(line: usize, turns: Result<Turns, String>, beside: &Beside<'_>) -> Looke
 
 /// What an example asks, as a number: the same for the same prompts, but for white space and case. Of raw text it is the text's.
 pub(crate) fn prompt_key(turns: &Turns) -> u64 {
-    let seen = Seen { turns, most_characters: None };
+    let seen = Seen { turns, longest: None };
     let (prompts, texts) = (seen.prompts(), seen.texts());
     let asked = if prompts.iter().all(|text| text.trim().is_empty()) { texts } else { prompts };
     hash(&joined(asked))
@@ -240,7 +260,7 @@ fn forbidden(options: &CheckOptions) -> Result<(Forbidden, Vec<String>)> {
             ));
         }
         for example in other.examples {
-            let text = asked_last(&Seen { turns: &example.turns, most_characters: None });
+            let text = asked_last(&Seen { turns: &example.turns, longest: None });
             if !text.is_empty() {
                 forbidden.add(hash(&text), signature(&text), format!("{}:{}", path.display(), example.line));
             }
@@ -261,7 +281,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("train.jsonl");
         std::fs::write(&path, text).expect("a file");
-        check(&path, options, &mut |_, _| {}).expect("a report")
+        check(&path, options, &mut |_| {}).expect("a report")
     }
 
     fn options() -> CheckOptions {

@@ -51,7 +51,7 @@ impl SharedText {
 
 fn last_prompt(turns: &Turns) -> Option<&str> {
     match turns {
-        Turns::Chat(messages) => {
+        Turns::Chat { messages, .. } => {
             messages.iter().rev().find(|message| message.role == "user").map(|message| message.content.as_str())
         }
         Turns::Completion { prompt, .. } => Some(prompt),
@@ -82,7 +82,7 @@ mod tests {
             (shared.before.as_str(), shared.after.as_str()),
             ("Is this text polite? Answer yes or no.\nText: the ", "th letter\nAnswer:")
         );
-        let own = |turns: &Turns| shared.own(&Seen { turns, most_characters: None }).join("|");
+        let own = |turns: &Turns| shared.own(&Seen { turns, longest: None }).join("|");
         assert_eq!((own(&all[7]), own(&all[50])), ("7|yes".into(), "Something else?|yes".into()));
         let some: Vec<Turns> = (0..50).map(|i| if i % 2 == 0 { label(i) } else { turns(format!("{i}?")) }).collect();
         assert_eq!(SharedText::of(some.iter()), SharedText::default());

@@ -1,10 +1,8 @@
 //! The objects of a file, some thousand at a time, so that they can be looked at in parallel.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
-use super::{Object, Source, Unpacked};
+use super::{Object, Watched};
 use crate::error::Result;
 
 /// Objects of a batch.
@@ -16,28 +14,15 @@ const MOST_BYTES: u64 = 4 << 20;
 pub(crate) type Batch = Vec<(usize, Result<Object, String>)>;
 
 /// Reads a file in batches.
-pub(crate) struct Batches {
-    path: PathBuf,
-    source: Source<Unpacked>,
-    read: Arc<AtomicU64>,
-    /// What was told of `read` so far. The head of a file is read when it is opened.
-    told: u64,
-    bytes: u64,
-}
+pub(crate) struct Batches<'p>(Watched<'p>);
 
-impl Batches {
+impl<'p> Batches<'p> {
     /// Opens a file.
     ///
     /// # Errors
     /// As [`Source::open`].
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let (source, read, bytes) = Source::open_counted(path)?;
-        Ok(Self { path: path.to_owned(), source, read, told: 0, bytes })
-    }
-
-    /// Bytes of the file.
-    pub(crate) fn of(&self) -> u64 {
-        self.bytes
+    pub(crate) fn open(path: &'p Path) -> Result<Self> {
+        Watched::open(path).map(Self)
     }
 
     /// The next objects, and the bytes of the file that were read for them; no object at the end.
@@ -45,17 +30,14 @@ impl Batches {
     /// # Errors
     /// The file cannot be read.
     pub(crate) fn next(&mut self) -> Result<(Batch, u64)> {
-        let before = self.told;
         let mut batch = Vec::new();
-        while batch.len() < MOST && self.told - before < MOST_BYTES {
-            let item = self.source.next(&self.path)?;
-            self.told = self.read.load(Ordering::Relaxed);
-            match item {
+        while batch.len() < MOST && self.0.untold() < MOST_BYTES {
+            match self.0.next()? {
                 Some(item) => batch.push(item),
                 None => break,
             }
         }
-        Ok((batch, self.told - before))
+        Ok((batch, self.0.tell()))
     }
 }
 
@@ -75,7 +57,7 @@ mod tests {
                 let (batch, read) = batches.next().expect("readable");
                 bytes += read;
                 if batch.is_empty() {
-                    assert_eq!(bytes, batches.of());
+                    assert_eq!(bytes, path.metadata().expect("a file").len());
                     return sizes;
                 }
                 sizes.push(batch.len());

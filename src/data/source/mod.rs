@@ -5,6 +5,7 @@ mod batches;
 mod lines;
 mod packed;
 mod table;
+mod watched;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -13,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::format;
-use super::format::Object;
 use super::limits::MOST_TEXT_BYTES;
+use super::object::Object;
 use crate::error::{Error, Result};
 use crate::files::open_regular;
 use array::Elements;
@@ -22,6 +23,7 @@ pub(crate) use batches::Batches;
 use lines::Lines;
 use packed::unpacked;
 use table::Rows;
+pub(crate) use watched::{OnRead, Watched};
 
 /// Bytes of one line, element or row. JSON may write a byte of text in six.
 pub(super) const MOST_ITEM_BYTES: usize = 2 * MOST_TEXT_BYTES;
@@ -82,8 +84,8 @@ impl Source<Unpacked> {
         Ok(Self::open_counted(path)?.0)
     }
 
-    /// As [`Self::open`], with the bytes of the file that were read so far, and all of them.
-    fn open_counted(path: &Path) -> Result<(Self, Arc<AtomicU64>, u64)> {
+    /// As [`Self::open`], with the bytes of the file that were read so far.
+    fn open_counted(path: &Path) -> Result<(Self, Arc<AtomicU64>)> {
         let (file, metadata) = open_regular(path)?;
         let bytes = metadata.len();
         if bytes > MOST_FILE_BYTES {
@@ -91,7 +93,7 @@ impl Source<Unpacked> {
         }
         let read = Arc::new(AtomicU64::new(0));
         let reader = BufReader::with_capacity(BUFFER, Counted { file, read: read.clone() });
-        Ok((Self::of(path, unpacked(path, reader, bytes)?)?, read, bytes))
+        Ok((Self::of(path, unpacked(path, reader, bytes)?)?, read))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::format::Object;
+use super::Object;
 use super::{MOST_ITEM_BYTES, too_long};
 use crate::error::{Error, Result};
 

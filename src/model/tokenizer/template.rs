@@ -10,6 +10,7 @@ mod values;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context};
 use regex::Regex;
 
@@ -140,15 +141,37 @@ impl ChatTemplate {
     /// # Errors
     /// What the template raises, with its line; a budget that is used up.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+        self.render_with_tools(messages, &[], add_generation_prompt)
+    }
+
+    /// As [`ChatTemplate::render`], with the tools that the assistant may call; without any, `tools` is none.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn render_with_tools(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        add_generation_prompt: bool,
+    ) -> Result<String> {
         // A message is a dictionary of two: itself, its keys and its values.
-        let room = Size { parts: 1 + 5 * messages.len(), bytes };
-        let render = || with_room(room, || self.render_here(messages, add_generation_prompt, bytes));
+        let plain = Size { parts: 1 + 5 * messages.len(), bytes: messages.iter().map(Message::bytes).sum() };
+        let uses = messages.iter().filter_map(|message| message.tools.as_deref());
+        let fields = uses.flat_map(|tools| tools.fields().values());
+        let room = fields.chain(tools).fold(plain, Size::with);
+        let render = || with_room(room, || self.render_here(messages, tools, add_generation_prompt, room));
         if self.flat { render() } else { on_own_stack(&self.path, render) }
     }
 
-    fn render_here(&self, messages: &[Message], add_generation_prompt: bool, bytes: usize) -> Result<String> {
-        let more = FUEL_OF_A_MESSAGE * messages.len() as u64 + bytes as u64 / BYTES_OF_A_UNIT;
+    fn render_here(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        add_generation_prompt: bool,
+        room: Size,
+    ) -> Result<String> {
+        // Loops over what is within a tool cost as loops over messages do.
+        let more = FUEL_OF_A_MESSAGE * (messages.len() + tools.len()) as u64 + room.bytes as u64 / BYTES_OF_A_UNIT;
         let large = (more > FUEL_OF_FEW).then(|| {
             let mut environment = self.environment.clone();
             environment.set_fuel(Some(FUEL + more));
@@ -162,7 +185,7 @@ impl ChatTemplate {
             add_generation_prompt,
             bos_token => token(&self.bos),
             eos_token => token(&self.eos),
-            tools => (),
+            tools => if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) },
             documents => (),
         };
         template.render(context).map_err(|e| template_error(&self.path, &e))
@@ -256,7 +279,9 @@ fn environment() -> Result<Environment<'static>> {
 }
 
 fn message_value(message: &Message) -> Value {
-    Value::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())])
+    let said = [("role", Value::from(message.role.as_str())), ("content", Value::from(message.content.as_str()))];
+    let fields = message.tools.as_deref().into_iter().flat_map(|tools| tools.fields());
+    Value::from_pairs(said.into_iter().chain(fields.map(|(key, value)| (key.as_str(), Value::from(Serde(value))))))
 }
 
 /// transformers marks the assistant's text by `{% generation %}`; here the tags mean nothing.

@@ -113,7 +113,7 @@ const CASES: &[Case] = &[
         },
         command: &["train"],
         code: 1,
-        words: &["messages[0] has the role \"rrr", "rrr\", expected system, user or assistant"],
+        words: &["messages[0] has the role \"rrr", "rrr\", expected system, user, assistant or tool"],
     },
     Case {
         name: "a rank that overflows",

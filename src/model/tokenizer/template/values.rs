@@ -36,6 +36,22 @@ pub(super) struct Size {
     pub(super) bytes: usize,
 }
 
+impl Size {
+    /// With what a value of JSON takes beside it.
+    pub(super) fn with(self, value: &serde_json::Value) -> Self {
+        use serde_json::Value;
+        let here = Self { parts: self.parts + 1, bytes: self.bytes };
+        match value {
+            Value::String(text) => Self { bytes: here.bytes + text.len(), ..here },
+            Value::Array(list) => list.iter().fold(here, Self::with),
+            Value::Object(object) => object.iter().fold(here, |size, (key, value)| {
+                Self { parts: size.parts + 1, bytes: size.bytes + key.len() }.with(value)
+            }),
+            Value::Null | Value::Bool(_) | Value::Number(_) => here,
+        }
+    }
+}
+
 /// Calls `render` with bounds that leave room for messages of this size.
 pub(super) fn with_room<T>(messages: Size, render: impl FnOnce() -> T) -> T {
     let before = MESSAGES.replace(messages);
