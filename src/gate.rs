@@ -260,8 +260,9 @@ fn drift(drift: Option<&Drift>, controls: &Controls<'_>, most: f64) -> Measureme
         found: match (drift, value, controls.drift.filter(|over| over.limits.is_some())) {
             (Some(d), Some(mean), Some(over)) => {
                 let (mean, by_token) = (number(mean), kl.map_or_else(String::new, |kl| number(kl.mean)));
+                let least = if d.method == DriftMethod::FullKl { "" } else { "at least " };
                 format!(
-                    "drift {mean} nats/token over {} questions ({by_token} over {} tokens of {})",
+                    "drift {least}{mean} nats/token over {} questions ({by_token} over {} tokens of {})",
                     over.clusters, d.tokens, d.source
                 )
             }
@@ -273,12 +274,23 @@ fn drift(drift: Option<&Drift>, controls: &Controls<'_>, most: f64) -> Measureme
         missing: match drift {
             None => Some("drift was not measured".to_owned()),
             Some(d) if d.tokens == 0 => Some("drift was measured on no tokens".to_owned()),
-            // What another method measures is another quantity: the threshold says nothing about it.
-            Some(d) if d.method != DriftMethod::FullKl => {
-                Some(format!("max_drift bounds {}, and this run measured {}", DriftMethod::FullKl, d.method))
-            }
+            // A lower bound beyond the threshold is beyond it, and says nothing below it.
+            Some(d) if !d.is_exact() && value.is_none_or(|value| value <= most) => Some(undecided(d, value)),
             Some(_) => None,
         },
+    }
+}
+
+/// Why drift by a method that sees a part decides nothing, and what would.
+fn undecided(drift: &Drift, value: Option<f64>) -> String {
+    let bounds = format!("max_drift bounds {}, and this run measured {}", DriftMethod::FullKl, drift.method);
+    match (value, drift.covered) {
+        (Some(value), Some(covered)) => format!(
+            "{bounds}: drift is at least {}, with {:.1} % of base's probability seen; raise [backend] top_logprobs until that is 99 %",
+            number(value),
+            100.0 * covered
+        ),
+        _ => bounds,
     }
 }
 

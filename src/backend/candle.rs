@@ -108,7 +108,14 @@ impl Backend for CandleBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { logits: Logits::Full, scores: true, drafts: true, seeds: true, adapters: true }
+        Capabilities {
+            logits: Logits::Full,
+            scores: true,
+            drafts: true,
+            seeds: true,
+            adapters: true,
+            proves_anew: false,
+        }
     }
 
     fn answer(

@@ -282,7 +282,18 @@ pub(super) fn drift_sample(chat: &ChatTokenizer, text: &Continuation, found: Com
     let moved = by_kl.into_iter().take(MOVED).map(moved).collect();
     let same_top1 = found.top_base.iter().zip(&found.top_tuned).map(|(base, tuned)| base.0 == tuned.0).collect();
     let Compared { kl, reverse_kl, total_variation, jensen_shannon, nll_base, nll_tuned, .. } = found;
-    DriftSample { kl, reverse_kl, total_variation, jensen_shannon, nll_base, nll_tuned, same_top1, divergence, moved }
+    DriftSample {
+        kl,
+        reverse_kl,
+        total_variation,
+        jensen_shannon,
+        nll_base,
+        nll_tuned,
+        same_top1,
+        covered: Vec::new(),
+        divergence,
+        moved,
+    }
 }
 
 fn moved_token(chat: &ChatTokenizer, text: &Continuation, found: &Compared, position: usize) -> MovedToken {

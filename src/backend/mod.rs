@@ -10,6 +10,8 @@ pub(crate) mod encode;
 pub(crate) mod engine;
 #[cfg(feature = "llama-cpp")]
 pub(crate) mod llama_cpp;
+#[cfg(feature = "candle")]
+mod remote;
 mod scripted;
 
 #[cfg(feature = "candle")]
@@ -20,6 +22,8 @@ pub(crate) use candle::CandleBackend;
 pub(crate) use llama_cpp::LlamaCppBackend;
 #[cfg(feature = "llama-cpp")]
 pub(crate) use llama_cpp::{ConvertedFiles, LlamaAdapter, LlamaCppObjective};
+#[cfg(feature = "candle")]
+pub(crate) use remote::{Remote, RemoteBackend};
 pub use scripted::Scripted;
 
 use crate::compare::DriftSample;
@@ -118,6 +122,8 @@ pub struct Capabilities {
     pub seeds: bool,
     /// Its arms are adapters on one base, so that [`Backend::probe_adapter`] can show that they are applied.
     pub adapters: bool,
+    /// What was proven of its adapters may be otherwise the next time: it is proven in every run.
+    pub proves_anew: bool,
 }
 
 impl Capabilities {

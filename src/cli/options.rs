@@ -159,7 +159,8 @@ impl Subject {
 
 /// Reads the name of a backend. One that this program was built without is refused with how to build it.
 pub(super) fn backends() -> impl TypedValueParser<Value = BackendName> {
-    PossibleValuesParser::new(["candle", "llama-cpp", "llama-cpp-f32"]).try_map(|name| BackendName::parse(&name))
+    PossibleValuesParser::new(["candle", "llama-cpp", "llama-cpp-f32", "remote"])
+        .try_map(|name| BackendName::parse(&name))
 }
 
 /// Whether an adapter may be trained.

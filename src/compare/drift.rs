@@ -29,6 +29,8 @@ pub struct DriftSample {
     pub nll_tuned: Vec<f64>,
     /// Whether both arms have the same most likely token.
     pub same_top1: Vec<bool>,
+    /// Share of base's probability that was seen, of a method that sees a part.
+    pub covered: Vec<f64>,
     /// The first position where tuned would go on otherwise than the text does, and base would not.
     pub divergence: Option<MovedToken>,
     /// A few positions of the largest KL, the largest first.
@@ -58,6 +60,7 @@ impl DriftSample {
             ("reverse_kl", self.reverse_kl.len(), if self.reverse_kl.is_empty() { 0 } else { divergences }),
             ("total_variation", self.total_variation.len(), self.reverse_kl.len()),
             ("jensen_shannon", self.jensen_shannon.len(), self.reverse_kl.len()),
+            ("covered", self.covered.len(), if self.covered.is_empty() { 0 } else { divergences }),
         ] {
             if len != expected {
                 return Err(Error::failed(format!(
@@ -82,6 +85,12 @@ impl DriftSample {
             }
         }
         Ok(())
+    }
+
+    /// What a method sees that sees likelihoods alone.
+    #[cfg(feature = "candle")]
+    pub(crate) fn likelihoods(self) -> Self {
+        Self { nll_base: self.nll_base, nll_tuned: self.nll_tuned, ..Self::default() }
     }
 
     /// KL of each position, or the change of NLL where there is none, for a record.
@@ -178,6 +187,7 @@ pub fn summarise(source: &str, method: DriftMethod, texts: &[(String, DriftSampl
         Divergence { mean, se, median: nearest_rank(&sorted, 0.5), p99: nearest_rank(&sorted, 0.99) }
     });
     let same = samples().flat_map(|s| &s.same_top1).filter(|same| **same).count();
+    let covered: Vec<f64> = samples().flat_map(|s| s.covered.iter().copied()).collect();
     let kept = texts.iter().map(|(text, sample)| TextDrift {
         text: text.clone(),
         values: sample.values(),
@@ -191,6 +201,7 @@ pub fn summarise(source: &str, method: DriftMethod, texts: &[(String, DriftSampl
         method,
         tokens,
         kl,
+        covered: (!covered.is_empty()).then(|| mean(&covered)),
         same_top1: kl.map(|_| same as f64 / tokens as f64),
         nll_base,
         nll_tuned,

@@ -1,6 +1,11 @@
 //! `[backend]`: what answers.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
+
+use super::places::Places;
+use crate::error::Error;
 
 /// A backend by its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +17,8 @@ pub enum BackendName {
     LlamaCpp,
     /// llama.cpp on the base's weights widened to f32: what it computes without its rounding of activations to 8 bits.
     LlamaCppF32,
+    /// A server.
+    Remote,
 }
 
 impl BackendName {
@@ -22,6 +29,7 @@ impl BackendName {
             Self::Candle => "candle",
             Self::LlamaCpp => "llama-cpp",
             Self::LlamaCppF32 => "llama-cpp-f32",
+            Self::Remote => "remote",
         }
     }
 
@@ -32,13 +40,14 @@ impl BackendName {
     pub fn parse(name: &str) -> Result<Self, String> {
         match name {
             "candle" => Ok(Self::Candle),
+            "remote" => Ok(Self::Remote),
             "llama-cpp" if cfg!(feature = "llama-cpp") => Ok(Self::LlamaCpp),
             "llama-cpp-f32" if cfg!(feature = "llama-cpp") => Ok(Self::LlamaCppF32),
             "llama-cpp" | "llama-cpp-f32" => Err(format!(
                 "{name:?}, which this program was built without; build it with `cargo build --release --features llama-cpp` \
                  (it needs cmake and libclang)"
             )),
-            _ => Err(format!("{name:?}, which is not known; known are: candle, llama-cpp, llama-cpp-f32")),
+            _ => Err(format!("{name:?}, which is not known; known are: candle, llama-cpp, llama-cpp-f32, remote")),
         }
     }
 }
@@ -46,10 +55,149 @@ impl BackendName {
 /// `[backend]` as it is written.
 #[derive(Default, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct RawBackend {
-    /// Inference backend: `candle`, `llama-cpp`, or `llama-cpp-f32` (weights in f32, for a small model); default `candle`.
+    /// Inference backend: `candle`, `llama-cpp`, `llama-cpp-f32` (weights in f32, for a small model), or `remote` (a server); default
+    /// `candle`.
     pub(super) name: Option<String>,
+    /// Address of the server of `remote`: `http://localhost:8000`.
+    pub(super) url: Option<String>,
+    /// What the server of `remote` is: `auto` (default, it is asked), `llama-server` or `vllm`.
+    pub(super) server: ServerKind,
+    /// The server's name of base; default: the only one that it has.
+    pub(super) model: Option<String>,
+    /// The server's name of each arm's adapter: a model's name (vLLM), or a number or file (llama-server); default: the arm's name, or
+    /// the only adapter that there is.
+    pub(super) adapters: BTreeMap<String, String>,
+    /// Environment variable that holds the server's key; default: none is sent.
+    pub(super) api_key_env: Option<String>,
+    /// Requests at the same time; default: the slots that the server has (llama-server), or 16.
+    pub(super) concurrency: Option<usize>,
+    /// Seconds that a request may take; default 300.
+    pub(super) timeout: Option<f64>,
+    /// Most likely tokens of each position that drift is measured on; default 20, and 0 for likelihoods alone.
+    pub(super) top_logprobs: Option<usize>,
+}
+
+/// What a server is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema, serde::Serialize))]
+#[serde(rename_all = "kebab-case")]
+pub enum ServerKind {
+    /// It is asked what it is.
+    #[default]
+    Auto,
+    /// llama.cpp's server.
+    LlamaServer,
+    /// vLLM's OpenAI-compatible server.
+    Vllm,
+}
+
+/// `[backend]` of a server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RemoteConfig {
+    /// Its address, without a slash at the end.
+    pub url: String,
+    /// What it is.
+    pub server: ServerKind,
+    /// Its name of base.
+    pub model: Option<String>,
+    /// Its name of each arm's adapter.
+    pub adapters: BTreeMap<String, String>,
+    /// Environment variable that holds its key.
+    pub api_key_env: Option<String>,
+    /// Requests at the same time.
+    pub concurrency: Option<usize>,
+    /// Seconds that a request may take.
+    pub timeout: f64,
+    /// Most likely tokens of each position that drift is measured on.
+    pub top_logprobs: usize,
+}
+
+/// Requests at the same time, seconds of a request, and likely tokens of a position: above these a number is a slip.
+const MOST_AT_ONCE: usize = 4096;
+const MOST_SECONDS: f64 = 86_400.0;
+const MOST_LIKELY: usize = 1 << 20;
+
+impl RawBackend {
+    /// The backend, and its server if it is one.
+    pub(super) fn resolve(self, places: &Places, errors: &mut Vec<Error>) -> (BackendName, Option<RemoteConfig>) {
+        let name = self.name.as_deref().map_or(Ok(BackendName::default()), BackendName::parse);
+        match name {
+            Ok(name) => (name, self.remote(name, places, errors)),
+            Err(message) => {
+                errors.push(places.error("backend.name", format!("is {message}")));
+                (BackendName::default(), None)
+            }
+        }
+    }
+
+    /// The server's keys, checked; `None` of another backend, which has none of them.
+    fn remote(self, name: BackendName, places: &Places, errors: &mut Vec<Error>) -> Option<RemoteConfig> {
+        let mut fail = |key: &str, message: String| errors.push(places.error(&format!("backend.{key}"), message));
+        if name != BackendName::Remote {
+            let given = [
+                ("url", self.url.is_some()),
+                ("model", self.model.is_some()),
+                ("adapters", !self.adapters.is_empty()),
+                ("api_key_env", self.api_key_env.is_some()),
+            ];
+            if let Some((key, _)) = given.into_iter().find(|(_, given)| *given) {
+                fail(
+                    key,
+                    format!(
+                        "is a server's, and the backend is {}; say [backend] name = \"remote\", or take it out",
+                        name.as_str()
+                    ),
+                );
+            }
+            return None;
+        }
+        let Some(url) = self.url else {
+            fail("url", "is missing; give the server's address, such as \"http://localhost:8000\"".into());
+            return None;
+        };
+        if let Err(why) = check_url(&url) {
+            fail("url", why);
+        }
+        let timeout = self.timeout.unwrap_or(300.0);
+        if !(timeout.is_finite() && timeout > 0.0 && timeout <= MOST_SECONDS) {
+            fail("timeout", format!("is {timeout}, expected seconds above 0, at most {MOST_SECONDS}"));
+        }
+        if let Some(n) = self.concurrency.filter(|n| !(1..=MOST_AT_ONCE).contains(n)) {
+            fail("concurrency", format!("is {n}, expected 1 to {MOST_AT_ONCE}"));
+        }
+        let top_logprobs = self.top_logprobs.unwrap_or(20);
+        if top_logprobs > MOST_LIKELY {
+            fail("top_logprobs", format!("is {top_logprobs}, expected at most {MOST_LIKELY}"));
+        }
+        Some(RemoteConfig {
+            url: url.trim_end_matches('/').to_owned(),
+            server: self.server,
+            model: self.model,
+            adapters: self.adapters,
+            api_key_env: self.api_key_env,
+            concurrency: self.concurrency,
+            timeout,
+            top_logprobs,
+        })
+    }
+}
+
+/// An address of a server, without a key or a password in it.
+fn check_url(url: &str) -> Result<(), String> {
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
+        return Err(format!("is {url:?}, expected http://HOST:PORT or https://HOST:PORT"));
+    };
+    let host = rest.split('/').next().unwrap_or_default();
+    if host.contains('@') || rest.contains('?') {
+        // What may be a secret is not repeated.
+        return Err("holds a name, a password or a key; name the environment variable that holds the key: api_key_env = \"NAME\"".into());
+    }
+    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(format!("is {url:?}, expected http://HOST:PORT or https://HOST:PORT"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

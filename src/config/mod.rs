@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-pub use backend::BackendName;
+pub use backend::{BackendName, RemoteConfig, ServerKind};
 pub use dtype::{Bf16, Dtype};
 pub(crate) use message::{Lines, nearest, toml_error};
 pub use micro_batch::MicroBatch;
@@ -78,6 +78,8 @@ pub struct Config {
     pub recipe: Option<Recipe>,
     /// What answers.
     pub backend: BackendName,
+    /// The server of the backend `remote`.
+    pub remote: Option<RemoteConfig>,
     /// What to ask, and how.
     pub run: RunConfig,
     /// The gate's thresholds.

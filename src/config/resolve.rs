@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::arms::{self, check_scale};
-use super::backend::BackendName;
 use super::layers::Layers;
 use super::paths::{adapter_path, directory_name, normalise, relative, under};
 use super::places::Places;
@@ -41,11 +40,7 @@ impl RawManifest {
                     .push(places.error("train", "is given without [data]; say what to train on: [data] train = \"…\""));
             }
         }
-        let backend = self.backend.name.as_deref().map_or(Ok(BackendName::default()), BackendName::parse);
-        let backend = backend.unwrap_or_else(|message| {
-            errors.push(places.error("backend.name", format!("is {message}")));
-            BackendName::default()
-        });
+        let (backend, remote) = self.backend.resolve(places, &mut errors);
         if !(1..=MOST_ROWS).contains(&self.run.batch) {
             let batch = self.run.batch;
             errors.push(places.error("run.batch", format!("is {batch}, expected 1 to {MOST_ROWS}")));
@@ -62,6 +57,7 @@ impl RawManifest {
             data,
             recipe: self.train,
             backend,
+            remote,
             run: RunConfig {
                 scenarios: under(root, self.run.scenarios),
                 snapshots: under(root, self.run.snapshots),

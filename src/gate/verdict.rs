@@ -5,9 +5,7 @@ use super::drift_measured;
 use crate::compare::stats::{self, ALPHA, holm, mcnemar_mid_p};
 use crate::compare::{Controls, number, percent, points, questions_to_show};
 use crate::config::Policy;
-use crate::record::{
-    Bound, ControlMeasure, ControlVerdict, DriftMethod, Evidence, Interval, LostScenario, RunRecord, Unit,
-};
+use crate::record::{Bound, ControlMeasure, ControlVerdict, Evidence, Interval, LostScenario, RunRecord, Unit};
 
 /// Drift beyond which controls are lost, in nats/token over questions, where the manifest gives no `max_drift`. Of the harmless adapters of
 /// finetest's study few had more.
@@ -97,9 +95,13 @@ impl Measured {
 }
 
 fn drift(run: &RunRecord, policy: &Policy, arm: &str, controls: &Controls<'_>) -> Option<ControlMeasure> {
-    let drift = run.drift.get(arm).filter(|drift| drift.method == DriftMethod::FullKl)?;
+    let drift = run.drift.get(arm)?;
     let (value, limits) = drift_measured(drift.kl.as_ref(), controls);
     let (threshold, _) = super::above_floor(Some(drift), policy.max_drift.unwrap_or(DEFAULT_MAX_DRIFT));
+    // A lower bound can show that controls are lost, and nothing else.
+    if !drift.is_exact() && limits.is_none_or(|limits| limits.low <= threshold) {
+        return None;
+    }
     let kept_within = policy.max_drift.is_none().then(|| super::above_floor(Some(drift), KEPT_DRIFT).0.min(threshold));
     let over = controls.drift;
     let value = value.filter(|value| value.is_finite())?;

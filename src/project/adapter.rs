@@ -53,6 +53,7 @@ pub(super) fn ready(
     let summary = Summary { directory: config.relative(directory), trained: state.is_some(), state };
     let provenance = own_provenance(config, directory, on_event)?;
     if let Some(provenance) = &provenance
+        && base.is_here()
         && provenance.base != base.fingerprint
     {
         let message = "the adapter was trained on another base, or the base's configuration, tokenizer or template changed since; give the \

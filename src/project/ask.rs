@@ -43,7 +43,7 @@ impl Prepared<'_> {
     /// # Errors
     /// It cannot take this base, or this program has none of that name.
     fn backend(&self, name: BackendName, arms: &[Tested]) -> Result<Box<dyn Backend>> {
-        backend::open(self.config, name, &self.base, arms)
+        backend::open(self.config, name, &self.base, arms, self.server.as_ref())
     }
 
     /// Asks base and these arms every case on a backend.
@@ -123,7 +123,7 @@ impl Prepared<'_> {
         let config = self.config;
         let context = config.model.context.map_or_else(|| "default".to_owned(), |c| c.to_string());
         let fingerprint = |adapter: &str| {
-            let engine = format!("{} revision {ENGINE_REVISION}", backend::version(config, name));
+            let engine = format!("{} revision {ENGINE_REVISION}", backend::version(config, name, self.server.as_ref()));
             let all = [self.base.fingerprint.as_str(), adapter, &engine, &context].join("\n");
             blake3::hash(all.as_bytes()).to_hex().to_string()
         };

@@ -1,18 +1,22 @@
 //! The backend that a project names.
 
+use std::sync::Arc;
+
 use super::arms::Tested;
 use super::base::Base;
 #[cfg(not(feature = "llama-cpp"))]
 use super::objective::not_built;
-use crate::backend::{Backend, CandleBackend};
+use super::server::NO_SERVER;
+use crate::backend::{Backend, CandleBackend, Remote, RemoteBackend};
 #[cfg(feature = "llama-cpp")]
 use crate::backend::{ConvertedFiles, LlamaAdapter, LlamaCppBackend};
 use crate::config::{BackendName, Config};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Name and version of a project's backend, as they decide an answer.
-pub(super) fn version(config: &Config, name: BackendName) -> String {
+pub(super) fn version(config: &Config, name: BackendName, server: Option<&Arc<Remote>>) -> String {
     match name {
+        BackendName::Remote => server.map_or_else(|| name.as_str().into(), |server| server.identity().to_owned()),
         BackendName::Candle => CandleBackend::version(&config.model),
         #[cfg(feature = "llama-cpp")]
         BackendName::LlamaCpp => LlamaCppBackend::version(false),
@@ -24,8 +28,20 @@ pub(super) fn version(config: &Config, name: BackendName) -> String {
 }
 
 /// A backend with base and these arms; nothing is loaded yet.
-pub(super) fn open(config: &Config, name: BackendName, base: &Base, arms: &[Tested]) -> Result<Box<dyn Backend>> {
+pub(super) fn open(
+    config: &Config,
+    name: BackendName,
+    base: &Base,
+    arms: &[Tested],
+    server: Option<&Arc<Remote>>,
+) -> Result<Box<dyn Backend>> {
     match name {
+        BackendName::Remote => {
+            let server = server.ok_or_else(|| Error::Usage(NO_SERVER.into()))?;
+            let adapters = arms.iter().map(|arm| Some(arm.ready.adapter.clone()));
+            let adapters = std::iter::once(None).chain(adapters).collect();
+            Ok(Box::new(RemoteBackend::new(server.clone(), base.files.clone(), config.model.clone(), adapters)))
+        }
         BackendName::Candle => Ok(Box::new(candle(config, base, arms))),
         #[cfg(feature = "llama-cpp")]
         BackendName::LlamaCpp | BackendName::LlamaCppF32 => Ok(Box::new(llama_cpp(config, name, base, arms)?)),

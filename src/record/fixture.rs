@@ -114,6 +114,7 @@ pub(crate) fn drift() -> Drift {
         method: DriftMethod::FullKl,
         tokens: 5120,
         kl: Some(Divergence { mean: 0.0213, se: 0.0031, median: 0.0028, p99: 0.312 }),
+        covered: None,
         same_top1: Some(0.931),
         nll_base: 0.412,
         nll_tuned: 0.424,

@@ -128,6 +128,7 @@ impl From<OldDrift> for Drift {
             method: DriftMethod::FullKl,
             tokens: drift.tokens,
             kl: Some(kl),
+            covered: None,
             same_top1: Some(drift.same_top1),
             nll_base: drift.nll_base,
             nll_tuned: drift.nll_tuned,

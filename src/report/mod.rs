@@ -182,7 +182,10 @@ fn drift(d: &Drift) -> String {
         let (mean, se, median, p99) = (number(kl.mean), number(kl.se), number(kl.median), number(kl.p99));
         format!("{mean} ± {se} nats/token over tokens (median {median}, p99 {p99}){same}; ")
     });
-    let method = if d.method == DriftMethod::FullKl { String::new() } else { format!(" by {}", d.method) };
+    let seen = d
+        .covered
+        .map_or_else(String::new, |covered| format!(", which have {:.1} % of base's probability", 100.0 * covered));
+    let method = if d.method == DriftMethod::FullKl { String::new() } else { format!(" by {}{seen}", d.method) };
     let (change, se) = (d.nll_change(), d.nll_change_se);
     let floor = d.floor.and_then(|floor| floor.kl).map_or_else(String::new, |kl| {
         if kl == 0.0 {

@@ -146,7 +146,8 @@ impl<'a> Measuring<'a, '_> {
             return Ok(None);
         }
         let key = store::key("proof", &PairKey { arms: self.pair(arm), of: &prompts })?;
-        if let Some(StoredProof(found)) = self.store.read(&key) {
+        let known = if self.backend.capabilities().proves_anew { None } else { self.store.read(&key) };
+        if let Some(StoredProof(found)) = known {
             return Ok(found);
         }
         match self.backend.probe_adapter(&prompts, (0, arm))? {

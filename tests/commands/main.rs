@@ -36,6 +36,8 @@ mod pages;
 #[cfg(feature = "candle")]
 mod plan;
 #[cfg(feature = "candle")]
+mod remote;
+#[cfg(feature = "candle")]
 mod selected;
 #[cfg(feature = "candle")]
 mod snapshots;

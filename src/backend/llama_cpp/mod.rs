@@ -240,7 +240,14 @@ impl Backend for LlamaCppBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { logits: Logits::Full, scores: true, drafts: false, seeds: true, adapters: true }
+        Capabilities {
+            logits: Logits::Full,
+            scores: true,
+            drafts: false,
+            seeds: true,
+            adapters: true,
+            proves_anew: false,
+        }
     }
 
     fn answer(

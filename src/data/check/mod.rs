@@ -8,6 +8,8 @@ mod index;
 pub(crate) mod measured;
 mod people;
 mod pieces;
+#[cfg(test)]
+mod planted;
 mod remains;
 mod report;
 mod run;

@@ -1,0 +1,288 @@
+//! A server that answers with base and adapters side by side: llama-server, or vLLM.
+//!
+//! Prompts are rendered and tokenised here and sent as token ids. Arms are asked one after another, never at the same time: servers mix them
+//! up (vllm-project/vllm #48421). What a server shows is what is claimed: drift from lists of the most likely tokens is a lower bound.
+
+mod connect;
+mod http;
+mod llama_server;
+mod pool;
+mod proof;
+mod server;
+mod top_k;
+mod vllm;
+
+use std::sync::Arc;
+
+use self::http::Failure;
+use self::server::{Scored, Server};
+use super::encode::{self, Answers};
+use super::engine::Continuation;
+use super::{Backend, Capabilities, DriftText, Logits, Measured, OnAnswers, Progress, Question};
+use crate::compare::DriftSample;
+use crate::config::{ModelConfig, RemoteConfig};
+use crate::error::{Error, Result};
+use crate::model::lora::Adapter;
+use crate::model::tokenizer::ChatTokenizer;
+use crate::model::{self, Limits, ModelFiles};
+use crate::record::{Prompt, Proof};
+
+/// A probability is at most 1; what is above it by more than rounding is no log-probability.
+const ROUNDING: f64 = 1e-3;
+/// Likely tokens that tell whether a choice was close.
+const RIVALS: usize = 2;
+/// Prompts that arms are proven on.
+const PROBES: usize = 3;
+
+/// A project's server, which was reached and has its adapters.
+pub(crate) struct Remote {
+    server: Box<dyn Server>,
+    config: RemoteConfig,
+}
+
+impl Remote {
+    /// Reaches a server and finds the adapters of these arms, named without base.
+    ///
+    /// # Errors
+    /// It cannot be reached, speaks no dialect that is known, or has no such adapter.
+    pub(crate) fn connect(config: &RemoteConfig, arms: &[String]) -> Result<Self> {
+        Ok(Self { server: connect::connect(config, arms)?, config: config.clone() })
+    }
+
+    /// Engine, version and model, as they decide an answer.
+    pub(crate) fn identity(&self) -> &str {
+        self.server.identity()
+    }
+}
+
+/// Asks a server.
+pub(crate) struct RemoteBackend {
+    remote: Arc<Remote>,
+    files: ModelFiles,
+    model: ModelConfig,
+    /// The adapter of each arm as it lies here, base first.
+    adapters: Vec<Option<Arc<Adapter>>>,
+    text: Option<Text>,
+    /// Base and adapters were shown to be kept apart before the first answer.
+    proven: bool,
+}
+
+struct Text {
+    chat: ChatTokenizer,
+    limits: Limits,
+}
+
+impl RemoteBackend {
+    /// Nothing is read yet.
+    pub(crate) fn new(
+        remote: Arc<Remote>,
+        files: ModelFiles,
+        model: ModelConfig,
+        adapters: Vec<Option<Arc<Adapter>>>,
+    ) -> Self {
+        Self { remote, files, model, adapters, text: None, proven: false }
+    }
+
+    /// The base's tokenizer, and the context that both the base and the server have.
+    fn text(&mut self) -> Result<(&Text, &Remote)> {
+        let text = match self.text.take() {
+            Some(text) => text,
+            None => {
+                let chat = ChatTokenizer::load(&self.files, &self.model)?;
+                let mut limits = model::limits(&self.files, &self.model)?;
+                chat.check_fits(limits.vocabulary)?;
+                limits.context = limits.context.min(self.remote.server.context());
+                Text { chat, limits }
+            }
+        };
+        Ok((self.text.insert(text), &self.remote))
+    }
+
+    /// A server that mixes arms up is refused before anything is asked of it; and it is proven once more when all is answered.
+    fn prove_first(&mut self, questions: &[Question<'_>]) -> Result<()> {
+        if self.proven || questions.is_empty() {
+            return Ok(());
+        }
+        let mut prompts: Vec<&Prompt> = Vec::new();
+        for question in questions {
+            let prompt = &question.request.prompt;
+            if prompts.len() < PROBES && !prompts.contains(&prompt) {
+                prompts.push(prompt);
+            }
+        }
+        self.remote.server.check_names().map_err(|failure| Error::failed(failure.why()))?;
+        for arm in arms_of(questions.iter().map(|question| question.arm).filter(|arm| *arm > 0)) {
+            self.prove(&prompts, (0, arm))?;
+        }
+        self.proven = true;
+        Ok(())
+    }
+
+    /// Shows that a server keeps two arms apart: the largest change by the adapter, and the largest difference of base from itself.
+    fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<(f64, f64)> {
+        let (Text { chat, .. }, remote) = self.text()?;
+        let prompts = prompts
+            .iter()
+            .map(|prompt| {
+                let text = chat.render(prompt)?;
+                let read = chat.tokenizer.encode(&text, true)?;
+                Ok(proof::Probe { text, read, prompt: chat.encode(prompt)? })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        proof::on_the_wire(&*remote.server, &prompts, arms)
+    }
+
+    fn at_once(remote: &Remote, most: usize) -> usize {
+        remote.config.concurrency.unwrap_or(most)
+    }
+}
+
+/// A refusal is of one question; a server that is gone ends the run.
+fn of_question<T>(found: std::result::Result<T, Failure>) -> Result<Measured<T>> {
+    match found {
+        Ok(found) => Ok(Ok(found)),
+        Err(failure @ Failure::Refused(..)) => Ok(Err(failure.why())),
+        Err(failure) => Err(Error::failed(failure.why())),
+    }
+}
+
+/// Refuses what is no log-probability.
+fn checked(scored: Vec<Scored>) -> std::result::Result<Vec<Scored>, Failure> {
+    let values =
+        scored.iter().flat_map(|position| position.top.iter().map(|(_, p)| *p).chain([position.log_probability]));
+    match values.into_iter().find(|p| !p.is_finite() || *p > ROUNDING) {
+        Some(p) => Err(Failure::Refused(200, format!("a log-probability is {p}, expected at most 0"))),
+        None => Ok(scored),
+    }
+}
+
+impl Remote {
+    fn score(&self, of: &Continuation, k: usize) -> std::result::Result<Vec<Scored>, Failure> {
+        let scored = self.server.score(of.arm, &of.prompt, &of.tokens, k)?;
+        if scored.len() != of.tokens.len() {
+            let (got, expected) = (scored.len(), of.tokens.len());
+            return Err(Failure::Gone(format!("the server gave probabilities of {got} tokens, expected {expected}")));
+        }
+        checked(scored)
+    }
+}
+
+impl Backend for RemoteBackend {
+    fn name(&self) -> String {
+        self.remote.identity().to_owned()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let k = self.remote.config.top_logprobs;
+        let logits = if k == 0 { Logits::None } else { Logits::TopK(k) };
+        Capabilities { logits, scores: true, drafts: false, seeds: true, adapters: true, proves_anew: true }
+    }
+
+    fn answer(
+        &mut self,
+        questions: &[Question<'_>],
+        on_answers: OnAnswers<'_>,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        self.prove_first(questions)?;
+        let (Text { chat, limits }, remote) = self.text()?;
+        let prompts =
+            questions.iter().map(|q| encode::encode(limits.context, chat, q.request)).collect::<Result<Vec<_>>>()?;
+        let (choices, continuations) = encode::choices(limits.context, chat, questions, &prompts)?;
+        let mut answers = Answers::begin(questions, &prompts);
+        on_progress(Progress::Started { what: "answering", units: questions.len() });
+        on_answers(answers.take_complete())?;
+        for arm in arms_of(questions.iter().map(|question| question.arm)) {
+            let asked: Vec<usize> = (0..questions.len())
+                .filter(|i| questions[*i].arm == arm && questions[*i].request.max_tokens > 0)
+                .collect();
+            let ask = |n: usize| remote.server.generate(arm, &prompts[asked[n]], questions[asked[n]].request, RIVALS);
+            pool::each(asked.len(), Self::at_once(remote, remote.server.slots()), ask, |n, written| {
+                let i = asked[n];
+                let generated = of_question(written)?.map(|written| written.generated(chat.tokenizer.stop_ids()));
+                on_progress(Progress::Tokens(generated.as_ref().map_or(0, |generated| generated.tokens.len())));
+                let request = questions[i].request;
+                let done =
+                    answers.put(i, generated, |answer, output| encode::answered(chat, request, output, answer))?;
+                on_progress(Progress::Done(1));
+                on_answers(done.into_iter().collect())
+            })?;
+        }
+        for arm in arms_of(continuations.iter().map(|continuation| continuation.arm)) {
+            let scored: Vec<usize> = (0..continuations.len()).filter(|i| continuations[*i].arm == arm).collect();
+            let score = |n: usize| remote.score(&continuations[scored[n]], 1);
+            pool::each(
+                scored.len(),
+                Self::at_once(remote, remote.server.scoring()).min(remote.server.scoring()),
+                score,
+                |n, found| {
+                    let total =
+                        of_question(found)?.map(|found| found.iter().map(|position| position.log_probability).sum());
+                    on_answers(answers.put_score(&choices[scored[n]], total)?.into_iter().collect())
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    fn drift(
+        &mut self,
+        texts: &[DriftText<'_>],
+        arms: (usize, usize),
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Measured<DriftSample>>> {
+        let (Text { chat, limits }, remote) = self.text()?;
+        let all = encode::texts(limits.context, chat, texts)?;
+        on_progress(Progress::Started { what: "measuring drift", units: all.len() });
+        let likelihoods = remote.config.top_logprobs == 0;
+        let k = remote.config.top_logprobs.max(1);
+        let mut scored: [Vec<OfText>; 2] = [vec![Ok(Vec::new()); all.len()], vec![Ok(Vec::new()); all.len()]];
+        for (arm, scored) in [arms.0, arms.1].into_iter().zip(&mut scored) {
+            let score = |n: usize| remote.score(&Continuation { arm, ..all[n].clone() }, k);
+            pool::each(
+                all.len(),
+                Self::at_once(remote, remote.server.scoring()).min(remote.server.scoring()),
+                score,
+                |n, found| {
+                    scored[n] = of_question(found)?;
+                    on_progress(Progress::Tokens(all[n].tokens.len()));
+                    if arm == arms.1 {
+                        on_progress(Progress::Done(1));
+                    }
+                    Ok(())
+                },
+            )?;
+        }
+        let [base, tuned] = scored;
+        let pairs = base.into_iter().zip(tuned).zip(&all);
+        let sample = |((base, tuned), text): ((OfText, OfText), &Continuation)| {
+            let (found, covered) = top_k::compared(&base?, &tuned?);
+            let sample = DriftSample { covered, ..encode::drift_sample(chat, text, found) };
+            Ok(if likelihoods { sample.likelihoods() } else { sample })
+        };
+        Ok(pairs.map(sample).collect())
+    }
+
+    fn probe_adapter(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Measured<Proof>> {
+        let Some(adapter) = self.adapters.get(arms.1).and_then(Option::as_ref) else {
+            return Err(Error::failed("the tuned arm has no adapter"));
+        };
+        if adapter.is_zero() {
+            return Err(encode::untrained());
+        }
+        let adapted_modules = adapter.modules.len();
+        let (effect, base) = self.prove(prompts, arms)?;
+        Ok(Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules }))
+    }
+}
+
+/// What a server told of a text's positions.
+type OfText = Measured<Vec<Scored>>;
+
+/// The arms that occur, in their order.
+fn arms_of(arms: impl Iterator<Item = usize>) -> Vec<usize> {
+    let mut found: Vec<usize> = arms.collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
