@@ -2,6 +2,8 @@
 
 mod server;
 
+use std::sync::OnceLock;
+
 use serde_json::Value;
 
 use self::server::{Dialect, Fault, KEY, Server};
@@ -27,8 +29,20 @@ checks = [{ choice = { answer = "one two", others = ["three four"] } }]
 
 /// A project that has the model's small files, an adapter that finetest trained, and no weights.
 fn project(server: &Server, more: &str) -> Project {
+    // Trained once for all tests.
+    static TRAINED: OnceLock<Project> = OnceLock::new();
+    let trained = TRAINED.get_or_init(|| {
+        let project = Project::new();
+        project.run(&["train", "-q"]).expect(0);
+        project
+    });
     let project = Project::new();
-    project.run(&["train", "-q"]).expect(0);
+    let adapter = std::fs::read_dir(trained.path("adapters/tiny")).expect("an adapter");
+    std::fs::create_dir_all(project.path("adapters/tiny")).expect("a directory");
+    for file in adapter.map(|entry| entry.expect("a file").path()) {
+        let to = project.path("adapters/tiny").join(file.file_name().expect("a name"));
+        std::fs::copy(&file, to).expect("a copy");
+    }
     for role in ["target", "control"] {
         project.write(&format!("scenarios/{role}.toml"), &SCENARIO.replace("ROLE", role));
     }
