@@ -151,7 +151,7 @@ impl State {
                 return;
             }
             let n = self.requests.fetch_add(1, Ordering::SeqCst);
-            if self.fault == Fault::Dies && n >= 60 {
+            if self.fault == Fault::Dies && n >= 76 {
                 self.dead.store(true, Ordering::SeqCst);
                 return;
             }
