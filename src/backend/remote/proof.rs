@@ -12,6 +12,8 @@ use crate::record::{Prompt, Request};
 const SAME: f64 = 0.05;
 /// How much farther than in a batch of one arm: with quantised weights a batch of another size is another rounding.
 const NOISE: f64 = 2.0;
+/// And how much of the adapter's effect: an arm that is mixed with another moves by much of it.
+const PART: f64 = 0.02;
 /// Base and tuned differ by more than this somewhere, or the adapter is not applied.
 const EFFECT: f64 = 1e-3;
 /// Likely tokens that are compared.
@@ -58,7 +60,7 @@ pub(super) fn on_the_wire(server: &dyn Server, prompts: &[Probe], arms: (usize, 
             "the adapter is not applied: base and tuned have the same log-probabilities on every probe (at most {effect:.1e} apart); is the name of the adapter right, and its scale not 0?"
         )));
     }
-    base_difference = base_difference.max(mixed(server, prompts, &alone, arms)?);
+    base_difference = base_difference.max(mixed(server, prompts, &alone, arms, effect)?);
     for Probe { prompt, .. } in prompts {
         generation_as_scored(server, prompt, arms.1)?;
     }
@@ -84,7 +86,13 @@ fn together(server: &dyn Server, prompts: &[Probe], alone: &[[Next; 2]], arms: &
 }
 
 /// Both arms at the same time. What a batch of one arm alone differs by is the server's rounding, and is let be.
-fn mixed(server: &dyn Server, prompts: &[Probe], alone: &[[Next; 2]], arms: (usize, usize)) -> Result<f64> {
+fn mixed(
+    server: &dyn Server,
+    prompts: &[Probe],
+    alone: &[[Next; 2]],
+    arms: (usize, usize),
+    effect: f64,
+) -> Result<f64> {
     let of_one =
         [together(server, prompts, alone, &[(0, arms.0)])?[0], together(server, prompts, alone, &[(1, arms.1)])?[1]];
     let of_both = together(server, prompts, alone, &[(0, arms.0), (1, arms.1)])?;
@@ -93,7 +101,7 @@ fn mixed(server: &dyn Server, prompts: &[Probe], alone: &[[Next; 2]], arms: (usi
             .into_iter()
             .enumerate()
     {
-        refuse_beyond(of_both[side], SAME.max(NOISE * of_one[side]), what, BATCH)?;
+        refuse_beyond(of_both[side], SAME.max(NOISE * of_one[side]).max(PART * effect), what, BATCH)?;
     }
     Ok(of_one[0].max(of_both[0]))
 }

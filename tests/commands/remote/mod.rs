@@ -133,21 +133,25 @@ fn every_request_names_its_arm_and_its_sampling_and_the_key_stays_secret() {
 
 #[test]
 fn a_server_that_mixes_arms_up_is_refused_with_the_trap_and_its_remedy() {
-    for dialect in BOTH {
-        for (fault, words) in [
-            (Fault::MixesBatches, ["asked at the same time as tuned, is another", "--max-loras"]),
-            (Fault::MixesCaches, ["asked again after tuned, is another", "prompt cache off"]),
-            (Fault::NoEffect, ["the adapter is not applied", "its scale not 0"]),
-            (Fault::OtherTokenizer, ["reads a prompt otherwise from token", "another model than [model] source"]),
-            (Fault::ForgetsInText, ["another log-probability when it is given it", "neither choices nor drift"]),
-            (Fault::Page, ["expected JSON", "is this the server's address"]),
-            (Fault::Elsewhere, ["sends elsewhere to http://elsewhere.example/", "302"]),
-        ] {
-            let server = Server::start(dialect, fault);
-            let ran = run(&server, "").fails(1, &words);
-            assert!(!ran.stderr.contains('\u{1b}'), "{dialect:?} {fault:?}: {}", ran.stderr);
+    let faults = [
+        (Fault::MixesBatches, ["asked at the same time as tuned, is another", "--max-loras"]),
+        (Fault::MixesCaches, ["asked again after tuned, is another", "prompt cache off"]),
+        (Fault::NoEffect, ["the adapter is not applied", "its scale not 0"]),
+        (Fault::OtherTokenizer, ["reads a prompt otherwise from token", "another model than [model] source"]),
+        (Fault::ForgetsInText, ["another log-probability when it is given it", "neither choices nor drift"]),
+        (Fault::Page, ["expected JSON", "is this the server's address"]),
+        (Fault::Elsewhere, ["sends elsewhere to http://elsewhere.example/", "302"]),
+    ];
+    // Each waits for its server most of the time.
+    std::thread::scope(|scope| {
+        for (dialect, (fault, words)) in BOTH.into_iter().flat_map(|dialect| faults.map(|fault| (dialect, fault))) {
+            scope.spawn(move || {
+                let server = Server::start(dialect, fault);
+                let ran = run(&server, "").fails(1, &words);
+                assert!(!ran.stderr.contains('\u{1b}'), "{dialect:?} {fault:?}: {}", ran.stderr);
+            });
         }
-    }
+    });
     let cached = Server::start(Dialect::Llama, Fault::UsesCache);
     run(&cached, "").fails(1, &["from its cache, although it was told not to", "--cache-ram 0"]);
     let any = Server::start(Dialect::Vllm, Fault::AnyName);
@@ -158,13 +162,17 @@ fn a_server_that_mixes_arms_up_is_refused_with_the_trap_and_its_remedy() {
 
 #[test]
 fn a_busy_server_is_asked_again_and_what_was_answered_is_kept_when_one_dies() {
-    for dialect in BOTH {
-        for fault in [Fault::Busy, Fault::BreaksOff] {
-            let server = Server::start(dialect, fault);
-            run(&server, "").expect(100);
-            assert!(server.requests() > 60, "{fault:?}");
+    std::thread::scope(|scope| {
+        for (dialect, fault) in
+            BOTH.into_iter().flat_map(|dialect| [(dialect, Fault::Busy), (dialect, Fault::BreaksOff)])
+        {
+            scope.spawn(move || {
+                let server = Server::start(dialect, fault);
+                run(&server, "").expect(100);
+                assert!(server.requests() > 60, "{fault:?}");
+            });
         }
-    }
+    });
     let dying = Server::start(Dialect::Llama, Fault::Dies);
     let project = project(&dying, "");
     project.run(&["run"]).fails(1, &["does not answer", "is the server running?"]);

@@ -158,7 +158,7 @@ impl State {
             let (status, more, text) = self.answer(&line, &headers, &body, n);
             let mut text = text.into_bytes();
             let length = text.len();
-            let cut = self.fault == Fault::BreaksOff && n % 7 == 3;
+            let cut = self.fault == Fault::BreaksOff && n % 23 == 3;
             if cut {
                 text.truncate(length / 2);
             }
