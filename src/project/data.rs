@@ -4,13 +4,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::base::files_here;
 use crate::config::{Config, DataFormat};
 use crate::data::Example;
 use crate::data::check::{self, CheckOptions, Severity, TokenCount};
 use crate::data::limits::Limits;
 use crate::inspect::inspect;
 use crate::model::ModelFiles;
-use crate::model::sources::Sources;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::record::Prompt;
 use crate::scenario;
@@ -46,11 +46,6 @@ pub(crate) fn first_look(config: &Config) -> Vec<String> {
     });
     let of_base = files_here(config).and_then(|files| trap_note(&files, &config.model.source));
     of_data.into_iter().chain(of_base).collect()
-}
-
-/// The base's files, if they are on this machine.
-fn files_here(config: &Config) -> Option<ModelFiles> {
-    Sources::from_env().ok()?.offline().resolve(&config.model, &mut |_| {}).ok()
 }
 
 /// What a file of this format is checked for in a project. Its own training data is compared with its validation data and is as long as its

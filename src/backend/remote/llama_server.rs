@@ -211,7 +211,7 @@ fn find(arm: &str, named: Option<&str>, known: &[(u64, String)], url: &str) -> R
     Err(Error::failed(format!("{url}: {asked}: {there}")))
 }
 
-/// Fields of a completion of so many tokens with so many probabilities. All samplers but the asked ones are off.
+/// The request's fields for a completion of `tokens` tokens that lists the `k` most likely ones of each position. All samplers are off.
 fn fields(tokens: usize, k: usize) -> Map<String, Value> {
     let off = json!({
         "n_predict": tokens, "n_probs": k, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0,

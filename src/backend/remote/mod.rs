@@ -131,10 +131,6 @@ impl RemoteBackend {
             .collect::<Result<Vec<_>>>()?;
         proof::on_the_wire(&*remote.server, &prompts, arms)
     }
-
-    fn at_once(remote: &Remote, most: usize) -> usize {
-        remote.config.concurrency.unwrap_or(most)
-    }
 }
 
 /// A refusal is of one question; a server that is gone ends the run.
@@ -157,6 +153,16 @@ fn checked(scored: Vec<Scored>) -> std::result::Result<Vec<Scored>, Failure> {
 }
 
 impl Remote {
+    /// Requests for answers at the same time.
+    fn answered_at_once(&self) -> usize {
+        self.config.concurrency.unwrap_or_else(|| self.server.slots())
+    }
+
+    /// Texts that are scored at the same time: never more than the server bears.
+    fn scored_at_once(&self) -> usize {
+        self.config.concurrency.map_or(self.server.scoring(), |most| most.min(self.server.scoring()))
+    }
+
     fn score(&self, of: &Continuation, k: usize) -> std::result::Result<Vec<Scored>, Failure> {
         let scored = self.server.score(of.arm, &of.prompt, &of.tokens, k)?;
         if scored.len() != of.tokens.len() {
@@ -197,7 +203,7 @@ impl Backend for RemoteBackend {
                 .filter(|i| questions[*i].arm == arm && questions[*i].request.max_tokens > 0)
                 .collect();
             let ask = |n: usize| remote.server.generate(arm, &prompts[asked[n]], questions[asked[n]].request, RIVALS);
-            pool::each(asked.len(), Self::at_once(remote, remote.server.slots()), ask, |n, written| {
+            pool::each(asked.len(), remote.answered_at_once(), ask, |n, written| {
                 let i = asked[n];
                 let generated = of_question(written)?.map(|written| written.generated(chat.tokenizer.stop_ids()));
                 on_progress(Progress::Tokens(generated.as_ref().map_or(0, |generated| generated.tokens.len())));
@@ -211,16 +217,11 @@ impl Backend for RemoteBackend {
         for arm in arms_of(continuations.iter().map(|continuation| continuation.arm)) {
             let scored: Vec<usize> = (0..continuations.len()).filter(|i| continuations[*i].arm == arm).collect();
             let score = |n: usize| remote.score(&continuations[scored[n]], 1);
-            pool::each(
-                scored.len(),
-                Self::at_once(remote, remote.server.scoring()).min(remote.server.scoring()),
-                score,
-                |n, found| {
-                    let total =
-                        of_question(found)?.map(|found| found.iter().map(|position| position.log_probability).sum());
-                    on_answers(answers.put_score(&choices[scored[n]], total)?.into_iter().collect())
-                },
-            )?;
+            pool::each(scored.len(), remote.scored_at_once(), score, |n, found| {
+                let total =
+                    of_question(found)?.map(|found| found.iter().map(|position| position.log_probability).sum());
+                on_answers(answers.put_score(&choices[scored[n]], total)?.into_iter().collect())
+            })?;
         }
         Ok(())
     }
@@ -239,19 +240,14 @@ impl Backend for RemoteBackend {
         let mut scored: [Vec<OfText>; 2] = [vec![Ok(Vec::new()); all.len()], vec![Ok(Vec::new()); all.len()]];
         for (arm, scored) in [arms.0, arms.1].into_iter().zip(&mut scored) {
             let score = |n: usize| remote.score(&Continuation { arm, ..all[n].clone() }, k);
-            pool::each(
-                all.len(),
-                Self::at_once(remote, remote.server.scoring()).min(remote.server.scoring()),
-                score,
-                |n, found| {
-                    scored[n] = of_question(found)?;
-                    on_progress(Progress::Tokens(all[n].tokens.len()));
-                    if arm == arms.1 {
-                        on_progress(Progress::Done(1));
-                    }
-                    Ok(())
-                },
-            )?;
+            pool::each(all.len(), remote.scored_at_once(), score, |n, found| {
+                scored[n] = of_question(found)?;
+                on_progress(Progress::Tokens(all[n].tokens.len()));
+                if arm == arms.1 {
+                    on_progress(Progress::Done(1));
+                }
+                Ok(())
+            })?;
         }
         let [base, tuned] = scored;
         let pairs = base.into_iter().zip(tuned).zip(&all);

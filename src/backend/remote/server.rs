@@ -13,7 +13,7 @@ pub(super) struct Scored {
     pub(super) top: Vec<(u32, f64)>,
 }
 
-/// A server with base and adapters side by side. Arms are told by their number, base first.
+/// A server with base and adapters side by side. An arm is a number; base is 0.
 pub(super) trait Server: Send + Sync {
     /// Its engine, version and model, as they decide an answer.
     fn identity(&self) -> &str;

@@ -39,7 +39,7 @@ fn least(alone: &[f64], p_rest: f64, q_all: f64, most: f64) -> f64 {
     alone.sort_by(|a, b| b.total_cmp(a));
     let free: f64 = p_rest + alone.iter().sum::<f64>();
     let (mut p_free, mut q_free, mut capped) = (free, q_all, 0);
-    // The likeliest by base reach the bound first.
+    // The tokens that base finds most likely reach the bound first.
     while let Some(p) = alone.get(capped) {
         if p_free <= 0.0 || p * q_free / p_free <= most {
             break;

@@ -18,7 +18,7 @@ const LEAST: [(&str, usize); 5] =
 /// A note, and what some of the example's diagnostics really are to each other.
 const NO_DEFECT: [&str; 2] = ["assistant-leftover", "near-duplicate"];
 
-/// Each of so many examples gets a defect of each kind.
+/// Defects of each kind.
 const PLANTED: usize = 100;
 
 fn root() -> PathBuf {

