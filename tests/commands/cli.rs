@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::support::{self, MANIFEST, Project};
+use crate::support::{self, Project};
 
 const GATE: &str = "\n[gate]\nmin_retention = 0.5\n";
 
@@ -573,30 +573,4 @@ fn an_export_says_how_close_it_is_and_overwrites_nothing() {
     project.write("m.Modelfile", "FROM mine");
     project.run(&["export", "--format", "merged-gguf", "--out", "m.gguf"]).fails(2, &["m.Modelfile", "already exists"]);
     assert_eq!(project.read("m.Modelfile"), "FROM mine");
-}
-
-/// The steps of `auto` are those of 4 examples at once, whatever fits.
-#[test]
-fn auto_computes_as_many_examples_at_once_as_fit_and_learns_the_same() {
-    let trained = |micro_batch: &str, expected: &str| {
-        let project = Project::new();
-        let manifest =
-            project.read("finetest.toml").replace("micro_batch_size = 2", &format!("micro_batch_size = {micro_batch}"));
-        project.write("finetest.toml", &manifest);
-        let checked = project.run(&["check"]).expect(0);
-        assert!(checked.stdout.contains(expected), "{}", checked.stdout);
-        project.run(&["train", "-q"]).expect(0);
-        std::fs::read(project.path("adapters/tiny/adapter_model.safetensors")).expect("an adapter")
-    };
-    assert_eq!(trained("\"auto\"", "micro-batches of 4"), trained("4", "micro-batches of 4"));
-    let project = Project::new();
-    for (value, words) in [
-        ("\"many\"", ["\"many\"", "a number of examples or \"auto\""]),
-        ("-1", ["-1", "a number of examples or \"auto\""]),
-        ("0", ["[train] micro_batch_size", "is 0, expected 1 to"]),
-    ] {
-        project
-            .write("finetest.toml", &MANIFEST.replace("micro_batch_size = 2", &format!("micro_batch_size = {value}")));
-        project.run(&["train"]).fails(1, &words);
-    }
 }

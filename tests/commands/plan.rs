@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::Project;
+use crate::support::{MANIFEST, Project};
 
 #[test]
 fn bases_are_ranked_by_what_fits_and_what_is_needed() {
@@ -63,4 +63,30 @@ fn what_is_not_known_says_what_is() {
     project.write("mine.toml", "[[models]]\nname = 3\n");
     project.run(&["plan", "--catalogue", "mine.toml"]).fails(1, &["mine.toml", "line 2"]);
     project.run(&["plan", "--catalogue", "nowhere.toml"]).fails(1, &["nowhere.toml"]);
+}
+
+/// The steps of `auto` are those of 4 examples at once, whatever fits.
+#[test]
+fn auto_computes_as_many_examples_at_once_as_fit_and_learns_the_same() {
+    let trained = |micro_batch: &str, expected: &str| {
+        let project = Project::new();
+        let manifest =
+            project.read("finetest.toml").replace("micro_batch_size = 2", &format!("micro_batch_size = {micro_batch}"));
+        project.write("finetest.toml", &manifest);
+        let checked = project.run(&["check"]).expect(0);
+        assert!(checked.stdout.contains(expected), "{}", checked.stdout);
+        project.run(&["train", "-q"]).expect(0);
+        std::fs::read(project.path("adapters/tiny/adapter_model.safetensors")).expect("an adapter")
+    };
+    assert_eq!(trained("\"auto\"", "micro-batches of 4"), trained("4", "micro-batches of 4"));
+    let project = Project::new();
+    for (value, words) in [
+        ("\"many\"", ["\"many\"", "a number of examples or \"auto\""]),
+        ("-1", ["-1", "a number of examples or \"auto\""]),
+        ("0", ["[train] micro_batch_size", "is 0, expected 1 to"]),
+    ] {
+        project
+            .write("finetest.toml", &MANIFEST.replace("micro_batch_size = 2", &format!("micro_batch_size = {value}")));
+        project.run(&["train"]).fails(1, &words);
+    }
 }
