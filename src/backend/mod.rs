@@ -49,6 +49,8 @@ pub enum Progress {
     Tokens(usize),
     /// So many units are done.
     Done(usize),
+    /// Something that whoever waits should know.
+    Note(String),
 }
 
 /// A prompt, and the tokens that one arm answered: drift is measured on them.

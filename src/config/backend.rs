@@ -60,23 +60,35 @@ pub(super) struct RawBackend {
     /// Inference backend: `candle`, `llama-cpp`, `llama-cpp-f32` (weights in f32, for a small model), or `remote` (a server); default
     /// `candle`.
     pub(super) name: Option<String>,
-    /// Address of the server of `remote`: `http://localhost:8000`.
-    pub(super) url: Option<String>,
-    /// What the server of `remote` is: `auto` (default, it is asked), `llama-server` or `vllm`.
+    /// Address of the server of `remote`: `http://localhost:8000`; or a list of addresses, which serve the same.
+    pub(super) url: Option<Urls>,
+    /// What the server of `remote` is: `auto` (default, it is asked), `llama-server`, `vllm`, `sglang`, `ollama`, or `openai` for any
+    /// other with `/v1/chat/completions`.
     pub(super) server: ServerKind,
-    /// The server's name of base; default: the only one that it has.
+    /// The server's name of base; default: the only one that it has. `ollama` and `openai` need it.
     pub(super) model: Option<String>,
-    /// The server's name of each arm's adapter: a model's name (vLLM), or a number or file (llama-server); default: the arm's name, or
-    /// the only adapter that there is.
+    /// The server's name of each arm's adapter: a number or file (llama-server), else a model's name; default: the arm's name, or the
+    /// only adapter that there is.
     pub(super) adapters: BTreeMap<String, String>,
+    /// A server that takes messages only may render them otherwise than the base's template here; default `false`: that is an error.
+    pub(super) other_template: Option<bool>,
     /// Environment variable that holds the server's key; default: none is sent.
     pub(super) api_key_env: Option<String>,
-    /// Requests at the same time; default: the slots that the server has (llama-server), or 16.
+    /// Requests at the same time to each address; default: the slots that the server has (llama-server), 4 (ollama), or 16.
     pub(super) concurrency: Option<usize>,
     /// Seconds that a request may take; default 300.
     pub(super) timeout: Option<f64>,
     /// Most likely tokens of each position that drift is measured on; default 20, and 0 for likelihoods alone.
     pub(super) top_logprobs: Option<usize>,
+}
+
+/// One address, or several.
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(untagged)]
+pub(super) enum Urls {
+    One(String),
+    Several(Vec<String>),
 }
 
 /// What a server is.
@@ -91,22 +103,30 @@ pub enum ServerKind {
     LlamaServer,
     /// vLLM's OpenAI-compatible server.
     Vllm,
+    /// SGLang's server.
+    Sglang,
+    /// Ollama.
+    Ollama,
+    /// Any server with `/v1/chat/completions`.
+    Openai,
 }
 
 /// `[backend]` of a server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RemoteConfig {
-    /// Its address, without a slash at the end.
-    pub url: String,
+    /// Its addresses, without a slash at the end.
+    pub urls: Vec<String>,
     /// What it is.
     pub server: ServerKind,
     /// Its name of base.
     pub model: Option<String>,
     /// Its name of each arm's adapter.
     pub adapters: BTreeMap<String, String>,
+    /// It may render messages otherwise than the base's template here.
+    pub other_template: bool,
     /// Environment variable that holds its key.
     pub api_key_env: Option<String>,
-    /// Requests at the same time.
+    /// Requests at the same time to each address.
     pub concurrency: Option<usize>,
     /// Seconds that a request may take.
     pub timeout: f64,
@@ -153,12 +173,24 @@ impl RawBackend {
             }
             return None;
         }
-        let Some(url) = self.url else {
+        let mut urls = match self.url {
+            Some(Urls::One(url)) => vec![url],
+            Some(Urls::Several(urls)) => urls,
+            None => Vec::new(),
+        };
+        if urls.is_empty() {
             fail("url", "is missing; give the server's address, such as \"http://localhost:8000\"".into());
             return None;
-        };
-        if let Err(why) = check_url(&url) {
-            fail("url", why);
+        }
+        for url in &mut urls {
+            if let Err(why) = check_url(url) {
+                fail("url", why);
+            }
+            let bare = url.trim_end_matches('/');
+            *url = bare.strip_suffix("/v1").unwrap_or(bare).to_owned();
+        }
+        if let Some(twice) = (1..urls.len()).find(|i| urls[..*i].contains(&urls[*i])) {
+            fail("url", format!("has {:?} twice; name each server once", urls[twice]));
         }
         let timeout = self.timeout.unwrap_or(300.0);
         if !(timeout.is_finite() && timeout > 0.0 && timeout <= MOST_SECONDS) {
@@ -172,10 +204,11 @@ impl RawBackend {
             fail("top_logprobs", format!("is {top_logprobs}, expected at most {MOST_LIKELY}"));
         }
         Some(RemoteConfig {
-            url: url.trim_end_matches('/').to_owned(),
+            urls,
             server: self.server,
             model: self.model,
             adapters: self.adapters,
+            other_template: self.other_template.unwrap_or_default(),
             api_key_env: self.api_key_env,
             concurrency: self.concurrency,
             timeout,

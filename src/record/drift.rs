@@ -217,4 +217,7 @@ pub struct Proof {
     pub base_difference: f64,
     /// Linear layers the adapter changes.
     pub adapted_modules: usize,
+    /// The server tells no log-probabilities, so only answers were compared: effect and difference are 1 where one differs, else 0.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_answers: bool,
 }

@@ -132,5 +132,5 @@ pub(crate) fn text_drift(text: &str, values: &[f32]) -> TextDrift {
 
 /// Proof of an adapter that is applied.
 pub(crate) fn proof() -> Proof {
-    Proof { adapter_effect: 8.31, base_difference: 0.0, adapted_modules: 210 }
+    Proof { adapter_effect: 8.31, base_difference: 0.0, adapted_modules: 210, by_answers: false }
 }

@@ -204,6 +204,12 @@ fn proof(p: &Proof) -> String {
     } else {
         format!("base is unaffected ({}, rounding)", number(p.base_difference))
     };
+    if p.by_answers {
+        return format!(
+            "answers of base and tuned differ, and base answers the same again; a weak proof, since the server tells no log-probabilities ({} layers)",
+            p.adapted_modules
+        );
+    }
     let effect = number(p.adapter_effect);
     format!("active in {} layers, logits change by up to {effect}; {untouched}", p.adapted_modules)
 }

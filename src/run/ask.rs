@@ -287,6 +287,7 @@ impl From<Progress> for RunEvent {
             Progress::Started { what, units } => Self::Stage { what: what.to_owned(), units, bytes: false },
             Progress::Tokens(tokens) => Self::Advanced { units: 0, tokens },
             Progress::Done(units) => Self::Advanced { units, tokens: 0 },
+            Progress::Note(text) => Self::Note { text },
         }
     }
 }

@@ -1,40 +1,61 @@
 //! Finds out what a server is.
 
-use super::http::{Client, Failure};
+use super::http::{Client, Failure, Patience};
 use super::server::Server;
-use super::{llama_server, vllm};
+use super::{llama_server, ollama, openai, sglang, vllm};
 use crate::config::{RemoteConfig, ServerKind};
 use crate::error::{Error, Result};
 
-/// Reaches a server and finds out which of its adapters is whose. `arms` are the names of the arms after base.
+/// Reaches the server at an address and finds out which of its adapters is whose. `arms` are the names of the arms after base.
 ///
 /// # Errors
 /// It cannot be reached, is of no dialect that is known, or has no such adapter.
-pub(super) fn connect(config: &RemoteConfig, arms: &[String]) -> Result<Box<dyn Server>> {
-    let client = Client::new(config)?;
+pub(super) fn connect(
+    config: &RemoteConfig,
+    url: &str,
+    patience: &Patience,
+    arms: &[String],
+) -> Result<Box<dyn Server>> {
+    let client = Client::new(config, url, patience)?;
     let kind = match config.server {
         ServerKind::Auto => told(&client)?,
         kind => kind,
     };
-    match kind {
-        ServerKind::LlamaServer => Ok(Box::new(llama_server::LlamaServer::connect(client, config, arms)?)),
-        ServerKind::Vllm | ServerKind::Auto => Ok(Box::new(vllm::Vllm::connect(client, config, arms)?)),
-    }
+    Ok(match kind {
+        ServerKind::LlamaServer => Box::new(llama_server::LlamaServer::connect(client, config, arms)?),
+        ServerKind::Vllm => Box::new(vllm::Vllm::connect(client, config, arms)?),
+        ServerKind::Sglang => Box::new(sglang::Sglang::connect(client, config, arms)?),
+        ServerKind::Ollama => Box::new(ollama::Ollama::connect(client, config, arms)?),
+        ServerKind::Openai | ServerKind::Auto => Box::new(openai::OpenAi::connect(client, config, arms)?),
+    })
 }
 
-/// llama-server has `/props`, vLLM `/version`.
+/// llama-server has `/props`, vLLM `/version`, Ollama `/api/version`; SGLang says whose its models are. All others are asked as OpenAI's are.
 fn told(client: &Client) -> Result<ServerKind> {
+    let fail = |failure: Failure| Error::failed(failure.why());
     match client.once().get("/props") {
         Ok(props) if props.get("build_info").is_some() => return Ok(ServerKind::LlamaServer),
-        Err(failure @ Failure::Refused(401 | 403, _)) => return Err(Error::failed(failure.why())),
+        Err(failure @ Failure::Refused(401 | 403, _)) => return Err(fail(failure)),
         _ => {}
     }
-    match client.get("/version") {
-        Ok(version) if version.get("version").is_some() => Ok(ServerKind::Vllm),
-        Ok(_) | Err(Failure::Refused(..)) => Err(Error::failed(format!(
-            "{} is neither llama-server nor vLLM, by /props and /version; say which dialect it speaks: [backend] server = \"llama-server\" or \"vllm\"",
+    let has = |path: &str| match client.get(path) {
+        Ok(found) => Ok(found["version"].is_string()),
+        Err(Failure::Refused(..)) => Ok(false),
+        Err(failure) => Err(fail(failure)),
+    };
+    if has("/version")? {
+        return Ok(ServerKind::Vllm);
+    }
+    if has("/api/version")? {
+        return Ok(ServerKind::Ollama);
+    }
+    match client.get("/v1/models") {
+        Ok(models) if models["data"][0]["owned_by"] == "sglang" => Ok(ServerKind::Sglang),
+        Ok(models) if models["data"].is_array() => Ok(ServerKind::Openai),
+        Ok(_) | Err(Failure::Refused(404 | 405, _)) => Err(Error::failed(format!(
+            "{} lists no models at /v1/models; is this the server's address? If so, say which dialect it speaks: [backend] server = \"llama-server\", \"vllm\", \"sglang\", \"ollama\" or \"openai\"",
             client.url()
         ))),
-        Err(failure) => Err(Error::failed(failure.why())),
+        Err(failure) => Err(fail(failure)),
     }
 }

@@ -1,6 +1,9 @@
 //! JSON over HTTP to one server: bounded in time and in size, tried again where that may help.
 
-use std::io::Read;
+use std::error::Error as _;
+use std::io::{ErrorKind, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,9 +16,13 @@ use crate::shown::plain;
 const MOST_BYTES: u64 = 1 << 30;
 /// Times that a request is sent, and the first pause between them, which doubles.
 const TRIES: u32 = 6;
+/// Times that it is sent where another server can be asked.
+const FEW_TRIES: u32 = 2;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause that a server may ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Connections that are kept for the next request.
+const IDLE: usize = 256;
 /// How long a connection may take to be made.
 const CONNECTING: Duration = Duration::from_secs(10);
 /// Characters of a server's own words in a message.
@@ -26,8 +33,10 @@ const SHOWN: usize = 300;
 pub(super) enum Failure {
     /// The server refuses this request: its status and its words.
     Refused(u16, String),
-    /// There is no server, or it does not speak JSON.
+    /// There is no server, or none that answers in time. Another may.
     Gone(String),
+    /// It answers what it must not.
+    Wrong(String),
 }
 
 impl Failure {
@@ -35,8 +44,30 @@ impl Failure {
     pub(super) fn why(&self) -> String {
         match self {
             Self::Refused(status, words) => format!("the server answered {status}: {words}"),
-            Self::Gone(why) => why.clone(),
+            Self::Gone(why) | Self::Wrong(why) => why.clone(),
         }
+    }
+}
+
+/// How often a request is sent: often to the only server that is left, and a few times where another can be asked.
+#[derive(Clone)]
+pub(super) struct Patience(Arc<AtomicU32>);
+
+impl Patience {
+    /// With so many servers.
+    pub(super) fn with(servers: usize) -> Self {
+        let patience = Self(Arc::new(AtomicU32::new(0)));
+        patience.left(servers);
+        patience
+    }
+
+    /// So many servers are left.
+    pub(super) fn left(&self, servers: usize) {
+        self.0.store(if servers > 1 { FEW_TRIES } else { TRIES }, Ordering::Relaxed);
+    }
+
+    fn tries(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -45,8 +76,8 @@ pub(super) struct Client {
     agent: ureq::Agent,
     url: String,
     key: Option<String>,
-    /// How often it is tried; a probe is not.
-    tries: u32,
+    timeout: Duration,
+    patience: Patience,
 }
 
 /// What one try comes to.
@@ -58,11 +89,11 @@ enum Tried {
 }
 
 impl Client {
-    /// Of a project's server. The key is read from the environment.
+    /// Of a project's server at this address. The key is read from the environment.
     ///
     /// # Errors
     /// The variable of the key is not set.
-    pub(super) fn new(config: &RemoteConfig) -> Result<Self> {
+    pub(super) fn new(config: &RemoteConfig, url: &str, patience: &Patience) -> Result<Self> {
         let key = config.api_key_env.as_deref().map(|name| {
             std::env::var(name).ok().filter(|key| !key.is_empty()).ok_or_else(|| {
                 Error::Usage(format!(
@@ -71,16 +102,32 @@ impl Client {
             })
         });
         // A server that sends elsewhere is another server.
+        let timeout = Duration::from_secs_f64(config.timeout);
         let agent = ureq::AgentBuilder::new()
             .redirects(0)
             .timeout_connect(CONNECTING)
-            .timeout(Duration::from_secs_f64(config.timeout));
-        Ok(Self { agent: agent.build(), url: config.url.clone(), key: key.transpose()?, tries: TRIES })
+            .timeout(timeout)
+            .max_idle_connections(IDLE)
+            .max_idle_connections_per_host(IDLE);
+        Ok(Self {
+            agent: agent.build(),
+            timeout,
+            url: url.to_owned(),
+            key: key.transpose()?,
+            patience: patience.clone(),
+        })
     }
 
     /// The same server, asked once.
     pub(super) fn once(&self) -> Self {
-        Self { agent: self.agent.clone(), url: self.url.clone(), key: self.key.clone(), tries: 1 }
+        let patience = Patience(Arc::new(AtomicU32::new(1)));
+        Self {
+            agent: self.agent.clone(),
+            url: self.url.clone(),
+            key: self.key.clone(),
+            timeout: self.timeout,
+            patience,
+        }
     }
 
     /// Where it is.
@@ -98,21 +145,18 @@ impl Client {
 
     fn sent(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let mut pause = FIRST_PAUSE;
-        let mut last = None;
-        for n in 1..=self.tries {
+        let mut tried = 1;
+        loop {
             match self.tried(path, body) {
                 Tried::Answer(value) => return Ok(value),
                 Tried::Never(failure) => return Err(failure),
-                Tried::Again(failure, wanted) => {
-                    last = Some(failure);
-                    if n < self.tries {
-                        std::thread::sleep(wanted.unwrap_or(pause).min(LONGEST_PAUSE));
-                    }
-                    pause *= 2;
-                }
+                // The number is read anew: it grows when another server is lost.
+                Tried::Again(failure, _) if tried >= self.patience.tries() => return Err(failure),
+                Tried::Again(_, wanted) => std::thread::sleep(wanted.unwrap_or(pause).min(LONGEST_PAUSE)),
             }
+            tried += 1;
+            pause *= 2;
         }
-        Err(last.unwrap_or_else(|| Failure::Gone(format!("{} was not asked", self.url))))
     }
 
     fn tried(&self, path: &str, body: Option<&Value>) -> Tried {
@@ -142,6 +186,7 @@ impl Client {
                     Tried::Never(failure)
                 }
             }
+            Err(ureq::Error::Transport(error)) if late(&error) => Tried::Never(self.too_late()),
             Err(ureq::Error::Transport(error)) => {
                 let failure = Failure::Gone(self.unreachable(&error));
                 let lasting = matches!(
@@ -159,10 +204,13 @@ impl Client {
     fn read(&self, response: ureq::Response) -> Tried {
         let mut bytes = Vec::new();
         if let Err(error) = response.into_reader().take(MOST_BYTES + 1).read_to_end(&mut bytes) {
+            if error.kind() == ErrorKind::TimedOut {
+                return Tried::Never(self.too_late());
+            }
             return Tried::Again(Failure::Gone(format!("{}: the answer broke off: {error}", self.url)), None);
         }
         if bytes.len() as u64 > MOST_BYTES {
-            return Tried::Never(Failure::Gone(format!("{}: the answer has more than {MOST_BYTES} bytes", self.url)));
+            return Tried::Never(Failure::Wrong(format!("{}: the answer has more than {MOST_BYTES} bytes", self.url)));
         }
         match serde_json::from_slice(&bytes) {
             Ok(value) => Tried::Answer(value),
@@ -172,7 +220,7 @@ impl Client {
             ),
             Err(_) => {
                 let start = plain(&String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)]), 80);
-                Tried::Never(Failure::Gone(format!(
+                Tried::Never(Failure::Wrong(format!(
                     "{}: expected JSON, got {start:?}; is this the server's address?",
                     self.url
                 )))
@@ -198,10 +246,18 @@ impl Client {
 
     fn elsewhere(&self, response: &ureq::Response) -> Failure {
         let to = response.header("Location").map_or_else(String::new, |to| format!(" to {}", plain(to, 100)));
-        Failure::Gone(format!(
+        Failure::Wrong(format!(
             "{} sends elsewhere{to} (status {}); give the address that it means",
             self.url,
             response.status()
+        ))
+    }
+
+    fn too_late(&self) -> Failure {
+        Failure::Gone(format!(
+            "{} gave no answer within {} seconds; raise [backend] timeout, ask for less at once with concurrency, or lower max_tokens",
+            self.url,
+            self.timeout.as_secs_f64()
         ))
     }
 
@@ -218,4 +274,10 @@ impl Client {
         };
         format!("{} does not answer: {}{hint}", self.url, why.trim_start_matches([':', ' ', '/']))
     }
+}
+
+/// A request took longer than it may. A connection that is not made in time is none that was lost on the way.
+fn late(error: &ureq::Transport) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    error.kind() == ureq::ErrorKind::Io && source.is_some_and(|source| source.kind() == ErrorKind::TimedOut)
 }

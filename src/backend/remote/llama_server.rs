@@ -4,10 +4,9 @@
 use serde_json::{Map, Value, json};
 
 use super::http::{Client, Failure};
-use super::server::{Scored, Server, Written, ids, malformed, sampling, sorted};
+use super::server::{Asked, Scored, Server, Takes, Words, Written, count, ids, malformed, sampling, sorted};
 use crate::config::RemoteConfig;
 use crate::error::{Error, Result};
-use crate::record::Request;
 use crate::shown::plain;
 
 pub(super) struct LlamaServer {
@@ -30,8 +29,7 @@ impl LlamaServer {
         let fail = |failure: Failure| Error::failed(failure.why());
         let props = client.get("/props").map_err(fail)?;
         let text = |key: &str| plain(props[key].as_str().unwrap_or("unknown"), 200);
-        let number = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
-        let context = number(&props["default_generation_settings"]["n_ctx"]);
+        let context = count(&props["default_generation_settings"]["n_ctx"]);
         let context = context.ok_or_else(|| fail(malformed("n_ctx", &props)))?;
         let listed = client.get("/lora-adapters").map_err(fail)?;
         let listed = listed.as_array().cloned().unwrap_or_default();
@@ -52,7 +50,7 @@ impl LlamaServer {
                 plain(&paths.join(", "), 300)
             ),
             context,
-            slots: number(&props["total_slots"]).unwrap_or(1).max(1),
+            slots: count(&props["total_slots"]).unwrap_or(1).max(1),
             adapters: known.iter().map(|(id, _)| *id).collect(),
             arms,
             client,
@@ -79,7 +77,7 @@ impl LlamaServer {
             ));
         }
         if answer["timings"]["cache_n"].as_i64().is_some_and(|cached| cached > 0) {
-            return Err(Failure::Gone(
+            return Err(Failure::Wrong(
                 "the server took keys and values from its cache, although it was told not to; they may be another arm's. Start it with --cache-ram 0".into(),
             ));
         }
@@ -132,19 +130,24 @@ impl Server for LlamaServer {
         self.slots
     }
 
-    fn tokenize(&self, text: &str) -> Result<Vec<u32>, Failure> {
-        let answer =
-            self.client.post("/tokenize", &json!({"content": text, "add_special": false, "parse_special": true}))?;
-        ids(&answer["tokens"]).ok_or_else(|| malformed("tokens", &answer))
+    fn takes(&self) -> Takes {
+        Takes::Tokens
     }
 
-    fn generate(&self, arm: usize, prompt: &[u32], request: &Request, k: usize) -> Result<Written, Failure> {
-        let mut fields = fields(request.max_tokens, k);
-        fields.extend(sampling(request).into_iter().map(|(key, value)| (key.to_owned(), value)));
-        let answer = self.complete(arm, prompt, &fields)?;
+    fn tokenize(&self, text: &str) -> Result<Option<Vec<u32>>, Failure> {
+        let answer =
+            self.client.post("/tokenize", &json!({"content": text, "add_special": false, "parse_special": true}))?;
+        ids(&answer["tokens"]).map(Some).ok_or_else(|| malformed("tokens", &answer))
+    }
+
+    fn generate(&self, arm: usize, asked: &Asked<'_>, k: usize) -> Result<Written, Failure> {
+        let mut fields = fields(asked.request.max_tokens, k);
+        fields.extend(sampling(asked.request).into_iter().map(|(key, value)| (key.to_owned(), value)));
+        let answer = self.complete(arm, asked.tokens, &fields)?;
         let tokens = ids(&answer["tokens"]).ok_or_else(|| malformed("tokens", &answer))?;
         let stopped = answer["stop_type"].as_str().is_some_and(|why| why != "limit" && why != "none");
-        Ok(Written { tokens, stopped, top: tops(&answer)? })
+        let read = count(&answer["tokens_evaluated"]);
+        Ok(Written { words: Words::Tokens(tokens), stopped, top: tops(&answer)?, read })
     }
 
     fn score(&self, arm: usize, prompt: &[u32], tokens: &[u32], k: usize) -> Result<Vec<Scored>, Failure> {

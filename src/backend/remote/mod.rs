@@ -1,21 +1,28 @@
-//! A server that answers with base and adapters side by side: llama-server, or vLLM.
+//! Servers that answer with base and adapters side by side: llama-server, vLLM, SGLang, Ollama, or any with OpenAI's interface.
 //!
-//! Prompts are rendered and tokenised here and sent as token ids. Arms are asked one after another, never at the same time: servers mix them
+//! Prompts are rendered and tokenised here, and sent as token ids where a server takes them. Arms are asked one after another, never at the same time: servers mix them
 //! up (vllm-project/vllm #48421). What a server shows is what is claimed: drift from lists of the most likely tokens is a lower bound.
 
 mod connect;
 mod http;
 mod llama_server;
+mod models;
+mod ollama;
+mod openai;
 mod pool;
 mod proof;
+mod replicas;
 mod server;
+mod sglang;
 mod top_k;
 mod vllm;
 
 use std::sync::Arc;
 
 use self::http::Failure;
-use self::server::{Scored, Server};
+use self::proof::{Probe, Proving, Shown};
+use self::replicas::{Replicas, Work};
+use self::server::{Asked, Scored, Spelled, Takes, Written};
 use super::encode::{self, Answers};
 use super::engine::Continuation;
 use super::{Backend, Capabilities, DriftText, Logits, Measured, OnAnswers, Progress, Question};
@@ -25,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::model::lora::Adapter;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::{self, Limits, ModelFiles};
-use crate::record::{Prompt, Proof};
+use crate::record::{Prompt, Proof, Request};
 
 /// A probability is at most 1; what is above it by more than rounding is no log-probability.
 const ROUNDING: f64 = 1e-3;
@@ -34,24 +41,24 @@ const RIVALS: usize = 2;
 /// Prompts that arms are proven on.
 const PROBES: usize = 3;
 
-/// A project's server, which was reached and has its adapters.
+/// A project's server or servers, which were reached and have its adapters.
 pub(crate) struct Remote {
-    server: Box<dyn Server>,
+    replicas: Replicas,
     config: RemoteConfig,
 }
 
 impl Remote {
-    /// Reaches a server and finds the adapters of these arms, named without base.
+    /// Reaches every server and finds the adapters of these arms, named without base.
     ///
     /// # Errors
-    /// It cannot be reached, speaks no dialect that is known, or has no such adapter.
+    /// One cannot be reached, speaks no dialect that is known, or has no such adapter.
     pub(crate) fn connect(config: &RemoteConfig, arms: &[String]) -> Result<Self> {
-        Ok(Self { server: connect::connect(config, arms)?, config: config.clone() })
+        Ok(Self { replicas: Replicas::connect(config, arms)?, config: config.clone() })
     }
 
     /// Engine, version and model, as they decide an answer.
     pub(crate) fn identity(&self) -> &str {
-        self.server.identity()
+        self.replicas.identity()
     }
 }
 
@@ -91,7 +98,7 @@ impl RemoteBackend {
                 let chat = ChatTokenizer::load(&self.files, &self.model)?;
                 let mut limits = model::limits(&self.files, &self.model)?;
                 chat.check_fits(limits.vocabulary)?;
-                limits.context = limits.context.min(self.remote.server.context());
+                limits.context = limits.context.min(self.remote.replicas.context());
                 Text { chat, limits }
             }
         };
@@ -99,7 +106,7 @@ impl RemoteBackend {
     }
 
     /// A server that mixes arms up is refused before anything is asked of it; and it is proven once more when all is answered.
-    fn prove_first(&mut self, questions: &[Question<'_>]) -> Result<()> {
+    fn prove_first(&mut self, questions: &[Question<'_>], on_progress: &mut dyn FnMut(Progress)) -> Result<()> {
         if self.proven || questions.is_empty() {
             return Ok(());
         }
@@ -110,26 +117,59 @@ impl RemoteBackend {
                 prompts.push(prompt);
             }
         }
-        self.remote.server.check_names().map_err(|failure| Error::failed(failure.why()))?;
+        for (_, server) in self.remote.replicas.living() {
+            server.check_names().map_err(|failure| Error::failed(failure.why()))?;
+        }
         for arm in arms_of(questions.iter().map(|question| question.arm).filter(|arm| *arm > 0)) {
-            self.prove(&prompts, (0, arm))?;
+            if let Some((there, here)) = self.prove(&prompts, (0, arm))?.read {
+                on_progress(Progress::Note(format!(
+                    "the server's template is another than the base's here: a prompt has {there} tokens there, and {here} here"
+                )));
+            }
         }
         self.proven = true;
         Ok(())
     }
 
-    /// Shows that a server keeps two arms apart: the largest change by the adapter, and the largest difference of base from itself.
-    fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<(f64, f64)> {
-        let (Text { chat, .. }, remote) = self.text()?;
-        let prompts = prompts
-            .iter()
-            .map(|prompt| {
-                let text = chat.render(prompt)?;
-                let read = chat.tokenizer.encode(&text, true)?;
-                Ok(proof::Probe { text, read, prompt: chat.encode(prompt)? })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        proof::on_the_wire(&*remote.server, &prompts, arms)
+    /// Shows that each server keeps two arms apart, and that all say the same; the worst of what they showed.
+    fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Shown> {
+        let (text, remote) = self.text()?;
+        let takes = remote.replicas.takes();
+        let prompts = prompts.iter().map(|prompt| text.probe(prompt, takes)).collect::<Result<Vec<_>>>()?;
+        let lenient = remote.config.other_template;
+        let prove = |(url, server)| {
+            let proving = Proving { server, prompts: &prompts, arms, lenient };
+            let named = |error: Error| match remote.config.urls.as_slice() {
+                [_] => error,
+                _ => Error::failed(format!("{url}: {error}")),
+            };
+            Ok((url, proving.on_the_wire().map_err(named)?))
+        };
+        let shown = remote.replicas.living().into_iter().map(prove).collect::<Result<Vec<_>>>()?;
+        proof::same_everywhere(&shown)?;
+        shown.into_iter().map(|(_, shown)| shown).reduce(Shown::worse).ok_or_else(|| Error::failed("no server is left"))
+    }
+}
+
+impl Text {
+    fn probe(&self, prompt: &Prompt, takes: Takes) -> Result<Probe> {
+        let text = self.chat.render(prompt)?;
+        let read = self.chat.tokenizer.encode(&text, true)?;
+        let tokens = self.chat.encode(prompt)?;
+        let spelled = self.spelled(prompt, &tokens, takes)?;
+        Ok(Probe { text, read, prompt: tokens, spelled, request: Request::greedy(prompt.clone(), 1) })
+    }
+
+    /// A prompt's text, where the server takes text.
+    fn spelled(&self, prompt: &Prompt, tokens: &[u32], takes: Takes) -> Result<Option<Spelled>> {
+        if takes != Takes::Text {
+            return Ok(None);
+        }
+        let text = self.chat.render(prompt)?;
+        let begins = self.chat.tokenizer.bos().filter(|bos| tokens.first() == Some(bos));
+        let opening = begins.and_then(|bos| self.chat.tokenizer.token(bos)).unwrap_or_default();
+        let text = text.strip_prefix(&opening).map(str::to_owned).unwrap_or(text);
+        Ok(Some(Spelled { opening, text }))
     }
 }
 
@@ -153,24 +193,31 @@ fn checked(scored: Vec<Scored>) -> std::result::Result<Vec<Scored>, Failure> {
 }
 
 impl Remote {
-    /// Requests for answers at the same time.
-    fn answered_at_once(&self) -> usize {
-        self.config.concurrency.unwrap_or_else(|| self.server.slots())
+    /// An answer, or why this one question has none.
+    fn write(&self, text: &Text, arm: usize, prompt: &[u32], request: &Request) -> Result<Measured<Written>> {
+        let spelled = text.spelled(&request.prompt, prompt, self.replicas.takes())?;
+        let asked = Asked { tokens: prompt, text: spelled.as_ref(), request };
+        let lenient = self.config.other_template;
+        of_question(self.replicas.ask(Work::Write, |server| server::write(server, arm, &asked, RIVALS, lenient)))
     }
 
-    /// Texts that are scored at the same time: never more than the server bears.
-    fn scored_at_once(&self) -> usize {
-        self.config.concurrency.map_or(self.server.scoring(), |most| most.min(self.server.scoring()))
+    fn score(&self, of: &Continuation, k: usize) -> Result<Measured<Vec<Scored>>> {
+        of_question(self.replicas.ask(Work::Score, |server| scored(server, of, k)))
     }
 
-    fn score(&self, of: &Continuation, k: usize) -> std::result::Result<Vec<Scored>, Failure> {
-        let scored = self.server.score(of.arm, &of.prompt, &of.tokens, k)?;
-        if scored.len() != of.tokens.len() {
-            let (got, expected) = (scored.len(), of.tokens.len());
-            return Err(Failure::Gone(format!("the server gave probabilities of {got} tokens, expected {expected}")));
-        }
-        checked(scored)
+    /// Says which servers were lost.
+    fn say_lost(&self, on_progress: &mut dyn FnMut(Progress)) {
+        self.replicas.newly_lost().into_iter().for_each(|why| on_progress(Progress::Note(why)));
     }
+}
+
+fn scored(server: &dyn server::Server, of: &Continuation, k: usize) -> std::result::Result<Vec<Scored>, Failure> {
+    let scored = server.score(of.arm, &of.prompt, &of.tokens, k)?;
+    if scored.len() != of.tokens.len() {
+        let (got, expected) = (scored.len(), of.tokens.len());
+        return Err(Failure::Wrong(format!("the server gave probabilities of {got} tokens, expected {expected}")));
+    }
+    checked(scored)
 }
 
 impl Backend for RemoteBackend {
@@ -179,9 +226,9 @@ impl Backend for RemoteBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let k = self.remote.config.top_logprobs;
-        let logits = if k == 0 { Logits::None } else { Logits::TopK(k) };
-        Capabilities { logits, scores: true, drafts: false, seeds: true, adapters: true, proves_anew: true }
+        let (k, scores) = (self.remote.config.top_logprobs, self.remote.replicas.scores());
+        let logits = if k == 0 || !scores { Logits::None } else { Logits::TopK(k) };
+        Capabilities { logits, scores, drafts: false, seeds: true, adapters: true, proves_anew: true }
     }
 
     fn answer(
@@ -190,8 +237,9 @@ impl Backend for RemoteBackend {
         on_answers: OnAnswers<'_>,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        self.prove_first(questions)?;
-        let (Text { chat, limits }, remote) = self.text()?;
+        self.prove_first(questions, on_progress)?;
+        let (text, remote) = self.text()?;
+        let Text { chat, limits } = text;
         let prompts =
             questions.iter().map(|q| encode::encode(limits.context, chat, q.request)).collect::<Result<Vec<_>>>()?;
         let (choices, continuations) = encode::choices(limits.context, chat, questions, &prompts)?;
@@ -202,10 +250,14 @@ impl Backend for RemoteBackend {
             let asked: Vec<usize> = (0..questions.len())
                 .filter(|i| questions[*i].arm == arm && questions[*i].request.max_tokens > 0)
                 .collect();
-            let ask = |n: usize| remote.server.generate(arm, &prompts[asked[n]], questions[asked[n]].request, RIVALS);
-            pool::each(asked.len(), remote.answered_at_once(), ask, |n, written| {
+            let ask = |n: usize| remote.write(text, arm, &prompts[asked[n]], questions[asked[n]].request);
+            pool::each(asked.len(), remote.replicas.at_once(Work::Write), ask, |n, written| {
+                remote.say_lost(on_progress);
                 let i = asked[n];
-                let generated = of_question(written)?.map(|written| written.generated(chat.tokenizer.stop_ids()));
+                let generated = match written? {
+                    Ok(written) => Ok(written.generated(&chat.tokenizer)?),
+                    Err(why) => Err(why),
+                };
                 on_progress(Progress::Tokens(generated.as_ref().map_or(0, |generated| generated.tokens.len())));
                 let request = questions[i].request;
                 let done =
@@ -217,9 +269,9 @@ impl Backend for RemoteBackend {
         for arm in arms_of(continuations.iter().map(|continuation| continuation.arm)) {
             let scored: Vec<usize> = (0..continuations.len()).filter(|i| continuations[*i].arm == arm).collect();
             let score = |n: usize| remote.score(&continuations[scored[n]], 1);
-            pool::each(scored.len(), remote.scored_at_once(), score, |n, found| {
-                let total =
-                    of_question(found)?.map(|found| found.iter().map(|position| position.log_probability).sum());
+            pool::each(scored.len(), remote.replicas.at_once(Work::Score), score, |n, found| {
+                remote.say_lost(on_progress);
+                let total = found?.map(|found| found.iter().map(|position| position.log_probability).sum());
                 on_answers(answers.put_score(&choices[scored[n]], total)?.into_iter().collect())
             })?;
         }
@@ -240,8 +292,9 @@ impl Backend for RemoteBackend {
         let mut scored: [Vec<OfText>; 2] = [vec![Ok(Vec::new()); all.len()], vec![Ok(Vec::new()); all.len()]];
         for (arm, scored) in [arms.0, arms.1].into_iter().zip(&mut scored) {
             let score = |n: usize| remote.score(&Continuation { arm, ..all[n].clone() }, k);
-            pool::each(all.len(), remote.scored_at_once(), score, |n, found| {
-                scored[n] = of_question(found)?;
+            pool::each(all.len(), remote.replicas.at_once(Work::Score), score, |n, found| {
+                remote.say_lost(on_progress);
+                scored[n] = found?;
                 on_progress(Progress::Tokens(all[n].tokens.len()));
                 if arm == arms.1 {
                     on_progress(Progress::Done(1));
@@ -267,8 +320,9 @@ impl Backend for RemoteBackend {
             return Err(encode::untrained());
         }
         let adapted_modules = adapter.modules.len();
-        let (effect, base) = self.prove(prompts, arms)?;
-        Ok(Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules }))
+        let Shown { effect, base_difference, .. } = self.prove(prompts, arms)?;
+        let by_answers = self.remote.replicas.living().iter().any(|(_, server)| !server.tells());
+        Ok(Ok(Proof { adapter_effect: effect, base_difference, adapted_modules, by_answers }))
     }
 }
 

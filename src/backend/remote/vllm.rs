@@ -3,16 +3,16 @@
 use serde_json::{Value, json};
 
 use super::http::{Client, Failure};
-use super::server::{Scored, Server, Written, ids, malformed, sampling, sorted};
+use super::models::Models;
+use super::server::{
+    Asked, Scored, Server, Takes, Words, Written, check_names, count, ids, malformed, sampling, sorted,
+};
 use crate::config::RemoteConfig;
 use crate::error::{Error, Result};
-use crate::record::Request;
 use crate::shown::plain;
 
 /// Requests at once where the manifest does not say: vLLM batches them as they come.
 const AT_ONCE: usize = 16;
-/// A name that no server has.
-const NO_MODEL: &str = "finetest-no-such-adapter";
 
 pub(super) struct Vllm {
     client: Client,
@@ -30,60 +30,18 @@ impl Vllm {
     pub(super) fn connect(client: Client, config: &RemoteConfig, arms: &[String]) -> Result<Self> {
         let fail = |failure: Failure| Error::failed(failure.why());
         let version = client.get("/version").map_err(fail)?;
-        let models = client.get("/v1/models").map_err(fail)?;
-        let models = models["data"].as_array().ok_or_else(|| fail(malformed("data", &models)))?;
-        let text = |model: &Value, key: &str| model[key].as_str().unwrap_or_default().to_owned();
-        let known: Vec<(String, String)> =
-            models.iter().map(|model| (text(model, "id"), text(model, "parent"))).collect();
-        let bases: Vec<&String> = known.iter().filter(|(_, parent)| parent.is_empty()).map(|(id, _)| id).collect();
-        let shown = |names: &[&String]| names.iter().map(|name| plain(name, 100)).collect::<Vec<_>>().join(", ");
-        let base = match (&config.model, bases.as_slice()) {
-            (Some(name), _) => name.clone(),
-            (None, [one]) => (*one).clone(),
-            (None, several) => {
-                let message = format!(
-                    "{}: which model is base is not said; it has {}; name it: [backend] model = \"…\"",
-                    client.url(),
-                    shown(several)
-                );
-                return Err(Error::failed(message));
-            }
-        };
-        let of = |arm: &String| {
-            let name = config.adapters.get(arm).unwrap_or(arm);
-            let found = known.iter().find(|(id, _)| id == name);
-            match found {
-                Some((id, parent)) if *parent == base => Ok(id.clone()),
-                Some((_, parent)) => Err(Error::failed(format!(
-                    "{}: {name:?}, {arm}'s adapter, is on {parent:?} and not on base, {base:?}",
-                    client.url()
-                ))),
-                None => {
-                    let adapters: Vec<&String> =
-                        known.iter().filter(|(_, parent)| *parent == base).map(|(id, _)| id).collect();
-                    Err(Error::failed(format!(
-                        "{}: it has no model {name:?} for {arm}; its adapters are {}; start it with --lora-modules {name}=DIR, or name another: [backend.adapters] {arm} = \"…\"",
-                        client.url(),
-                        if adapters.is_empty() { "none".to_owned() } else { shown(&adapters) }
-                    )))
-                }
-            }
-        };
-        let base_at = models.iter().find(|model| model["id"].as_str() == Some(&base));
-        let base_at = base_at.ok_or_else(|| {
-            Error::failed(format!("{}: it has no model {base:?}; it has {}", client.url(), shown(&bases)))
-        })?;
-        let context = base_at["max_model_len"].as_u64().and_then(|n| usize::try_from(n).ok());
-        let context = context.ok_or_else(|| fail(malformed("max_model_len", base_at)))?;
-        let root = plain(base_at["root"].as_str().unwrap_or("unknown"), 200);
+        let models = Models::of(&client)?;
+        let base = models.base(config)?;
+        let of = |arm: &String| models.adapter(config, arm, &base, "--lora-modules");
         let names = arms.iter().map(of).collect::<Result<Vec<_>>>()?;
         Ok(Self {
             identity: format!(
-                "vLLM {} with {root} and {}",
+                "vLLM {} with {} and {}",
                 plain(version["version"].as_str().unwrap_or("unknown"), 100),
+                models.root(&base),
                 plain(&names.join(", "), 300)
             ),
-            context,
+            context: models.context(&base)?,
             arms: std::iter::once(base.clone()).chain(names).collect(),
             client,
         })
@@ -97,7 +55,7 @@ impl Vllm {
         let answer = self.client.post("/v1/completions", &body)?;
         match answer["choices"].as_array().map(Vec::len) {
             Some(1) => Ok(answer),
-            n => Err(Failure::Gone(format!("the server gave {} answers to one question", n.unwrap_or(0)))),
+            n => Err(Failure::Wrong(format!("the server gave {} answers to one question", n.unwrap_or(0)))),
         }
     }
 
@@ -124,22 +82,26 @@ impl Server for Vllm {
         1
     }
 
-    fn tokenize(&self, text: &str) -> Result<Vec<u32>, Failure> {
+    fn takes(&self) -> Takes {
+        Takes::Tokens
+    }
+
+    fn tokenize(&self, text: &str) -> Result<Option<Vec<u32>>, Failure> {
         let answer = self
             .client
             .post("/tokenize", &json!({"model": self.model(0), "prompt": text, "add_special_tokens": false}))?;
-        ids(&answer["tokens"]).ok_or_else(|| malformed("tokens", &answer))
+        ids(&answer["tokens"]).map(Some).ok_or_else(|| malformed("tokens", &answer))
     }
 
-    fn generate(&self, arm: usize, prompt: &[u32], request: &Request, k: usize) -> Result<Written, Failure> {
+    fn generate(&self, arm: usize, asked: &Asked<'_>, k: usize) -> Result<Written, Failure> {
         let mut fields = json!({
-            "max_tokens": request.max_tokens, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0,
+            "max_tokens": asked.request.max_tokens, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0,
             "return_token_ids": true, "logprobs": k, "return_tokens_as_token_ids": true,
         });
         if let Some(fields) = fields.as_object_mut() {
-            fields.extend(sampling(request).into_iter().map(|(key, value)| (key.to_owned(), value)));
+            fields.extend(sampling(asked.request).into_iter().map(|(key, value)| (key.to_owned(), value)));
         }
-        let answer = self.complete(self.model(arm), prompt, fields)?;
+        let answer = self.complete(self.model(arm), asked.tokens, fields)?;
         let choice = &answer["choices"][0];
         let tokens = ids(&choice["token_ids"]).ok_or_else(|| malformed("token_ids", &answer))?;
         let tops = choice["logprobs"]["top_logprobs"].as_array().cloned().unwrap_or_default();
@@ -149,9 +111,10 @@ impl Server for Vllm {
             sorted(pairs.filter_map(|(name, value)| Some((id(name)?, value.as_f64()?))).collect())
         };
         Ok(Written {
-            tokens,
+            words: Words::Tokens(tokens),
             stopped: choice["finish_reason"].as_str() == Some("stop"),
             top: tops.iter().map(top).collect(),
+            read: count(&answer["usage"]["prompt_tokens"]),
         })
     }
 
@@ -176,13 +139,6 @@ impl Server for Vllm {
     }
 
     fn check_names(&self) -> Result<(), Failure> {
-        match self.complete(NO_MODEL, &[1], json!({"max_tokens": 1, "temperature": 0.0})) {
-            Err(Failure::Refused(400..=499, _)) => Ok(()),
-            Err(failure) => Err(failure),
-            Ok(_) => Err(Failure::Gone(format!(
-                "{} answers under the name {NO_MODEL}, which it does not have: its names prove nothing; is there a router before it that answers for all names?",
-                self.client.url()
-            ))),
-        }
+        check_names(self.client.url(), |model| self.complete(model, &[1], json!({"max_tokens": 1, "temperature": 0.0})))
     }
 }

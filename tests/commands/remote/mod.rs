@@ -1,6 +1,9 @@
 //! Servers with base and adapter side by side: what is asked of them, what is claimed, and which are refused.
 
+mod dialects;
+mod replicas;
 mod server;
+mod text;
 
 use std::sync::OnceLock;
 
@@ -67,11 +70,12 @@ fn record(ran: &Ran) -> Value {
     serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}\n{}", ran.stdout, ran.stderr))
 }
 
-const BOTH: [Dialect; 2] = [Dialect::Llama, Dialect::Vllm];
+/// Those that take tokens and score text.
+const SCORING: [Dialect; 3] = [Dialect::Llama, Dialect::Vllm, Dialect::Sglang];
 
 #[test]
-fn both_dialects_answer_score_and_prove_the_same() {
-    let answers = BOTH.map(|dialect| {
+fn dialects_that_score_answer_measure_and_prove_the_same() {
+    let answers = SCORING.map(|dialect| {
         let server = Server::start(dialect, Fault::None);
         let ran = run(&server, "").expect(100);
         let found = record(&ran);
@@ -97,8 +101,10 @@ fn both_dialects_answer_score_and_prove_the_same() {
         let texts: Vec<Value> = cases.map(|case| case["answers"].clone()).collect();
         (texts, drift["kl"]["mean"].as_f64())
     });
-    assert_eq!(answers[0].0, answers[1].0);
-    assert!((answers[0].1.expect("drift") - answers[1].1.expect("drift")).abs() < 1e-9);
+    for other in &answers[1..] {
+        assert_eq!(answers[0].0, other.0);
+        assert!((answers[0].1.expect("drift") - other.1.expect("drift")).abs() < 1e-9);
+    }
 }
 
 /// Nothing is left to a server's defaults, and no key reaches a record.
@@ -144,7 +150,7 @@ fn a_server_that_mixes_arms_up_is_refused_with_the_trap_and_its_remedy() {
     ];
     // Each waits for its server most of the time.
     std::thread::scope(|scope| {
-        for (dialect, (fault, words)) in BOTH.into_iter().flat_map(|dialect| faults.map(|fault| (dialect, fault))) {
+        for (dialect, (fault, words)) in SCORING.into_iter().flat_map(|dialect| faults.map(|fault| (dialect, fault))) {
             scope.spawn(move || {
                 let server = Server::start(dialect, fault);
                 let ran = run(&server, "").fails(1, &words);
@@ -164,7 +170,7 @@ fn a_server_that_mixes_arms_up_is_refused_with_the_trap_and_its_remedy() {
 fn a_busy_server_is_asked_again_and_what_was_answered_is_kept_when_one_dies() {
     std::thread::scope(|scope| {
         for (dialect, fault) in
-            BOTH.into_iter().flat_map(|dialect| [(dialect, Fault::Busy), (dialect, Fault::BreaksOff)])
+            SCORING.into_iter().flat_map(|dialect| [(dialect, Fault::Busy), (dialect, Fault::BreaksOff)])
         {
             scope.spawn(move || {
                 let server = Server::start(dialect, fault);
@@ -182,7 +188,7 @@ fn a_busy_server_is_asked_again_and_what_was_answered_is_kept_when_one_dies() {
 
 #[test]
 fn one_question_that_is_refused_is_not_evaluated_and_impossible_numbers_are_none() {
-    for dialect in BOTH {
+    for dialect in SCORING {
         let server = Server::start(dialect, Fault::RefusesOne);
         let ran = run(&server, "").expect(1);
         assert!(ran.stdout.contains("this prompt is not liked"), "{}", ran.stdout);
@@ -247,8 +253,8 @@ fn an_adapter_the_server_lacks_and_keys_of_another_backend_are_said() {
         .fails(1, &["[backend] timeout is 0"]);
     with(&|text| text.replace("name = \"remote\"", "name = \"remote\"\nconcurrency = 0"))
         .fails(1, &["[backend] concurrency is 0"]);
-    with(&|text| text.replace("name = \"remote\"", "name = \"remote\"\nserver = \"sglang\""))
-        .fails(1, &["sglang", "llama-server"]);
+    with(&|text| text.replace("name = \"remote\"", "name = \"remote\"\nserver = \"triton\""))
+        .fails(1, &["triton", "llama-server"]);
     let other = Project::new();
     other.run(&["run", "--backend", "remote"]).fails(2, &["names no server", "[backend] url"]);
 }

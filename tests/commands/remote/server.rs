@@ -1,6 +1,7 @@
-//! A server that answers from a formula, in the dialect of llama-server or of vLLM, and misbehaves as real ones do.
+//! A server that answers from a formula, in each dialect, and misbehaves as real ones do.
 //!
-//! The requests and answers are those that were recorded of llama-server and of vLLM 0.32.
+//! The requests and answers are those that were recorded of llama-server and of vLLM 0.32, and those of SGLang's, Ollama's and OpenAI's
+//! documents.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use finetest::model::Tokenizer;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::support::fixture;
 
@@ -17,6 +18,9 @@ use crate::support::fixture;
 pub(crate) enum Dialect {
     Llama,
     Vllm,
+    Sglang,
+    Ollama,
+    OpenAi,
 }
 
 /// What is wrong with a server.
@@ -55,22 +59,32 @@ pub(crate) enum Fault {
     RefusesOne,
     /// Cuts prompts.
     Truncates,
+    /// Renders messages by another template.
+    OtherTemplate,
+    /// Tells no log-probabilities.
+    Silent,
+    /// Is another version.
+    OtherVersion,
+    /// Has other weights.
+    OtherWeights,
+    /// Answers too late.
+    Slow,
 }
 
 pub(crate) const KEY: &str = "sk-secret-of-the-test";
 /// Tokens that the formula knows, from this one on.
-const FIRST: u32 = 20;
+pub(super) const FIRST: u32 = 20;
 const TOKENS: u32 = 12;
 
-struct State {
+pub(super) struct State {
     dialect: Dialect,
-    fault: Fault,
-    tokenizer: Tokenizer,
+    pub(super) fault: Fault,
+    pub(super) tokenizer: Tokenizer,
     requests: AtomicUsize,
     refused: AtomicUsize,
     tuned_under_way: AtomicUsize,
-    scoring: AtomicUsize,
-    most_scoring: AtomicUsize,
+    pub(super) scoring: AtomicUsize,
+    pub(super) most_scoring: AtomicUsize,
     last_was_tuned: AtomicBool,
     dead: AtomicBool,
     bodies: Mutex<Vec<Value>>,
@@ -128,7 +142,7 @@ impl Server {
 }
 
 /// Log-probabilities after a text, the most likely first.
-fn next(text: &[u32], tuned: bool) -> Vec<(u32, f64)> {
+pub(super) fn next(text: &[u32], tuned: bool) -> Vec<(u32, f64)> {
     let seed = text.iter().fold(7_u64, |hash, token| hash.wrapping_mul(31).wrapping_add(u64::from(*token)) % 1_000_003);
     let shift = if tuned { 0.9 } else { 0.0 };
     let weight =
@@ -139,7 +153,7 @@ fn next(text: &[u32], tuned: bool) -> Vec<(u32, f64)> {
     top
 }
 
-fn ids(value: &Value) -> Vec<u32> {
+pub(super) fn ids(value: &Value) -> Vec<u32> {
     value.as_array().expect("token ids").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
 }
 
@@ -190,20 +204,11 @@ impl State {
             _ => {}
         }
         let path = line.split(' ').nth(1).unwrap_or_default();
+        if let Some(about) = self.about(path) {
+            return json(about);
+        }
         match (self.dialect, path) {
-            (Dialect::Llama, "/props") => json(
-                json!({"default_generation_settings": {"n_ctx": 256}, "total_slots": 4, "model_path": "m/tiny.gguf", "build_info": "b1-test"}),
-            ),
-            (Dialect::Llama, "/lora-adapters") => json(
-                json!([{"id": 0, "path": "m/other.gguf", "scale": 1.0}, {"id": 3, "path": "m/diagnostics.gguf", "scale": 1.0}]),
-            ),
-            (Dialect::Vllm, "/version") => json(json!({"version": "0.32.0"})),
-            (Dialect::Vllm, "/v1/models") => json(json!({"data": [
-                {"id": "base", "root": "m/base", "parent": null, "max_model_len": 256},
-                {"id": "diagnostics", "root": "m/d", "parent": "base"},
-                {"id": "stranger", "root": "m/s", "parent": "other"},
-            ]})),
-            (_, "/tokenize") => {
+            (Dialect::Llama | Dialect::Vllm | Dialect::Sglang, "/tokenize") => {
                 let text = body.get("content").or_else(|| body.get("prompt")).and_then(Value::as_str).expect("a text");
                 let mut tokens = self.tokenizer.encode(text, true).expect("tokens");
                 if self.fault == Fault::OtherTokenizer {
@@ -211,11 +216,51 @@ impl State {
                 }
                 json(json!({"tokens": tokens}))
             }
-            (Dialect::Llama, "/completion") | (Dialect::Vllm, "/v1/completions") => match self.completed(body) {
+            (Dialect::Llama, "/completion")
+            | (Dialect::Vllm | Dialect::OpenAi, "/v1/completions")
+            | (Dialect::Sglang, "/generate")
+            | (Dialect::OpenAi, "/v1/chat/completions")
+            | (Dialect::Ollama, "/api/generate") => match self.completed(body) {
                 Ok(answer) => json(answer),
                 Err((status, words)) => error(status, &words),
             },
             _ => error(404, "there is no such thing"),
+        }
+    }
+
+    /// What it says of itself.
+    fn about(&self, path: &str) -> Option<Value> {
+        match (self.dialect, path) {
+            (Dialect::Llama, "/props") => Some(
+                json!({"default_generation_settings": {"n_ctx": 256}, "total_slots": 4, "model_path": "m/tiny.gguf", "build_info": "b1-test"}),
+            ),
+            (Dialect::Llama, "/lora-adapters") => Some(
+                json!([{"id": 0, "path": "m/other.gguf", "scale": 1.0}, {"id": 3, "path": "m/diagnostics.gguf", "scale": 1.0}]),
+            ),
+            (Dialect::Vllm, "/version") => {
+                let version = if self.fault == Fault::OtherVersion { "0.33.0" } else { "0.32.0" };
+                Some(json!({"version": version}))
+            }
+            (Dialect::Sglang, "/get_server_info") => Some(json!({"version": "0.5.23"})),
+            (Dialect::Vllm | Dialect::Sglang, "/v1/models") => {
+                let owner = if self.dialect == Dialect::Vllm { "vllm" } else { "sglang" };
+                Some(json!({"data": [
+                    {"id": "base", "root": "m/base", "parent": null, "max_model_len": 256, "owned_by": owner},
+                    {"id": "diagnostics", "root": "m/d", "parent": "base"},
+                    {"id": "stranger", "root": "m/s", "parent": "other"},
+                ]}))
+            }
+            (Dialect::OpenAi, "/v1/models") => {
+                Some(json!({"data": [{"id": "base", "object": "model"}, {"id": "diagnostics", "object": "model"}]}))
+            }
+            (Dialect::Ollama, "/api/version") => Some(json!({"version": "0.13.0"})),
+            (Dialect::Ollama, "/api/tags") => Some(json!({"models": [
+                {"name": "base:latest", "digest": "0123456789abcdef"}, {"name": "diagnostics:latest", "digest": "fedcba9876543210"},
+            ]})),
+            (Dialect::Ollama, "/api/show") => Some(json!({"model_info": {
+                "general.architecture": "llama", "llama.context_length": 256, "tokenizer.ggml.add_bos_token": false,
+            }})),
+            _ => None,
         }
     }
 
@@ -233,18 +278,28 @@ impl State {
                 assert_eq!(scale(0), 0.0, "another adapter is applied");
                 scale(3) > 0.0
             }
-            Dialect::Vllm => match body["model"].as_str() {
+            _ => match body.get("model").or_else(|| body.get("lora_path")).and_then(Value::as_str) {
                 Some("base") => false,
                 Some("diagnostics") => true,
+                None if self.dialect == Dialect::Sglang => false,
                 _ if self.fault == Fault::AnyName => false,
                 name => return Err((404, format!("The model {name:?} does not exist."))),
             },
         };
-        let prompt = ids(&body["prompt"]);
-        let long = body["max_tokens"].as_u64().or(body["n_predict"].as_u64()).unwrap_or(0) > 1;
+        let prompt = self.prompt(body);
+        let most = [
+            &body["max_tokens"],
+            &body["n_predict"],
+            &body["options"]["num_predict"],
+            &body["sampling_params"]["max_new_tokens"],
+        ];
+        let long = most.into_iter().find_map(Value::as_u64).unwrap_or(0) > 1;
         let asked = || self.tokenizer.decode(&prompt, false).expect("a text");
         if self.fault == Fault::RefusesOne && long && asked().contains("longer") {
             return Err((400, "this prompt is not liked".into()));
+        }
+        if self.fault == Fault::Slow && long {
+            std::thread::sleep(Duration::from_secs(3));
         }
         if tuned {
             self.tuned_under_way.fetch_add(1, Ordering::SeqCst);
@@ -264,93 +319,33 @@ impl State {
         match self.dialect {
             Dialect::Llama => self.of_llama(body, prompt, applied),
             Dialect::Vllm => self.of_vllm(body, prompt, applied),
+            Dialect::Sglang => Ok(self.of_sglang(body, prompt, applied)),
+            Dialect::Ollama => Ok(self.of_ollama(body, &prompt, applied)),
+            Dialect::OpenAi => self.of_openai(body, &prompt, applied),
         }
     }
 
-    fn of_llama(&self, body: &Value, prompt: Vec<u32>, applied: bool) -> Result<Value, (u16, String)> {
-        let (n, k) = (
-            body["n_predict"].as_u64().expect("a number") as usize,
-            body["n_probs"].as_u64().expect("a number") as usize,
-        );
-        let forced: Option<Vec<u32>> = body["grammar"].as_str().map(|rule| {
-            let ids = rule.split(['<', '[', ']', '>']).filter_map(|part| part.trim().parse().ok());
-            ids.collect()
-        });
-        if forced.as_ref().is_some_and(|tokens| tokens.contains(&(FIRST + 5))) {
-            // As of a token that is a part of a character.
-            return Err((500, "empty grammar stack".into()));
-        }
-        let applied = applied && !(forced.is_some() && self.fault == Fault::ForgetsInText);
-        let (mut text, mut tokens, mut probabilities) = (prompt.clone(), Vec::new(), Vec::new());
-        for i in 0..n {
-            let mut top = next(&text, applied);
-            let token = forced.as_ref().and_then(|tokens| tokens.get(i).copied()).unwrap_or(top[0].0);
-            let own = top.iter().find(|(id, _)| *id == token).map_or(-12.0, |(_, p)| *p)
-                + if self.fault == Fault::Impossible { 20.0 } else { 0.0 };
-            // A vocabulary has more tokens than the formula knows.
-            top.extend((40..400).map(|id| (id, -30.0)));
-            if !top.iter().any(|(id, _)| *id == token) {
-                top.push((token, -12.0));
-            }
-            top.truncate(k);
-            let top: Vec<Value> = top.iter().map(|(id, p)| json!({"id": id, "token": "x", "logprob": p})).collect();
-            probabilities.push(json!({"id": token, "token": "x", "logprob": own, "top_logprobs": top}));
-            tokens.push(token);
-            text.push(token);
-        }
-        Ok(json!({
-            "content": "x", "tokens": tokens, "stop_type": "limit", "tokens_evaluated": prompt.len(),
-            "truncated": self.fault == Fault::Truncates,
-            "timings": {"cache_n": if self.fault == Fault::UsesCache { 9 } else { 0 }, "prompt_n": prompt.len()},
-            "completion_probabilities": probabilities,
-        }))
-    }
-
-    fn of_vllm(&self, body: &Value, prompt: Vec<u32>, applied: bool) -> Result<Value, (u16, String)> {
-        let named = |top: &[(u32, f64)]| -> Map<String, Value> {
-            top.iter().map(|(id, p)| (format!("token_id:{id}"), json!(p))).collect()
-        };
-        let mut choice = json!({"text": "x", "finish_reason": "length"});
-        if let Some(k) = body["prompt_logprobs"].as_u64() {
-            if self.fault == Fault::FewProbabilities && k > 20 {
-                return Err((400, format!("Requested prompt logprobs of {k}, which is greater than max allowed: 20")));
-            }
-            let at_once = self.scoring.fetch_add(1, Ordering::SeqCst) + 1;
-            self.most_scoring.fetch_max(at_once, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(2));
-            self.scoring.fetch_sub(1, Ordering::SeqCst);
-            let position = |i: usize| {
-                if i == 0 {
-                    return Value::Null;
-                }
-                let mut top = next(&prompt[..i], applied && self.fault != Fault::ForgetsInText);
-                let own = top.iter().find(|(id, _)| *id == prompt[i]).map_or(-12.0, |(_, p)| *p);
-                top.truncate(k as usize);
-                if !top.iter().any(|(id, _)| *id == prompt[i]) {
-                    top.push((prompt[i], own));
-                }
-                let told = |(id, p): &(u32, f64)| {
-                    (
-                        id.to_string(),
-                        json!({"logprob": if self.fault == Fault::Impossible { p + 20.0 } else { *p }, "rank": 1}),
-                    )
+    /// The tokens of what was asked, rendered as the model's template does where messages are asked.
+    fn prompt(&self, body: &Value) -> Vec<u32> {
+        let encode = |text: &str| self.tokenizer.encode(text, true).expect("tokens");
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let weights = if self.fault == Fault::OtherWeights { vec![7] } else { Vec::new() };
+        let tokens = match (self.dialect, body["messages"].as_array()) {
+            (Dialect::Ollama, _) => encode(&text(&body["prompt"])),
+            (_, Some(messages)) => {
+                let turn = |message: &Value| {
+                    format!("<|im_start|>{}\n{}<|im_end|>\n", text(&message["role"]), text(&message["content"]))
                 };
-                Value::Object(top.iter().map(told).collect())
-            };
-            choice["prompt_logprobs"] = (0..prompt.len()).map(position).collect();
-        }
-        let (n, k) = (body["max_tokens"].as_u64().expect("a number"), body["logprobs"].as_u64().unwrap_or(0) as usize);
-        let (mut text, mut tokens, mut tops) = (prompt, Vec::new(), Vec::new());
-        for _ in 0..n {
-            let mut top = next(&text, applied);
-            tokens.push(top[0].0);
-            text.push(top[0].0);
-            top.truncate(k);
-            tops.push(Value::Object(named(&top)));
-        }
-        choice["token_ids"] = json!(tokens);
-        choice["logprobs"] = json!({"top_logprobs": tops});
-        Ok(json!({"choices": [choice], "usage": {}}))
+                let turns: String = messages.iter().map(turn).collect();
+                let before =
+                    if self.fault == Fault::OtherTemplate { "<|im_start|>system\nbe kind<|im_end|>\n" } else { "" };
+                encode(&format!("{before}{turns}<|im_start|>assistant\n"))
+            }
+            (Dialect::Sglang, None) => ids(&body["input_ids"]),
+            (_, None) if body["prompt"].is_string() => encode(&text(&body["prompt"])),
+            (_, None) => ids(&body["prompt"]),
+        };
+        [weights, tokens].concat()
     }
 }
 

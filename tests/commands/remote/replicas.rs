@@ -1,0 +1,60 @@
+//! Several servers that hold the same.
+
+use serde_json::Value;
+
+use super::server::{Dialect, Fault, Server};
+use super::{project, record};
+use crate::support::Ran;
+
+/// A run against these servers, and the one that the project was made for.
+fn run(servers: &[&Server], more: &str) -> Ran {
+    let project = project(servers[0], more);
+    let urls: Vec<String> = servers.iter().map(|server| format!("{:?}", server.url)).collect();
+    let one = format!("url = \"{}/\"", servers[0].url);
+    let several = project.read("finetest.toml").replace(&one, &format!("url = [{}]", urls.join(", ")));
+    project.write("finetest.toml", &several);
+    project.run(&["run", "--format", "json"])
+}
+
+fn answers(ran: &Ran) -> Vec<Value> {
+    let found = record(ran);
+    let scenarios = found["run"]["scenarios"].as_array().expect("scenarios").clone();
+    scenarios.iter().flat_map(|s| s["cases"].as_array().expect("cases")).map(|case| case["answers"].clone()).collect()
+}
+
+#[test]
+fn replicas_share_the_work_and_answer_as_one_does() {
+    for dialect in [Dialect::Llama, Dialect::Vllm] {
+        let alone = Server::start(dialect, Fault::None);
+        let of_one = run(&[&alone], "").expect(100);
+        let two = [Server::start(dialect, Fault::None), Server::start(dialect, Fault::None)];
+        let of_two = run(&[&two[0], &two[1]], "").expect(100);
+        assert_eq!(answers(&of_one), answers(&of_two));
+        assert!(two.iter().all(|server| server.requests() > 30), "both were asked");
+    }
+}
+
+#[test]
+fn a_replica_that_dies_is_said_and_the_other_answers_what_it_owed() {
+    let alone = Server::start(Dialect::Vllm, Fault::None);
+    let of_one = run(&[&alone], "").expect(100);
+    let two = [Server::start(Dialect::Vllm, Fault::Dies), Server::start(Dialect::Vllm, Fault::None)];
+    let of_two = run(&[&two[0], &two[1]], "").expect(100);
+    assert_eq!(answers(&of_one), answers(&of_two));
+    assert!(of_two.stderr.contains("a server is lost, the others go on (1 left)"), "{}", of_two.stderr);
+    // One text at a time is scored at each, also by the one that is left.
+    assert_eq!(two[1].most_scoring(), 1);
+}
+
+#[test]
+fn replicas_that_do_not_serve_the_same_are_refused() {
+    let good = Server::start(Dialect::Vllm, Fault::None);
+    let version = Server::start(Dialect::Vllm, Fault::OtherVersion);
+    run(&[&good, &version], "").fails(1, &["do not serve the same", "vLLM 0.32.0", "vLLM 0.33.0"]);
+    let weights = Server::start(Dialect::Sglang, Fault::OtherWeights);
+    let sglang = Server::start(Dialect::Sglang, Fault::None);
+    run(&[&sglang, &weights], "").fails(1, &["answer the same prompts otherwise", "weights"]);
+    let mixing = Server::start(Dialect::Vllm, Fault::MixesBatches);
+    run(&[&good, &mixing], "").fails(1, &[&mixing.url, "--max-loras"]);
+    run(&[&good, &good], "").fails(1, &["twice", "name each server once"]);
+}
