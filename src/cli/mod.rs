@@ -18,6 +18,7 @@ mod inspect;
 pub(crate) mod interrupt;
 mod list;
 mod logits;
+mod merge;
 mod new;
 mod options;
 mod plan;
@@ -105,6 +106,8 @@ enum Command {
     Calibrate(calibrate::Args),
     /// Gate a recorded run by the manifest's thresholds
     Gate(gate::Args),
+    /// Join the parts of a run that several machines shared, report and gate
+    Merge(merge::Args),
     /// Report a recorded run
     Report(report::Args),
     /// Compare two recorded runs: what broke, what was fixed
@@ -189,6 +192,7 @@ fn dispatch(cli: &Cli) -> Result<u8> {
         Some(Command::Snapshots(args)) => snapshots::snapshots(global, args),
         Some(Command::Calibrate(args)) => calibrate::calibrate(global, args),
         Some(Command::Gate(args)) => gate::gate(global, args),
+        Some(Command::Merge(args)) => merge::merge(global, args),
         Some(Command::Report(args)) => report::report(global, args),
         Some(Command::Compare(args)) => compare::compare(global, args),
         Some(Command::Runs(args)) => runs::runs(global, args),

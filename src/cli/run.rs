@@ -12,8 +12,9 @@ use crate::compare::Comparison;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::project::{self, Outcome, RunOptions, Selection, has_snapshots, unapproved};
-use crate::record::{Decision, RunRecord};
+use crate::record::{Decision, Part, RunRecord};
 use crate::report::{Report, junit, markdown, terminal};
+use crate::shown::visible;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -31,6 +32,7 @@ Examples:
   finetest run control::facts                    only these tests
   finetest run -E 'role(control) & not tag(slow)'
   finetest run --failing                         what failed in the last run
+  finetest run --partition 1/4                   the first of four parts, for four machines
   finetest run --model hf:Qwen/Qwen2.5-0.5B-Instruct --adapter out/
   finetest run --format junit -o junit.xml";
 
@@ -73,6 +75,9 @@ pub(super) struct Select {
     /// Select the tests that tuned failed in the last run
     #[arg(long)]
     failing: bool,
+    /// Select one part of the tests, such as 1/4, so that several machines share them; `finetest merge` joins the parts
+    #[arg(long, value_name = "I/N")]
+    partition: Option<String>,
 }
 
 impl Select {
@@ -81,7 +86,11 @@ impl Select {
     /// # Errors
     /// The expression is none.
     pub(super) fn selection(&self, names: &[String]) -> Result<Selection> {
-        Selection::new(names, self.expression.as_deref(), self.failing)
+        let all = Selection::new(names, self.expression.as_deref(), self.failing)?;
+        match &self.partition {
+            Some(part) => all.part(part),
+            None => Ok(all),
+        }
     }
 }
 
@@ -119,30 +128,60 @@ pub(super) fn run(global: &Global, options: &Options, filters: &[String]) -> Res
     };
     let outcome = project::run_selected(&config, &asked, &mut |event| display.show(&event));
     display.end()?;
-    let Outcome { run, decision, files } = outcome?;
-    let unapproved = unapproved(&config, &run);
-    let exit_code = run.exit_code(&decision);
+    let outcome = outcome?;
     if options.events {
+        let Outcome { run, decision, files } = &outcome;
         let files = files.iter().map(|(label, path)| (label.as_str(), path.as_str())).collect();
-        json_line(&Finished { event: "run-finished", decision: &decision, exit_code, files })?;
+        let exit_code = run.exit_code(decision);
+        json_line(&Finished { event: "run-finished", decision, exit_code, files })?;
         return Ok(exit_code);
     }
-    let comparisons = Comparison::all(&run);
-    let report = Report { run: &run, comparisons: &comparisons, decision: &decision, files: &files };
-    let text = match options.output.format() {
-        ReportFormat::Json => json(&Json { run: &run, decision: &decision, files: &files })?,
-        ReportFormat::Terminal => terminal(&report, options.output.style(global)),
+    present(global, &config, &outcome, &options.output, options.check_snapshots)
+}
+
+/// Prints what came of a run, and gives its exit code.
+pub(super) fn present(
+    global: &Global,
+    config: &Config,
+    outcome: &Outcome,
+    output: &Output<ReportFormat>,
+    check_snapshots: bool,
+) -> Result<u8> {
+    let Outcome { run, decision, files } = outcome;
+    let exit_code = run.exit_code(decision);
+    if let (Some(part), ReportFormat::Terminal) = (&run.part, output.format()) {
+        output.print(&part_summary(run, part, files))?;
+        return Ok(exit_code);
+    }
+    let unapproved = unapproved(config, run);
+    let comparisons = Comparison::all(run);
+    let report = Report { run, comparisons: &comparisons, decision, files };
+    let text = match output.format() {
+        ReportFormat::Json => json(&Json { run, decision, files })?,
+        ReportFormat::Terminal => terminal(&report, output.style(global)),
         ReportFormat::Markdown => markdown(&report),
         ReportFormat::Junit => junit(&report)?,
     };
-    options.output.print(&text)?;
-    if options.output.format() == ReportFormat::Terminal {
-        github(global, &config, &report)?;
+    output.print(&text)?;
+    if output.format() == ReportFormat::Terminal {
+        github(global, config, &report)?;
     }
-    if let Some(unapproved) = unapproved.filter(|_| !global.quiet || options.check_snapshots) {
-        tell_snapshots(&config, &run, &unapproved);
+    if let Some(unapproved) = unapproved.filter(|_| !global.quiet || check_snapshots) {
+        tell_snapshots(config, run, &unapproved);
     }
     Ok(exit_code)
+}
+
+/// What a part of a shared run says: it is not gated.
+fn part_summary(run: &RunRecord, part: &Part, files: &[(String, String)]) -> String {
+    let cases = run.cases().count();
+    let of = run.made.selected.as_ref().map_or(cases, |selected| selected.of);
+    let record = files.first().map_or("", |(_, path)| path.as_str());
+    let mut text = format!("part {} of {}: {cases} of {of} cases answered\n", part.number, part.of);
+    for error in run.all_errors() {
+        text.push_str(&visible(&format!("  {}: {}\n", error.what(), error.why())));
+    }
+    text + &format!("  record  {record}\nNot gated: `finetest merge` joins all parts and gates the whole.\n")
 }
 
 /// In a GitHub workflow: the report into the job's summary, and annotations on the scenarios' lines.

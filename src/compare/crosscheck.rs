@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::drift::DriftSample;
+use crate::record::DriftSample;
 use crate::record::{CaseRecord, RunRecord, Verdict};
 
 /// Two tokens of which neither is likelier than the other by more, in nats, are a near-tie: arithmetic in another order or with

@@ -3,7 +3,7 @@
 use crate::compare::stats::{clustered_mean, mean};
 use crate::error::{Error, Result};
 use crate::record::{
-    Divergence, Drift, DriftMethod, Floor, MOST_POSITIONS, Measures, MovedToken, TextDrift, TextMeans,
+    Divergence, Drift, DriftMethod, DriftSample, Floor, MOST_POSITIONS, Measures, TextDrift, TextMeans,
 };
 
 /// Below 0 by at most this much a KL divergence is rounding, and counts as 0; nats.
@@ -11,45 +11,7 @@ const KL_ROUNDING: f64 = 1e-3;
 /// A single text is cut into this many stretches, to have something to take a standard error over.
 const STRETCHES: usize = 8;
 
-/// What was measured on one text: one value a position each, nats where there is a unit. What the method does not see is empty, and so may
-/// be all but `nll_base`, `nll_tuned` and, for a method with divergences, `kl` and `same_top1`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct DriftSample {
-    /// KL(base ‖ tuned) = Σ_v p ln(p/q).
-    pub kl: Vec<f64>,
-    /// KL(tuned ‖ base).
-    pub reverse_kl: Vec<f64>,
-    /// ½ Σ_v |p − q|.
-    pub total_variation: Vec<f64>,
-    /// ½ KL(p ‖ m) + ½ KL(q ‖ m), m = ½(p + q).
-    pub jensen_shannon: Vec<f64>,
-    /// −ln p of the token that follows.
-    pub nll_base: Vec<f64>,
-    /// −ln q of the token that follows.
-    pub nll_tuned: Vec<f64>,
-    /// Whether both arms have the same most likely token.
-    pub same_top1: Vec<bool>,
-    /// Share of base's probability that was seen, of a method that sees a part.
-    pub covered: Vec<f64>,
-    /// The first position where tuned would go on otherwise than the text does, and base would not.
-    pub divergence: Option<MovedToken>,
-    /// A few positions of the largest KL, the largest first.
-    pub moved: Vec<MovedToken>,
-}
-
 impl DriftSample {
-    /// Positions.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.nll_base.len()
-    }
-
-    /// Is there no position?
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.nll_base.is_empty()
-    }
-
     fn check(&self, source: &str, text: usize, method: DriftMethod) -> Result<()> {
         let n = self.len();
         let divergences = if method == DriftMethod::Nll { 0 } else { n };

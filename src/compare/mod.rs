@@ -12,9 +12,9 @@ pub mod stats;
 
 use crate::record::{BASE, Interval, Role, RunRecord, ScenarioRecord, Verdict};
 
+pub use crate::record::DriftSample;
 pub use controls::{Controls, NetLoss, Question, chance_flips, questions_to_show};
 pub use diff::{Change, DiffLine, Divergence, Span, WordDiff, first_divergence, line_diff, word_diff};
-pub use drift::DriftSample;
 pub use failures::{FailureShown, failures_shown};
 pub use flips::{CaseOutcome, Flip, FlipKind, case_outcome};
 pub use runs::{

@@ -115,6 +115,7 @@ impl Prepared<'_> {
             scenarios: &checked.scenarios,
             drift_text: checked.drift_text.clone(),
             target_drift: config.run.target_drift,
+            part: checked.part.clone(),
             approved: snapshot::approved(&config.run.snapshots, names, &arms_shown),
         })
     }

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::{self, Limits, ModelFiles};
+use crate::run::Shared;
 use crate::scenario::Scenario;
 
 /// What a run asks, read and checked without a model.
@@ -13,6 +14,8 @@ pub(super) struct Checked {
     pub(super) scenarios: Vec<Scenario>,
     /// A text besides base's answers that drift is measured on: its name and content.
     pub(super) drift_text: Option<(String, String)>,
+    /// Which part of a shared run it is; `None`: a whole run.
+    pub(super) part: Option<Shared>,
 }
 
 /// A model's tokenizer and limits, and every prompt and choice checked by them.

@@ -125,7 +125,7 @@ pub fn calibrate(config: &Config, options: &CalibrateOptions, on_event: Events<'
         packs.len(),
         options.nulls
     )));
-    prepared.checked = Checked { scenarios, drift_text: None };
+    prepared.checked = Checked { scenarios, ..Checked::default() };
     check_prompts(&chat, limits.context, &prepared.checked)?;
     let run = prepared.ask(config.backend, &[], on_event)?;
     check_ability(config, &run)?;

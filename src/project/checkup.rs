@@ -105,7 +105,7 @@ pub fn check(config: &Config) -> Checkup {
     say_gate(&mut checkup, config, scenarios.as_deref().unwrap_or_default());
     let files = files(&mut checkup, config);
     if let (Some(files), Some(scenarios)) = (files, scenarios) {
-        let checked = Checked { scenarios, drift_text: None };
+        let checked = Checked { scenarios, ..Checked::default() };
         say_model(&mut checkup, config, &files, &checked);
     }
     checkup

@@ -23,7 +23,7 @@ pub(super) fn check_run(config: &Config) -> Result<Checked> {
     let named = |path: &PathBuf| -> Result<_> { Ok((config.relative(path), drift_text(path)?)) };
     let drift_text = config.run.drift_text.as_ref().map(named).transpose()?;
     check_subject(config)?;
-    Ok(Checked { scenarios, drift_text })
+    Ok(Checked { scenarios, drift_text, ..Checked::default() })
 }
 
 /// Checks what is compared: there is an adapter, or what it is trained from.

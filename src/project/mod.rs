@@ -21,6 +21,7 @@ mod events;
 mod lesson;
 mod live;
 mod made;
+mod merge;
 mod micro_batch;
 mod objective;
 mod prepared;
@@ -48,6 +49,7 @@ pub use crosscheck::crosscheck;
 pub use data::data_options;
 pub(crate) use data::first_look;
 pub use estimate::Estimate;
+pub use merge::merge;
 use prepared::Prepared;
 pub(crate) use prepared::lock;
 pub use question::{Question, ask};
@@ -128,7 +130,7 @@ pub fn run(config: &Config, policy: TrainPolicy, on_event: Events<'_>) -> Result
 /// As [`run()`]; no test is selected.
 pub fn run_selected(config: &Config, options: &RunOptions, on_event: Events<'_>) -> Result<Outcome> {
     let mut checked = early::check_run(config)?;
-    let selected = options.selection.apply(config, &mut checked.scenarios)?;
+    let selected = merge::share(config, &options.selection, &mut checked)?;
     repeat(&mut checked, options.repeat)?;
     if let Some(note) = scenario::passed_over(config) {
         on_event(RunEvent::note(note));
@@ -146,8 +148,13 @@ pub fn run_selected(config: &Config, options: &RunOptions, on_event: Events<'_>)
     let arms = prepared.arms(config.backend, tuned)?;
     let mut run = prepared.ask(config.backend, &arms, on_event)?;
     run.made.selected = selected;
+    settle(config, run, options.check_snapshots)
+}
+
+/// Gates a run and writes it down.
+fn settle(config: &Config, mut run: RunRecord, check_snapshots: bool) -> Result<Outcome> {
     let mut decision = gate::decide(&run, &config.gate);
-    if options.check_snapshots {
+    if check_snapshots {
         decision.snapshots = unapproved(config, &run).unwrap_or_default();
         decision.settle();
     }

@@ -36,7 +36,7 @@ pub fn ask(config: &Config, question: &Question, policy: TrainPolicy, on_event: 
         ));
     }
     early::check_subject(config)?;
-    let checked = Checked { scenarios: vec![scenario(question)], drift_text: None };
+    let checked = Checked { scenarios: vec![scenario(question)], ..Checked::default() };
     let prepared = Prepared::open(config, checked, on_event)?;
     let tuned = prepared.adapter(config.backend, policy, on_event)?;
     let arms = prepared.arms(config.backend, tuned)?;

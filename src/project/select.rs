@@ -37,6 +37,36 @@ impl Selection {
         self.0 == Filter::All
     }
 
+    /// One part of these tests, such as `1/4`, that several machines share.
+    ///
+    /// # Errors
+    /// It is no part, or the selection depends on this machine's last run.
+    pub fn part(self, text: &str) -> Result<Self> {
+        let part = Filter::part(text).map_err(|why| Error::Usage(format!("--partition: {why}")))?;
+        if self.0.needs_verdicts() {
+            let message = "--partition shares out the same tests on every machine, and which failed in the last run differs: take --failing and verdict(…) out";
+            return Err(Error::Usage(message.into()));
+        }
+        Ok(Self(self.0.and(part)))
+    }
+
+    /// The part that this is, and the selection that it is a part of.
+    pub(super) fn shared(&self) -> Option<(usize, usize, Self)> {
+        match &self.0 {
+            Filter::Part(number, of) => Some((*number, *of, Self::default())),
+            Filter::And(all, part) => match **part {
+                Filter::Part(number, of) => Some((number, of, Self((**all).clone()))),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// As an expression.
+    pub(super) fn expression(&self) -> Option<String> {
+        (!self.is_all()).then(|| self.0.to_string())
+    }
+
     /// Leaves only the selected cases in `scenarios`; says how many there are, unless all are selected.
     ///
     /// # Errors

@@ -90,6 +90,58 @@ impl MovedToken {
     }
 }
 
+/// What was measured on one text: one value a position each, nats where there is a unit. What the method does not see is empty, and so may
+/// be all but `nll_base`, `nll_tuned` and, for a method with divergences, `kl` and `same_top1`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct DriftSample {
+    /// KL(base ‖ tuned) = Σ_v p ln(p/q).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kl: Vec<f64>,
+    /// KL(tuned ‖ base).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reverse_kl: Vec<f64>,
+    /// ½ Σ_v |p − q|.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub total_variation: Vec<f64>,
+    /// ½ KL(p ‖ m) + ½ KL(q ‖ m), m = ½(p + q).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub jensen_shannon: Vec<f64>,
+    /// −ln p of the token that follows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nll_base: Vec<f64>,
+    /// −ln q of the token that follows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nll_tuned: Vec<f64>,
+    /// Whether both arms have the same most likely token.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub same_top1: Vec<bool>,
+    /// Share of base's probability that was seen, of a method that sees a part.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub covered: Vec<f64>,
+    /// The first position where tuned would go on otherwise than the text does, and base would not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<MovedToken>,
+    /// A few positions of the largest KL, the largest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<MovedToken>,
+}
+
+impl DriftSample {
+    /// Positions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.nll_base.len()
+    }
+
+    /// Is there no position?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nll_base.is_empty()
+    }
+}
+
 /// How much the same measurement differs when it is made again in another batch: what is smaller than this is rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

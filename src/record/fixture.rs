@@ -95,6 +95,7 @@ pub(crate) fn run(scenarios: Vec<ScenarioRecord>) -> RunRecord {
         drift: BTreeMap::from([(TUNED.to_owned(), drift())]),
         proof: BTreeMap::from([(TUNED.to_owned(), proof())]),
         errors: Vec::new(),
+        part: None,
         decision: None,
         cost: Cost {
             seconds: 41.2,

@@ -15,6 +15,13 @@ const MOST_BYTES: u64 = 1 << 30;
 #[derive(Deserialize)]
 struct Version {
     version: Option<serde_json::Value>,
+    run: Option<serde::de::IgnoredAny>,
+}
+
+/// What `finetest run --format json` prints: the run beside its decision.
+#[derive(Deserialize)]
+struct Printed {
+    run: RunRecord,
 }
 
 impl RunRecord {
@@ -41,9 +48,21 @@ impl RunRecord {
             let message = format!("is not a run as finetest writes it: {}; make the run again", plain(&e.to_string()));
             Error::input(path, e.line(), message)
         };
-        let Version { version } = serde_json::from_str(text).map_err(wrong)?;
+        let Version { version, run: printed } = serde_json::from_str(text).map_err(wrong)?;
         let number = version.as_ref().and_then(serde_json::Value::as_u64);
         let run: Self = match number {
+            None if printed.is_some() => {
+                let Printed { run } = serde_json::from_str(text).map_err(wrong)?;
+                if run.version != Self::VERSION {
+                    let message = format!(
+                        "is a run of version {}, and this finetest reads version {} of what it prints",
+                        run.version,
+                        Self::VERSION
+                    );
+                    return Err(Error::input(path, None, message));
+                }
+                run
+            }
             Some(1) => serde_json::from_str::<version1::Run>(text).map_err(wrong)?.into(),
             Some(number) if number == u64::from(Self::VERSION) => serde_json::from_str(text).map_err(wrong)?,
             Some(newer) if newer > u64::from(Self::VERSION) => {

@@ -84,6 +84,7 @@ impl From<Run> for RunRecord {
             drift: run.drift.into_iter().map(|drift| (TUNED.to_owned(), drift.into())).collect(),
             proof: run.proof.into_iter().map(|proof| (TUNED.to_owned(), proof)).collect(),
             errors: run.errors.into_iter().map(error).collect(),
+            part: None,
             decision: None,
             cost: run.cost,
         }

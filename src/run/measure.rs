@@ -1,24 +1,26 @@
 //! What is measured of an arm besides its answers: how far it drifted from base, and that its adapter is applied.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Events, Inputs, Store, store};
 use crate::backend::{Backend, DriftText, Progress};
-use crate::compare::DriftSample;
 use crate::compare::drift::{floor, summarise};
 use crate::error::Result;
 use crate::record::{
-    CaseRecord, Completion, Drift, DriftMethod, Floor, Message, Prompt, Proof, Role, RunError, ScenarioRecord,
+    ArmMeasured, CaseRecord, Completion, Drift, DriftMethod, DriftSample, Measurements, Message, Prompt, Proof, Role,
+    RunError, ScenarioRecord,
 };
 
 /// Raised when the same texts are measured otherwise: part of a measurement's key in the store.
 const DRIFT_REVISION: u32 = 3;
-/// Answers that are measured once more, to see what is rounding.
+/// Answers that are measured once more, to see what is rounding; and of a server, whose batches are not in our hands.
 const REPEATED: usize = 1;
+const REPEATED_AT_SERVER: usize = 8;
 /// Prompts that an adapter is proven on.
-const PROBES: usize = 3;
+pub(super) const PROBES: usize = 3;
 
 /// What decides a measurement of two arms; its hash is the measurement's name in the store.
 #[derive(Serialize)]
@@ -38,71 +40,105 @@ pub(super) struct Measuring<'a, 'e> {
     pub(super) store: &'a Store,
     pub(super) events: &'a Events<'e>,
     pub(super) errors: Vec<RunError>,
+    /// Of a part of a shared run: what was measured of each arm.
+    pub(super) measured: BTreeMap<String, ArmMeasured>,
 }
 
 /// What was measured, by the text's name.
 type Named = Vec<(String, DriftSample)>;
 
 /// Base's answers that drift is measured on: which one it is, what was asked, and the tokens.
-type Answers<'a> = Vec<(String, Cow<'a, Prompt>, &'a [u32])>;
+pub(super) type Answers<'a> = Vec<(String, Cow<'a, Prompt>, &'a [u32])>;
 
-impl<'a> Measuring<'a, '_> {
+impl<'a, 'e> Measuring<'a, 'e> {
+    /// Nothing is measured yet.
+    pub(super) fn new(
+        inputs: &'a Inputs<'a>,
+        scenarios: &'a [ScenarioRecord],
+        backend: &'a mut dyn Backend,
+        store: &'a Store,
+        events: &'a Events<'e>,
+    ) -> Self {
+        Self { inputs, scenarios, backend, store, events, errors: Vec::new(), measured: BTreeMap::new() }
+    }
+
     /// Drift on base's own answers to the control cases, all turns of each first sample, and on the project's text.
     pub(super) fn drift(&mut self, arm: usize) -> Result<Option<Drift>> {
-        self.drift_of(arm, Role::Control, self.inputs.drift_text.as_ref())
+        self.drift_of(arm, Role::Control)
     }
 
     /// Drift on base's own answers to the target cases, where it is asked for and all of the distributions are seen.
     pub(super) fn target_drift(&mut self, arm: usize) -> Result<Option<Drift>> {
         match self.backend.capabilities().drift() {
-            Some(DriftMethod::FullKl) if self.inputs.target_drift => self.drift_of(arm, Role::Target, None),
+            Some(DriftMethod::FullKl) if self.inputs.target_drift => self.drift_of(arm, Role::Target),
             _ => Ok(None),
         }
     }
 
-    fn drift_of(&mut self, arm: usize, role: Role, text: Option<&'a (String, String)>) -> Result<Option<Drift>> {
+    fn drift_of(&mut self, arm: usize, role: Role) -> Result<Option<Drift>> {
         let Some(method) = self.backend.capabilities().drift() else { return Ok(None) };
+        let named = self.inputs.drift_text.as_ref().filter(|_| role == Role::Control);
+        let text = named.filter(|_| self.inputs.part.as_ref().is_none_or(|part| part.measures_text));
         let answers = base_answers(self.scenarios, role, &self.inputs.arms[0].name);
-        let mut source = format!("base's answers to the {role} cases");
-        if let Some((name, _)) = text {
-            source = format!("{source} and {name}");
-        }
         if answers.is_empty() && text.is_none() {
             return Ok(None);
         }
         let of = (DRIFT_REVISION, &answers, text, method);
-        let key = store::key("drift", &PairKey { arms: self.pair(arm), of })?;
-        if let Some(found) = self.store.read(&key) {
-            return Ok(Some(found));
+        if self.inputs.part.is_none() {
+            let key = store::key("drift", &PairKey { arms: self.pair(arm), of })?;
+            if let Some(found) = self.store.read(&key) {
+                return Ok(Some(found));
+            }
+            let measurements = self.measurements(arm, method, source(role, named), &answers, text)?;
+            let (drift, error) = sum_up(&measurements, &self.inputs.arms[arm].name)?;
+            // What failed is measured again the next time.
+            if let (Some(drift), None) = (&drift, &error) {
+                self.store.write(&key, drift)?;
+            }
+            self.errors.extend(error);
+            return Ok(drift);
         }
-        let (good, failed) = self.measured(arm, &answers, text)?;
-        let Some(why) = failed.first() else {
-            let mut drift = summarise(&source, method, &good)?;
-            drift.floor = self.floor(arm, &answers, &good)?;
-            self.store.write(&key, &drift)?;
-            return Ok(Some(drift));
+        let key = store::key("measurements", &PairKey { arms: self.pair(arm), of })?;
+        let measurements: Measurements = match self.store.read(&key) {
+            Some(found) => found,
+            None => {
+                let found = self.measurements(arm, method, source(role, named), &answers, text)?;
+                if found.left_out.is_empty() {
+                    self.store.write(&key, &found)?;
+                }
+                found
+            }
         };
-        // Not stored: what failed is measured again the next time.
-        let left_out = format!("{} of {} texts left out", failed.len(), failed.len() + good.len());
-        let arm = self.inputs.arms[arm].name.clone();
-        self.errors.push(RunError::Drift { arm, why: format!("{left_out}: {why}") });
-        let enough = good.iter().map(|(_, sample)| sample.len()).sum::<usize>() > 1;
-        Ok(if enough { Some(summarise(&format!("{source}, {left_out}"), method, &good)?) } else { None })
+        // The few texts of a part may be too few to sum up.
+        let enough = measurements.texts.iter().map(|(_, sample)| sample.len()).sum::<usize>() > 1;
+        let (drift, error) = if enough { sum_up(&measurements, &self.inputs.arms[arm].name)? } else { (None, None) };
+        self.errors.extend(error);
+        let measured = self.measured.entry(self.inputs.arms[arm].name.clone()).or_default();
+        match role {
+            Role::Control => measured.drift = Some(measurements),
+            Role::Target => measured.target_drift = Some(measurements),
+        }
+        Ok(drift)
     }
 
-    /// Measures some answers once more, each alone: what comes out otherwise is rounding. `None` where there is none to measure.
-    fn floor(&mut self, arm: usize, answers: &Answers<'_>, good: &Named) -> Result<Option<Floor>> {
-        let every = answers.len().div_ceil(REPEATED).max(1);
-        let (mut first, mut second) = (Vec::new(), Vec::new());
-        for (name, prompt, tokens) in answers.iter().step_by(every) {
+    /// Measures all texts, and some answers once more, each alone: what comes out otherwise is rounding.
+    fn measurements(
+        &mut self,
+        arm: usize,
+        method: DriftMethod,
+        source: String,
+        answers: &Answers<'_>,
+        text: Option<&(String, String)>,
+    ) -> Result<Measurements> {
+        let (texts, left_out) = self.measured(arm, answers, text)?;
+        let mut again = Vec::new();
+        let repeated = if self.backend.capabilities().proves_anew { REPEATED_AT_SERVER } else { REPEATED };
+        // The first ones: the first of a whole run are among the first of its parts.
+        for (name, prompt, tokens) in answers.iter().take(repeated).filter(|_| left_out.is_empty()) {
             let alone = self.backend.drift(&[DriftText::Answer(prompt, tokens)], (0, arm), &mut |_| {})?;
-            let together = good.iter().find(|(text, _)| text == name).map(|(_, sample)| sample.clone());
-            if let (Some(Ok(alone)), Some(together)) = (alone.into_iter().next(), together) {
-                first.push(together);
-                second.push(alone);
-            }
+            again.extend(alone.into_iter().next().and_then(std::result::Result::ok).map(|alone| (name.clone(), alone)));
         }
-        Ok(floor(&first, &second))
+        Ok(Measurements { source, method, texts, repeated, again, left_out })
     }
 
     /// What was measured, and why of the other texts nothing was.
@@ -141,7 +177,16 @@ impl<'a> Measuring<'a, '_> {
         }
         // A prompt that had no answer would have none here either.
         let cases = self.scenarios.iter().filter_map(|s| s.cases.iter().find(|c| c.errors().next().is_none()));
-        let prompts: Vec<&Prompt> = cases.map(|c| &c.prompt).take(PROBES).collect();
+        let mut prompts: Vec<&Prompt> = cases.map(|c| &c.prompt).take(PROBES).collect();
+        if let Some(part) = self.inputs.part.as_ref().filter(|part| !part.probes.is_empty()) {
+            let failed = |prompt: &&Prompt| {
+                self.scenarios
+                    .iter()
+                    .flat_map(|s| &s.cases)
+                    .any(|c| c.prompt == **prompt && c.errors().next().is_some())
+            };
+            prompts = part.probes.iter().filter(|prompt| !failed(prompt)).collect();
+        }
         if prompts.is_empty() {
             return Ok(None);
         }
@@ -169,8 +214,37 @@ impl<'a> Measuring<'a, '_> {
     }
 }
 
+/// What drift is measured on, in words.
+fn source(role: Role, text: Option<&(String, String)>) -> String {
+    let answers = format!("base's answers to the {role} cases");
+    match text {
+        Some((name, _)) => format!("{answers} and {name}"),
+        None => answers,
+    }
+}
+
+/// Drift out of what was measured, and what is wrong with it.
+pub(super) fn sum_up(measurements: &Measurements, arm: &str) -> Result<(Option<Drift>, Option<RunError>)> {
+    let Measurements { source, method, texts, again, left_out, .. } = measurements;
+    let Some(why) = left_out.first() else {
+        let mut drift = summarise(source, *method, texts)?;
+        let pairs = again.iter().filter_map(|(name, alone)| {
+            let (_, together) = texts.iter().find(|(text, _)| text == name)?;
+            Some((together.clone(), alone.clone()))
+        });
+        let (first, second): (Vec<DriftSample>, Vec<DriftSample>) = pairs.unzip();
+        drift.floor = floor(&first, &second);
+        return Ok((Some(drift), None));
+    };
+    let some = format!("{} of {} texts left out", left_out.len(), left_out.len() + texts.len());
+    let error = RunError::Drift { arm: arm.to_owned(), why: format!("{some}: {why}") };
+    let enough = texts.iter().map(|(_, sample)| sample.len()).sum::<usize>() > 1;
+    let drift = if enough { Some(summarise(&format!("{source}, {some}"), *method, texts)?) } else { None };
+    Ok((drift, Some(error)))
+}
+
 /// Base's answers to the cases of a role: all turns of each case's first sample.
-fn base_answers<'a>(scenarios: &'a [ScenarioRecord], role: Role, base: &str) -> Answers<'a> {
+pub(super) fn base_answers<'a>(scenarios: &'a [ScenarioRecord], role: Role, base: &str) -> Answers<'a> {
     let scenarios = scenarios.iter().filter(|scenario| scenario.role == role);
     let cases = scenarios.flat_map(|scenario| scenario.cases.iter().map(move |case| (scenario, case)));
     let mut answers = Vec::new();

@@ -5,6 +5,7 @@
 mod ask;
 mod event;
 mod measure;
+mod merge;
 mod spill;
 mod store;
 #[cfg(test)]
@@ -15,13 +16,17 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 pub use event::RunEvent;
+pub use merge::merge;
 pub use store::Store;
 
 use crate::backend::{Backend, Capabilities};
 use crate::error::{Error, Result};
 #[cfg(feature = "candle")]
 use crate::record::Drift;
-use crate::record::{Answer, Approved, Arm, BASE, CaseRecord, Cost, Made, ModelInfo, RunRecord, ScenarioRecord, TUNED};
+use crate::record::{
+    Answer, Approved, Arm, BASE, CaseRecord, Cost, Made, ModelInfo, Part, Prompt, RunRecord, ScenarioRecord, SpillOver,
+    TUNED,
+};
 use crate::scenario::Scenario;
 use measure::Measuring;
 use spill::spill_over;
@@ -45,9 +50,37 @@ pub struct Inputs<'a> {
     pub drift_text: Option<(String, String)>,
     /// Whether drift is also measured on base's answers to the target cases.
     pub target_drift: bool,
+    /// Which part of a shared run this is; `None`: a whole run.
+    pub part: Option<Shared>,
     /// Guesses at the answers: what was approved before. An answer that still holds is verified, which is faster than to generate
     /// it again, and comes out the same.
     pub approved: Approved,
+}
+
+/// A part of a run that several machines share.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shared {
+    /// Its number, from 1 on.
+    pub number: usize,
+    /// How many parts there are.
+    pub of: usize,
+    /// The expression that selects the cases of all parts together; `None`: all of the project's.
+    pub filter: Option<String>,
+    /// What every part proves its arms on: the prompts of the whole run.
+    pub probes: Vec<Prompt>,
+    /// Whether this part measures drift on the text besides base's answers.
+    pub measures_text: bool,
+}
+
+impl Shared {
+    /// A part of a run whose cases all parts together are these, before any is left out; `first` says whether the first of them is in this
+    /// part.
+    #[must_use]
+    pub fn new(number: usize, of: usize, filter: Option<String>, all: &[Scenario], first: bool) -> Self {
+        let firsts = all.iter().filter_map(|scenario| scenario.cases.first());
+        let probes = firsts.take(measure::PROBES).map(|case| case.request.prompt.clone()).collect();
+        Self { number, of, filter, probes, measures_text: first }
+    }
 }
 
 impl<'a> Inputs<'a> {
@@ -70,6 +103,7 @@ impl<'a> Inputs<'a> {
             scenarios,
             drift_text: None,
             target_drift: false,
+            part: None,
             approved: Approved::default(),
         }
     }
@@ -97,19 +131,21 @@ pub fn execute(
     let mut cost = Cost::default();
     let answers = ask::ask(inputs, backend, store, &mut cost, &events)?;
     let scenarios = records(inputs, answers);
-    let mut measuring =
-        Measuring { inputs, scenarios: &scenarios, backend, store, events: &events, errors: Vec::new() };
+    let mut measuring = Measuring::new(inputs, &scenarios, backend, store, &events);
     let (mut drift, mut target_drift, mut proof) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (number, arm) in inputs.arms.iter().enumerate().skip(1) {
         drift.extend(measuring.drift(number)?.map(|found| (arm.name.clone(), found)));
         target_drift.extend(measuring.target_drift(number)?.map(|found| (arm.name.clone(), found)));
         proof.extend(measuring.proof(number)?.map(|found| (arm.name.clone(), found)));
     }
-    let errors = measuring.errors;
-    let spilled = |arm: &Arm| {
-        Some((arm.name.clone(), spill_over(inputs.scenarios, &scenarios, &inputs.arms[0].name, &arm.name)?))
-    };
-    let spill_over = inputs.arms.iter().skip(1).filter_map(spilled).collect();
+    let Measuring { errors, measured, .. } = measuring;
+    let part = inputs.part.as_ref().map(|part| Part {
+        number: part.number,
+        of: part.of,
+        filter: part.filter.clone(),
+        measured,
+    });
+    let spill_over = spilled(inputs.scenarios, &scenarios, &inputs.arms);
     cost.seconds = started.elapsed().as_secs_f64();
     Ok(RunRecord {
         version: RunRecord::VERSION,
@@ -125,9 +161,17 @@ pub fn execute(
         spill_over,
         proof,
         errors,
+        part,
         decision: None,
         cost,
     })
+}
+
+/// What of the target's form has spilled over into the controls, by the arm.
+fn spilled(scenarios: &[Scenario], records: &[ScenarioRecord], arms: &[Arm]) -> BTreeMap<String, SpillOver> {
+    let Some((base, others)) = arms.split_first() else { return BTreeMap::new() };
+    let of = |arm: &Arm| Some((arm.name.clone(), spill_over(scenarios, records, &base.name, &arm.name)?));
+    others.iter().filter_map(of).collect()
 }
 
 /// Drift of every arm from base, on base's answers to the control cases of these records. Nothing is asked.
@@ -143,7 +187,7 @@ pub(crate) fn measure_drift(
     on_event: &mut dyn FnMut(RunEvent),
 ) -> Result<Vec<Drift>> {
     let events: Events<'_> = RefCell::new(on_event);
-    let mut measuring = Measuring { inputs, scenarios, backend, store, events: &events, errors: Vec::new() };
+    let mut measuring = Measuring::new(inputs, scenarios, backend, store, &events);
     let found: Vec<Option<Drift>> = (1..inputs.arms.len()).map(|arm| measuring.drift(arm)).collect::<Result<_>>()?;
     match measuring.errors.first() {
         Some(error) => Err(Error::failed(format!("{}: {}", error.what(), error.why()))),

@@ -51,6 +51,7 @@ fn inputs(scenarios: &[Scenario]) -> Inputs<'_> {
         scenarios,
         drift_text: None,
         target_drift: true,
+        part: None,
         approved: Approved::default(),
     }
 }

@@ -50,9 +50,22 @@ pub(crate) enum Filter {
     Tag(Glob),
     Name(String),
     Verdict(&'static str),
+    /// The part of this number, from 1 on, of so many parts.
+    Part(usize, usize),
     Not(Box<Self>),
     And(Box<Self>, Box<Self>),
     Or(Box<Self>, Box<Self>),
+}
+
+/// The most parts of a run.
+const MOST_PARTS: usize = 100_000;
+
+/// The part that a test is in: by its name alone, so that a new test moves no other.
+fn part_of(name: &str, of: usize) -> usize {
+    let hash = blake3::hash(name.as_bytes());
+    let first = hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    // A number below `of`, which is a usize.
+    1 + (first % of.max(1) as u64) as usize
 }
 
 /// A name in which `*` stands for any characters.
@@ -90,6 +103,21 @@ impl Filter {
         }
     }
 
+    /// Reads the number of a part, `1/4`.
+    ///
+    /// # Errors
+    /// It is none.
+    pub(crate) fn part(text: &str) -> Result<Self, String> {
+        let numbers = text.strip_prefix("hash:").unwrap_or(text).split_once('/');
+        let numbers = numbers.and_then(|(number, of)| Some((number.trim().parse().ok()?, of.trim().parse().ok()?)));
+        match numbers {
+            Some((number, of)) if number >= 1 && number <= of && of <= MOST_PARTS => Ok(Self::Part(number, of)),
+            _ => Err(format!(
+                "{text:?} is no part, expected one such as 1/4: its number from 1 on, and how many there are"
+            )),
+        }
+    }
+
     /// A filter of tests whose name contains one of these; of all when there are none.
     pub(crate) fn names(names: &[String]) -> Self {
         let one = |name: &String| Self::Name(name.clone());
@@ -116,6 +144,7 @@ impl Filter {
             Self::Tag(name) => test.tags.iter().any(|tag| name.matches(tag)),
             Self::Name(part) => test.name().contains(part.as_str()),
             Self::Verdict(verdict) => test.verdicts.contains(verdict),
+            Self::Part(number, of) => part_of(&test.name(), *of) == *number,
             Self::Not(a) => !a.selects(test),
             Self::And(a, b) => a.selects(test) && b.selects(test),
             Self::Or(a, b) => a.selects(test) || b.selects(test),
@@ -145,6 +174,7 @@ impl fmt::Display for Filter {
             Self::Tag(name) => write!(f, "tag({})", name.0),
             Self::Name(part) => write!(f, "test({part})"),
             Self::Verdict(verdict) => write!(f, "verdict({verdict})"),
+            Self::Part(number, of) => write!(f, "part({number}/{of})"),
             Self::Not(a) => write!(f, "not ({a})"),
             Self::And(a, b) => write!(f, "({a}) & ({b})"),
             Self::Or(a, b) => write!(f, "({a}) | ({b})"),
@@ -222,7 +252,7 @@ impl Parser<'_> {
     }
 
     fn predicate(&mut self) -> Result<Filter, String> {
-        const KNOWN: &str = "role(…), scenario(…), case(…), tag(…), test(…), verdict(…), all() or none()";
+        const KNOWN: &str = "role(…), scenario(…), case(…), tag(…), test(…), verdict(…), part(…), all() or none()";
         self.peek();
         let Some((name, rest)) = self.rest().split_once('(') else { return Err(self.unexpected(KNOWN)) };
         let Some((argument, _)) = rest.split_once(')') else { return Err(self.unexpected("a closing )")) };
@@ -246,6 +276,7 @@ impl Parser<'_> {
                 let none = || format!("verdict({argument}) is none, expected {}", VERDICTS.join(", "));
                 Filter::Verdict(known.ok_or_else(none)?)
             }
+            "part" => Filter::part(argument)?,
             _ => return Err(self.unexpected(KNOWN)),
         };
         self.at += length;

@@ -1,6 +1,8 @@
 //! Runs of selected tests, lists, questions, checks, and projects without a manifest.
 
-use super::support::{Project, copy_model};
+use serde_json::Value;
+
+use super::support::{Project, Ran, copy_model};
 
 fn project() -> Project {
     let project = Project::new();
@@ -133,4 +135,66 @@ fn in_ci_nothing_is_trained_unless_it_is_asked_for() {
     run(&["run", "--train", "auto", "--quiet"]).expect(0);
     run(&["run", "--quiet"]).expect(0);
     run(&["run", "--train", "often"]).fails(2, &["auto, never, always"]);
+}
+
+/// Parts of a project on "machines" of their own, merged, are the whole run: the same record and decision.
+#[test]
+fn parts_are_merged_to_the_run_of_all() {
+    let whole = Project::new();
+    whole.run(&["train", "-q"]).expect(0);
+    let parse = |ran: &Ran| -> Value { serde_json::from_str(&ran.stdout).expect("JSON") };
+    let of_all = whole.run(&["run", "--format", "json"]);
+    // Numbers to four digits: candle rounds otherwise in a batch of another size.
+    fn rounded(value: &Value) -> Value {
+        match value {
+            Value::Number(n) if n.is_f64() => format!("{:.4}", n.as_f64().expect("a number")).into(),
+            Value::Array(list) => list.iter().map(rounded).collect(),
+            Value::Object(map) => {
+                let left_out = ["made", "cost", "floor", "time"];
+                let kept = map.iter().filter(|(key, _)| !left_out.contains(&key.as_str()));
+                kept.map(|(key, value)| (key.clone(), rounded(value))).collect()
+            }
+            other => other.clone(),
+        }
+    }
+    let found = |printed: &Value| [rounded(&printed["run"]), rounded(&printed["decision"])];
+    let mut made = Vec::new();
+    for part in ["1/3", "2/3", "3/3"] {
+        let _ = std::fs::remove_dir_all(whole.path(".finetest/store"));
+        let file = format!("part-{}.json", &part[..1]);
+        let ran = whole.run(&["run", "--partition", part, "--format", "json", "-o", &file]);
+        match ran.code {
+            0 => made.push(file),
+            4 => assert!(ran.stderr.contains("has no case; make fewer parts"), "{}", ran.stderr),
+            code => panic!("{code}: {}", ran.stderr),
+        }
+    }
+    assert!(made.len() > 1, "{made:?}");
+    let with = |more: &[&str], files: &[String]| {
+        let args: Vec<&str> =
+            ["merge"].into_iter().chain(more.iter().copied()).chain(files.iter().map(String::as_str)).collect();
+        whole.run(&args)
+    };
+    let merged = with(&["--format", "json"], &made);
+    assert_eq!(merged.code, of_all.code, "{}", merged.stderr);
+    assert!(found(&parse(&merged)) == found(&parse(&of_all)), "{}\n{}", merged.stdout, of_all.stdout);
+    // It is the manifest's last run now; a part is not.
+    let latest = whole.run(&["gate"]);
+    assert_eq!(latest.code, of_all.code);
+    let first = whole.run(&["run", "--partition", "1/1"]).expect(0);
+    assert!(first.stdout.contains("part 1 of 1: ") && first.stdout.contains("Not gated"), "{}", first.stdout);
+
+    with(&[], &made[1..]).fails(2, &["in no part", "make the parts that are missing"]);
+    with(&[], &[made[0].clone(), made[0].clone()]).fails(2, &["each part is merged once"]);
+    with(&[], &["nosuch.json".into()]).fails(1, &["nosuch.json"]);
+    whole.run(&["merge"]).fails(2, &["required"]);
+    whole.run(&["run", "--partition", "0/3"]).fails(2, &["--partition", "\"0/3\" is no part"]);
+    whole.run(&["run", "--partition", "4/3"]).fails(2, &["\"4/3\" is no part"]);
+    whole.run(&["run", "--partition", "1/2", "--failing"]).fails(2, &["take --failing and verdict(…) out"]);
+    let kept = whole.read(&made[0]);
+    whole.write("newer.json", &kept.replacen("\"version\": 2", "\"version\": 9", 1));
+    with(&[], &["newer.json".into()]).fails(1, &["newer.json", "version 9"]);
+    let path = "scenarios/says.toml";
+    whole.write(path, &whole.read(path).replace("prompt = \"", "prompt = \"well, "));
+    with(&[], &made).fails(2, &["is asked otherwise by now than in"]);
 }

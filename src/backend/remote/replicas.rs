@@ -168,7 +168,7 @@ impl Replicas {
     fn limit(&self, server: &dyn Server, work: Work) -> usize {
         match work {
             Work::Write => self.concurrency.unwrap_or_else(|| server.slots()).max(1),
-            Work::Score => self.concurrency.unwrap_or(usize::MAX).min(server.scoring()).max(1),
+            Work::Score => self.concurrency.unwrap_or_else(|| server.slots()).min(server.scoring()).max(1),
         }
     }
 

@@ -75,7 +75,7 @@ impl Server for Sglang {
     }
 
     fn scoring(&self) -> usize {
-        AT_ONCE
+        usize::MAX
     }
 
     fn takes(&self) -> Takes {

@@ -35,7 +35,7 @@ pub(super) fn jitter(
 ) -> Result<(Jitter, f64)> {
     let (arms, like, drifts) = null_arms(prepared, outline, run, nulls, on_event)?;
     on_event(RunEvent::note(format!("asking {nulls} null adapters the choices")));
-    let checked = Checked { scenarios: choices_alone(&prepared.checked.scenarios), drift_text: None };
+    let checked = Checked { scenarios: choices_alone(&prepared.checked.scenarios), ..Checked::default() };
     if checked.scenarios.is_empty() {
         return Err(Error::failed("the packs have no choice to measure jitter by"));
     }
@@ -221,7 +221,7 @@ mod tests {
         let path = folder.path().join("scenarios/numbers.toml");
         std::fs::write(&path, text).expect("a file");
         let scenarios = vec![Scenario::load(&path, folder.path()).expect("a scenario")];
-        let checked = Checked { scenarios, drift_text: None };
+        let checked = Checked { scenarios, ..Checked::default() };
         let prepared = Prepared::open(&config, checked, &mut |_| {}).expect("a project");
         let outline = crate::model::outline(&prepared.base.files, &config.model).expect("an outline");
         let planted = |scale: f64| {
