@@ -10,8 +10,17 @@ use crate::shown::visible;
 enum Doing {
     Nothing,
     Fetching(String),
-    Training { done: usize, steps: usize, saved: usize },
-    Answering { done: usize, all: usize },
+    Training {
+        done: usize,
+        steps: usize,
+        saved: usize,
+    },
+    /// Another program trains.
+    Elsewhere,
+    Answering {
+        done: usize,
+        all: usize,
+    },
     Measuring,
 }
 
@@ -30,6 +39,7 @@ impl Doing {
             (RunEvent::Stage { what, units, .. }, doing) if what == "training" => {
                 *doing = Self::Training { done: 0, steps: *units, saved: 0 };
             }
+            (RunEvent::Stage { what, .. }, doing) if what.starts_with("training with ") => *doing = Self::Elsewhere,
             (RunEvent::Step { step, .. }, Self::Training { done, .. }) => *done = *step,
             (RunEvent::Saved { step }, Self::Training { saved, done, .. }) => {
                 (*saved, *done) = (*step, *step.max(done));
@@ -56,6 +66,9 @@ impl Doing {
                 "the training was at step {done} of {steps}; the checkpoint of step {saved} is kept. Run the same command to continue \
                  from there"
             ),
+            Self::Elsewhere => {
+                "the trainer and all that it started are ended. Run the same command to start it again".to_owned()
+            }
             Self::Answering { done, all } => {
                 format!("{done} of {all} answers are computed and kept. Run the same command to compute the rest")
             }
@@ -77,6 +90,8 @@ pub(crate) fn install() {
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             let kept = DOING.lock().unwrap_or_else(PoisonError::into_inner).kept();
+            #[cfg(feature = "candle")]
+            crate::train::engine::end_all();
             let _ = writeln!(std::io::stderr(), "\ninterrupted: {kept}");
             std::process::exit(128 + signal);
         }

@@ -6,6 +6,7 @@
 mod arms;
 mod backend;
 mod dtype;
+mod engine;
 mod foreign;
 mod keys;
 mod layers;
@@ -27,6 +28,7 @@ use serde::Deserialize;
 
 pub use backend::{BackendName, RemoteConfig, ServerKind};
 pub use dtype::{Bf16, Dtype};
+pub use engine::{Engine, Launch};
 pub(crate) use message::{Lines, nearest, toml_error};
 pub use micro_batch::MicroBatch;
 pub use overrides::Overrides;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::MOST_TOKENS;
 use super::dtype::Bf16;
+use super::engine::{self, Engine, Launch};
 use super::micro_batch::MicroBatch;
 use super::places::Places;
 use crate::error::Error;
@@ -98,6 +99,12 @@ pub enum TargetModules {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Recipe {
+    /// Who trains: `finetest` (default), `axolotl`, `trl`, `llamafactory`, or `command`.
+    #[serde(skip_serializing_if = "Engine::is_own")]
+    pub engine: Engine,
+    /// How another trainer is started.
+    #[serde(skip_serializing_if = "Launch::is_default")]
+    pub launch: Launch,
     /// `lora` or `qlora` (default).
     pub adapter: AdapterKind,
     /// Rank of the adapter; default 16.
@@ -178,6 +185,8 @@ pub struct Recipe {
 impl Default for Recipe {
     fn default() -> Self {
         Self {
+            engine: Engine::default(),
+            launch: Launch::default(),
             adapter: AdapterKind::default(),
             lora_r: 16,
             lora_alpha: 32.0,
@@ -314,6 +323,7 @@ impl Recipe {
             }
         }
         self.check_alternatives(&mut fail);
+        engine::check(self, &mut fail);
     }
 
     fn check_alternatives(&self, fail: &mut impl FnMut(&str, String)) {

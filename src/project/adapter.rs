@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::engine;
 use super::lesson;
 use super::prepared::Prepared;
 use super::provenance::{self, Provenance, expected_provenance, hash_file, mismatch};
 use super::train::{self, Summary, Trainer};
 use super::{Events, TrainPolicy};
-use crate::config::{BackendName, Config};
+use crate::config::{BackendName, Config, Recipe};
 use crate::error::{Error, Result};
 use crate::files::copy_atomically;
 use crate::model;
@@ -62,7 +63,18 @@ pub(super) fn ready(
     }
     let (adapter, family, parameters) = match provenance {
         // Ours, so it is a PEFT directory and fits the base.
-        Some(provenance) => (lora::load(directory)?, provenance.family, provenance.parameters),
+        Some(provenance) => {
+            let asked = |recipe: &Recipe| !recipe.engine.is_own();
+            if config.recipe.as_ref().is_some_and(asked)
+                && let Some(why) = lora::provenance::other_template(directory, &config.root, &base.files, &config.model)
+            {
+                let message = format!(
+                    "base and tuned would be asked other prompts than tuned was trained on: {why}. Or have the engine use the base's, and train again"
+                );
+                return Err(Error::model(directory, message));
+            }
+            (lora::load(directory)?, provenance.family, provenance.parameters)
+        }
         None => {
             let outline = model::outline(&base.files, &config.model)?;
             let adapter = lora::open(directory, &outline)?;
@@ -111,6 +123,9 @@ fn trained(
     on_event(RunEvent::note(format!("training {} ({reason})", config.relative(directory))));
     let lesson = lesson::prepare(config, recipe, &base.files, checked, on_event)?;
     keep_old(config, directory, on_event)?;
+    if !recipe.engine.is_own() {
+        return engine::train(project, name, recipe, &expected, on_event).map(Some);
+    }
     let trainer = Trainer { project, name, again: policy == TrainPolicy::Always };
     trainer.train(&expected, lesson, on_event).map(Some)
 }

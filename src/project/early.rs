@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::asked::{Checked, open_tokenizer};
+use super::launch;
 use super::lesson;
 use super::provenance::{Provenance, data_hash, data_of};
 use crate::config::{ArmSource, Config, DataConfig};
@@ -53,6 +54,9 @@ pub(super) fn check_training(config: &Config) -> Result<()> {
             check_adapter(config, path)
                 .map_err(|error| Error::input(&config.manifest, arm.line, format!("[arms.{}]: {error}", arm.name)))?;
         }
+    }
+    if let Some(recipe) = &config.recipe {
+        launch::check(config, recipe)?;
     }
     match (&config.recipe, &config.adapter) {
         (Some(_), adapter) => check_data(data_of(config)?, adapter.as_ref().map(|a| a.path.as_path())),

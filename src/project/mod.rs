@@ -16,8 +16,10 @@ mod checkup;
 mod crosscheck;
 mod data;
 mod early;
+mod engine;
 mod estimate;
 mod events;
+mod launch;
 mod lesson;
 mod live;
 mod made;
@@ -238,6 +240,11 @@ pub fn find_rate(config: &Config, on_event: Events<'_>) -> Result<RateSweep> {
     early::check_training(config)?;
     let prepared = Prepared::open(config, Checked::default(), on_event)?;
     let recipe = config.recipe.as_ref().ok_or_else(|| Error::input(&config.manifest, None, "there is no [train]"))?;
+    if !recipe.engine.is_own() {
+        let message =
+            format!("--find-lr sweeps with finetest's own training, and [train] engine is {}", recipe.engine.name());
+        return Err(Error::Usage(message));
+    }
     let lesson = lesson::prepare(config, recipe, &prepared.base.files, &prepared.checked, on_event)?;
     let trainer = train::Trainer { project: &prepared, name: config.backend, again: false };
     trainer.find_rate(&lesson, recipe, on_event)

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::base::Base;
+use super::launch;
 use crate::config::{BackendName, Config, DataConfig, Recipe};
 use crate::data::file_hash;
 use crate::error::{Error, Result};
@@ -44,8 +45,11 @@ impl ExpectedProvenance {
 /// Hashes of the recipe, the data and the base.
 pub(super) fn expected_provenance(config: &Config, recipe: &Recipe, base: &Base) -> Result<ExpectedProvenance> {
     // What changes no byte of the adapter is none of what decides it.
-    let decisive = Recipe { save_steps: None, save_total_limit: 1, gradient_checkpointing: false, ..recipe.clone() };
-    let recipe = serde_json::to_string(&decisive).map_err(|e| Error::failed(e.to_string()))?;
+    let own = Recipe { save_steps: None, save_total_limit: 1, gradient_checkpointing: false, ..recipe.clone() };
+    let decisive = Recipe { launch: recipe.launch.decisive(), ..own };
+    let mut recipe_text = serde_json::to_string(&decisive).map_err(|e| Error::failed(e.to_string()))?;
+    recipe_text.push_str(&launch::decisive(config, recipe)?);
+    let recipe = recipe_text;
     Ok(ExpectedProvenance {
         recipe: blake3::hash(format!("{TRAINER} {recipe}").as_bytes()).to_hex().to_string(),
         data: data_hash(data_of(config)?)?,

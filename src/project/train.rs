@@ -26,9 +26,11 @@ use crate::train::{InProcess, Objective, RateSweep, TRAINER_STATE, TrainerState,
 pub(super) const LOSS_PLOT: &str = "loss.svg";
 /// An adapter that llama.cpp trained, in its own form.
 pub(super) const GGUF_ADAPTER: &str = "adapter.gguf";
+/// The template that another trainer put beside an adapter.
+pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 /// What finetest writes into an adapter's directory. The provenance comes first: nothing is taken for trained without it.
-pub(super) const OWN_FILES: [&str; 6] =
-    [PROVENANCE_FILE, ADAPTER_WEIGHTS, ADAPTER_CONFIG, GGUF_ADAPTER, TRAINER_STATE, LOSS_PLOT];
+pub(super) const OWN_FILES: [&str; 7] =
+    [PROVENANCE_FILE, ADAPTER_WEIGHTS, ADAPTER_CONFIG, GGUF_ADAPTER, TRAINER_STATE, LOSS_PLOT, CHAT_TEMPLATE];
 /// What became of an adapter.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
@@ -161,7 +163,7 @@ impl Trainer<'_> {
 }
 
 /// Writes a training's log and its plot where they are missing.
-fn write_log(state: &TrainerState, directory: &Path) -> Result<()> {
+pub(super) fn write_log(state: &TrainerState, directory: &Path) -> Result<()> {
     let (log, plot) = (directory.join(TRAINER_STATE), directory.join(LOSS_PLOT));
     if !log.is_file() {
         state.save(&log)?;

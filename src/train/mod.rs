@@ -6,6 +6,7 @@
 mod best;
 mod checkpoint;
 pub(crate) mod encode;
+pub(crate) mod engine;
 mod find_rate;
 mod objective;
 mod optimizer;

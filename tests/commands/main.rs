@@ -43,3 +43,5 @@ mod selected;
 mod snapshots;
 #[cfg(feature = "candle")]
 mod support;
+#[cfg(all(feature = "candle", unix))]
+mod trainers;

@@ -17,6 +17,7 @@ use crate::model::architecture::outline::Outline;
 use crate::model::sources::{ModelFiles, ModelKind};
 use crate::model::tokenizer::ChatTemplate;
 use crate::model::tokenizer::gguf_metadata;
+use crate::record::Message;
 
 /// Bytes of a tokenizer's file: the largest known has 33 million.
 const TOKENIZER_BYTES: u64 = 64 << 20;
@@ -247,7 +248,13 @@ fn names_of_files(files: &ModelFiles) -> Vec<String> {
     if telling { Vec::new() } else { parts(&name).pop().into_iter().collect() }
 }
 
-fn other_template(directory: &Path, root: &Path, files: &ModelFiles, config: &ModelConfig) -> Option<String> {
+/// That an adapter brings another chat template than the base's, which renders the same chats otherwise.
+pub(crate) fn other_template(
+    directory: &Path,
+    root: &Path,
+    files: &ModelFiles,
+    config: &ModelConfig,
+) -> Option<String> {
     // Who names a template has chosen.
     if config.chat_template.is_some() {
         return None;
@@ -255,7 +262,7 @@ fn other_template(directory: &Path, root: &Path, files: &ModelFiles, config: &Mo
     let (path, theirs) = template_of(directory)?;
     let ours = ChatTemplate::source(files, None).ok()?.map(|(_, text)| text);
     let same = |ours: &String| ours.replace("\r\n", "\n").trim() == theirs.replace("\r\n", "\n").trim();
-    if ours.as_ref().is_some_and(same) {
+    if ours.as_ref().is_some_and(|ours| same(ours) || render_the_same(ours, &theirs)) {
         return None;
     }
     let than =
@@ -267,6 +274,18 @@ fn other_template(directory: &Path, root: &Path, files: &ModelFiles, config: &Mo
     };
     let used = if ours.is_some() { " finetest uses the base's." } else { "" };
     Some(format!("{}: brings {than}.{used} To use the adapter's, {how}", path.display()))
+}
+
+/// Both make the same texts of some chats: one may only be written otherwise.
+fn render_the_same(ours: &str, theirs: &str) -> bool {
+    let template = |source: &str| ChatTemplate::new("a template", source, Some("<s>".into()), Some("</s>".into())).ok();
+    let (Some(ours), Some(theirs)) = (template(ours), template(theirs)) else { return false };
+    let (system, user) = (Message::new("system", "Answer briefly."), Message::new("user", " Why? "));
+    let answer = Message::new("assistant", "Because.");
+    let chats = [vec![user.clone()], vec![system, user.clone()], vec![user.clone(), answer, user]];
+    // A chat that both refuse, as some do a system message, tells nothing.
+    chats.iter().all(|chat| ours.render(chat, true).ok() == theirs.render(chat, true).ok())
+        && ours.render(&chats[0], true).is_ok()
 }
 
 /// The template beside an adapter, and the file that it is in.
