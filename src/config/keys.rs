@@ -212,7 +212,9 @@ mod tests {
         assert_eq!(lines[1], "- f.toml:1: has the unknown section [modl]; did you mean [model]?");
         assert_eq!(lines[2], "- f.toml:4: [train] has the unknown key `lora_rr`; did you mean `lora_r`?");
         assert!(
-            lines[3].starts_with("- f.toml:5: [train] has the unknown key `load_in_4bit`; known are adapter, lora_r")
+            lines[3].starts_with(
+                "- f.toml:5: [train] has the unknown key `load_in_4bit`; known are engine, launch, adapter"
+            )
         );
         assert!(lines[4].ends_with("did you mean `cutoff_len`?"), "{lines:?}");
         assert!(lines[5].starts_with("- f.toml:8: [gate] has the unknown key `zzz`; known are min_target_pass_rate"));

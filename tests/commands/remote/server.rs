@@ -165,7 +165,7 @@ impl State {
                 return;
             }
             let n = self.requests.fetch_add(1, Ordering::SeqCst);
-            if self.fault == Fault::Dies && n >= 76 {
+            if self.fault == Fault::Dies && n >= 45 {
                 self.dead.store(true, Ordering::SeqCst);
                 return;
             }
