@@ -185,7 +185,9 @@ impl<'a, 'e> Measuring<'a, 'e> {
                     .flat_map(|s| &s.cases)
                     .any(|c| c.prompt == **prompt && c.errors().next().is_some())
             };
-            prompts = part.probes.iter().filter(|prompt| !failed(prompt)).collect();
+            let shared: Vec<&Prompt> = part.probes.iter().filter(|prompt| !failed(prompt)).collect();
+            // Where all of them failed, a part's own cases are as good.
+            prompts = if shared.is_empty() { prompts } else { shared };
         }
         if prompts.is_empty() {
             return Ok(None);

@@ -135,13 +135,14 @@ fn scenario_records(parts: &[(String, RunRecord)], scenarios: &[Scenario]) -> Re
     Ok(records)
 }
 
-/// Each arm's proof, of all parts: the largest effect, and the largest difference of base. It is there if every part has it.
+/// Each arm's proof, of all parts: the largest effect, and the largest difference of base. A part
+/// without an answer has none, and one that failed is an error.
 fn proofs(parts: &[(String, RunRecord)]) -> BTreeMap<String, Proof> {
     let mut all = BTreeMap::new();
     for arm in parts.iter().flat_map(|(_, part)| part.proof.keys()) {
         let of: Vec<&Proof> = parts.iter().filter_map(|(_, part)| part.proof.get(arm)).collect();
         let largest = |value: fn(&Proof) -> f64| of.iter().map(|proof| value(proof)).fold(0.0, f64::max);
-        if let Some(first) = of.first().filter(|_| of.len() == parts.len()) {
+        if let Some(first) = of.first() {
             let proof = Proof {
                 adapter_effect: largest(|proof| proof.adapter_effect),
                 base_difference: largest(|proof| proof.base_difference),
