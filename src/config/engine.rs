@@ -70,7 +70,7 @@ pub struct Launch {
     /// needs it: engines train the model that the file was made from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Processes that train together; default 1. That so many really ran is checked.
+    /// Processes that train together; default 1. If another number took part, the training is an error.
     pub processes: usize,
     /// A configuration of yours instead of the one that finetest writes. In it `{model}`, `{data}`, `{validation}`, `{output}` and
     /// `{directory}` are replaced.

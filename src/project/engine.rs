@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Events;
-use super::launch::{MOST_BYTES, own_config, python};
+use super::launch::{MOST_BYTES, no_gguf, own_config, python};
+use super::lesson::{Split, split};
 use super::prepared::Prepared;
 use super::provenance::{ExpectedProvenance, Provenance, data_of};
 use super::train::{CHAT_TEMPLATE, OWN_FILES, write_log};
@@ -45,7 +46,7 @@ pub(super) fn train(
         config.relative(&job.directory.join("engine.log"))
     )));
     on_event(RunEvent::Stage { what, units: job.steps(), bytes: false });
-    let launched = job.launched(python(config, recipe)?.as_deref());
+    let launched = job.launched();
     // Each process may print its own.
     let steps = job.steps();
     let ran = run(&launched, &mut |step, loss| {
@@ -70,7 +71,8 @@ pub(super) fn train(
         )));
     }
     let log = log.unwrap_or_default();
-    replace_directory(adapter, &OWN_FILES, |staged| {
+    let own: Vec<&str> = OWN_FILES.into_iter().chain([CHAT_TEMPLATE]).collect();
+    replace_directory(adapter, &own, |staged| {
         copy_atomically(&found.directory.join(ADAPTER_WEIGHTS), &staged.join(ADAPTER_WEIGHTS))?;
         write_adapter_config(&found.directory, staged, &config.relative(Path::new(&config.model.source)))?;
         if let Some(template) = &found.template {
@@ -100,28 +102,17 @@ fn prepare<'r>(project: &Prepared<'_>, recipe: &'r Recipe, fingerprint: &str) ->
             if here.is_dir() { absolute(&here)? } else { model.clone() }
         }
         (None, ModelKind::HuggingFace(_)) => absolute(&base.files.root)?,
-        (None, ModelKind::Gguf(path)) => {
-            let message = format!(
-                "{} does not train a GGUF file; name the model that it was made from: [train.launch] model",
-                recipe.engine.name()
-            );
-            return Err(Error::input(path, None, message));
-        }
+        (None, ModelKind::Gguf(path)) => return Err(no_gguf(recipe, path)),
     };
-    let described = data_of(config)?;
-    let read = |path: &Path| data::load(path, described.format, described.on_error).map(|set| set.examples);
-    let train = read(&described.train)?;
-    let (train, validation, validation_path) = match &described.validation {
-        Some(path) => (train, read(path)?, path),
-        None => {
-            let (train, validation) = data::hold_back(train, recipe.val_set_size, recipe.seed);
-            (train, validation, &described.train)
-        }
-    };
-    let job = Job { recipe, model, directory, examples: (train.len(), validation.len()) };
-    write_examples(recipe.engine, &train, &described.train, &job.data())?;
+    // What is wrong with its lines was said before.
+    let read =
+        |path: &Path| data::load(path, data_of(config)?.format, data_of(config)?.on_error).map(|set| set.examples);
+    let Split { train, validation, sources } = split(config, recipe, read)?;
+    let python = python(config, recipe)?;
+    let job = Job { recipe, model, directory, examples: (train.len(), validation.len()), python };
+    write_examples(recipe.engine, &train, sources[0], &job.data())?;
     if !validation.is_empty() {
-        write_examples(recipe.engine, &validation, validation_path, &job.validation())?;
+        write_examples(recipe.engine, &validation, sources[1], &job.validation())?;
     }
     let own = own_config(config, recipe)?;
     job.write_config(own.as_ref().map(|(path, text)| (path.as_path(), text.as_str())))?;

@@ -1,6 +1,6 @@
 //! What another trainer is started with: its Python, and the user's configuration for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Recipe};
 use crate::error::{Error, Result};
@@ -20,13 +20,18 @@ pub(super) fn check(config: &Config, recipe: &Recipe) -> Result<()> {
     python(config, recipe)?;
     own_config(config, recipe)?;
     if recipe.launch.model.is_none() && config.model.source.ends_with(".gguf") {
-        let message = format!(
-            "{} does not train a GGUF file; name the model that it was made from: [train.launch] model = \"ORG/NAME\", or a directory",
-            recipe.engine.name()
-        );
-        return Err(Error::input(&config.manifest, None, message));
+        return Err(no_gguf(recipe, &config.manifest));
     }
     Ok(())
+}
+
+/// An engine is to train a base that is a GGUF file; `place` says so.
+pub(super) fn no_gguf(recipe: &Recipe, place: &Path) -> Error {
+    let message = format!(
+        "{} does not train a GGUF file; name the model that it was made from: [train.launch] model = \"ORG/NAME\", or a directory",
+        recipe.engine.name()
+    );
+    Error::input(place, None, message)
 }
 
 /// The Python that an engine is started with; `None` where the user's command names its program.
@@ -41,9 +46,12 @@ pub(super) fn python(config: &Config, recipe: &Recipe) -> Result<Option<PathBuf>
             engine.name()
         )));
     };
-    // A relative path is the project's; a bare name is looked for in PATH.
-    let path = if named.components().count() > 1 { config.root.join(&named) } else { named };
-    if path.components().count() > 1 && !path.is_file() {
+    // A bare name is looked for in PATH.
+    if named.components().count() == 1 {
+        return Ok(Some(named));
+    }
+    let path = config.root.join(named);
+    if !path.is_file() {
         return Err(Error::Usage(format!(
             "{}: there is no such Python, to start {} with: [train.launch] python",
             path.display(),
@@ -51,9 +59,7 @@ pub(super) fn python(config: &Config, recipe: &Recipe) -> Result<Option<PathBuf>
         )));
     }
     // Links are not followed: an environment's Python is one.
-    std::path::absolute(&path)
-        .map(|found| Some(if path.components().count() > 1 { found } else { path.clone() }))
-        .map_err(Error::io(&path, "find"))
+    std::path::absolute(&path).map(Some).map_err(Error::io(&path, "find"))
 }
 
 /// The user's configuration: its path and text.

@@ -42,6 +42,31 @@ pub(super) fn prepare(
     Ok(Lesson { train, validation })
 }
 
+/// A project's examples.
+pub(super) struct Split<'c> {
+    pub(super) train: Vec<Example>,
+    pub(super) validation: Vec<Example>,
+    /// The files that they come from.
+    pub(super) sources: [&'c Path; 2],
+}
+
+/// Reads examples to learn from and to validate with: out of a file of their own, or held back.
+pub(super) fn split<'c>(
+    config: &'c Config,
+    recipe: &Recipe,
+    mut read: impl FnMut(&Path) -> Result<Vec<Example>>,
+) -> Result<Split<'c>> {
+    let data = data_of(config)?;
+    let train = read(&data.train)?;
+    Ok(match &data.validation {
+        Some(path) => Split { train, validation: read(path)?, sources: [&data.train, path] },
+        None => {
+            let (train, validation) = data::hold_back(train, recipe.val_set_size, recipe.seed);
+            Split { train, validation, sources: [&data.train, &data.train] }
+        }
+    })
+}
+
 /// Training and validation examples in tokens.
 fn examples(
     config: &Config,
@@ -69,14 +94,8 @@ fn examples(
         }
         Ok(dataset.examples)
     };
-    let train = read(&data.train, on_event)?;
-    let (train, validation, validation_path) = match &data.validation {
-        Some(path) => (train, read(path, on_event)?, path),
-        None => {
-            let (train, validation) = data::hold_back(train, recipe.val_set_size, recipe.seed);
-            (train, validation, &data.train)
-        }
-    };
+    let Split { train, validation, sources } = split(config, recipe, |path| read(path, on_event))?;
+    let validation_path = sources[1];
     let encode = |example: &Example| encode_example(example, chat, inputs, limits);
     let train = encode_all(&data.train, &train, encode, data.on_error, on_event)?;
     let validation = encode_all(validation_path, &validation, encode, data.on_error, on_event)?;

@@ -19,7 +19,8 @@ pub(super) fn reach(config: &Config) -> Result<Option<Arc<Remote>>> {
         return Ok(None);
     }
     let remote = config.remote.as_ref().ok_or_else(|| Error::Usage(NO_SERVER.into()))?;
-    let arms = std::iter::once(TUNED).chain(config.arms.iter().map(|arm| arm.name.as_str()));
-    let arms: Vec<String> = arms.map(str::to_owned).collect();
+    let own = config.adapter.as_ref().map_or(1.0, |adapter| adapter.scale);
+    let further = config.arms.iter().map(|arm| (arm.name.clone(), arm.scale));
+    let arms: Vec<(String, f64)> = std::iter::once((TUNED.to_owned(), own)).chain(further).collect();
     Remote::connect(remote, &arms).map(|remote| Some(Arc::new(remote)))
 }

@@ -26,11 +26,11 @@ use crate::train::{InProcess, Objective, RateSweep, TRAINER_STATE, TrainerState,
 pub(super) const LOSS_PLOT: &str = "loss.svg";
 /// An adapter that llama.cpp trained, in its own form.
 pub(super) const GGUF_ADAPTER: &str = "adapter.gguf";
-/// The template that another trainer put beside an adapter.
+/// The template that another trainer puts beside an adapter. Beside one that finetest trained it is the user's.
 pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 /// What finetest writes into an adapter's directory. The provenance comes first: nothing is taken for trained without it.
-pub(super) const OWN_FILES: [&str; 7] =
-    [PROVENANCE_FILE, ADAPTER_WEIGHTS, ADAPTER_CONFIG, GGUF_ADAPTER, TRAINER_STATE, LOSS_PLOT, CHAT_TEMPLATE];
+pub(super) const OWN_FILES: [&str; 6] =
+    [PROVENANCE_FILE, ADAPTER_WEIGHTS, ADAPTER_CONFIG, GGUF_ADAPTER, TRAINER_STATE, LOSS_PLOT];
 /// What became of an adapter.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {

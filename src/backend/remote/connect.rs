@@ -6,7 +6,8 @@ use super::{llama_server, ollama, openai, sglang, vllm};
 use crate::config::{RemoteConfig, ServerKind};
 use crate::error::{Error, Result};
 
-/// Reaches the server at an address and finds out which of its adapters is whose. `arms` are the names of the arms after base.
+/// Reaches the server at an address and finds out which of its adapters is whose. `arms` are the arms after base: their
+/// names, and the scales of their adapters.
 ///
 /// # Errors
 /// It cannot be reached, is of no dialect that is known, or has no such adapter.
@@ -14,19 +15,30 @@ pub(super) fn connect(
     config: &RemoteConfig,
     url: &str,
     patience: &Patience,
-    arms: &[String],
+    arms: &[(String, f64)],
 ) -> Result<Box<dyn Server>> {
     let client = Client::new(config, url, patience)?;
     let kind = match config.server {
         ServerKind::Auto => told(&client)?,
         kind => kind,
     };
+    if kind == ServerKind::LlamaServer {
+        return Ok(Box::new(llama_server::LlamaServer::connect(client, config, arms)?));
+    }
+    if let Some((name, scale)) = arms.iter().find(|(_, scale)| *scale != 1.0) {
+        return Err(Error::failed(format!(
+            "{url} applies an adapter whole, and {name}'s scale is {scale}; ask llama-server, which takes a scale, or have an adapter made that is scaled so"
+        )));
+    }
+    let arms: Vec<String> = arms.iter().map(|(name, _)| name.clone()).collect();
+    let arms = arms.as_slice();
     Ok(match kind {
-        ServerKind::LlamaServer => Box::new(llama_server::LlamaServer::connect(client, config, arms)?),
         ServerKind::Vllm => Box::new(vllm::Vllm::connect(client, config, arms)?),
         ServerKind::Sglang => Box::new(sglang::Sglang::connect(client, config, arms)?),
         ServerKind::Ollama => Box::new(ollama::Ollama::connect(client, config, arms)?),
-        ServerKind::Openai | ServerKind::Auto => Box::new(openai::OpenAi::connect(client, config, arms)?),
+        ServerKind::Openai | ServerKind::Auto | ServerKind::LlamaServer => {
+            Box::new(openai::OpenAi::connect(client, config, arms)?)
+        }
     })
 }
 

@@ -54,14 +54,14 @@ impl Failure {
 pub(super) struct Patience(Arc<AtomicU32>);
 
 impl Patience {
-    /// With so many servers.
+    /// For this number of servers.
     pub(super) fn with(servers: usize) -> Self {
         let patience = Self(Arc::new(AtomicU32::new(0)));
         patience.left(servers);
         patience
     }
 
-    /// So many servers are left.
+    /// This number of servers is left.
     pub(super) fn left(&self, servers: usize) {
         self.0.store(if servers > 1 { FEW_TRIES } else { TRIES }, Ordering::Relaxed);
     }

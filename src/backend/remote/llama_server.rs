@@ -1,10 +1,10 @@
 //! llama.cpp's own server. Every request names the scale of every adapter: one that leaves them out is answered by whatever the server was
 //! started with. No request uses the prompt cache, which would hand one arm's keys and values to another (ggml-org/llama.cpp #26207).
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::http::{Client, Failure};
-use super::server::{Asked, Scored, Server, Takes, Words, Written, count, ids, malformed, sampling, sorted};
+use super::server::{Asked, Scored, Server, Takes, Words, Written, count, ids, joined, malformed, sampling, sorted};
 use crate::config::RemoteConfig;
 use crate::error::{Error, Result};
 use crate::shown::plain;
@@ -16,8 +16,8 @@ pub(super) struct LlamaServer {
     slots: usize,
     /// Each adapter's number at the server.
     adapters: Vec<u64>,
-    /// The adapter of each arm, base first.
-    arms: Vec<Option<u64>>,
+    /// The adapter of each arm and its scale, base first.
+    arms: Vec<Option<(u64, f64)>>,
 }
 
 impl LlamaServer {
@@ -25,7 +25,7 @@ impl LlamaServer {
     ///
     /// # Errors
     /// It cannot be reached, or has no adapter by the name of an arm.
-    pub(super) fn connect(client: Client, config: &RemoteConfig, arms: &[String]) -> Result<Self> {
+    pub(super) fn connect(client: Client, config: &RemoteConfig, arms: &[(String, f64)]) -> Result<Self> {
         let fail = |failure: Failure| Error::failed(failure.why());
         let props = client.get("/props").map_err(fail)?;
         let text = |key: &str| plain(props[key].as_str().unwrap_or("unknown"), 200);
@@ -39,7 +39,10 @@ impl LlamaServer {
                 Some((adapter["id"].as_u64()?, adapter["path"].as_str().unwrap_or_default().to_owned()))
             })
             .collect();
-        let of = |arm: &String| find(arm, config.adapters.get(arm).map(String::as_str), &known, client.url()).map(Some);
+        let of = |(arm, scale): &(String, f64)| {
+            let id = find(arm, config.adapters.get(arm).map(String::as_str), &known, client.url())?;
+            Ok(Some((id, *scale)))
+        };
         let arms = std::iter::once(Ok(None)).chain(arms.iter().map(of)).collect::<Result<Vec<_>>>()?;
         let paths: Vec<&str> = known.iter().map(|(_, path)| path.as_str()).collect();
         Ok(Self {
@@ -59,17 +62,15 @@ impl LlamaServer {
 
     fn lora(&self, arm: usize) -> Value {
         let own = self.arms.get(arm).copied().flatten();
-        let scale = |id: &u64| json!({"id": id, "scale": if own == Some(*id) { 1.0 } else { 0.0 }});
+        let scale =
+            |id: &u64| json!({"id": id, "scale": own.filter(|(own, _)| own == id).map_or(0.0, |(_, scale)| scale)});
         self.adapters.iter().map(scale).collect()
     }
 
     /// A completion, whose prompt was read afresh.
-    fn complete(&self, arm: usize, prompt: &[u32], fields: &Map<String, Value>) -> Result<Value, Failure> {
-        let mut body = json!({"prompt": prompt, "lora": self.lora(arm), "cache_prompt": false, "return_tokens": true});
-        if let Some(body) = body.as_object_mut() {
-            body.extend(fields.clone());
-        }
-        let answer = self.client.post("/completion", &body)?;
+    fn complete(&self, arm: usize, prompt: &[u32], fields: Value) -> Result<Value, Failure> {
+        let body = json!({"prompt": prompt, "lora": self.lora(arm), "cache_prompt": false, "return_tokens": true});
+        let answer = self.client.post("/completion", &joined(body, fields))?;
         if answer["truncated"].as_bool() == Some(true) {
             return Err(Failure::Refused(
                 200,
@@ -86,8 +87,7 @@ impl LlamaServer {
 
     /// One position after a prompt.
     fn position(&self, arm: usize, prompt: &[u32], k: usize) -> Result<Vec<(u32, f64)>, Failure> {
-        let fields = fields(1, k);
-        let answer = self.complete(arm, prompt, &fields)?;
+        let answer = self.complete(arm, prompt, fields(1, k))?;
         tops(&answer)?.into_iter().next().ok_or_else(|| malformed("completion_probabilities", &answer))
     }
 
@@ -95,8 +95,8 @@ impl LlamaServer {
     fn forced(&self, arm: usize, prompt: &[u32], tokens: &[u32], k: usize) -> Result<Option<Vec<Scored>>, Failure> {
         let mut fields = fields(tokens.len(), k);
         let rule: Vec<String> = tokens.iter().map(|token| format!("<[{token}]>")).collect();
-        fields.insert("grammar".into(), format!("root ::= {}", rule.join(" ")).into());
-        let answer = match self.complete(arm, prompt, &fields) {
+        fields["grammar"] = format!("root ::= {}", rule.join(" ")).into();
+        let answer = match self.complete(arm, prompt, fields) {
             Ok(answer) => answer,
             // A token that is a part of a character, or ends the turn, is none that a grammar can ask for.
             Err(Failure::Refused(..)) => return Ok(None),
@@ -141,9 +141,8 @@ impl Server for LlamaServer {
     }
 
     fn generate(&self, arm: usize, asked: &Asked<'_>, k: usize) -> Result<Written, Failure> {
-        let mut fields = fields(asked.request.max_tokens, k);
-        fields.extend(sampling(asked.request).into_iter().map(|(key, value)| (key.to_owned(), value)));
-        let answer = self.complete(arm, asked.tokens, &fields)?;
+        let fields = joined(fields(asked.request.max_tokens, k), sampling(asked.request));
+        let answer = self.complete(arm, asked.tokens, fields)?;
         let tokens = ids(&answer["tokens"]).ok_or_else(|| malformed("tokens", &answer))?;
         let stopped = answer["stop_type"].as_str().is_some_and(|why| why != "limit" && why != "none");
         let read = count(&answer["tokens_evaluated"]);
@@ -215,16 +214,12 @@ fn find(arm: &str, named: Option<&str>, known: &[(u64, String)], url: &str) -> R
 }
 
 /// The request's fields for a completion of `tokens` tokens that lists the `k` most likely ones of each position. All samplers are off.
-fn fields(tokens: usize, k: usize) -> Map<String, Value> {
-    let off = json!({
+fn fields(tokens: usize, k: usize) -> Value {
+    json!({
         "n_predict": tokens, "n_probs": k, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0,
         "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "dry_multiplier": 0.0, "xtc_probability": 0.0,
         "mirostat": 0, "stream": false,
-    });
-    match off {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    }
+    })
 }
 
 fn positions(answer: &Value) -> Result<&Vec<Value>, Failure> {

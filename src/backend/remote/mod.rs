@@ -48,11 +48,11 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// Reaches every server and finds the adapters of these arms, named without base.
+    /// Reaches every server and finds the adapters of these arms, without base: their names and scales.
     ///
     /// # Errors
     /// One cannot be reached, speaks no dialect that is known, or has no such adapter.
-    pub(crate) fn connect(config: &RemoteConfig, arms: &[String]) -> Result<Self> {
+    pub(crate) fn connect(config: &RemoteConfig, arms: &[(String, f64)]) -> Result<Self> {
         Ok(Self { replicas: Replicas::connect(config, arms)?, config: config.clone() })
     }
 

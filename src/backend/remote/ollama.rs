@@ -1,12 +1,12 @@
 //! Ollama: base and each adapter are models by name. It takes a rendered text as it is (`raw`), and tells texts and no token ids, and no
 //! probabilities of text that it is given: so it answers, and neither choices nor drift can be measured.
 //!
-//! Written from its documents; it was not asked for real.
+//! Written from its documents, and not tried against a real one.
 
 use serde_json::{Value, json};
 
 use super::http::{Client, Failure};
-use super::server::{Asked, Scored, Server, Takes, Words, Written, check_names, count, malformed, spelt};
+use super::server::{Asked, Server, Takes, Words, Written, check_names, count, joined, malformed, spelt};
 use crate::config::RemoteConfig;
 use crate::error::{Error, Result};
 use crate::shown::plain;
@@ -87,11 +87,9 @@ impl Ollama {
     }
 
     fn complete(&self, model: &str, prompt: &str, options: &Value, k: usize) -> Result<Value, Failure> {
-        let mut body = json!({"model": model, "prompt": prompt, "raw": true, "stream": false, "options": options});
-        if let (true, Some(body)) = (self.tells, body.as_object_mut()) {
-            body.extend([("logprobs".to_owned(), true.into()), ("top_logprobs".to_owned(), k.into())]);
-        }
-        self.client.post("/api/generate", &body)
+        let body = json!({"model": model, "prompt": prompt, "raw": true, "stream": false, "options": options});
+        let likely = if self.tells { json!({"logprobs": true, "top_logprobs": k}) } else { json!({}) };
+        self.client.post("/api/generate", &joined(body, likely))
     }
 }
 
@@ -108,20 +106,12 @@ impl Server for Ollama {
         AT_ONCE
     }
 
-    fn scoring(&self) -> usize {
-        0
-    }
-
     fn tells(&self) -> bool {
         self.tells
     }
 
     fn takes(&self) -> Takes {
         Takes::Text
-    }
-
-    fn tokenize(&self, _: &str) -> Result<Option<Vec<u32>>, Failure> {
-        Ok(None)
     }
 
     fn generate(&self, arm: usize, asked: &Asked<'_>, k: usize) -> Result<Written, Failure> {
@@ -145,10 +135,6 @@ impl Server for Ollama {
             top: tops(&answer),
             read: count(&answer["prompt_eval_count"]),
         })
-    }
-
-    fn score(&self, _: usize, _: &[u32], _: &[u32], _: usize) -> Result<Vec<Scored>, Failure> {
-        Err(Failure::Wrong("Ollama tells no log-probabilities of text that it is given".into()))
     }
 
     fn check_names(&self) -> Result<(), Failure> {

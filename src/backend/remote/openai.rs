@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use super::http::{Client, Failure};
 use super::models::Models;
-use super::server::{Asked, Scored, Server, Takes, Words, Written, check_names, count, malformed, sampling, spelt};
+use super::server::{
+    Asked, Server, Takes, Words, Written, check_names, count, joined, malformed, one_choice, sampling, spelt,
+};
 use crate::config::RemoteConfig;
 use crate::error::{Error, Result};
 use crate::record::Prompt;
@@ -55,16 +57,9 @@ impl OpenAi {
 
     /// An answer to messages, or to a text.
     fn complete(&self, model: &str, key: &str, prompt: &Value, fields: Value) -> Result<Value, Failure> {
-        let mut body = json!({"model": model, key: prompt, "stream": false});
-        if let (Some(body), Value::Object(fields)) = (body.as_object_mut(), fields) {
-            body.extend(fields);
-        }
+        let body = json!({"model": model, key: prompt, "stream": false});
         let path = if key == "messages" { "/v1/chat/completions" } else { "/v1/completions" };
-        let answer = self.client.post(path, &body)?;
-        match answer["choices"].as_array().map(Vec::len) {
-            Some(1) => Ok(answer),
-            n => Err(Failure::Wrong(format!("the server gave {} answers to one question", n.unwrap_or(0)))),
-        }
+        one_choice(self.client.post(path, &joined(body, fields))?)
     }
 }
 
@@ -81,20 +76,12 @@ impl Server for OpenAi {
         AT_ONCE
     }
 
-    fn scoring(&self) -> usize {
-        0
-    }
-
     fn tells(&self) -> bool {
         self.tells
     }
 
     fn takes(&self) -> Takes {
         Takes::Messages
-    }
-
-    fn tokenize(&self, _: &str) -> Result<Option<Vec<u32>>, Failure> {
-        Ok(None)
     }
 
     fn generate(&self, arm: usize, asked: &Asked<'_>, k: usize) -> Result<Written, Failure> {
@@ -107,17 +94,18 @@ impl Server for OpenAi {
             }
             Prompt::Text(text) => ("prompt", json!(text)),
         };
-        let mut fields = match key {
+        let fields = match key {
             "messages" => fields(request.max_tokens, k, self.tells),
             _ if self.tells => json!({"max_tokens": request.max_tokens, "logprobs": k}),
             _ => json!({"max_tokens": request.max_tokens}),
         };
-        if let Some(fields) = fields.as_object_mut() {
-            // 0 is no limit, and not every server knows the field.
-            let known = sampling(request).into_iter().filter(|(key, value)| *key != "top_k" || *value != 0);
-            fields.extend(known.map(|(key, value)| (key.to_owned(), value)));
+        let mut drawn = sampling(request);
+        // 0 is no limit, and not every server knows the field.
+        if let Some(drawn) = drawn.as_object_mut().filter(|drawn| drawn.get("top_k") == Some(&json!(0))) {
+            drawn.remove("top_k");
         }
-        let answer = self.complete(self.arms.get(arm).map_or("", String::as_str), key, &prompt, fields)?;
+        let answer =
+            self.complete(self.arms.get(arm).map_or("", String::as_str), key, &prompt, joined(fields, drawn))?;
         let choice = &answer["choices"][0];
         let text = choice["message"]["content"].as_str().or_else(|| choice["text"].as_str());
         let text = text.ok_or_else(|| malformed("content", &answer))?;
@@ -127,10 +115,6 @@ impl Server for OpenAi {
             top: tops(&answer),
             read: count(&answer["usage"]["prompt_tokens"]),
         })
-    }
-
-    fn score(&self, _: usize, _: &[u32], _: &[u32], _: usize) -> Result<Vec<Scored>, Failure> {
-        Err(Failure::Wrong("this server tells no log-probabilities of text that it is given".into()))
     }
 
     fn check_names(&self) -> Result<(), Failure> {

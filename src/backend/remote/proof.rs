@@ -49,7 +49,7 @@ enum Said {
 
 /// What was shown.
 pub(super) struct Shown {
-    /// Largest change of a log-probability by the adapter; 1 where an answer is another and no probabilities are told.
+    /// Largest change of a log-probability by the adapter. Of a server that tells none: 1 if an answer changes, else 0.
     pub(super) effect: f64,
     /// Largest difference of base from itself.
     pub(super) base_difference: f64,

@@ -40,7 +40,7 @@ impl Replicas {
     ///
     /// # Errors
     /// One cannot be reached or lacks an adapter; two do not serve the same.
-    pub(super) fn connect(config: &RemoteConfig, arms: &[String]) -> Result<Self> {
+    pub(super) fn connect(config: &RemoteConfig, arms: &[(String, f64)]) -> Result<Self> {
         // An address that does not answer at the start is a mistake, however many others there are.
         let patience = Patience::with(1);
         let connect = |url: &String| super::connect::connect(config, url, &patience, arms);

@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::http::Failure;
 use crate::backend::engine::Generated;
@@ -57,7 +57,9 @@ pub(super) trait Server: Send + Sync {
     fn slots(&self) -> usize;
 
     /// Texts that it can score at once without harm; 0 where it tells no log-probabilities of text that it is given.
-    fn scoring(&self) -> usize;
+    fn scoring(&self) -> usize {
+        0
+    }
 
     /// It tells log-probabilities of what it writes.
     fn tells(&self) -> bool {
@@ -67,34 +69,52 @@ pub(super) trait Server: Send + Sync {
     fn takes(&self) -> Takes;
 
     /// The token ids of a text, by its own tokenizer, where it tells them.
-    fn tokenize(&self, text: &str) -> Result<Option<Vec<u32>>, Failure>;
+    fn tokenize(&self, text: &str) -> Result<Option<Vec<u32>>, Failure> {
+        let _ = text;
+        Ok(None)
+    }
 
     /// An answer to a prompt, with the `k` most likely tokens of each position.
     fn generate(&self, arm: usize, asked: &Asked<'_>, k: usize) -> Result<Written, Failure>;
 
     /// Log-probabilities of given tokens after a prompt, each with the `k` most likely ones.
-    fn score(&self, arm: usize, prompt: &[u32], tokens: &[u32], k: usize) -> Result<Vec<Scored>, Failure>;
+    fn score(&self, arm: usize, prompt: &[u32], tokens: &[u32], k: usize) -> Result<Vec<Scored>, Failure> {
+        let _ = (arm, prompt, tokens, k);
+        Err(Failure::Wrong("this server tells no log-probabilities of text that it is given".into()))
+    }
 
     /// Refuses a server that answers under a name that it does not have, where names tell arms apart.
     fn check_names(&self) -> Result<(), Failure>;
 }
 
 /// The fields of a request, as most dialects call them: nothing is left to a server's defaults.
-pub(super) fn sampling(request: &Request) -> Vec<(&'static str, Value)> {
+pub(super) fn sampling(request: &Request) -> Value {
     let sampling = request.sampling;
-    let mut fields = vec![("temperature", sampling.temperature.into()), ("stream", false.into())];
+    let mut fields = json!({"temperature": sampling.temperature});
     if !request.stop.is_empty() {
-        fields.push(("stop", request.stop.clone().into()));
+        fields["stop"] = request.stop.clone().into();
     }
-    if !sampling.is_greedy() {
-        // A negative number or 0 is no limit.
-        fields.extend([
-            ("top_k", sampling.top_k.into()),
-            ("top_p", sampling.top_p.into()),
-            ("seed", sampling.seed.into()),
-        ]);
+    if sampling.is_greedy() {
+        return fields;
+    }
+    // A negative number or 0 is no limit.
+    joined(fields, json!({"top_k": sampling.top_k, "top_p": sampling.top_p, "seed": sampling.seed}))
+}
+
+/// The fields of both objects; those of `more` count where both have one.
+pub(super) fn joined(mut fields: Value, more: Value) -> Value {
+    if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+        fields.extend(more);
     }
     fields
+}
+
+/// An answer in OpenAI's form, which has one choice.
+pub(super) fn one_choice(answer: Value) -> Result<Value, Failure> {
+    match answer["choices"].as_array().map(Vec::len) {
+        Some(1) => Ok(answer),
+        n => Err(Failure::Wrong(format!("the server gave {} answers to one question", n.unwrap_or(0)))),
+    }
 }
 
 /// An answer, as a server tells it.

@@ -1,12 +1,12 @@
 //! SGLang's own `/generate`, which takes token ids and tells log-probabilities of a text that it is given.
 //!
-//! Written from its documents; it was not asked for real.
+//! Written from its documents, and not tried against a real one.
 
 use serde_json::{Value, json};
 
 use super::http::{Client, Failure};
 use super::models::Models;
-use super::server::{Asked, Scored, Server, Takes, Words, Written, check_names, count, ids, malformed, sorted};
+use super::server::{Asked, Scored, Server, Takes, Words, Written, check_names, count, ids, joined, malformed, sorted};
 use crate::config::RemoteConfig;
 use crate::error::Result;
 use crate::shown::plain;
@@ -49,11 +49,8 @@ impl Sglang {
     }
 
     fn generated(&self, adapter: Option<&str>, prompt: &[u32], sampling: Value, more: Value) -> Result<Value, Failure> {
-        let mut body = json!({"input_ids": prompt, "lora_path": adapter, "sampling_params": sampling, "return_logprob": true, "stream": false});
-        if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
-            body.extend(more);
-        }
-        self.client.post("/generate", &body)
+        let body = json!({"input_ids": prompt, "lora_path": adapter, "sampling_params": sampling, "return_logprob": true, "stream": false});
+        self.client.post("/generate", &joined(body, more))
     }
 
     fn adapter(&self, arm: usize) -> Option<&str> {
@@ -94,23 +91,21 @@ impl Server for Sglang {
     fn generate(&self, arm: usize, asked: &Asked<'_>, k: usize) -> Result<Written, Failure> {
         let wanted = asked.request.sampling;
         // Of an end or a stop nothing is cut off: what comes after is cut here, as of every backend.
-        let mut sampling = json!({
+        let all = json!({
             "max_new_tokens": asked.request.max_tokens, "temperature": wanted.temperature, "top_k": -1, "top_p": 1.0, "min_p": 0.0,
             "repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0,
             "stop": asked.request.stop, "skip_special_tokens": false, "no_stop_trim": true,
         });
-        if let (false, Some(sampling)) = (wanted.is_greedy(), sampling.as_object_mut()) {
+        let drawn = if wanted.is_greedy() {
+            json!({})
+        } else {
             let top_k = if wanted.top_k == 0 { json!(-1) } else { json!(wanted.top_k) };
-            sampling.extend([
-                ("top_k".to_owned(), top_k),
-                ("top_p".to_owned(), wanted.top_p.into()),
-                ("sampling_seed".to_owned(), wanted.seed.into()),
-            ]);
-        }
+            json!({"top_k": top_k, "top_p": wanted.top_p, "sampling_seed": wanted.seed})
+        };
         let answer = self.generated(
             self.adapter(arm),
             asked.tokens,
-            sampling,
+            joined(all, drawn),
             json!({"logprob_start_len": -1, "top_logprobs_num": k}),
         )?;
         let tokens = ids(&answer["output_ids"]).ok_or_else(|| malformed("output_ids", &answer))?;

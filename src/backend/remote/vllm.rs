@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::http::{Client, Failure};
 use super::models::Models;
 use super::server::{
-    Asked, Scored, Server, Takes, Words, Written, check_names, count, ids, malformed, sampling, sorted,
+    Asked, Scored, Server, Takes, Words, Written, check_names, count, ids, joined, malformed, one_choice, sampling,
+    sorted,
 };
 use crate::config::RemoteConfig;
 use crate::error::{Error, Result};
@@ -48,15 +49,8 @@ impl Vllm {
     }
 
     fn complete(&self, model: &str, prompt: &[u32], fields: Value) -> Result<Value, Failure> {
-        let mut body = json!({"model": model, "prompt": prompt, "add_special_tokens": false, "stream": false});
-        if let (Some(body), Value::Object(fields)) = (body.as_object_mut(), fields) {
-            body.extend(fields);
-        }
-        let answer = self.client.post("/v1/completions", &body)?;
-        match answer["choices"].as_array().map(Vec::len) {
-            Some(1) => Ok(answer),
-            n => Err(Failure::Wrong(format!("the server gave {} answers to one question", n.unwrap_or(0)))),
-        }
+        let body = json!({"model": model, "prompt": prompt, "add_special_tokens": false, "stream": false});
+        one_choice(self.client.post("/v1/completions", &joined(body, fields))?)
     }
 
     fn model(&self, arm: usize) -> &str {
@@ -94,14 +88,11 @@ impl Server for Vllm {
     }
 
     fn generate(&self, arm: usize, asked: &Asked<'_>, k: usize) -> Result<Written, Failure> {
-        let mut fields = json!({
+        let fields = json!({
             "max_tokens": asked.request.max_tokens, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0,
             "return_token_ids": true, "logprobs": k, "return_tokens_as_token_ids": true,
         });
-        if let Some(fields) = fields.as_object_mut() {
-            fields.extend(sampling(asked.request).into_iter().map(|(key, value)| (key.to_owned(), value)));
-        }
-        let answer = self.complete(self.model(arm), asked.tokens, fields)?;
+        let answer = self.complete(self.model(arm), asked.tokens, joined(fields, sampling(asked.request)))?;
         let choice = &answer["choices"][0];
         let tokens = ids(&choice["token_ids"]).ok_or_else(|| malformed("token_ids", &answer))?;
         let tops = choice["logprobs"]["top_logprobs"].as_array().cloned().unwrap_or_default();

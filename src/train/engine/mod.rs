@@ -30,6 +30,8 @@ pub(crate) struct Job<'a> {
     pub(crate) directory: PathBuf,
     /// Examples to learn from, and to validate with.
     pub(crate) examples: (usize, usize),
+    /// The Python that it is started with; `None` where the user's command names its program.
+    pub(crate) python: Option<PathBuf>,
 }
 
 impl Job<'_> {
@@ -80,7 +82,7 @@ impl Job<'_> {
 
     /// Text with the places that a user's configuration or command names.
     fn filled(&self, text: &str) -> String {
-        let python = self.recipe.launch.python.as_deref().unwrap_or(Path::new("python3"));
+        let python = self.python.as_deref().unwrap_or(Path::new("python3"));
         let places = [
             ("{model}", self.model.clone()),
             ("{data}", shown(&self.data())),
@@ -122,7 +124,7 @@ impl Job<'_> {
     }
 
     /// The program, its arguments, and what is added to its environment.
-    pub(crate) fn launched(&self, python: Option<&Path>) -> Launched {
+    pub(crate) fn launched(&self) -> Launched {
         let launch = &self.recipe.launch;
         let mut env = vec![
             ("WANDB_DISABLED", "true"),
@@ -142,22 +144,16 @@ impl Job<'_> {
         let mut command = vec!["{python}", "-m"];
         if self.recipe.engine == Engine::Llamafactory && launch.processes > 1 {
             // It starts torchrun itself.
-            env.push(("FORCE_TORCHRUN", "1"));
+            env.extend([("FORCE_TORCHRUN", "1"), ("NPROC_PER_NODE", &n)]);
         } else if launch.processes > 1 {
             command.extend(["torch.distributed.run", "--nproc-per-node", &n, "-m"]);
         }
         command.extend(module);
         let own: Vec<&str> = launch.command.iter().map(String::as_str).collect();
         let command = if own.is_empty() { command } else { own };
-        let python = python.map_or_else(|| "python3".to_owned(), shown);
-        let mut env: Vec<(String, String)> =
-            env.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        if self.recipe.engine == Engine::Llamafactory && launch.processes > 1 {
-            env.push(("NPROC_PER_NODE".into(), n.clone()));
-        }
         Launched {
-            command: command.into_iter().map(|word| self.filled(&word.replace("{python}", &python))).collect(),
-            env,
+            command: command.into_iter().map(|word| self.filled(word)).collect(),
+            env: env.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             directory: self.directory.clone(),
             timeout: launch.timeout_hours.map(|hours| std::time::Duration::from_secs_f64(hours * 3600.0)),
         }

@@ -231,7 +231,7 @@ fn an_adapter_the_server_lacks_and_keys_of_another_backend_are_said() {
         at_vllm.run(&["run"])
     };
     of("\"diagnostics\"", "\"nosuch\"")
-        .fails(1, &["it has no model \"nosuch\" for tuned", "its adapters are diagnostics", "--lora-modules"]);
+        .fails(1, &["it has no model \"nosuch\" for tuned", "its adapters are diagnostics, second", "--lora-modules"]);
     of("\"nosuch\"", "\"stranger\"").fails(1, &["is on \"other\" and not on base, \"base\""]);
     let text = at_vllm.read("finetest.toml");
     let with = |change: &dyn Fn(&str) -> String| {

@@ -1,4 +1,4 @@
-//! Several servers that hold the same.
+//! Several servers that hold the same, and one server with several adapters.
 
 use serde_json::Value;
 
@@ -57,4 +57,43 @@ fn replicas_that_do_not_serve_the_same_are_refused() {
     let mixing = Server::start(Dialect::Vllm, Fault::MixesBatches);
     run(&[&good, &mixing], "").fails(1, &[&mixing.url, "--max-loras"]);
     run(&[&good, &good], "").fails(1, &["twice", "name each server once"]);
+}
+
+/// Many tenants of one base: each arm is proven and measured, and base is asked once.
+#[test]
+fn several_adapters_of_one_base_share_its_answers() {
+    let server = Server::start(Dialect::Vllm, Fault::None);
+    let project = project(&server, "");
+    let weights = std::fs::read(project.path("adapters/tiny/adapter_model.safetensors")).expect("weights");
+    let config = project.read("adapters/tiny/adapter_config.json").replace("\"lora_alpha\": 32", "\"lora_alpha\": 31");
+    project.write("adapters/second/adapter_config.json", &config);
+    std::fs::write(project.path("adapters/second/adapter_model.safetensors"), weights).expect("a file");
+    project.append("finetest.toml", "second = \"second\"\n[arms.second]\nadapter = \"adapters/second\"\n");
+    let found = record(&project.run(&["run", "--format", "json"]).expect(100));
+    let run = &found["run"];
+    for arm in ["tuned", "second"] {
+        assert!(run["proof"][arm]["adapter_effect"].as_f64().expect("an effect") > 0.1, "{arm}");
+        assert!(run["drift"][arm]["kl"]["mean"].as_f64().expect("a bound") > 0.05, "{arm}");
+    }
+    let answers =
+        |model: &str| server.bodies().iter().filter(|body| body["model"] == model && body["max_tokens"] == 6).count();
+    assert_eq!((answers("base"), answers("diagnostics"), answers("second")), (4, 4, 4));
+}
+
+/// The scale of an arm is llama-server's to apply; a server that applies adapters whole is refused.
+#[test]
+fn a_scale_is_sent_or_refused_and_never_passed_over() {
+    let llama = Server::start(Dialect::Llama, Fault::None);
+    let half = |server: &Server| {
+        let project = project(server, "");
+        let manifest =
+            project.read("finetest.toml").replace("path = \"adapters/tiny\"", "path = \"adapters/tiny\"\nscale = 0.5");
+        project.write("finetest.toml", &manifest);
+        project.run(&["run"])
+    };
+    half(&llama).expect(100);
+    let scales: Vec<Value> = llama.bodies().iter().map(|body| body["lora"][1]["scale"].clone()).collect();
+    assert!(scales.iter().all(|scale| *scale == 0.5 || *scale == 0.0) && scales.contains(&0.5.into()), "{scales:?}");
+    let vllm = Server::start(Dialect::Vllm, Fault::None);
+    half(&vllm).fails(1, &["applies an adapter whole", "tuned's scale is 0.5", "llama-server"]);
 }

@@ -247,6 +247,7 @@ impl State {
                 Some(json!({"data": [
                     {"id": "base", "root": "m/base", "parent": null, "max_model_len": 256, "owned_by": owner},
                     {"id": "diagnostics", "root": "m/d", "parent": "base"},
+                    {"id": "second", "root": "m/2", "parent": "base"},
                     {"id": "stranger", "root": "m/s", "parent": "other"},
                 ]}))
             }
@@ -280,7 +281,7 @@ impl State {
             }
             _ => match body.get("model").or_else(|| body.get("lora_path")).and_then(Value::as_str) {
                 Some("base") => false,
-                Some("diagnostics") => true,
+                Some("diagnostics" | "second") => true,
                 None if self.dialect == Dialect::Sglang => false,
                 _ if self.fault == Fault::AnyName => false,
                 name => return Err((404, format!("The model {name:?} does not exist."))),
