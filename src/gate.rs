@@ -286,9 +286,14 @@ fn undecided(drift: &Drift, value: Option<f64>) -> String {
     let bounds = format!("max_drift bounds {}, and this run measured {}", DriftMethod::FullKl, drift.method);
     match (value, drift.covered) {
         (Some(value), Some(covered)) => format!(
-            "{bounds}: drift is at least {}, with {:.1} % of base's probability seen; raise [backend] top_logprobs until that is 99 %",
+            "{bounds}: drift is at least {}, with {:.1} % of base's probability seen; {}",
             number(value),
-            100.0 * covered
+            100.0 * covered,
+            match drift.decided_by {
+                Some(k) =>
+                    format!("[backend] top_logprobs = {k} has 99 % of it on the first answers, so set that or more"),
+                None => "raise [backend] top_logprobs until that is 99 %".to_owned(),
+            }
         ),
         _ => bounds,
     }

@@ -95,7 +95,6 @@ impl CandleBackend {
     }
 
     /// Logits of every position that predicts one of an answer's tokens; (arm, prompt, answer) each.
-    #[cfg(feature = "llama-cpp")]
     pub(crate) fn logits(&mut self, answers: &[(usize, &Prompt, &[u32])]) -> Result<Vec<Vec<Vec<f32>>>> {
         let (text, engine) = self.load(&mut |_| {})?;
         engine.logits_of(&encode::answers(&text.chat, answers)?)

@@ -233,7 +233,6 @@ pub(crate) fn check(context: usize, chat: &ChatTokenizer, request: &Request) -> 
 }
 
 /// Answers as continuations of their prompts; (arm, prompt, answer) each.
-#[cfg(feature = "llama-cpp")]
 pub(super) fn answers(
     chat: &ChatTokenizer,
     answers: &[(usize, &crate::record::Prompt, &[u32])],

@@ -13,6 +13,8 @@ pub(crate) mod llama_cpp;
 #[cfg(feature = "candle")]
 mod remote;
 mod scripted;
+#[cfg(feature = "candle")]
+mod second;
 
 #[cfg(feature = "candle")]
 pub(crate) use candle::ArmAdapter;
@@ -25,6 +27,8 @@ pub(crate) use llama_cpp::{ConvertedFiles, LlamaAdapter, LlamaCppObjective};
 #[cfg(feature = "candle")]
 pub(crate) use remote::{Remote, RemoteBackend};
 pub use scripted::Scripted;
+#[cfg(feature = "candle")]
+pub(crate) use second::Second;
 
 use crate::compare::DriftSample;
 use crate::error::{Error, Result};
@@ -194,6 +198,15 @@ pub trait Backend {
     ) -> Result<Vec<Measured<DriftSample>>> {
         let _ = (texts, arms, on_progress);
         Err(Error::failed(format!("{} cannot measure drift", self.name())))
+    }
+
+    /// So many likely tokens have this share of base's probability on a text, of a method that sees a part; `None` where that is not known.
+    ///
+    /// # Errors
+    /// As [`Self::complete`].
+    fn likely_tokens_for(&mut self, text: &DriftText<'_>, share: f64) -> Result<Option<usize>> {
+        let _ = (text, share);
+        Ok(None)
     }
 
     /// Shows on `prompts` that the second arm's adapter changes logits and that the first, base, has the logits of a model without any

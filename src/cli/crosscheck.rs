@@ -1,18 +1,18 @@
 //! `finetest crosscheck`.
 
-#[cfg(feature = "llama-cpp")]
 use super::json;
-use super::options::{Global, ListFormat, Output, Train};
-#[cfg(feature = "llama-cpp")]
+use super::options::{Global, ListFormat, Output, Train, backends};
 use crate::compare::crosscheck::Limits;
-#[cfg(feature = "llama-cpp")]
 use crate::config::BackendName;
-use crate::error::{Error, Result};
-#[cfg(feature = "llama-cpp")]
-use crate::{error::exit, project, report};
+use crate::error::{Error, Result, exit};
+use crate::{project, report};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// Backend to compare with candle: llama-cpp, or remote for the server of the project [default: remote where the manifest has it,
+    /// else llama-cpp]
+    #[arg(long, value_name = "NAME", value_parser = backends(), conflicts_with = "exact")]
+    against: Option<BackendName>,
     /// Run llama.cpp with f32 weights and activations, so that rounding to 8 bits is no difference
     #[arg(long)]
     exact: bool,
@@ -34,7 +34,6 @@ pub(super) struct Args {
     output: Output<ListFormat>,
 }
 
-#[cfg(feature = "llama-cpp")]
 pub(super) fn crosscheck(global: &Global, args: &Args) -> Result<u8> {
     if !(0.0..=1.0).contains(&args.min_same_top1) {
         return Err(Error::Usage(format!("--min-same-top1 is {}, expected 0 to 1", args.min_same_top1)));
@@ -44,8 +43,8 @@ pub(super) fn crosscheck(global: &Global, args: &Args) -> Result<u8> {
     }
     let config = global.project()?;
     args.output.check(Some(&config))?;
+    let other = other(args, config.backend)?;
     let mut display = global.display();
-    let other = if args.exact { BackendName::LlamaCppF32 } else { BackendName::LlamaCpp };
     let Args { min_same_top1, max_kl, max_flips, max_texts, .. } = *args;
     let limits = Limits { min_same_top1, max_kl, max_flips, max_texts };
     let check = project::crosscheck(&config, other, args.train.policy()?, limits, &mut |event| display.show(&event));
@@ -62,10 +61,18 @@ pub(super) fn crosscheck(global: &Global, args: &Args) -> Result<u8> {
     })
 }
 
-/// There is nothing to compare candle with.
-#[cfg(not(feature = "llama-cpp"))]
-pub(super) fn crosscheck(_: &Global, args: &Args) -> Result<u8> {
-    let _ = (args.exact, args.min_same_top1, args.max_kl, args.max_flips, args.max_texts);
-    let why = crate::config::BackendName::parse("llama-cpp").err().unwrap_or_default();
-    Err(Error::Usage(format!("the other backend is {why}")))
+/// What candle is compared with, when this program has it.
+fn other(args: &Args, of_project: BackendName) -> Result<BackendName> {
+    let name = match (args.against, of_project) {
+        (Some(BackendName::Candle), _) => {
+            return Err(Error::Usage(
+                "--against is candle, which is the reference; expected llama-cpp or remote".into(),
+            ));
+        }
+        (Some(name), _) => name,
+        (None, BackendName::Remote) if !args.exact => BackendName::Remote,
+        (None, _) if args.exact => BackendName::LlamaCppF32,
+        (None, _) => BackendName::LlamaCpp,
+    };
+    BackendName::parse(name.as_str()).map_err(|why| Error::Usage(format!("the other backend is {why}")))
 }

@@ -125,7 +125,7 @@ enum Command {
     Diagnose(diagnose::Args),
     /// Check, clean, split and describe training data
     Data(data::Args),
-    /// Compare the candle and the llama.cpp backend on this project (needs a build with llama.cpp)
+    /// Compare candle with llama.cpp, or with the server of this project
     #[cfg_attr(not(feature = "llama-cpp"), command(hide = true))]
     Crosscheck(crosscheck::Args),
     /// Write the logits of every position of a text, to compare a model with another implementation

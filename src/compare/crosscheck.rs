@@ -32,19 +32,31 @@ impl Default for Limits {
     }
 }
 
+/// How two backends are compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct How {
+    /// The other one ran on the weights in f32, so that it rounds no activations.
+    pub exact: bool,
+    /// The other one shows distributions over given text.
+    pub distributions: bool,
+    /// It shows the most likely tokens only: the KL divergence is at least the one given.
+    pub at_least: bool,
+}
+
 /// Two backends compared.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CrossCheck {
     /// Both, with their versions; the first is the reference.
     pub backends: [String; 2],
-    /// The other one ran on the weights in f32, so that it rounds no activations.
-    pub exact: bool,
+    /// How they were compared.
+    #[serde(flatten)]
+    pub how: How,
     /// What they must have in common.
     pub limits: Limits,
-    /// The tokenisers, on texts that are hard to tokenise.
-    pub texts: TokenCheck,
+    /// The tokenisers, on texts that are hard to tokenise; none where the other one does not tell its tokens.
+    pub texts: Option<TokenCheck>,
     /// The same, on every case's prompt as the chat template renders it.
-    pub prompts: TokenCheck,
+    pub prompts: Option<TokenCheck>,
     /// The chat template, by finetest's Jinja and by the form that the other has built in; none without a template. It is reported and no
     /// reason to fail: prompts are rendered by finetest, and servers render with Jinja too.
     pub template: Option<TemplateCheck>,
@@ -152,7 +164,7 @@ pub struct ArmCheck {
     pub answers: usize,
     /// How many of them are the same token for token.
     pub same_answers: usize,
-    /// Tokens of the reference's answers, at which the distributions are compared.
+    /// Tokens of the reference's answers, at which the distributions are compared; without distributions those up to where answers part.
     pub positions: usize,
     /// Mean KL(reference ‖ other), nats/token; none without positions.
     pub kl_mean: Option<f64>,
@@ -226,18 +238,19 @@ pub struct Measured {
     pub divergences: Vec<Divergence>,
     /// Answers that both generated.
     pub answers: usize,
+    /// Their tokens before they part.
+    pub alike: usize,
     /// Cases whose distributions one of them could not compute, and why.
     pub errors: BTreeMap<String, String>,
 }
 
 impl CrossCheck {
-    /// Puts together what was measured; `exact`: whether the second ran on the weights in f32; `arms`: an arm's name each; `template`: why
-    /// it could not be compared, where that was so.
+    /// Puts together what was measured; `arms`: an arm's name each; `template`: why it could not be compared, where that was so.
     #[must_use]
     pub fn of(
         runs: [&RunRecord; 2],
-        exact: bool,
-        [texts, prompts]: [TokenCheck; 2],
+        how: How,
+        [texts, prompts]: [Option<TokenCheck>; 2],
         template: std::result::Result<Option<TemplateCheck>, String>,
         arms: Vec<(String, Measured)>,
         limits: Limits,
@@ -257,8 +270,8 @@ impl CrossCheck {
             let own = arms.iter().filter(|(arm, _)| *arm == flip.arm).flat_map(|(_, measured)| &measured.divergences);
             flip.near_tie = own.into_iter().any(|parted| parted.case == flip.case && parted.is_near_tie());
         }
-        let arms: Vec<ArmCheck> = arms.into_iter().map(|(arm, measured)| measured.check(arm, runs)).collect();
-        let mut check = Self { backends, exact, limits, texts, prompts, template, arms, flips, errors, passed: false };
+        let arms: Vec<ArmCheck> = arms.into_iter().map(|(arm, measured)| measured.check(arm, how, runs)).collect();
+        let mut check = Self { backends, how, limits, texts, prompts, template, arms, flips, errors, passed: false };
         check.passed = check.problems().is_empty() && check.errors.is_empty();
         check
     }
@@ -269,7 +282,7 @@ impl CrossCheck {
         let mut problems = Vec::new();
         for (what, tokens, most) in [("hard texts", &self.texts, self.limits.max_texts), ("prompts", &self.prompts, 0)]
         {
-            if tokens.different > most {
+            if let Some(tokens) = tokens.as_ref().filter(|tokens| tokens.different > most) {
                 let (different, texts) = (tokens.different, tokens.texts);
                 problems
                     .push(format!("{different} of {texts} {what} are tokenized differently, expected at most {most}"));
@@ -320,11 +333,15 @@ impl CrossCheck {
 }
 
 impl Measured {
-    fn check(self, arm: String, runs: [&RunRecord; 2]) -> ArmCheck {
+    fn check(self, arm: String, how: How, runs: [&RunRecord; 2]) -> ArmCheck {
         let samples = &self.samples;
         let kl = || samples.iter().flat_map(|sample| &sample.kl).copied();
-        let same = samples.iter().flat_map(|sample| &sample.same_top1).filter(|same| **same).count();
-        let positions = kl().count();
+        let (same, positions) = if how.distributions {
+            (samples.iter().flat_map(|sample| &sample.same_top1).filter(|same| **same).count(), kl().count())
+        } else {
+            // Up to where they part, both answers' tokens are first choices after the same text.
+            (self.alike, self.alike + self.divergences.len())
+        };
         let share = |sum: f64| (positions > 0).then(|| sum / positions as f64);
         let choices = choices(runs, &arm);
         let (near, clear): (Vec<_>, Vec<_>) = self.divergences.into_iter().partition(Divergence::is_near_tie);
@@ -334,7 +351,7 @@ impl Measured {
             answers: self.answers,
             same_answers: self.answers - parted,
             positions,
-            kl_mean: share(kl().sum()),
+            kl_mean: if how.distributions { share(kl().sum()) } else { None },
             kl_max: kl().fold(0.0, f64::max),
             same_top1: share(same as f64),
             choices: choices.len(),
@@ -399,6 +416,8 @@ mod tests {
     use crate::record::fixture::{self, F, P};
     use crate::record::{BASE, ChoiceScore, Role, TUNED};
 
+    const SHOWN: How = How { exact: false, distributions: true, at_least: false };
+
     fn spell(id: u32) -> String {
         format!("t{id}")
     }
@@ -417,7 +436,7 @@ mod tests {
     fn check(verdicts: [(Verdict, Verdict); 2], same: &[bool], texts: TokenCheck) -> CrossCheck {
         let run = |v| fixture::run(vec![fixture::scenario("facts", Role::Control, &[v])]);
         let measured =
-            |divergences| Measured { samples: vec![sample(same)], divergences, answers: 1, errors: BTreeMap::new() };
+            |divergences| Measured { samples: vec![sample(same)], divergences, answers: 1, ..Measured::default() };
         let parted = Divergence {
             case: "control::facts::case_1".into(),
             at: 2,
@@ -426,14 +445,21 @@ mod tests {
         };
         let arms = vec![(BASE.to_owned(), measured(Vec::new())), (TUNED.to_owned(), measured(vec![parted]))];
         let runs = verdicts.map(run);
-        CrossCheck::of([&runs[0], &runs[1]], false, [texts, TokenCheck::default()], Ok(None), arms, Limits::default())
+        CrossCheck::of(
+            [&runs[0], &runs[1]],
+            SHOWN,
+            [Some(texts), Some(TokenCheck::default())],
+            Ok(None),
+            arms,
+            Limits::default(),
+        )
     }
 
     #[test]
     fn equal_backends_pass_and_a_near_tie_is_no_fault() {
         let check = check([(P, P), (P, P)], &[true; 200], TokenCheck::of([("a", &[1, 2][..], &[1, 2][..])], spell));
         assert!(check.passed, "{:?}", check.problems());
-        assert_eq!((check.texts.texts, check.texts.different), (1, 0));
+        assert_eq!(check.texts.map(|texts| (texts.texts, texts.different)), Some((1, 0)));
         assert_eq!((check.arms[0].same_answers, check.arms[1].same_answers), (1, 0));
         assert_eq!(check.arms[1].clear_divergences, 0);
     }
@@ -471,7 +497,7 @@ mod tests {
         assert_eq!(check.problems(), ["1 of 1 hard texts are tokenized differently, expected at most 0"]);
         check.limits.max_texts = 1;
         assert!(check.problems().is_empty());
-        check.prompts = tokens();
+        check.prompts = Some(tokens());
         assert_eq!(check.problems(), ["1 of 1 prompts are tokenized differently, expected at most 0"]);
     }
 
@@ -482,10 +508,16 @@ mod tests {
         let answer = lost.scenarios[0].cases[1].answers.get_mut(TUNED).expect("an answer");
         *answer = fixture::answer(fixture::N, "", &["llama.cpp crashed on it: GGML_ASSERT"]);
         let errors = BTreeMap::from([("control::facts::case_1".to_owned(), "died".to_owned())]);
-        let of = |errors| Measured { samples: vec![sample(&[true; 200])], divergences: Vec::new(), answers: 1, errors };
+        let of = |errors| Measured {
+            samples: vec![sample(&[true; 200])],
+            divergences: Vec::new(),
+            answers: 1,
+            alike: 0,
+            errors,
+        };
         let arms = vec![(BASE.to_owned(), of(errors)), (TUNED.to_owned(), of(BTreeMap::new()))];
-        let (texts, prompts) = (TokenCheck::default(), TokenCheck::default());
-        let check = CrossCheck::of([&whole, &lost], true, [texts, prompts], Ok(None), arms, Limits::default());
+        let tokens = || Some(TokenCheck::default());
+        let check = CrossCheck::of([&whole, &lost], SHOWN, [tokens(), tokens()], Ok(None), arms, Limits::default());
         assert_eq!(check.problems(), [""; 0]);
         assert!(!check.passed && check.flips.is_empty());
         let found: Vec<(&str, &str)> = check.errors.iter().map(|(what, why)| (what.as_str(), why.as_str())).collect();
@@ -526,8 +558,8 @@ mod tests {
         };
         let arms = || [BASE, TUNED].map(|arm| (arm.to_owned(), Measured::default())).to_vec();
         let of = |runs: [&RunRecord; 2]| {
-            let texts = TokenCheck::default();
-            CrossCheck::of(runs, false, [texts.clone(), texts], Ok(None), arms(), Limits::default())
+            let texts = Some(TokenCheck::default());
+            CrossCheck::of(runs, SHOWN, [texts.clone(), texts], Ok(None), arms(), Limits::default())
         };
         let check = of([&run(-2.0), &run(-2.5)]);
         assert!(check.passed, "{:?}", check.problems());

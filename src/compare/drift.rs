@@ -164,6 +164,7 @@ pub fn summarise(source: &str, method: DriftMethod, texts: &[(String, DriftSampl
         tokens,
         kl,
         covered: (!covered.is_empty()).then(|| mean(&covered)),
+        decided_by: None,
         same_top1: kl.map(|_| same as f64 / tokens as f64),
         nll_base,
         nll_tuned,

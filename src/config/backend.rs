@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::gpu::{self, Devices, GpuConfig, RawLayers};
 use super::places::Places;
 use crate::error::Error;
 
@@ -60,6 +61,11 @@ pub(super) struct RawBackend {
     /// Inference backend: `candle`, `llama-cpp`, `llama-cpp-f32` (weights in f32, for a small model), or `remote` (a server); default
     /// `candle`.
     pub(super) name: Option<String>,
+    /// Last layers that llama.cpp computes on a GPU, the head counted as one, or `"all"`; default `"all"` where this program is built for a
+    /// GPU, else 0.
+    pub(super) gpu_layers: Option<RawLayers>,
+    /// llama.cpp's name of the GPU, such as `CUDA0`, or a list; default: every GPU that it finds.
+    pub(super) device: Option<Devices>,
     /// Address of the server of `remote`: `http://localhost:8000`; or a list of addresses, which serve the same.
     pub(super) url: Option<Urls>,
     /// What the server of `remote` is: `auto` (default, it is asked), `llama-server`, `vllm`, `sglang`, `ollama`, or `openai` for any
@@ -139,17 +145,31 @@ const MOST_AT_ONCE: usize = 4096;
 const MOST_SECONDS: f64 = 86_400.0;
 const MOST_LIKELY: usize = 1 << 20;
 
+/// `[backend]`, checked.
+#[derive(Default)]
+pub(super) struct Resolved {
+    pub(super) name: BackendName,
+    pub(super) remote: Option<RemoteConfig>,
+    pub(super) gpu: Option<GpuConfig>,
+}
+
 impl RawBackend {
-    /// The backend, and its server if it is one.
-    pub(super) fn resolve(self, places: &Places, errors: &mut Vec<Error>) -> (BackendName, Option<RemoteConfig>) {
+    /// The backend, with its server if it is one and its GPU if it has one.
+    pub(super) fn resolve(mut self, places: &Places, errors: &mut Vec<Error>) -> Resolved {
         let name = self.name.as_deref().map_or(Ok(BackendName::default()), BackendName::parse);
-        match name {
-            Ok(name) => (name, self.remote(name, places, errors)),
+        let name = match name {
+            Ok(name) => name,
             Err(message) => {
                 errors.push(places.error("backend.name", format!("is {message}")));
-                (BackendName::default(), None)
+                return Resolved::default();
             }
-        }
+        };
+        let gpu =
+            gpu::resolve(name.as_str(), self.gpu_layers.take(), self.device.take()).unwrap_or_else(|(key, why)| {
+                errors.push(places.error(&format!("backend.{key}"), why));
+                None
+            });
+        Resolved { name, remote: self.remote(name, places, errors), gpu }
     }
 
     /// The server's keys, checked; `None` of another backend, which has none of them.

@@ -8,6 +8,7 @@ mod backend;
 mod dtype;
 mod engine;
 mod foreign;
+mod gpu;
 mod keys;
 mod layers;
 mod message;
@@ -29,6 +30,7 @@ use serde::Deserialize;
 pub use backend::{BackendName, RemoteConfig, ServerKind};
 pub use dtype::{Bf16, Dtype};
 pub use engine::{Engine, Launch};
+pub use gpu::{GPU, GpuConfig};
 pub(crate) use message::{Lines, nearest, toml_error};
 pub use micro_batch::MicroBatch;
 pub use overrides::Overrides;
@@ -82,6 +84,8 @@ pub struct Config {
     pub backend: BackendName,
     /// The server of the backend `remote`.
     pub remote: Option<RemoteConfig>,
+    /// What llama.cpp computes on a GPU; `None`: nothing.
+    pub gpu: Option<GpuConfig>,
     /// What to ask, and how.
     pub run: RunConfig,
     /// The gate's thresholds.

@@ -40,7 +40,7 @@ impl RawManifest {
                     .push(places.error("train", "is given without [data]; say what to train on: [data] train = \"…\""));
             }
         }
-        let (backend, remote) = self.backend.resolve(places, &mut errors);
+        let backend = self.backend.resolve(places, &mut errors);
         if !(1..=MOST_ROWS).contains(&self.run.batch) {
             let batch = self.run.batch;
             errors.push(places.error("run.batch", format!("is {batch}, expected 1 to {MOST_ROWS}")));
@@ -56,8 +56,9 @@ impl RawManifest {
             arms,
             data,
             recipe: self.train,
-            backend,
-            remote,
+            backend: backend.name,
+            remote: backend.remote,
+            gpu: backend.gpu,
             run: RunConfig {
                 scenarios: under(root, self.run.scenarios),
                 snapshots: under(root, self.run.snapshots),

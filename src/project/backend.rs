@@ -7,7 +7,7 @@ use super::base::Base;
 #[cfg(not(feature = "llama-cpp"))]
 use super::objective::not_built;
 use super::server::NO_SERVER;
-use crate::backend::{Backend, CandleBackend, Remote, RemoteBackend};
+use crate::backend::{Backend, CandleBackend, Remote, RemoteBackend, Second};
 #[cfg(feature = "llama-cpp")]
 use crate::backend::{ConvertedFiles, LlamaAdapter, LlamaCppBackend};
 use crate::config::{BackendName, Config};
@@ -19,9 +19,9 @@ pub(super) fn version(config: &Config, name: BackendName, server: Option<&Arc<Re
         BackendName::Remote => server.map_or_else(|| name.as_str().into(), |server| server.identity().to_owned()),
         BackendName::Candle => CandleBackend::version(&config.model),
         #[cfg(feature = "llama-cpp")]
-        BackendName::LlamaCpp => LlamaCppBackend::version(false),
+        BackendName::LlamaCpp => LlamaCppBackend::version(false, config.gpu.as_ref()),
         #[cfg(feature = "llama-cpp")]
-        BackendName::LlamaCppF32 => LlamaCppBackend::version(true),
+        BackendName::LlamaCppF32 => LlamaCppBackend::version(true, config.gpu.as_ref()),
         #[cfg(not(feature = "llama-cpp"))]
         BackendName::LlamaCpp | BackendName::LlamaCppF32 => name.as_str().into(),
     }
@@ -36,18 +36,39 @@ pub(super) fn open(
     server: Option<&Arc<Remote>>,
 ) -> Result<Box<dyn Backend>> {
     match name {
-        BackendName::Remote => {
-            let server = server.ok_or_else(|| Error::Usage(NO_SERVER.into()))?;
-            let adapters = arms.iter().map(|arm| Some(arm.ready.adapter.clone()));
-            let adapters = std::iter::once(None).chain(adapters).collect();
-            Ok(Box::new(RemoteBackend::new(server.clone(), base.files.clone(), config.model.clone(), adapters)))
-        }
+        BackendName::Remote => Ok(Box::new(remote(config, base, arms, server)?)),
         BackendName::Candle => Ok(Box::new(candle(config, base, arms))),
         #[cfg(feature = "llama-cpp")]
         BackendName::LlamaCpp | BackendName::LlamaCppF32 => Ok(Box::new(llama_cpp(config, name, base, arms)?)),
         #[cfg(not(feature = "llama-cpp"))]
         BackendName::LlamaCpp | BackendName::LlamaCppF32 => Err(not_built(name)),
     }
+}
+
+/// A backend to be compared with candle; nothing is loaded yet.
+pub(super) fn second(
+    config: &Config,
+    name: BackendName,
+    base: &Base,
+    arms: &[Tested],
+    server: Option<&Arc<Remote>>,
+) -> Result<Box<dyn Second>> {
+    match name {
+        BackendName::Remote => Ok(Box::new(remote(config, base, arms, server)?)),
+        BackendName::Candle => Err(Error::Usage("candle is compared with another backend, not with itself".into())),
+        #[cfg(feature = "llama-cpp")]
+        BackendName::LlamaCpp | BackendName::LlamaCppF32 => Ok(Box::new(llama_cpp(config, name, base, arms)?)),
+        #[cfg(not(feature = "llama-cpp"))]
+        BackendName::LlamaCpp | BackendName::LlamaCppF32 => Err(not_built(name)),
+    }
+}
+
+/// The project's server with base and these arms.
+fn remote(config: &Config, base: &Base, arms: &[Tested], server: Option<&Arc<Remote>>) -> Result<RemoteBackend> {
+    let server = server.ok_or_else(|| Error::Usage(NO_SERVER.into()))?;
+    let adapters = arms.iter().map(|arm| Some(arm.ready.adapter.clone()));
+    let adapters = std::iter::once(None).chain(adapters).collect();
+    Ok(RemoteBackend::new(server.clone(), base.files.clone(), config.model.clone(), adapters))
 }
 
 /// candle with base and these arms.
@@ -59,7 +80,7 @@ pub(super) fn candle(config: &Config, base: &Base, arms: &[Tested]) -> CandleBac
 
 /// llama.cpp with base and these arms.
 #[cfg(feature = "llama-cpp")]
-pub(super) fn llama_cpp(config: &Config, name: BackendName, base: &Base, arms: &[Tested]) -> Result<LlamaCppBackend> {
+fn llama_cpp(config: &Config, name: BackendName, base: &Base, arms: &[Tested]) -> Result<LlamaCppBackend> {
     let adapter = |Tested { ready, .. }: &Tested| LlamaAdapter {
         adapter: ready.adapter.clone(),
         directory: ready.directory.clone(),
@@ -69,5 +90,11 @@ pub(super) fn llama_cpp(config: &Config, name: BackendName, base: &Base, arms: &
     let arms = std::iter::once(None).chain(arms.iter().map(|arm| Some(adapter(arm)))).collect();
     let f32_of = (name == BackendName::LlamaCppF32).then(|| base.fingerprint.clone());
     let converted = ConvertedFiles { directory: config.store().join("llama-cpp"), f32_of };
-    LlamaCppBackend::new(base.files.clone(), config.model.clone(), arms, converted, config.run.batch)
+    LlamaCppBackend::new(
+        base.files.clone(),
+        config.model.clone(),
+        arms,
+        converted,
+        (config.gpu.clone(), config.run.batch),
+    )
 }

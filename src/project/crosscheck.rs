@@ -1,15 +1,13 @@
-//! A project on candle and on llama.cpp: the same base, adapter and scenarios, so that what differs is the serving.
+//! A project on candle and on another backend, llama.cpp or a server: the same base, adapter and scenarios, so that what differs is the serving.
 
 use super::prepared::Prepared;
 use super::{Events, TrainPolicy, backend, early};
-use crate::backend::engine::Compared;
-use crate::backend::{CandleBackend, LlamaCppBackend, Progress};
-use crate::compare::DriftSample;
+use crate::backend::{CandleBackend, Progress, Second};
 use crate::compare::crosscheck::{
-    CrossCheck, Divergence, Limits, Measured, TemplateCheck, TokenCheck, divergence, spelt,
+    CrossCheck, Divergence, How, Limits, Measured, TemplateCheck, TokenCheck, divergence, spelt,
 };
 use crate::config::{BackendName, Config};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::tokenizer::Tokenizer;
 use crate::record::{CaseRecord, Completion, Finish, Message, Prompt, RunRecord, ScenarioRecord};
 
@@ -60,10 +58,11 @@ const TEXTS: [&str; 40] = [
     "İstanbul ıI iİ Ǆ ǅ ǆ K Å Ω",
 ];
 
-/// Runs a project on candle and on `other`, which is one of llama.cpp's, and compares them.
+/// Runs a project on candle and on `other`, one of llama.cpp's or the project's server, and compares them.
 ///
 /// # Errors
-/// As [`super::run()`]. An answer that one backend could not compute is reported in the result.
+/// As [`super::run()`]; a server where the project names none, or a limit that no server can show. An answer that one backend could not
+/// compute is reported in the result.
 pub fn crosscheck(
     config: &Config,
     other: BackendName,
@@ -71,16 +70,24 @@ pub fn crosscheck(
     limits: Limits,
     on_event: Events<'_>,
 ) -> Result<CrossCheck> {
-    let exact = other == BackendName::LlamaCppF32;
-    let prepared = Prepared::open(config, early::check_run(config)?, on_event)?;
+    if other == BackendName::Remote && config.backend != other {
+        return Err(Error::Usage(
+            "there is no server to compare with: set [backend] name = \"remote\" and its url".into(),
+        ));
+    }
+    if other == BackendName::Remote && limits.max_kl.is_some() {
+        let message = "a server tells the most likely tokens of a position, so that no KL divergence can be shown to be below --max-kl; leave it out";
+        return Err(Error::Usage(message.into()));
+    }
+    let prepared = Prepared::open_whole(config, early::check_run(config)?, on_event)?;
     let tuned = prepared.adapter(BackendName::Candle, policy, on_event)?;
     let tested = prepared.arms(BackendName::Candle, tuned)?;
-    let llama_cpp = || backend::llama_cpp(config, other, &prepared.base, &tested);
-    // What llama.cpp refuses is reported before minutes are spent on the reference.
-    llama_cpp()?.chat()?;
+    let second = || backend::second(config, other, &prepared.base, &tested, prepared.server.as_ref());
+    // What it refuses is reported before minutes are spent on the reference.
+    second()?.chat()?;
     let one = prepared.ask(BackendName::Candle, &tested, on_event)?;
     let two = prepared.ask(other, &tested, on_event)?;
-    let mut pair = Backends { reference: backend::candle(config, &prepared.base, &tested), other: llama_cpp()? };
+    let mut pair = Backends { reference: backend::candle(config, &prepared.base, &tested), other: second()? };
     let texts = pair.hard_texts()?;
     let prompts = pair.prompts(&one)?;
     let mut arms = Vec::new();
@@ -90,12 +97,17 @@ pub fn crosscheck(
         arms.push((arm.name.clone(), measured));
     }
     let template = pair.template().map_err(|why| why.to_string());
-    Ok(CrossCheck::of([&one, &two], exact, [texts, prompts], template, arms, limits))
+    let how = How {
+        exact: other == BackendName::LlamaCppF32,
+        distributions: pair.other.shows(),
+        at_least: other == BackendName::Remote,
+    };
+    Ok(CrossCheck::of([&one, &two], how, [texts, prompts], template, arms, limits))
 }
 
 struct Backends {
     reference: CandleBackend,
-    other: LlamaCppBackend,
+    other: Box<dyn Second>,
 }
 
 /// A case with the answers of both.
@@ -106,13 +118,13 @@ struct Both<'a> {
 }
 
 impl Backends {
-    fn hard_texts(&mut self) -> Result<TokenCheck> {
+    fn hard_texts(&mut self) -> Result<Option<TokenCheck>> {
         let texts: Vec<String> = TEXTS.iter().map(|text| (*text).to_owned()).collect();
         self.tokens(&texts)
     }
 
     /// Every case's prompt, rendered.
-    fn prompts(&mut self, run: &RunRecord) -> Result<TokenCheck> {
+    fn prompts(&mut self, run: &RunRecord) -> Result<Option<TokenCheck>> {
         let chat = self.other.chat()?;
         let rendered = run.cases().map(|(_, case)| chat.render(&case.prompt)).collect::<Result<Vec<_>>>()?;
         self.tokens(&rendered)
@@ -131,25 +143,30 @@ impl Backends {
             found.into_iter().find_map(|(text, turns)| Some((text.ok()?, turns)))
         });
         let (ours, conversations): (Vec<String>, Vec<Vec<Message>>) = rendered.unzip();
-        let theirs = self.other.render(&conversations)?;
+        let Some(theirs) = self.other.render(&conversations)? else { return Ok(None) };
         Ok(Some(TemplateCheck::of(&ours.into_iter().zip(theirs).collect::<Vec<_>>())))
     }
 
-    fn tokens(&mut self, texts: &[String]) -> Result<TokenCheck> {
+    fn tokens(&mut self, texts: &[String]) -> Result<Option<TokenCheck>> {
         let chat = self.other.chat()?;
         let ours = texts.iter().map(|text| chat.tokenizer.encode(text, true)).collect::<Result<Vec<_>>>()?;
-        let theirs = self.other.tokenize(texts)?;
+        let Some(theirs) = self.other.tokenize(texts)? else { return Ok(None) };
         let rows = texts.iter().zip(ours.iter().zip(&theirs));
         let rows = rows.map(|(text, (ours, theirs))| (text.as_str(), ours.as_slice(), theirs.as_slice()));
         let chat = self.other.chat()?;
-        Ok(TokenCheck::of(rows, |id| spelling(&chat.tokenizer, id)))
+        Ok(Some(TokenCheck::of(rows, |id| spelling(&chat.tokenizer, id))))
     }
 
     /// One arm's distributions over the reference's answers, and where the answers part.
     fn measure(&mut self, number: usize, arm: &str, runs: [&RunRecord; 2], on_event: Events<'_>) -> Result<Measured> {
         let both: Vec<Both<'_>> =
             runs[0].cases().zip(runs[1].cases()).filter_map(|pair| generated(pair, arm)).collect();
-        let mut measured = Measured { answers: both.len(), ..Measured::default() };
+        let alike = |both: &Both<'_>| {
+            let [one, other] = both.answers.map(|answer| &answer.tokens);
+            one.iter().zip(other).take_while(|(a, b)| a == b).count()
+        };
+        let alike = both.iter().map(alike).sum();
+        let mut measured = Measured { answers: both.len(), alike, ..Measured::default() };
         let mut parted = Vec::new();
         // An empty answer of the reference has no positions to compare.
         let (empty, both): (Vec<_>, Vec<_>) = both.into_iter().partition(|both| both.answers[0].tokens.is_empty());
@@ -163,7 +180,12 @@ impl Backends {
             rest = left;
             let asked: Vec<(usize, &Prompt, &[u32])> =
                 group.iter().map(|b| (number, &b.case.prompt, b.answers[0].tokens.as_slice())).collect();
-            let (ours, theirs) = (self.reference.logits(&asked)?, self.other.logits(&asked)?);
+            let ours = self.reference.logits(&asked)?;
+            let theirs = if self.other.shows() {
+                self.other.beside(&asked, &ours)?.into_iter().map(Some).collect()
+            } else {
+                vec![None; asked.len()]
+            };
             for (both, (ours, theirs)) in group.iter().zip(ours.iter().zip(theirs)) {
                 on_event(Progress::Done(1).into());
                 let found = divergence(&both.answers[0].tokens, &both.answers[1].tokens);
@@ -171,14 +193,11 @@ impl Backends {
                     let margin = margin(ours.get(at), tokens);
                     parted.push((both.name.clone(), at, tokens, margin));
                 }
-                let theirs = match theirs {
-                    Ok(theirs) => theirs,
-                    Err(why) => {
-                        measured.errors.insert(both.name.clone(), why);
-                        continue;
-                    }
-                };
-                measured.samples.push(sample(&both.answers[0].tokens, ours, &theirs));
+                match theirs {
+                    Some(Ok(sample)) => measured.samples.push(sample),
+                    Some(Err(why)) => drop(measured.errors.insert(both.name.clone(), why)),
+                    None => {}
+                }
             }
         }
         parted.sort_by(|a, b| a.0.cmp(&b.0));
@@ -215,18 +234,6 @@ fn fitting(rest: &[Both<'_>]) -> usize {
         positions <= POSITIONS
     };
     rest.iter().take_while(fits).count().max(1)
-}
-
-fn sample(tokens: &[u32], ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> DriftSample {
-    let mut compared = Compared::default();
-    for (token, (ours, theirs)) in tokens.iter().zip(ours.iter().zip(theirs)) {
-        // A padded vocabulary may be longer on one side.
-        let both = ours.len().min(theirs.len());
-        compared.push(&ours[..both], &theirs[..both], *token as usize);
-    }
-    let same_top1 = compared.top_base.iter().zip(&compared.top_tuned).map(|(one, other)| one.0 == other.0).collect();
-    let Compared { kl, nll_base, nll_tuned, .. } = compared;
-    DriftSample { kl, nll_base, nll_tuned, same_top1, ..DriftSample::default() }
 }
 
 /// By how much the first token is likelier than the second.

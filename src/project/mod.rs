@@ -12,7 +12,6 @@ mod backend;
 mod base;
 mod calibrate;
 mod checkup;
-#[cfg(feature = "llama-cpp")]
 mod crosscheck;
 mod data;
 mod early;
@@ -46,7 +45,6 @@ use crate::train::RateSweep;
 use asked::Checked;
 pub use calibrate::{CalibrateOptions, Calibration, LEAST_NULLS, Written, calibrate};
 pub use checkup::{Checkup, Finding, State, check};
-#[cfg(feature = "llama-cpp")]
 pub use crosscheck::crosscheck;
 pub use data::data_options;
 pub(crate) use data::first_look;

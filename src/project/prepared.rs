@@ -25,17 +25,27 @@ pub(super) struct Prepared<'c> {
 }
 
 impl<'c> Prepared<'c> {
-    /// Locks a project and fetches its base. What was `checked` before needs no model.
+    /// Locks a project and fetches its base, without the weights where a server has them. What was `checked` before needs no model.
     ///
     /// # Errors
     /// The project cannot be locked; the base cannot be fetched, or its small files do not fit what is asked.
     pub(super) fn open(config: &'c Config, checked: Checked, on_event: Events<'_>) -> Result<Self> {
+        let weights = config.recipe.is_some() || files_here(config).is_some();
+        Self::open_with(config, checked, weights, on_event)
+    }
+
+    /// As [`Self::open`], with the weights in any case.
+    pub(super) fn open_whole(config: &'c Config, checked: Checked, on_event: Events<'_>) -> Result<Self> {
+        Self::open_with(config, checked, true, on_event)
+    }
+
+    fn open_with(config: &'c Config, checked: Checked, weights: bool, on_event: Events<'_>) -> Result<Self> {
         let lock = lock(config, on_event)?;
         // Before anything is downloaded. A training needs no server.
         let server = if checked.scenarios.is_empty() { None } else { server::reach(config)? };
         let check = &mut |files: &ModelFiles| early::check_model(config, files, &checked);
         let base = match &server {
-            Some(_) if config.recipe.is_none() && files_here(config).is_none() => described(config, check, on_event)?,
+            Some(_) if !weights => described(config, check, on_event)?,
             _ => fetched(config, check, on_event)?,
         };
         Ok(Self { config, checked, base, server, _lock: lock })

@@ -172,6 +172,10 @@ pub struct Drift {
     /// Mean share of base's probability that the method saw; `None` where it sees all of it, or none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub covered: Option<f64>,
+    /// So many likely tokens have [`WHOLE`] of base's probability on the first answers; `None` where the method sees all, or the server
+    /// shows no lists as long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided_by: Option<usize>,
     /// Share of positions with the same most likely token; `None` where the method does not see it.
     pub same_top1: Option<f64>,
     /// Mean NLL of base, nats/token.
@@ -239,7 +243,7 @@ impl TextDrift {
 }
 
 /// Share of base's probability from which a lower bound of drift counts as drift itself.
-const WHOLE: f64 = 0.99;
+pub const WHOLE: f64 = 0.99;
 
 impl Drift {
     /// Whether the divergence was measured, or so much of base's probability was seen that its lower bound is as good.

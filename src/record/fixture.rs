@@ -116,6 +116,7 @@ pub(crate) fn drift() -> Drift {
         tokens: 5120,
         kl: Some(Divergence { mean: 0.0213, se: 0.0031, median: 0.0028, p99: 0.312 }),
         covered: None,
+        decided_by: None,
         same_top1: Some(0.931),
         nll_base: 0.412,
         nll_tuned: 0.424,

@@ -30,7 +30,7 @@ pub use decision::{
 };
 pub use drift::{
     Divergence, Drift, DriftMethod, DriftSample, Floor, MOST_POSITIONS, Measures, MovedToken, Proof, TextDrift,
-    TextMeans,
+    TextMeans, WHOLE,
 };
 pub use made::{Commit, Made, Selected};
 pub use part::{ArmMeasured, Measurements, Part};

@@ -49,6 +49,9 @@ pub struct Measurements {
     pub repeated: usize,
     /// What came out of these, each alone.
     pub again: Vec<(String, DriftSample)>,
+    /// Of the first answers: with how many likely tokens enough is seen, where the method sees a part and that number was found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decided_by: Vec<(String, Option<usize>)>,
     /// Why further texts have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,

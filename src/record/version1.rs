@@ -130,6 +130,7 @@ impl From<OldDrift> for Drift {
             tokens: drift.tokens,
             kl: Some(kl),
             covered: None,
+            decided_by: None,
             same_top1: Some(drift.same_top1),
             nll_base: drift.nll_base,
             nll_tuned: drift.nll_tuned,

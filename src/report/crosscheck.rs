@@ -12,8 +12,8 @@ pub fn crosscheck(check: &CrossCheck, style: Style) -> String {
     let mut page = Page::new(style);
     page.line(&[piece(Ink::Bold, "crosscheck"), piece(Ink::Plain, format!("  {}", check.backends.join(" and ")))]);
     page.blank();
-    tokens(&mut page, "tokenizer", "texts that are hard to cut", &check.texts);
-    tokens(&mut page, "prompts", "prompts, rendered by the chat template, cut", &check.prompts);
+    tokens(&mut page, "tokenizer", "texts that are hard to cut", check.texts.as_ref());
+    tokens(&mut page, "prompts", "prompts, rendered by the chat template, cut", check.prompts.as_ref());
     if let Some(check) = &check.template {
         template(&mut page, check);
     }
@@ -46,7 +46,8 @@ pub fn crosscheck(check: &CrossCheck, style: Style) -> String {
     } else {
         format!("  {} found: what a run shows may be the serving, not the fine-tune", count(problems.len()))
     };
-    if !check.exact && !check.problems_of_arms().is_empty() {
+    let of_llama_cpp = !check.how.at_least && check.how.distributions;
+    if of_llama_cpp && !check.how.exact && !check.problems_of_arms().is_empty() {
         let hint = "crosscheck --exact runs llama.cpp on the same weights in f32: what is left there is not its rounding of activations";
         page.wrapped(4, &[piece(Ink::Dim, format!("  · {hint}"))]);
     }
@@ -63,7 +64,10 @@ fn row(page: &mut Page, name: &str, ink: Ink, text: &str) {
     page.wrapped(LABEL + 2, &pieces);
 }
 
-fn tokens(page: &mut Page, name: &str, what: &str, check: &TokenCheck) {
+fn tokens(page: &mut Page, name: &str, what: &str, check: Option<&TokenCheck>) {
+    let Some(check) = check else {
+        return row(page, name, Ink::Dim, "not compared: the server does not tell its tokens");
+    };
     let ink = if check.different == 0 { Ink::Dim } else { Ink::Bad };
     row(page, name, ink, &format!("{} of {} {what} alike", check.texts - check.different, check.texts));
     for example in &check.examples {
@@ -96,11 +100,18 @@ fn template(page: &mut Page, check: &TemplateCheck) {
 fn one(page: &mut Page, check: &CrossCheck, arm: &ArmCheck) {
     let mut parts = Vec::new();
     if let (Some(same), Some(kl)) = (arm.same_top1, arm.kl_mean) {
+        let least = if check.how.at_least { "at least " } else { "" };
         parts.push(format!(
-            "same first choice {:.2} % of {} positions, KL {kl:.2e} nats/token (largest {:.2e})",
+            "same first choice {:.2} % of {} positions, KL {least}{kl:.2e} nats/token (largest {:.2e})",
             100.0 * same,
             arm.positions,
             arm.kl_max
+        ));
+    } else if let Some(same) = arm.same_top1 {
+        parts.push(format!(
+            "same first choice {:.2} % of {} tokens up to where answers part",
+            100.0 * same,
+            arm.positions
         ));
     }
     if arm.answers > 0 {
@@ -134,7 +145,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::compare::crosscheck::{Divergence, Limits, TokenDifference, VerdictFlip};
+    use crate::compare::crosscheck::{Divergence, How, Limits, TokenDifference, VerdictFlip};
     use crate::record::Verdict;
 
     fn token(id: u32, text: &str) -> Token {
@@ -172,10 +183,10 @@ mod tests {
         let verdicts = [Verdict::Passed, Verdict::Failed];
         CrossCheck {
             backends: ["candle 0.11".into(), "llama-cpp 0.1.160".into()],
-            exact: false,
+            how: How { exact: false, distributions: true, at_least: false },
             limits: Limits::default(),
-            texts,
-            prompts: TokenCheck { texts: 85, ..TokenCheck::default() },
+            texts: Some(texts),
+            prompts: Some(TokenCheck { texts: 85, ..TokenCheck::default() }),
             template: Some(TemplateCheck {
                 conversations: 41,
                 unknown: 0,
@@ -213,18 +224,31 @@ mod tests {
         }
         let errors =
             BTreeMap::from([("tuned at facts::france on llama-cpp".to_owned(), "GGML_ASSERT\u{1b}".to_owned())]);
-        let texts = TokenCheck::default();
+        let texts = Some(TokenCheck::default());
         let incomplete = CrossCheck { errors, texts, flips: Vec::new(), ..check(1.0) };
         let told = crosscheck(&incomplete, Style { color: false, width: 100 });
         assert!(told.contains("error") && told.contains("france on llama-cpp: GGML_ASSERT"), "{told}");
         assert!(told.contains("INCOMPLETE") && !told.contains('\u{1b}'), "{told}");
         // Nothing is left to be exact about, or it is not the rounding.
-        let exact = CrossCheck { exact: true, ..check(0.98) };
+        let exact = CrossCheck { how: How { exact: true, ..check(0.98).how }, ..check(0.98) };
         let texts = CrossCheck { flips: Vec::new(), ..check(1.0) };
         for check in [exact, texts] {
             let text = crosscheck(&check, Style { color: false, width: 100 });
             assert!(text.contains("DIFFERENT") && !text.contains("--exact"), "{text}");
         }
         assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn what_a_server_does_not_tell_is_said() {
+        let how = How { exact: false, distributions: true, at_least: true };
+        let told = crosscheck(&CrossCheck { how, texts: None, ..check(0.98) }, Style { color: false, width: 100 });
+        assert!(told.contains("not compared: the server") && told.contains("KL at least 1.50e-4"), "{told}");
+        assert!(!told.contains("--exact"), "{told}");
+        let mut answers = CrossCheck { how: How { distributions: false, ..how }, ..check(0.98) };
+        answers.arms[0].kl_mean = None;
+        let told = crosscheck(&answers, Style { color: false, width: 100 });
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(told.contains("of 400 tokens up to where answers part") && !told.contains("KL"), "{told}");
     }
 }

@@ -11,7 +11,7 @@ use crate::compare::drift::{floor, summarise};
 use crate::error::Result;
 use crate::record::{
     ArmMeasured, CaseRecord, Completion, Drift, DriftMethod, DriftSample, Measurements, Message, Prompt, Proof, Role,
-    RunError, ScenarioRecord,
+    RunError, ScenarioRecord, WHOLE,
 };
 
 /// Raised when the same texts are measured otherwise: part of a measurement's key in the store.
@@ -19,6 +19,8 @@ const DRIFT_REVISION: u32 = 3;
 /// Answers that are measured once more, to see what is rounding; and of a server, whose batches are not in our hands.
 const REPEATED: usize = 1;
 const REPEATED_AT_SERVER: usize = 8;
+/// First answers on which it is looked for how many likely tokens would show enough.
+pub(super) const LOOKED_AT: usize = 2;
 /// Prompts that an adapter is proven on.
 pub(super) const PROBES: usize = 3;
 
@@ -138,7 +140,22 @@ impl<'a, 'e> Measuring<'a, 'e> {
             let alone = self.backend.drift(&[DriftText::Answer(prompt, tokens)], (0, arm), &mut |_| {})?;
             again.extend(alone.into_iter().next().and_then(std::result::Result::ok).map(|alone| (name.clone(), alone)));
         }
-        Ok(Measurements { source, method, texts, repeated, again, left_out })
+        let decided_by = match method {
+            DriftMethod::TopK(_) if left_out.is_empty() => self.decided_by(answers, &texts)?,
+            _ => Vec::new(),
+        };
+        Ok(Measurements { source, method, texts, repeated, again, decided_by, left_out })
+    }
+
+    /// With how many likely tokens the first answers would be seen whole.
+    fn decided_by(&mut self, answers: &Answers<'_>, texts: &Named) -> Result<Vec<(String, Option<usize>)>> {
+        let first = answers.iter().zip(texts).take(LOOKED_AT);
+        let found = first.map(|((name, prompt, tokens), (_, sample))| {
+            let seen = sample.covered.iter().sum::<f64>() / sample.covered.len().max(1) as f64;
+            let text = DriftText::Answer(prompt, tokens);
+            Ok((name.clone(), if seen >= WHOLE { None } else { self.backend.likely_tokens_for(&text, WHOLE)? }))
+        });
+        found.collect()
     }
 
     /// What was measured, and why of the other texts nothing was.
@@ -227,7 +244,7 @@ fn source(role: Role, text: Option<&(String, String)>) -> String {
 
 /// Drift out of what was measured, and what is wrong with it.
 pub(super) fn sum_up(measurements: &Measurements, arm: &str) -> Result<(Option<Drift>, Option<RunError>)> {
-    let Measurements { source, method, texts, again, left_out, .. } = measurements;
+    let Measurements { source, method, texts, again, decided_by, left_out, .. } = measurements;
     let Some(why) = left_out.first() else {
         let mut drift = summarise(source, *method, texts)?;
         let pairs = again.iter().filter_map(|(name, alone)| {
@@ -236,6 +253,7 @@ pub(super) fn sum_up(measurements: &Measurements, arm: &str) -> Result<(Option<D
         });
         let (first, second): (Vec<DriftSample>, Vec<DriftSample>) = pairs.unzip();
         drift.floor = floor(&first, &second);
+        drift.decided_by = decided_by.iter().filter_map(|(_, k)| *k).max();
         return Ok((Some(drift), None));
     };
     let some = format!("{} of {} texts left out", left_out.len(), left_out.len() + texts.len());

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::measure::{base_answers, sum_up};
+use super::measure::{LOOKED_AT, base_answers, sum_up};
 use super::spilled;
 use crate::error::{Error, Result};
 use crate::record::{
@@ -188,6 +188,7 @@ fn measured(whole: &mut RunRecord, parts: &[(String, RunRecord)]) -> Result<()> 
 fn joined(mut all: Measurements, part: Measurements) -> Measurements {
     all.texts.extend(part.texts);
     all.again.extend(part.again);
+    all.decided_by.extend(part.decided_by);
     all.left_out.extend(part.left_out);
     all
 }
@@ -200,6 +201,8 @@ fn in_order(mut all: Measurements, order: &[String]) -> Measurements {
     all.texts.sort_by_key(|(name, _)| place(name));
     all.again.sort_by_key(|(name, _)| place(name));
     all.again.truncate(all.repeated);
+    all.decided_by.sort_by_key(|(name, _)| place(name));
+    all.decided_by.truncate(LOOKED_AT);
     all
 }
 

@@ -168,7 +168,6 @@ impl Engine<'_> {
     ///
     /// # Errors
     /// As [`Self::generate`].
-    #[cfg(feature = "llama-cpp")]
     pub(crate) fn logits_of(&self, continuations: &[Continuation]) -> Result<Vec<Vec<Vec<f32>>>> {
         let prompts: Vec<(usize, &[u32])> = continuations.iter().map(|c| (c.arm, c.prompt.as_slice())).collect();
         let prefixes = Prefixes::compute(self, &prompts)?;

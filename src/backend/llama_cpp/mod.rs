@@ -2,6 +2,7 @@
 //! tokens only.
 
 mod bisection;
+mod memory;
 mod objective;
 mod process;
 pub(crate) mod protocol;
@@ -15,17 +16,19 @@ pub(crate) use objective::LlamaCppObjective;
 
 use super::encode::Answers;
 use super::engine::{Compared, Continuation, Generated, Generation};
+use super::second::{self, Second};
 use super::{Backend, Capabilities, DriftText, Logits, Measured, OnAnswers, Progress, Question, encode};
 use crate::compare::DriftSample;
-use crate::config::{Dtype, ModelConfig};
+use crate::config::{Dtype, GpuConfig, ModelConfig};
 use crate::error::{Error, Result};
 use crate::model::architecture::outline::Outline;
 use crate::model::lora::{self, Adapter, is_gguf};
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::{self, ModelFiles, ModelKind};
 use crate::record::{Message, Prompt, Proof};
+use memory::Memory;
 use process::{Isolated, OnOutcome};
-use protocol::{Job, Opening, Reply, floats};
+use protocol::{Job, Opening, Placement, Reply, floats};
 use worker::{VERSION, VERSION_F32};
 
 /// Raised when the same adapter would be converted to another file.
@@ -60,6 +63,7 @@ pub(crate) struct LlamaCppBackend {
     config: ModelConfig,
     arms: Vec<Option<LlamaAdapter>>,
     converted: ConvertedFiles,
+    gpu: Option<GpuConfig>,
     batch: usize,
     loaded: Option<Loaded>,
 }
@@ -81,7 +85,7 @@ impl LlamaCppBackend {
         config: ModelConfig,
         arms: Vec<Option<LlamaAdapter>>,
         converted: ConvertedFiles,
-        batch: usize,
+        (gpu, batch): (Option<GpuConfig>, usize),
     ) -> Result<Self> {
         if config.dtype == Dtype::Bf16 {
             return Err(Error::model(
@@ -100,13 +104,14 @@ impl LlamaCppBackend {
                 ));
             }
         };
-        Ok(Self { files, gguf, config, arms, converted, batch, loaded: None })
+        Ok(Self { files, gguf, config, arms, converted, gpu, batch, loaded: None })
     }
 
     /// Name and version, as they decide an answer; `f32`: on widened weights.
     #[must_use]
-    pub(crate) fn version(f32: bool) -> String {
-        if f32 { VERSION_F32.into() } else { VERSION.into() }
+    pub(crate) fn version(f32: bool, gpu: Option<&GpuConfig>) -> String {
+        let version = if f32 { VERSION_F32 } else { VERSION };
+        gpu.map_or_else(|| version.into(), |gpu| format!("{version} ({})", gpu.described()))
     }
 
     fn load(&mut self, on_progress: &mut dyn FnMut(Progress)) -> Result<&mut Loaded> {
@@ -116,15 +121,24 @@ impl LlamaCppBackend {
             // What is wrong with the file is reported before llama.cpp has it.
             let outline = model::outline(&self.files, &self.config)?;
             let arms = self.arms.iter().map(|arm| arm.as_ref().map(|a| self.convert(a, &outline)).transpose());
+            let (model, arms) = (self.model()?, arms.collect::<Result<Vec<_>>>()?);
+            let placement = match &self.gpu {
+                Some(gpu) => Some(Placement { gpu: gpu.clone(), memory: Memory::of(&model)? }),
+                None => None,
+            };
             let opening = Opening {
-                model: self.model()?,
-                arms: arms.collect::<Result<Vec<_>>>()?,
+                placement,
+                model,
+                arms,
                 batch: self.batch,
                 threads: rayon::current_num_threads(),
                 log: tracing::level_filters::LevelFilter::current().to_string(),
             };
             let mut worker = Isolated::new(opening);
             let opened = worker.opened()?;
+            if let Some(note) = worker.note() {
+                on_progress(Progress::Note(note));
+            }
             chat.check_fits(opened.vocabulary)?;
             let context = model::context(&self.files, &self.config, opened.context)?;
             self.loaded = Some(Loaded { chat, worker, context, vocabulary: opened.vocabulary });
@@ -167,22 +181,6 @@ impl LlamaCppBackend {
         Ok(path)
     }
 
-    /// Tokens of texts by llama.cpp's own tokenizer.
-    pub(crate) fn tokenize(&mut self, texts: &[String]) -> Result<Vec<Vec<u32>>> {
-        self.ask_worker(&Job::Tokenize { texts: texts.to_vec() }, "tokenising", |reply| match reply {
-            Reply::Tokenized(tokens) => Some(tokens),
-            _ => None,
-        })
-    }
-
-    /// Texts of conversations by llama.cpp's own forms of templates; nothing where it has none.
-    pub(crate) fn render(&mut self, conversations: &[Vec<Message>]) -> Result<Vec<Option<String>>> {
-        self.ask_worker(&Job::Render { conversations: conversations.to_vec() }, "rendering", |reply| match reply {
-            Reply::Rendered(texts) => Some(texts),
-            _ => None,
-        })
-    }
-
     /// What a job that cannot be divided is answered.
     fn ask_worker<T: Default>(&mut self, job: &Job, what: &str, take: impl Fn(Reply) -> Option<T>) -> Result<T> {
         let mut found = T::default();
@@ -194,16 +192,11 @@ impl LlamaCppBackend {
         Ok(found)
     }
 
-    /// The tokenizer and template that prompts are made with.
-    pub(crate) fn chat(&mut self) -> Result<&ChatTokenizer> {
-        Ok(&self.load(&mut |_| {})?.chat)
-    }
-
     /// Logits of every position that predicts one of an answer's tokens, or why there are none; (arm, prompt, answer) each.
     ///
     /// # Errors
     /// A prompt that cannot be rendered, logits that are not finite, a file that cannot be read.
-    pub(crate) fn logits(&mut self, answers: &[(usize, &Prompt, &[u32])]) -> Result<Vec<Measured<Vec<Vec<f32>>>>> {
+    fn logits(&mut self, answers: &[(usize, &Prompt, &[u32])]) -> Result<Vec<Measured<Vec<Vec<f32>>>>> {
         let Loaded { chat, worker, vocabulary, .. } = self.load(&mut |_| {})?;
         let directory = tempfile::tempdir().map_err(Error::io(Path::new("a temporary directory"), "create"))?;
         let items = encode::answers(chat, answers)?;
@@ -234,9 +227,54 @@ impl LlamaCppBackend {
     }
 }
 
+impl Second for LlamaCppBackend {
+    fn chat(&mut self) -> Result<&ChatTokenizer> {
+        Ok(&self.load(&mut |_| {})?.chat)
+    }
+
+    fn tokenize(&mut self, texts: &[String]) -> Result<Option<Vec<Vec<u32>>>> {
+        let tokens = self.ask_worker(&Job::Tokenize { texts: texts.to_vec() }, "tokenising", |reply| match reply {
+            Reply::Tokenized(tokens) => Some(tokens),
+            _ => None,
+        })?;
+        Ok(Some(tokens))
+    }
+
+    /// By llama.cpp's own forms of templates.
+    fn render(&mut self, conversations: &[Vec<Message>]) -> Result<Option<Vec<Option<String>>>> {
+        let job = Job::Render { conversations: conversations.to_vec() };
+        let texts = self.ask_worker(&job, "rendering", |reply| match reply {
+            Reply::Rendered(texts) => Some(texts),
+            _ => None,
+        })?;
+        Ok(Some(texts))
+    }
+
+    fn beside(
+        &mut self,
+        answers: &[(usize, &Prompt, &[u32])],
+        reference: &[Vec<Vec<f32>>],
+    ) -> Result<Vec<Measured<DriftSample>>> {
+        let theirs = self.logits(answers)?.into_iter();
+        let pairs = answers.iter().zip(reference).zip(theirs);
+        let compare = |(((_, _, tokens), ours), theirs): ((&(usize, &Prompt, &[u32]), &Vec<Vec<f32>>), Measured<_>)| {
+            theirs.map(|theirs: Vec<Vec<f32>>| {
+                let mut compared = Compared::default();
+                for (token, (ours, theirs)) in tokens.iter().zip(ours.iter().zip(&theirs)) {
+                    // A padded vocabulary may be longer on one side.
+                    let both = ours.len().min(theirs.len());
+                    compared.push(&ours[..both], &theirs[..both], *token as usize);
+                }
+                second::sample(compared)
+            })
+        };
+        Ok(pairs.map(compare).collect())
+    }
+}
+
 impl Backend for LlamaCppBackend {
     fn name(&self) -> String {
-        Self::version(self.converted.f32_of.is_some())
+        Self::version(self.converted.f32_of.is_some(), self.gpu.as_ref())
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -41,6 +41,8 @@ pub(super) struct Isolated {
     worker: Option<(Worker, Opened)>,
     /// It was open, so that the model can be loaded.
     was_open: bool,
+    /// What it said of itself when it was opened first.
+    note: Option<String>,
     /// Since an item was last answered.
     deaths: usize,
 }
@@ -55,7 +57,7 @@ pub(super) enum End {
 impl Isolated {
     /// Nothing is started yet.
     pub(super) fn new(opening: Opening) -> Self {
-        Self { opening, worker: None, was_open: false, deaths: 0 }
+        Self { opening, worker: None, was_open: false, note: None, deaths: 0 }
     }
 
     /// What the model is; loads it when it is not.
@@ -64,12 +66,13 @@ impl Isolated {
             return Ok(*opened);
         }
         let mut worker = Worker::start()?;
-        let mut found = None;
-        let end = worker.run(&Job::Open(self.opening.clone()), &mut |reply| {
-            if let Reply::Opened(opened) = reply {
-                found = Some(opened);
-            }
+        let (mut found, mut note) = (None, None);
+        let end = worker.run(&Job::Open(self.opening.clone()), &mut |reply| match reply {
+            Reply::Opened(opened) => found = Some(opened),
+            Reply::Note(said) => note = Some(said),
+            _ => {}
         })?;
+        self.note = self.note.take().or(note);
         match (end, found) {
             (End::Done, Some(opened)) => {
                 self.worker = Some((worker, opened));
@@ -81,6 +84,11 @@ impl Isolated {
                 Err(Error::model(&self.opening.model, format!("llama.cpp crashed while loading it: {why}")))
             }
         }
+    }
+
+    /// What it said of itself; once.
+    pub(super) fn note(&mut self) -> Option<String> {
+        self.note.take()
     }
 
     /// Does a job that cannot be divided: if the process crashes on it, that is an error.

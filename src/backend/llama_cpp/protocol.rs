@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::memory::Memory;
 use crate::backend::engine::{Compared, Continuation, Generated, Generation};
+use crate::config::GpuConfig;
 use crate::error::{Error, Result};
 use crate::record::Message;
 
@@ -15,6 +17,13 @@ pub(crate) const HELLO: &str = concat!("finetest worker ", env!("CARGO_PKG_VERSI
 /// Longest line that either side reads, in bytes.
 const LONGEST: u64 = 256 << 20;
 
+/// What is computed on a GPU, and how large that is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Placement {
+    pub(crate) gpu: GpuConfig,
+    pub(crate) memory: Memory,
+}
+
 /// A model, and the adapter of each arm.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Opening {
@@ -22,6 +31,8 @@ pub(crate) struct Opening {
     pub(crate) model: PathBuf,
     /// A GGUF adapter each; `None` is base.
     pub(crate) arms: Vec<Option<PathBuf>>,
+    /// What a GPU computes; nothing of it by default.
+    pub(crate) placement: Option<Placement>,
     /// Most sequences decoded together.
     pub(crate) batch: usize,
     /// Threads to compute with.
@@ -118,6 +129,8 @@ pub(crate) enum Reply {
     Hello(String),
     /// A message of llama.cpp: its level and text.
     Log(String, String),
+    /// Something that whoever waits should know.
+    Note(String),
     Opened(Opened),
     /// The model begins with this item: if the process dies now, it is one of those that may be why.
     Started(usize),

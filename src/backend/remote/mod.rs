@@ -25,6 +25,7 @@ use self::replicas::{Replicas, Work};
 use self::server::{Asked, Scored, Spelled, Takes, Written};
 use super::encode::{self, Answers};
 use super::engine::Continuation;
+use super::second::{self, Second};
 use super::{Backend, Capabilities, DriftText, Logits, Measured, OnAnswers, Progress, Question};
 use crate::compare::DriftSample;
 use crate::config::{ModelConfig, RemoteConfig};
@@ -40,6 +41,9 @@ const ROUNDING: f64 = 1e-3;
 const RIVALS: usize = 2;
 /// Prompts that arms are proven on.
 const PROBES: usize = 3;
+/// Lengths of lists that are tried to find which is long enough, and on how many positions: a list of 10 000 is a megabyte.
+const LISTS: [usize; 4] = [100, 500, 2_000, 10_000];
+const LONG_LISTS: usize = 8;
 
 /// A project's server or servers, which were reached and have its adapters.
 pub(crate) struct Remote {
@@ -220,6 +224,49 @@ fn scored(server: &dyn server::Server, of: &Continuation, k: usize) -> std::resu
     checked(scored)
 }
 
+impl Second for RemoteBackend {
+    fn chat(&mut self) -> Result<&ChatTokenizer> {
+        Ok(&self.text()?.0.chat)
+    }
+
+    fn tokenize(&mut self, texts: &[String]) -> Result<Option<Vec<Vec<u32>>>> {
+        let tokenize = |text: &String| self.remote.replicas.ask(Work::Write, |server| server.tokenize(text));
+        let found = texts.iter().map(tokenize).collect::<std::result::Result<Option<Vec<_>>, _>>();
+        found.map_err(|failure| Error::failed(failure.why()))
+    }
+
+    fn shows(&self) -> bool {
+        self.remote.replicas.scores()
+    }
+
+    fn beside(
+        &mut self,
+        answers: &[(usize, &Prompt, &[u32])],
+        reference: &[Vec<Vec<f32>>],
+    ) -> Result<Vec<Measured<DriftSample>>> {
+        let (Text { chat, .. }, remote) = self.text()?;
+        let items = encode::answers(chat, answers)?;
+        let k = remote.config.top_logprobs.max(1);
+        let mut found = vec![Ok(DriftSample::default()); items.len()];
+        // One arm after another, as everywhere: its texts may be scored together.
+        for arm in arms_of(items.iter().map(|item| item.arm)) {
+            let asked: Vec<usize> = (0..items.len()).filter(|i| items[*i].arm == arm).collect();
+            let score = |n: usize| remote.score(&items[asked[n]], k);
+            pool::each(asked.len(), remote.replicas.at_once(Work::Score), score, |n, scored| {
+                let i = asked[n];
+                found[i] = scored?.map(|theirs| {
+                    let rows = reference[i].iter().zip(&items[i].tokens);
+                    let ours: Vec<Scored> = rows.map(|(row, token)| top_k::of_logits(row, *token, k)).collect();
+                    let (compared, covered) = top_k::compared(&ours, &theirs);
+                    DriftSample { covered, ..second::sample(compared) }
+                });
+                Ok(())
+            })?;
+        }
+        Ok(found)
+    }
+}
+
 impl Backend for RemoteBackend {
     fn name(&self) -> String {
         self.remote.identity().to_owned()
@@ -310,6 +357,22 @@ impl Backend for RemoteBackend {
             Ok(if likelihoods { sample.likelihoods() } else { sample })
         };
         Ok(pairs.map(sample).collect())
+    }
+
+    fn likely_tokens_for(&mut self, text: &DriftText<'_>, share: f64) -> Result<Option<usize>> {
+        let (Text { chat, limits }, remote) = self.text()?;
+        let all = encode::texts(limits.context, chat, std::slice::from_ref(text))?;
+        let Some(whole) = all.first() else { return Ok(None) };
+        let tokens = whole.tokens.iter().take(LONG_LISTS).copied().collect();
+        let begun = Continuation { arm: 0, prompt: whole.prompt.clone(), tokens };
+        for k in LISTS.into_iter().filter(|k| *k > remote.config.top_logprobs && *k < limits.vocabulary) {
+            // A server may refuse lists as long, and drift was measured without them.
+            let Ok(Ok(scored)) = remote.score(&begun, k) else { return Ok(None) };
+            if let Some(enough) = top_k::enough(&scored, share) {
+                return Ok(Some(enough));
+            }
+        }
+        Ok(None)
     }
 
     fn probe_adapter(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Measured<Proof>> {

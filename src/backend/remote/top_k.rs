@@ -5,8 +5,9 @@
 //! last token of its own list. All other tokens are one outcome. What is not known is chosen so that the divergence is least. There is no
 //! upper bound: a token outside tuned's list may have any smaller probability.
 
-use super::server::Scored;
+use super::server::{Scored, sorted};
 use crate::backend::engine::Compared;
+use crate::model::ops::rows::log_normaliser;
 
 /// Probability that is left to what is not known, at least: lists are rounded.
 const LEAST: f64 = 1e-12;
@@ -56,6 +57,30 @@ fn least(alone: &[f64], p_rest: f64, q_all: f64, most: f64) -> f64 {
 /// Probability that base's list has of all.
 fn covered(base: &[(u32, f64)]) -> f64 {
     base.iter().map(|(_, p)| p.exp()).sum::<f64>().min(1.0)
+}
+
+/// What a server with these logits would tell.
+pub(super) fn of_logits(row: &[f32], token: u32, k: usize) -> Scored {
+    let normaliser = log_normaliser(row);
+    let log_probability = |id: u32| row.get(id as usize).map_or(f64::NEG_INFINITY, |l| f64::from(*l) - normaliser);
+    let mut ids: Vec<u32> = (0..row.len() as u32).collect();
+    let likelier = |a: &u32, b: &u32| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b));
+    if k < ids.len() {
+        ids.select_nth_unstable_by(k, likelier);
+        ids.truncate(k);
+    }
+    let top = sorted(ids.into_iter().map(|id| (id, log_probability(id))).collect());
+    Scored { log_probability: log_probability(token), top }
+}
+
+/// The fewest tokens of each list that have `share` of the probability on the mean of these positions; `None` when all of them have less.
+pub(super) fn enough(scored: &[Scored], share: f64) -> Option<usize> {
+    let longest = scored.iter().map(|position| position.top.len()).max()?;
+    let mut seen = 0.0;
+    (1..=longest).find(|k| {
+        seen += scored.iter().filter_map(|position| Some(position.top.get(k - 1)?.1.exp())).sum::<f64>();
+        seen >= share * scored.len() as f64
+    })
 }
 
 /// Both arms' lists on one text, and the share of base's probability that its lists have, position by position.
@@ -116,6 +141,26 @@ mod tests {
             }
             assert!((before - kl).abs() < 1e-9, "{before} {kl}");
         }
+    }
+
+    #[test]
+    fn the_fewest_tokens_that_have_enough_are_found() {
+        let position = |p: &[f64]| Scored { log_probability: 0.0, top: p.iter().map(|p| (0, p.ln())).collect() };
+        let scored = [position(&[0.9, 0.05, 0.05]), position(&[0.5, 0.3, 0.1])];
+        for (share, expected) in [(0.5, Some(1)), (0.7, Some(1)), (0.71, Some(2)), (0.9, Some(3)), (0.99, None)] {
+            assert_eq!(enough(&scored, share), expected, "{share}");
+        }
+        assert_eq!(enough(&[], 0.9), None);
+    }
+
+    #[test]
+    fn logits_are_told_as_a_server_would() {
+        let found = of_logits(&[1.0, 3.0, 3.0, -2.0], 3, 2);
+        let normaliser = [1.0f64, 3.0, 3.0, -2.0].map(f64::exp).iter().sum::<f64>().ln();
+        assert_eq!(found.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 2]);
+        assert!((found.top[0].1 - (3.0 - normaliser)).abs() < 1e-9);
+        assert!((found.log_probability - (-2.0 - normaliser)).abs() < 1e-9);
+        assert_eq!(of_logits(&[1.0, 2.0], 7, 9).log_probability, f64::NEG_INFINITY);
     }
 
     /// Worked by hand: base's second token is not in tuned's list of one, whose probability is 0.9.

@@ -9,7 +9,7 @@ use crate::support::Project;
 const TEXT: [Dialect; 2] = [Dialect::Ollama, Dialect::OpenAi];
 
 /// A project without a choice, which such a server cannot score, and without a rule on drift.
-fn without_choices(server: &Server, more: &str) -> Project {
+pub(super) fn without_choices(server: &Server, more: &str) -> Project {
     let project = project(server, &format!("model = \"base\"\n{more}"));
     for role in ["target", "control"] {
         let path = format!("scenarios/{role}.toml");

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 pub(super) const BATCH: usize = 256;
 /// Cells of a whole cache, unless two streams of one length need more. A product with quantised weights costs as much for each
 /// row as for one, so that more rows would gain nothing.
-const CELLS: usize = 4096;
+pub(super) const CELLS: usize = 4096;
 /// llama.cpp rounds the length of a stream up to a multiple of this.
 const STEP: usize = 256;
 /// A beginning is kept in a stream of its own when that saves so many tokens.

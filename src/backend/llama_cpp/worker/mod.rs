@@ -8,6 +8,7 @@
 //! rounds its values to f16, is off.
 
 mod feed;
+mod gpu;
 mod logs;
 mod raw;
 pub(crate) mod serve;
@@ -21,7 +22,6 @@ use std::sync::OnceLock;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::llama_backend::LlamaBackend;
-use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::model::{LlamaChatMessage, LlamaLoraAdapter, LlamaModel};
 use llama_cpp_2::token::LlamaToken;
 
@@ -44,10 +44,15 @@ const ABORT_AT: &str = "FINETEST_TEST_ABORT_AT_TOKEN";
 /// A model and the adapters of its arms.
 pub(crate) struct Session {
     backend: &'static LlamaBackend,
+    /// Nothing while an untouched copy has the memory of its GPU.
+    loaded: Option<Loaded>,
+    opening: Opening,
+}
+
+struct Loaded {
     model: LlamaModel,
     /// `None` is base. llama.cpp frees adapters with their model.
     arms: Vec<Option<LlamaLoraAdapter>>,
-    opening: Opening,
 }
 
 impl Session {
@@ -57,52 +62,69 @@ impl Session {
     /// A processor without what ggml is built for; a file that llama.cpp refuses, with what it says of it.
     pub(crate) fn open(opening: &Opening) -> Result<Self> {
         let backend = prepare()?;
-        let mut model = load(backend, &opening.model)?;
-        let mut arms = Vec::new();
-        for path in &opening.arms {
-            arms.push(match path {
-                None => None,
-                Some(path) => Some(load_adapter(&mut model, path, &opening.model)?),
-            });
-        }
-        Ok(Self { backend, model, arms, opening: opening.clone() })
+        let loaded = Some(Loaded::of(backend, opening)?);
+        Ok(Self { backend, loaded, opening: opening.clone() })
+    }
+
+    /// Where it computes, when that is a GPU.
+    ///
+    /// # Errors
+    /// As [`gpu::check`]; to be asked before [`Self::open`].
+    pub(super) fn placed(opening: &Opening) -> Result<Option<String>> {
+        prepare()?;
+        opening.placement.as_ref().map(gpu::check).transpose()
+    }
+
+    /// Model and adapters; they are loaded again if they were let go.
+    fn loaded(&mut self) -> Result<&mut Loaded> {
+        let loaded = match self.loaded.take() {
+            Some(loaded) => loaded,
+            None => Loaded::of(self.backend, &self.opening)?,
+        };
+        Ok(self.loaded.insert(loaded))
     }
 
     /// What the model is.
-    pub(crate) fn opened(&self) -> Opened {
-        Opened {
-            vocabulary: usize::try_from(self.model.n_vocab()).unwrap_or(0),
-            context: self.model.n_ctx_train() as usize,
-        }
+    ///
+    /// # Errors
+    /// It cannot be loaded again. So below.
+    pub(crate) fn opened(&mut self) -> Result<Opened> {
+        let model = &self.loaded()?.model;
+        let vocabulary = usize::try_from(model.n_vocab()).unwrap_or(0);
+        Ok(Opened { vocabulary, context: model.n_ctx_train() as usize })
     }
 
     /// Tokens of a text, special tokens spelt in it recognised, nothing put before or after it.
-    pub(crate) fn tokenize(&self, text: &str) -> Vec<u32> {
-        let tokens = self.model.vocab().tokenize(text.as_bytes(), false, true);
-        tokens.into_iter().map(|token| token.0 as u32).collect()
+    pub(crate) fn tokenize(&mut self, text: &str) -> Result<Vec<u32>> {
+        let tokens = self.loaded()?.model.vocab().tokenize(text.as_bytes(), false, true);
+        Ok(tokens.into_iter().map(|token| token.0 as u32).collect())
     }
 
     /// A conversation's text with the assistant's header behind it, as llama.cpp itself writes it: by a form built into it that it takes
     /// for the model's template, and no Jinja. Nothing where it has none.
-    pub(crate) fn render(&self, messages: &[Message]) -> Option<String> {
-        let template = self.model.chat_template(None).ok()?;
+    pub(crate) fn render(&mut self, messages: &[Message]) -> Result<Option<String>> {
+        let model = &self.loaded()?.model;
+        let Ok(template) = model.chat_template(None) else { return Ok(None) };
         let message = |m: &Message| LlamaChatMessage::new(m.role.clone(), m.content.clone()).ok();
-        let chat = messages.iter().map(message).collect::<Option<Vec<_>>>()?;
-        self.model.apply_chat_template(&template, &chat, true).ok()
+        let Some(chat) = messages.iter().map(message).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        Ok(model.apply_chat_template(&template, &chat, true).ok())
     }
 
     /// The bytes of every token.
-    fn pieces(&self) -> Vec<Vec<u8>> {
-        let vocabulary = self.model.vocab();
-        (0..self.model.n_vocab()).map(|token| vocabulary.token_to_piece(LlamaToken(token), true, None)).collect()
+    fn pieces(&mut self) -> Result<Vec<Vec<u8>>> {
+        let model = &self.loaded()?.model;
+        let vocabulary = model.vocab();
+        Ok((0..model.n_vocab()).map(|token| vocabulary.token_to_piece(LlamaToken(token), true, None)).collect())
     }
 
     /// Contexts of these arms, all of one shape.
     fn contexts(&mut self, arms: &[usize], shape: &Shape) -> Result<Vec<LlamaContext<'_>>> {
         let mut contexts = Vec::new();
+        let (backend, threads) = (self.backend, self.opening.threads);
+        let Loaded { model, arms: adapters } = self.loaded()?;
         for arm in arms {
-            let mut context = context(self.backend, &self.model, self.opening.threads, shape)?;
-            let adapter = self.arms.get_mut(*arm).ok_or_else(|| Error::failed(format!("there is no arm {arm}")))?;
+            let mut context = context(backend, model, threads, shape)?;
+            let adapter = adapters.get_mut(*arm).ok_or_else(|| Error::failed(format!("there is no arm {arm}")))?;
             if let Some(adapter) = adapter {
                 let set = context.lora_adapter_set(adapter, 1.0);
                 set.map_err(|e| Error::failed(format!("llama.cpp does not take the adapter: {e}")))?;
@@ -110,6 +132,20 @@ impl Session {
             contexts.push(context);
         }
         Ok(contexts)
+    }
+}
+
+impl Loaded {
+    fn of(backend: &LlamaBackend, opening: &Opening) -> Result<Self> {
+        let mut model = load(backend, opening)?;
+        let mut arms = Vec::new();
+        for path in &opening.arms {
+            arms.push(match path {
+                None => None,
+                Some(path) => Some(load_adapter(&mut model, path, &opening.model)?),
+            });
+        }
+        Ok(Self { model, arms })
     }
 }
 
@@ -154,14 +190,15 @@ fn because() -> String {
     if errors.is_empty() { String::new() } else { format!(": {errors}") }
 }
 
-fn load(backend: &LlamaBackend, path: &Path) -> Result<LlamaModel> {
+fn load(backend: &LlamaBackend, opening: &Opening) -> Result<LlamaModel> {
+    let path = opening.model.as_path();
     if !path.is_file() {
         return Err(Error::model(path, "is no file; llama.cpp reads a GGUF file"));
     }
     // Weights are repacked for the processor where llama.cpp does that (its default, which the safe interface cannot turn off).
     // That suits evaluation: adapters are kept out of repacked buffers. Training on such a model is not possible; it needs a load
     // of its own.
-    let params = LlamaModelParams::default();
+    let params = gpu::params(opening.placement.as_ref())?;
     LlamaModel::load_from_file(backend, path, &params).map_err(|error| {
         Error::model(path, format!("llama.cpp cannot load it{}", or(because(), &format!(": {error}"))))
     })

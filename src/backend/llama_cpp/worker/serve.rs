@@ -58,8 +58,10 @@ fn serve() -> Result<()> {
         let done = match job {
             Job::Open(opening) => {
                 open_log(&opening.log);
-                Session::open(&opening).and_then(|opened| {
-                    let found = opened.opened();
+                let placed = Session::placed(&opening);
+                let said = placed.and_then(|note| note.map_or(Ok(()), |note| parent.tell(&Reply::Note(note))));
+                said.and_then(|()| Session::open(&opening)).and_then(|mut opened| {
+                    let found = opened.opened()?;
                     session = Some(opened);
                     parent.tell(&Reply::Opened(found))
                 })
@@ -104,11 +106,11 @@ fn work(session: &mut Session, job: Job, parent: &Parent) -> Result<()> {
         }
         Job::Logits { items, directory } => session.logits(&items, &directory, &mut tell),
         Job::Tokenize { texts } => {
-            let tokens = texts.iter().map(|text| session.tokenize(text)).collect();
+            let tokens = texts.iter().map(|text| session.tokenize(text)).collect::<Result<_>>()?;
             tell(Reply::Tokenized(tokens))
         }
         Job::Render { conversations } => {
-            let texts = conversations.iter().map(|messages| session.render(messages)).collect();
+            let texts = conversations.iter().map(|messages| session.render(messages)).collect::<Result<_>>()?;
             tell(Reply::Rendered(texts))
         }
     }

@@ -23,13 +23,13 @@ impl Session {
     /// Logits that are not finite, a context that cannot be made.
     pub(super) fn generate(&mut self, items: &[Generation], stop: &[u32], tell: Tell<'_>) -> Result<()> {
         // Only a string that stops an answer is looked for in its text.
-        let pieces = if items.iter().any(|g| !g.stop.is_empty()) { self.pieces() } else { Vec::new() };
+        let pieces = if items.iter().any(|g| !g.stop.is_empty()) { self.pieces()? } else { Vec::new() };
         let text = |tokens: &[u32]| {
             let bytes = tokens.iter().filter_map(|token| pieces.get(*token as usize)).flatten();
             String::from_utf8_lossy(&bytes.copied().collect::<Vec<u8>>()).into_owned()
         };
         let ends = Ends { tokens: stop, text: &text };
-        for arm in 0..self.arms.len() {
+        for arm in 0..self.opening.arms.len() {
             let of_arm = items.iter().enumerate().filter(|(_, g)| g.arm == arm);
             let sequences = of_arm.map(|(item, g)| Sequence {
                 item,
@@ -52,7 +52,7 @@ impl Session {
     /// # Errors
     /// As [`Self::generate`].
     pub(super) fn score(&mut self, items: &[Continuation], tell: Tell<'_>) -> Result<()> {
-        for arm in 0..self.arms.len() {
+        for arm in 0..self.opening.arms.len() {
             let sequences = items.iter().enumerate().filter(|(_, c)| c.arm == arm).map(|(i, c)| forced(i, c));
             let scores = vec![0.0; items.len()];
             self.run(&[arm], sequences.collect(), &mut Scores { items, scores, tell })?;
@@ -82,7 +82,11 @@ impl Session {
     pub(super) fn probe_adapter(&mut self, prompts: &[Vec<u32>], (base, tuned): (usize, usize)) -> Result<(f64, f64)> {
         let together = self.last_logits(prompts, &[base, tuned])?;
         let alone = {
-            let model = load(self.backend, &self.opening.model)?;
+            if self.opening.placement.is_some() {
+                // A mapped file is in memory once. A GPU would have to hold it twice.
+                self.loaded = None;
+            }
+            let model = load(self.backend, &self.opening)?;
             let mut last = Last::new(prompts.len());
             for sequences in by_length(full_prompts(prompts)) {
                 let shape = Shape::of(&sequences, self.opening.batch);
@@ -114,7 +118,7 @@ impl Session {
     /// # Errors
     /// As [`Self::generate`]; a file cannot be written.
     pub(super) fn logits(&mut self, items: &[Continuation], directory: &Path, tell: Tell<'_>) -> Result<()> {
-        for arm in 0..self.arms.len() {
+        for arm in 0..self.opening.arms.len() {
             let sequences = items.iter().enumerate().filter(|(_, c)| c.arm == arm).map(|(i, c)| forced(i, c));
             self.run(&[arm], sequences.collect(), &mut Rows { directory, files: HashMap::new(), tell })?;
         }

@@ -6,8 +6,9 @@ use candle_core::{Device, Tensor};
 
 use super::{Session, VERSION, VERSION_F32};
 use crate::backend::engine::{Compared, Continuation, Ends, Engine, Generated, Generation};
-use crate::backend::llama_cpp::protocol::{Opening, Reply};
-use crate::config::ModelConfig;
+use crate::backend::llama_cpp::memory::Memory;
+use crate::backend::llama_cpp::protocol::{Opening, Placement, Reply};
+use crate::config::{GPU, GpuConfig, ModelConfig};
 use crate::model::decoder::parity::{decoder, fixture, reference, relative};
 use crate::model::lora;
 use crate::model::outline;
@@ -28,6 +29,17 @@ const FAMILIES: [&str; 7] = [
     "llama_cpp_only/smollm3",
 ];
 
+/// How far logits may be from other programs', of the largest one: Vulkan multiplies in 16 bits.
+const CLOSE: f64 = if GPU.is_some() { 2e-2 } else { 1e-3 };
+
+/// Answers token for token; of a GPU, whose rounding decides between near ties, their beginnings.
+fn assert_same(found: &[Generated], expected: &[Generated], what: &str) {
+    let begun = |answers: &[Generated]| answers.iter().map(|a| a.tokens[..a.tokens.len().min(4)].to_vec()).collect();
+    let (beginnings, wanted): (Vec<Vec<u32>>, Vec<Vec<u32>>) = (begun(found), begun(expected));
+    assert_eq!(beginnings, wanted, "{what}");
+    assert!(GPU.is_some() || found == expected, "{what}: {found:?} {expected:?}");
+}
+
 fn ids(tensor: &Tensor) -> Vec<u32> {
     tensor.to_vec1::<i64>().expect("ids").into_iter().map(|id| id as u32).collect()
 }
@@ -39,7 +51,9 @@ fn prompts(family: &str) -> [Vec<u32>; 2] {
 
 fn session(family: &str, arms: Vec<Option<PathBuf>>, batch: usize) -> Session {
     let model = fixture(&format!("{family}/model.gguf"));
-    let opening = Opening { model, arms, batch, threads: 2, log: "OFF".into() };
+    let memory = Memory::of(&model).expect("a header");
+    let placement = GPU.map(|_| Placement { gpu: GpuConfig::default(), memory });
+    let opening = Opening { model, arms, placement, batch, threads: 2, log: "OFF".into() };
     Session::open(&opening).expect("a session")
 }
 
@@ -121,7 +135,8 @@ fn logits_of_every_position_agree_with_transformers() {
     for family in own.chain(others) {
         let mut session = session(family, vec![None], 4);
         // ggml looks GELU up in a table of 16 bits.
-        let most = if ["gemma3_text", "bloom", "mpt", "falcon", "gpt2"].contains(&family) { 5e-3 } else { 1e-3 };
+        let most =
+            if ["gemma3_text", "bloom", "mpt", "falcon", "gpt2"].contains(&family) { CLOSE.max(5e-3) } else { CLOSE };
         // Of some the converter was given a changed copy.
         let own = format!("{family}/reference_gguf.safetensors");
         let own = if fixture(&own).is_file() { own } else { format!("{family}/reference.safetensors") };
@@ -143,7 +158,7 @@ fn an_adapter_of_our_export_agrees_with_peft_and_leaves_base_alone() {
         for (i, prompt) in prompts(family).iter().enumerate() {
             for (arm, expected) in expected.iter().enumerate() {
                 let off = relative(&logits(&mut session, arm, prompt), &expected[&format!("logits_{i}")]);
-                assert!(off < 1e-3, "{family}, arm {arm}: {off}");
+                assert!(off < CLOSE, "{family}, arm {arm}: {off}");
             }
         }
         let (effect, base) = session.probe_adapter(&prompts(family), (0, 1)).expect("a proof");
@@ -167,7 +182,7 @@ fn an_adapter_that_llama_cpp_s_converter_wrote_is_read_as_peft_s() {
         let expected = reference(&format!("{family}/reference_lora.safetensors"));
         for (i, prompt) in prompts(family).iter().enumerate() {
             let off = relative(&logits(&mut session, 1, prompt), &expected[&format!("logits_{i}")]);
-            assert!(off < 1e-3, "{family}: {off}");
+            assert!(off < CLOSE, "{family}: {off}");
         }
     }
 }
@@ -191,8 +206,9 @@ fn batched_answers_agree_with_transformers_token_for_token() {
         assert_ne!(expected_drawn, expected);
         for batch in [1, 2, 8] {
             let mut session = session(family, vec![None, Some(adapter.clone())], batch);
-            assert_eq!(generate(&mut session, &items, &[]), expected, "{family}, batch {batch}");
-            assert_eq!(generate(&mut session, &drawn, &[]), expected_drawn, "{family}, batch {batch}, drawn");
+            assert_same(&generate(&mut session, &items, &[]), &expected, &format!("{family}, batch {batch}"));
+            let drawn = generate(&mut session, &drawn, &[]);
+            assert_same(&drawn, &expected_drawn, &format!("{family}, batch {batch}, drawn"));
         }
         let greedy = reference(&format!("{family}/reference.safetensors"));
         for (answer, i) in expected.iter().zip([0, 1, 0]) {
@@ -206,7 +222,7 @@ fn a_string_stops_an_answer_where_it_is_complete() {
     let prompts = prompts("llama");
     let mut session = session("llama", vec![None], 4);
     let whole = generate(&mut session, &[ask(0, &prompts[0], 24)], &[]).remove(0).tokens;
-    let pieces = session.pieces();
+    let pieces = session.pieces().expect("pieces");
     let text = |tokens: &[u32]| -> String {
         let bytes: Vec<u8> = tokens.iter().flat_map(|t| pieces[*t as usize].clone()).collect();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -247,11 +263,11 @@ fn shared_beginnings_and_batches_change_nothing() {
     let (answers, scores) = (generate(&mut many, &items, &[]), score(&mut many, &scored));
     let mut single = session("llama", vec![None], 1);
     for (item, answer) in items.iter().zip(answers) {
-        assert_eq!(answer, generate(&mut single, std::slice::from_ref(item), &[]).remove(0));
+        assert_same(&[answer], &generate(&mut single, std::slice::from_ref(item), &[]), "together and alone");
     }
     for (item, together) in scored.iter().zip(scores) {
         let alone = score(&mut single, std::slice::from_ref(item))[0];
-        assert!((together - alone).abs() < 1e-4, "{together} {alone}");
+        assert!((together - alone).abs() < CLOSE / 10.0, "{together} {alone}");
     }
 }
 
@@ -281,18 +297,18 @@ fn distributions_of_two_arms_agree_with_candle() {
         let tops = |compared: &Compared| compared.top_tuned.iter().map(|(token, _)| *token).collect::<Vec<_>>();
         assert_eq!(tops(&found), tops(&expected));
         for (a, b) in [(&found.kl, &expected.kl), (&found.nll_base, &expected.nll_base)] {
-            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-3), "{a:?} {b:?}");
+            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < CLOSE), "{a:?} {b:?}");
         }
     }
 }
 
 #[test]
 fn texts_are_cut_as_by_our_tokenizer() {
-    let session = session("llama", vec![None], 1);
+    let mut session = session("llama", vec![None], 1);
     let path = fixture("llama/model.gguf");
     let metadata = crate::model::tokenizer::gguf_metadata(&path).expect("metadata");
     let ours = crate::model::tokenizer::Tokenizer::from_gguf(&path, &metadata).expect("a tokenizer");
     for text in ["the 1234 cats", "<|im_start|>user\nhé 你好<|im_end|>", "\u{1b}[31m  x\t\n"] {
-        assert_eq!(session.tokenize(text), ours.encode(text, true).expect("tokens"), "{text:?}");
+        assert_eq!(session.tokenize(text).expect("tokens"), ours.encode(text, true).expect("tokens"), "{text:?}");
     }
 }

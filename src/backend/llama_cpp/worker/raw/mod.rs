@@ -79,7 +79,9 @@ impl Differentiator {
             let mut params = sys::llama_model_default_params();
             // Repacked weights have no backward: "GGML_ASSERT(*cur_backend_id != -1)".
             params.use_extra_bufts = false;
-            params.n_gpu_layers = 0;
+            // No device at all: a build for a GPU sends large products there whatever the layers are, past the hook.
+            let mut devices = [null_mut()];
+            (params.n_gpu_layers, params.devices) = (0, devices.as_mut_ptr());
             let loaded = NonNull::new(sys::llama_model_load_from_file(c_path(model)?.as_ptr(), params));
             let loaded = Model(loaded.ok_or_else(|| refused(model, "llama.cpp cannot load it"))?);
             let low_rank = sys::llama_adapter_lora_init(loaded.0.as_ptr(), c_path(adapter)?.as_ptr());

@@ -1,0 +1,49 @@
+//! A server compared with the weights that are here.
+
+use serde_json::Value;
+
+use super::project;
+use super::server::{Dialect, Fault, Server};
+use super::text::without_choices;
+use crate::support::Project;
+
+/// The scripted server computes by a formula, and candle by the weights: what differs is told, with what the server shows of it.
+#[test]
+fn what_a_server_does_otherwise_is_told() {
+    for (dialect, parts) in [
+        (Dialect::Llama, ["KL at least", "first choice", "what a run shows may be the serving"]),
+        (
+            Dialect::OpenAi,
+            ["tokens up to where answers part", "the server does not tell its tokens", "answers the same"],
+        ),
+    ] {
+        let server = Server::start(dialect, Fault::None);
+        let scores = dialect == Dialect::Llama;
+        let project = if scores { project(&server, "") } else { without_choices(&server, "") };
+        let weights = "model/model.safetensors";
+        std::fs::copy(Project::new().path(weights), project.path(weights)).expect("a copy");
+        let ran = project.run(&["crosscheck", "--against", "remote"]).expect(100);
+        let told = ran.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in parts {
+            assert!(told.contains(part), "{part:?} is not in\n{}{}", ran.stdout, ran.stderr);
+        }
+        let json = project.run(&["crosscheck", "--json"]).expect(100);
+        let found: Value = serde_json::from_str(&json.stdout).expect("JSON");
+        assert_eq!(found["distributions"], scores, "{found}");
+        for arm in found["arms"].as_array().expect("arms") {
+            assert_eq!(arm["kl_mean"].is_number(), scores, "{arm}");
+            assert!(arm["positions"].as_u64().expect("a number") > 0, "{arm}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused_before_anything_is_asked() {
+    let server = Server::start(Dialect::Llama, Fault::None);
+    let project = project(&server, "");
+    project.run(&["crosscheck", "--max-kl", "0.1"]).fails(2, &["can be shown to be below --max-kl"]);
+    project.run(&["crosscheck", "--against", "candle"]).fails(2, &["which is the reference"]);
+    project.run(&["crosscheck", "--against", "remote", "--exact"]).fails(2, &["cannot be used with"]);
+    assert!(server.bodies().is_empty());
+    Project::new().run(&["crosscheck", "--against", "remote"]).fails(2, &["there is no server", "[backend] name"]);
+}
