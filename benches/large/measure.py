@@ -206,21 +206,23 @@ def measure(name, work, model, shape, args, built):
         sides["llama.cpp"] = Descents(finetest, model, args.work / f"{args.name}-adapter.gguf", work, log, folder)
     elif kind != "train-checkpointing":
         sides["llama.cpp"] = Answers(finetest, model, work, log)
-    rounds = []
+    rounds, first = [], {}
     try:
         for turn in range(args.repeats + 1):
             found = {side: repetition(running, 20) for side, running in sides.items()}
             said = ", ".join(f"{side} {r['rate']:.2f}" for side, r in found.items())
             print(f"{datetime.datetime.now():%H:%M:%S}  {args.name} {name}: {said}{' (not counted)' if turn == 0 else ''}", flush=True)
-            # The first one reads the file.
+            # The first one reads the file; both sides' adapters are without effect in it, so that their losses are the same.
+            first = first or found
             rounds += [found] if turn else []
     finally:
         for running in sides.values():
             running.close()
-    return summary(name, work, shape, rounds, model, args)
+    return summary(name, work, shape, (first, rounds), model, args)
 
 
-def summary(name, work, shape, rounds, model, args):
+def summary(name, work, shape, taken, model, args):
+    first, rounds = taken
     quiet = [r for r in rounds if all(side["others"] < QUIET for side in r.values())]
     used = quiet or rounds
     median = lambda side, key: statistics.median(r[side][key] for r in used)  # noqa: E731
@@ -233,7 +235,7 @@ def summary(name, work, shape, rounds, model, args):
             seconds = median(side, "seconds")
             sides[side] = {"seconds": round(seconds, 3), "rate": round((tokens or used[0][side]["units"]) / seconds, 3),
                            "share": round(share(side), 3), "peak_mb": round(max(r[side]["peak_mb"] for r in used)),
-                           "result": used[0][side].get("result") if "train" in name or name == "score" else None}
+                           "result": first[side].get("result") if "train" in name or name == "score" else None}
     ratio = None
     if "llama.cpp" in sides:
         ratio = round(statistics.median(r["llama.cpp"]["seconds"] / r["finetest"]["seconds"] for r in used), 3)

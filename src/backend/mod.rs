@@ -25,7 +25,7 @@ pub(crate) use llama_cpp::LlamaCppBackend;
 #[cfg(feature = "llama-cpp")]
 pub(crate) use llama_cpp::{ConvertedFiles, LlamaAdapter, LlamaCppObjective};
 #[cfg(feature = "candle")]
-pub(crate) use remote::{Remote, RemoteBackend};
+pub(crate) use remote::{Here, Remote, RemoteBackend};
 pub use scripted::Scripted;
 #[cfg(feature = "candle")]
 pub(crate) use second::Second;
@@ -198,6 +198,11 @@ pub trait Backend {
     ) -> Result<Vec<Measured<DriftSample>>> {
         let _ = (texts, arms, on_progress);
         Err(Error::failed(format!("{} cannot measure drift", self.name())))
+    }
+
+    /// What whoever waits should know since it was asked last.
+    fn notes(&mut self) -> Vec<String> {
+        Vec::new()
     }
 
     /// So many likely tokens have this share of base's probability on a text, of a method that sees a part; `None` where that is not known.

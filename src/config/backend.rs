@@ -76,6 +76,9 @@ pub(super) struct RawBackend {
     /// The server's name of each arm's adapter: a number or file (llama-server), else a model's name; default: the arm's name, or the
     /// only adapter that there is.
     pub(super) adapters: BTreeMap<String, String>,
+    /// This project's directory as vLLM sees it, which loads the adapters from there under names that carry their hashes; `.` where both are
+    /// on one machine; default: the server has them.
+    pub(super) adapters_at: Option<String>,
     /// A server that takes messages only may render them otherwise than the base's template here; default `false`: that is an error.
     pub(super) other_template: Option<bool>,
     /// Environment variable that holds the server's key; default: none is sent.
@@ -128,6 +131,8 @@ pub struct RemoteConfig {
     pub model: Option<String>,
     /// Its name of each arm's adapter.
     pub adapters: BTreeMap<String, String>,
+    /// This project's directory as the server sees it, where it loads the adapters from; `None`: it has them.
+    pub adapters_at: Option<String>,
     /// It may render messages otherwise than the base's template here.
     pub other_template: bool,
     /// Environment variable that holds its key.
@@ -180,6 +185,7 @@ impl RawBackend {
                 ("url", self.url.is_some()),
                 ("model", self.model.is_some()),
                 ("adapters", !self.adapters.is_empty()),
+                ("adapters_at", self.adapters_at.is_some()),
                 ("api_key_env", self.api_key_env.is_some()),
             ];
             if let Some((key, _)) = given.into_iter().find(|(_, given)| *given) {
@@ -193,24 +199,15 @@ impl RawBackend {
             }
             return None;
         }
-        let mut urls = match self.url {
-            Some(Urls::One(url)) => vec![url],
-            Some(Urls::Several(urls)) => urls,
-            None => Vec::new(),
-        };
-        if urls.is_empty() {
-            fail("url", "is missing; give the server's address, such as \"http://localhost:8000\"".into());
-            return None;
-        }
-        for url in &mut urls {
-            if let Err(why) = check_url(url) {
+        let urls = match addresses(self.url) {
+            Ok(urls) => urls,
+            Err(why) => {
                 fail("url", why);
+                return None;
             }
-            let bare = url.trim_end_matches('/');
-            *url = bare.strip_suffix("/v1").unwrap_or(bare).to_owned();
-        }
-        if let Some(twice) = (1..urls.len()).find(|i| urls[..*i].contains(&urls[*i])) {
-            fail("url", format!("has {:?} twice; name each server once", urls[twice]));
+        };
+        if let Some(Err(why)) = self.adapters_at.as_deref().map(|at| check_place(at, &self.adapters)) {
+            fail("adapters_at", why);
         }
         let timeout = self.timeout.unwrap_or(300.0);
         if !(timeout.is_finite() && timeout > 0.0 && timeout <= MOST_SECONDS) {
@@ -228,12 +225,48 @@ impl RawBackend {
             server: self.server,
             model: self.model,
             adapters: self.adapters,
+            adapters_at: self.adapters_at,
             other_template: self.other_template.unwrap_or_default(),
             api_key_env: self.api_key_env,
             concurrency: self.concurrency,
             timeout,
             top_logprobs,
         })
+    }
+}
+
+/// The servers' addresses, without a slash and `/v1` at the end.
+fn addresses(given: Option<Urls>) -> Result<Vec<String>, String> {
+    let mut urls = match given {
+        Some(Urls::One(url)) => vec![url],
+        Some(Urls::Several(urls)) => urls,
+        None => Vec::new(),
+    };
+    if urls.is_empty() {
+        return Err("is missing; give the server's address, such as \"http://localhost:8000\"".into());
+    }
+    for url in &mut urls {
+        check_url(url)?;
+        let bare = url.trim_end_matches('/');
+        *url = bare.strip_suffix("/v1").unwrap_or(bare).to_owned();
+    }
+    match (1..urls.len()).find(|i| urls[..*i].contains(&urls[*i])) {
+        Some(twice) => Err(format!("has {:?} twice; name each server once", urls[twice])),
+        None => Ok(urls),
+    }
+}
+
+/// Where a server finds the adapters that it loads.
+fn check_place(at: &str, named: &BTreeMap<String, String>) -> Result<(), String> {
+    if !named.is_empty() {
+        return Err(
+            "has adapters loaded, and [backend.adapters] names some that the server has; take one of them out".into()
+        );
+    }
+    if at == "." || at.starts_with('/') {
+        Ok(())
+    } else {
+        Err(format!("is {at:?}, expected \".\" or this project's whole path as the server sees it"))
     }
 }
 

@@ -7,7 +7,7 @@ use super::base::Base;
 #[cfg(not(feature = "llama-cpp"))]
 use super::objective::not_built;
 use super::server::NO_SERVER;
-use crate::backend::{Backend, CandleBackend, Remote, RemoteBackend, Second};
+use crate::backend::{Backend, CandleBackend, Here, Remote, RemoteBackend, Second};
 #[cfg(feature = "llama-cpp")]
 use crate::backend::{ConvertedFiles, LlamaAdapter, LlamaCppBackend};
 use crate::config::{BackendName, Config};
@@ -66,8 +66,14 @@ pub(super) fn second(
 /// The project's server with base and these arms.
 fn remote(config: &Config, base: &Base, arms: &[Tested], server: Option<&Arc<Remote>>) -> Result<RemoteBackend> {
     let server = server.ok_or_else(|| Error::Usage(NO_SERVER.into()))?;
-    let adapters = arms.iter().map(|arm| Some(arm.ready.adapter.clone()));
-    let adapters = std::iter::once(None).chain(adapters).collect();
+    let here = |Tested { name, ready }: &Tested| Here {
+        arm: name.clone(),
+        adapter: ready.adapter.clone(),
+        hash: ready.hash.clone(),
+        path: std::path::absolute(&ready.directory).unwrap_or_else(|_| ready.directory.clone()).display().to_string(),
+        below: config.relative(&ready.directory),
+    };
+    let adapters = std::iter::once(None).chain(arms.iter().map(|arm| Some(here(arm)))).collect();
     Ok(RemoteBackend::new(server.clone(), base.files.clone(), config.model.clone(), adapters))
 }
 

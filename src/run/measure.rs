@@ -214,7 +214,11 @@ impl<'a, 'e> Measuring<'a, 'e> {
         if let Some(StoredProof(found)) = known {
             return Ok(found);
         }
-        match self.backend.probe_adapter(&prompts, (0, arm))? {
+        let proven = self.backend.probe_adapter(&prompts, (0, arm))?;
+        for note in self.backend.notes() {
+            (self.events.borrow_mut())(Progress::Note(note).into());
+        }
+        match proven {
             Ok(proof) => {
                 self.store.write(&key, &StoredProof(Some(proof.clone())))?;
                 Ok(Some(proof))

@@ -23,11 +23,21 @@ pub(super) fn connect(
         kind => kind,
     };
     if kind == ServerKind::LlamaServer {
+        if config.adapters_at.is_some() {
+            return Err(Error::failed(format!(
+                "{url} is llama-server, which loads adapters when it starts: give it --lora FILE, and take [backend] adapters_at out"
+            )));
+        }
         return Ok(Box::new(llama_server::LlamaServer::connect(client, config, arms)?));
     }
     if let Some((name, scale)) = arms.iter().find(|(_, scale)| *scale != 1.0) {
         return Err(Error::failed(format!(
             "{url} applies an adapter whole, and {name}'s scale is {scale}; ask llama-server, which takes a scale, or have an adapter made that is scaled so"
+        )));
+    }
+    if let (Some(_), ServerKind::Sglang | ServerKind::Ollama | ServerKind::Openai) = (&config.adapters_at, kind) {
+        return Err(Error::failed(format!(
+            "{url} is asked to load adapters, which only vLLM is: start the server with them, and take [backend] adapters_at out"
         )));
     }
     let arms: Vec<String> = arms.iter().map(|(name, _)| name.clone()).collect();

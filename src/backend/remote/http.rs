@@ -80,6 +80,13 @@ pub(super) struct Client {
     patience: Patience,
 }
 
+/// What an answer is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    Words,
+}
+
 /// What one try comes to.
 enum Tried {
     Answer(Value),
@@ -136,18 +143,23 @@ impl Client {
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.sent(path, None)
+        self.sent(path, None, Form::Json)
     }
 
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        self.sent(path, Some(body))
+        self.sent(path, Some(body), Form::Json)
     }
 
-    fn sent(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    /// Asks for something to be done, which a server may acknowledge in words.
+    pub(super) fn order(&self, path: &str, body: &Value) -> Result<(), Failure> {
+        self.sent(path, Some(body), Form::Words).map(|_| ())
+    }
+
+    fn sent(&self, path: &str, body: Option<&Value>, form: Form) -> Result<Value, Failure> {
         let mut pause = FIRST_PAUSE;
         let mut tried = 1;
         loop {
-            match self.tried(path, body) {
+            match self.tried(path, body, form) {
                 Tried::Answer(value) => return Ok(value),
                 Tried::Never(failure) => return Err(failure),
                 // The number is read anew: it grows when another server is lost.
@@ -159,7 +171,7 @@ impl Client {
         }
     }
 
-    fn tried(&self, path: &str, body: Option<&Value>) -> Tried {
+    fn tried(&self, path: &str, body: Option<&Value>, form: Form) -> Tried {
         let url = format!("{}{path}", self.url);
         let request = match body {
             Some(_) => self.agent.post(&url).set("Content-Type", "application/json"),
@@ -174,7 +186,7 @@ impl Client {
             None => request.call(),
         };
         match sent {
-            Ok(response) if (200..300).contains(&response.status()) => self.read(response),
+            Ok(response) if (200..300).contains(&response.status()) => self.read(response, form),
             Ok(response) => Tried::Never(self.elsewhere(&response)),
             Err(ureq::Error::Status(status, response)) => {
                 let pause =
@@ -201,7 +213,7 @@ impl Client {
         }
     }
 
-    fn read(&self, response: ureq::Response) -> Tried {
+    fn read(&self, response: ureq::Response, form: Form) -> Tried {
         let mut bytes = Vec::new();
         if let Err(error) = response.into_reader().take(MOST_BYTES + 1).read_to_end(&mut bytes) {
             if error.kind() == ErrorKind::TimedOut {
@@ -211,6 +223,9 @@ impl Client {
         }
         if bytes.len() as u64 > MOST_BYTES {
             return Tried::Never(Failure::Wrong(format!("{}: the answer has more than {MOST_BYTES} bytes", self.url)));
+        }
+        if form == Form::Words {
+            return Tried::Answer(Value::Null);
         }
         match serde_json::from_slice(&bytes) {
             Ok(value) => Tried::Answer(value),

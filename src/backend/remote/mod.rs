@@ -22,7 +22,7 @@ use std::sync::Arc;
 use self::http::Failure;
 use self::proof::{Probe, Proving, Shown};
 use self::replicas::{Replicas, Work};
-use self::server::{Asked, Scored, Spelled, Takes, Written};
+use self::server::{Asked, Scored, Spelled, Takes, ToLoad, Written};
 use super::encode::{self, Answers};
 use super::engine::Continuation;
 use super::second::{self, Second};
@@ -72,10 +72,33 @@ pub(crate) struct RemoteBackend {
     files: ModelFiles,
     model: ModelConfig,
     /// The adapter of each arm as it lies here, base first.
-    adapters: Vec<Option<Arc<Adapter>>>,
+    adapters: Vec<Option<Here>>,
     text: Option<Text>,
     /// Base and adapters were shown to be kept apart before the first answer.
     proven: bool,
+}
+
+/// An adapter as it lies here.
+pub(crate) struct Here {
+    pub(crate) arm: String,
+    pub(crate) adapter: Arc<Adapter>,
+    /// Hash of its files.
+    pub(crate) hash: String,
+    /// Its directory: its whole path, and the one below the project's.
+    pub(crate) path: String,
+    pub(crate) below: String,
+}
+
+impl Here {
+    /// How a server loads it that sees the project at `at`.
+    fn to_load(&self, at: &str) -> ToLoad {
+        let hash = self.hash.get(..12).unwrap_or(&self.hash);
+        // One that lies elsewhere than in the project is at its whole path there too.
+        let here = at == "." || self.below.starts_with('/');
+        let path = if here { self.path.clone() } else { format!("{}/{}", at.trim_end_matches('/'), self.below) };
+        let ranks = self.adapter.modules.values().map(|module| module.rank);
+        ToLoad { name: format!("{}-{hash}", self.arm), path, rank: ranks.max().unwrap_or(0) }
+    }
 }
 
 struct Text {
@@ -85,12 +108,7 @@ struct Text {
 
 impl RemoteBackend {
     /// Nothing is read yet.
-    pub(crate) fn new(
-        remote: Arc<Remote>,
-        files: ModelFiles,
-        model: ModelConfig,
-        adapters: Vec<Option<Arc<Adapter>>>,
-    ) -> Self {
+    pub(crate) fn new(remote: Arc<Remote>, files: ModelFiles, model: ModelConfig, adapters: Vec<Option<Here>>) -> Self {
         Self { remote, files, model, adapters, text: None, proven: false }
     }
 
@@ -103,6 +121,11 @@ impl RemoteBackend {
                 let mut limits = model::limits(&self.files, &self.model)?;
                 chat.check_fits(limits.vocabulary)?;
                 limits.context = limits.context.min(self.remote.replicas.context());
+                if let Some(at) = &self.remote.config.adapters_at {
+                    let adapters: Vec<ToLoad> = self.adapters.iter().flatten().map(|here| here.to_load(at)).collect();
+                    let mut living = self.remote.replicas.living().into_iter();
+                    living.try_for_each(|(_, server)| server.load(&adapters))?;
+                }
                 Text { chat, limits }
             }
         };
@@ -114,6 +137,8 @@ impl RemoteBackend {
         if self.proven || questions.is_empty() {
             return Ok(());
         }
+        // Adapters that the server loads are loaded now.
+        self.text()?;
         let mut prompts: Vec<&Prompt> = Vec::new();
         for question in questions {
             let prompt = &question.request.prompt;
@@ -141,18 +166,33 @@ impl RemoteBackend {
         let takes = remote.replicas.takes();
         let prompts = prompts.iter().map(|prompt| text.probe(prompt, takes)).collect::<Result<Vec<_>>>()?;
         let lenient = remote.config.other_template;
-        let prove = |(url, server)| {
+        let mut shown = Vec::new();
+        for (url, server) in remote.replicas.living() {
             let proving = Proving { server, prompts: &prompts, arms, lenient };
-            let named = |error: Error| match remote.config.urls.as_slice() {
-                [_] => error,
-                _ => Error::failed(format!("{url}: {error}")),
-            };
-            Ok((url, proving.on_the_wire().map_err(named)?))
-        };
-        let shown = remote.replicas.living().into_iter().map(prove).collect::<Result<Vec<_>>>()?;
+            match proving.on_the_wire() {
+                Ok(found) => shown.push((url, found)),
+                Err(error) if remote.config.urls.len() == 1 => return Err(error),
+                Err(error) => {
+                    let why = format!("{url}: {error}");
+                    // One that died proves nothing of the others, which may have to answer for it.
+                    if !(is_gone(server) && remote.replicas.lose(url, &why)) {
+                        return Err(Error::failed(why));
+                    }
+                }
+            }
+        }
         proof::same_everywhere(&shown)?;
         shown.into_iter().map(|(_, shown)| shown).reduce(Shown::worse).ok_or_else(|| Error::failed("no server is left"))
     }
+}
+
+/// A server does not answer at all.
+fn is_gone(server: &dyn server::Server) -> bool {
+    let asked = match server.takes() {
+        Takes::Tokens => server.tokenize("a").map(|_| ()),
+        Takes::Text | Takes::Messages => server.check_names(),
+    };
+    matches!(asked, Err(Failure::Gone(_)))
 }
 
 impl Text {
@@ -325,6 +365,10 @@ impl Backend for RemoteBackend {
         Ok(())
     }
 
+    fn notes(&mut self) -> Vec<String> {
+        self.remote.replicas.newly_lost()
+    }
+
     fn drift(
         &mut self,
         texts: &[DriftText<'_>],
@@ -376,7 +420,7 @@ impl Backend for RemoteBackend {
     }
 
     fn probe_adapter(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Measured<Proof>> {
-        let Some(adapter) = self.adapters.get(arms.1).and_then(Option::as_ref) else {
+        let Some(Here { adapter, .. }) = self.adapters.get(arms.1).and_then(Option::as_ref) else {
             return Err(Error::failed("the tuned arm has no adapter"));
         };
         if adapter.is_zero() {

@@ -77,6 +77,11 @@ impl Models {
         count(&model["max_model_len"]).ok_or_else(|| Error::failed(malformed("max_model_len", model).why()))
     }
 
+    /// There is a model of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.listed.iter().any(|model| id(model) == name)
+    }
+
     /// Where a model was loaded from.
     pub(super) fn root(&self, name: &str) -> String {
         plain(self.find(name)["root"].as_str().unwrap_or("unknown"), 200)

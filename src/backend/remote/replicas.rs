@@ -35,6 +35,19 @@ struct State {
     lost: Vec<String>,
 }
 
+impl State {
+    /// How many are left without one.
+    fn lose(&mut self, i: usize, why: &str, patience: &Patience) -> usize {
+        self.under_way[i] = None;
+        let left = self.under_way.iter().flatten().count();
+        patience.left(left);
+        if left > 0 {
+            self.lost.push(format!("a server is lost, the others go on ({left} left): {why}"));
+        }
+        left
+    }
+}
+
 impl Replicas {
     /// Reaches every address.
     ///
@@ -148,17 +161,16 @@ impl Replicas {
         }
     }
 
+    /// The server at an address is not asked any more, when there are others. True: there are.
+    pub(super) fn lose(&self, url: &str, why: &str) -> bool {
+        let found = self.urls.iter().position(|own| own == url);
+        found.is_some_and(|i| self.state().lose(i, why, &self.patience) > 0)
+    }
+
     fn leave(&self, i: usize, lost: Option<&str>) {
         let mut state = self.state();
         match (state.under_way[i], lost) {
-            (Some(_), Some(why)) => {
-                state.under_way[i] = None;
-                let left = state.under_way.iter().flatten().count();
-                self.patience.left(left);
-                if left > 0 {
-                    state.lost.push(format!("a server is lost, the others go on ({left} left): {why}"));
-                }
-            }
+            (Some(_), Some(why)) => drop(state.lose(i, why, &self.patience)),
             (Some(n), None) => state.under_way[i] = Some(n.saturating_sub(1)),
             (None, _) => {}
         }

@@ -27,6 +27,15 @@ pub(super) enum Takes {
     Messages,
 }
 
+/// An arm's adapter that a server loads.
+pub(crate) struct ToLoad {
+    /// What it is called there; its hash is a part of it.
+    pub(crate) name: String,
+    /// Its directory, as the server sees it.
+    pub(crate) path: String,
+    pub(crate) rank: usize,
+}
+
 /// A prompt and what is wanted of it.
 #[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
@@ -67,6 +76,12 @@ pub(super) trait Server: Send + Sync {
     }
 
     fn takes(&self) -> Takes;
+
+    /// Has the adapters loaded, where the project says where they are.
+    fn load(&self, adapters: &[ToLoad]) -> crate::error::Result<()> {
+        let _ = adapters;
+        Ok(())
+    }
 
     /// The token ids of a text, by its own tokenizer, where it tells them.
     fn tokenize(&self, text: &str) -> Result<Option<Vec<u32>>, Failure> {

@@ -1,12 +1,14 @@
 //! vLLM's OpenAI-compatible server. Base and each adapter are models by name.
 
+use std::sync::OnceLock;
+
 use serde_json::{Value, json};
 
 use super::http::{Client, Failure};
 use super::models::Models;
 use super::server::{
-    Asked, Scored, Server, Takes, Words, Written, check_names, count, ids, joined, malformed, one_choice, sampling,
-    sorted,
+    Asked, Scored, Server, Takes, ToLoad, Words, Written, check_names, count, ids, joined, malformed, one_choice,
+    sampling, sorted,
 };
 use crate::config::RemoteConfig;
 use crate::error::{Error, Result};
@@ -19,8 +21,9 @@ pub(super) struct Vllm {
     client: Client,
     identity: String,
     context: usize,
-    /// The model of each arm, base first.
-    arms: Vec<String>,
+    base: String,
+    /// The models of the arms after base; nothing until they are loaded.
+    arms: OnceLock<Vec<String>>,
 }
 
 impl Vllm {
@@ -33,19 +36,33 @@ impl Vllm {
         let version = client.get("/version").map_err(fail)?;
         let models = Models::of(&client)?;
         let base = models.base(config)?;
+        let version = plain(version["version"].as_str().unwrap_or("unknown"), 100);
+        let engine = format!("vLLM {version} with {}", models.root(&base));
         let of = |arm: &String| models.adapter(config, arm, &base, "--lora-modules");
-        let names = arms.iter().map(of).collect::<Result<Vec<_>>>()?;
-        Ok(Self {
-            identity: format!(
-                "vLLM {} with {} and {}",
-                plain(version["version"].as_str().unwrap_or("unknown"), 100),
-                models.root(&base),
-                plain(&names.join(", "), 300)
-            ),
-            context: models.context(&base)?,
-            arms: std::iter::once(base.clone()).chain(names).collect(),
-            client,
-        })
+        let (identity, arms) = match &config.adapters_at {
+            // An arm's fingerprint has its adapter's hash already.
+            Some(_) => (engine, OnceLock::new()),
+            None => {
+                let names = arms.iter().map(of).collect::<Result<Vec<_>>>()?;
+                (format!("{engine} and {}", plain(&names.join(", "), 300)), OnceLock::from(names))
+            }
+        };
+        Ok(Self { identity, context: models.context(&base)?, base, arms, client })
+    }
+
+    fn load_one(&self, adapter: &ToLoad) -> Result<()> {
+        let ToLoad { name, path, rank } = adapter;
+        let body = json!({"lora_name": name, "lora_path": path});
+        let why = match self.client.order("/v1/load_lora_adapter", &body) {
+            Ok(()) => return Ok(()),
+            Err(Failure::Refused(status, said)) => format!("it answered {status}: {said}"),
+            Err(failure) => failure.why(),
+        };
+        Err(Error::failed(format!(
+            "{} does not load the adapter {path:?}: {why}. It has to see that path, be started with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and \
+             --enable-lora, and take a rank of {rank}: --max-lora-rank",
+            self.client.url()
+        )))
     }
 
     fn complete(&self, model: &str, prompt: &[u32], fields: Value) -> Result<Value, Failure> {
@@ -54,7 +71,10 @@ impl Vllm {
     }
 
     fn model(&self, arm: usize) -> &str {
-        self.arms.get(arm).map_or("", String::as_str)
+        match arm.checked_sub(1) {
+            None => &self.base,
+            Some(i) => self.arms.get().and_then(|arms| arms.get(i)).map_or("", String::as_str),
+        }
     }
 }
 
@@ -78,6 +98,17 @@ impl Server for Vllm {
 
     fn takes(&self) -> Takes {
         Takes::Tokens
+    }
+
+    fn load(&self, adapters: &[ToLoad]) -> Result<()> {
+        if self.arms.get().is_some() {
+            return Ok(());
+        }
+        let models = Models::of(&self.client)?;
+        // Its name has its hash, so that one of the same name is the same.
+        adapters.iter().filter(|adapter| !models.has(&adapter.name)).try_for_each(|adapter| self.load_one(adapter))?;
+        let _ = self.arms.set(adapters.iter().map(|adapter| adapter.name.clone()).collect());
+        Ok(())
     }
 
     fn tokenize(&self, text: &str) -> Result<Option<Vec<u32>>, Failure> {

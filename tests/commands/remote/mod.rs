@@ -2,6 +2,7 @@
 
 mod crosscheck;
 mod dialects;
+mod loading;
 mod replicas;
 mod server;
 mod text;

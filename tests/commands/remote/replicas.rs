@@ -47,6 +47,20 @@ fn a_replica_that_dies_is_said_and_the_other_answers_what_it_owed() {
 }
 
 #[test]
+fn a_replica_that_dies_in_the_last_proof_is_said_and_the_other_is_proven() {
+    let alone = Server::start(Dialect::Vllm, Fault::None);
+    let of_one = run(&[&alone], "").expect(100);
+    let two = [Server::start(Dialect::Vllm, Fault::DiesLast), Server::start(Dialect::Vllm, Fault::None)];
+    let of_two = run(&[&two[0], &two[1]], "").expect(100);
+    assert_eq!(answers(&of_one), answers(&of_two));
+    assert!(of_two.stderr.contains("a server is lost, the others go on (1 left)"), "{}", of_two.stderr);
+    assert!(record(&of_two)["run"]["proof"]["tuned"]["adapter_effect"].as_f64().expect("an effect") > 0.1);
+    // The only one is missed.
+    let last = Server::start(Dialect::Vllm, Fault::DiesLast);
+    run(&[&last], "").fails(1, &["does not answer"]);
+}
+
+#[test]
 fn replicas_that_do_not_serve_the_same_are_refused() {
     let good = Server::start(Dialect::Vllm, Fault::None);
     let version = Server::start(Dialect::Vllm, Fault::OtherVersion);

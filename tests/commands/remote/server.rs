@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     BreaksOff,
     /// It is gone after some requests.
     Dies,
+    /// It is gone when all is answered, in the last proof.
+    DiesLast,
     /// A page instead of JSON.
     Page,
     Elsewhere,
@@ -69,6 +71,10 @@ pub(crate) enum Fault {
     OtherWeights,
     /// Answers too late.
     Slow,
+    /// Adapters cannot be loaded while it runs.
+    LoadsNone,
+    /// Takes adapters of a rank below any.
+    LowRank,
 }
 
 pub(crate) const KEY: &str = "sk-secret-of-the-test";
@@ -88,6 +94,8 @@ pub(super) struct State {
     last_was_tuned: AtomicBool,
     dead: AtomicBool,
     bodies: Mutex<Vec<Value>>,
+    /// Adapters that it was told to load: their names and paths.
+    loaded: Mutex<Vec<(String, String)>>,
 }
 
 pub(crate) struct Server {
@@ -111,6 +119,7 @@ impl Server {
             last_was_tuned: AtomicBool::new(false),
             dead: AtomicBool::new(false),
             bodies: Mutex::new(Vec::new()),
+            loaded: Mutex::new(Vec::new()),
         });
         let shared = state.clone();
         std::thread::spawn(move || {
@@ -133,6 +142,11 @@ impl Server {
     /// Texts that it was given at the same time, at most.
     pub(crate) fn most_scoring(&self) -> usize {
         self.state.most_scoring.load(Ordering::SeqCst)
+    }
+
+    /// Adapters that it was told to load, by name and path.
+    pub(crate) fn loaded(&self) -> Vec<(String, String)> {
+        self.state.loaded.lock().expect("no panic").clone()
     }
 
     /// What it was asked to complete.
@@ -209,6 +223,10 @@ impl State {
         }
         match (self.dialect, path) {
             (Dialect::Llama | Dialect::Vllm | Dialect::Sglang, "/tokenize") => {
+                // The texts of three probes were read before the first answer.
+                if self.fault == Fault::DiesLast && self.refused.fetch_add(1, Ordering::SeqCst) >= 3 {
+                    self.dead.store(true, Ordering::SeqCst);
+                }
                 let text = body.get("content").or_else(|| body.get("prompt")).and_then(Value::as_str).expect("a text");
                 let mut tokens = self.tokenizer.encode(text, true).expect("tokens");
                 if self.fault == Fault::OtherTokenizer {
@@ -216,6 +234,10 @@ impl State {
                 }
                 json(json!({"tokens": tokens}))
             }
+            (Dialect::Vllm, "/v1/load_lora_adapter") if self.fault != Fault::LoadsNone => match self.load(body) {
+                Ok(words) => (200, String::new(), words),
+                Err((status, words)) => error(status, &words),
+            },
             (Dialect::Llama, "/completion")
             | (Dialect::Vllm | Dialect::OpenAi, "/v1/completions")
             | (Dialect::Sglang, "/generate")
@@ -226,6 +248,20 @@ impl State {
             },
             _ => error(404, "there is no such thing"),
         }
+    }
+
+    fn load(&self, body: &Value) -> Result<String, (u16, String)> {
+        let text = |key: &str| body[key].as_str().expect("a text").to_owned();
+        let (name, path) = (text("lora_name"), text("lora_path"));
+        if self.fault == Fault::LowRank {
+            return Err((500, "LoRA rank 8 is greater than max_lora_rank 4.".into()));
+        }
+        let mut loaded = self.loaded.lock().expect("no panic");
+        if loaded.iter().any(|(other, _)| *other == name) {
+            return Err((400, format!("The lora adapter '{name}' has already been loaded.")));
+        }
+        loaded.push((name.clone(), path));
+        Ok(format!("Success: LoRA adapter '{name}' added successfully."))
     }
 
     /// What it says of itself.
@@ -244,12 +280,15 @@ impl State {
             (Dialect::Sglang, "/get_server_info") => Some(json!({"version": "0.5.23"})),
             (Dialect::Vllm | Dialect::Sglang, "/v1/models") => {
                 let owner = if self.dialect == Dialect::Vllm { "vllm" } else { "sglang" };
-                Some(json!({"data": [
-                    {"id": "base", "root": "m/base", "parent": null, "max_model_len": 256, "owned_by": owner},
-                    {"id": "diagnostics", "root": "m/d", "parent": "base"},
-                    {"id": "second", "root": "m/2", "parent": "base"},
-                    {"id": "stranger", "root": "m/s", "parent": "other"},
-                ]}))
+                let mut models = vec![
+                    json!({"id": "base", "root": "m/base", "parent": null, "max_model_len": 256, "owned_by": owner}),
+                    json!({"id": "diagnostics", "root": "m/d", "parent": "base"}),
+                    json!({"id": "second", "root": "m/2", "parent": "base"}),
+                    json!({"id": "stranger", "root": "m/s", "parent": "other"}),
+                ];
+                let loaded = self.loaded.lock().expect("no panic");
+                models.extend(loaded.iter().map(|(name, path)| json!({"id": name, "root": path, "parent": "base"})));
+                Some(json!({"data": models}))
             }
             (Dialect::OpenAi, "/v1/models") => {
                 Some(json!({"data": [{"id": "base", "object": "model"}, {"id": "diagnostics", "object": "model"}]}))
@@ -282,6 +321,7 @@ impl State {
             _ => match body.get("model").or_else(|| body.get("lora_path")).and_then(Value::as_str) {
                 Some("base") => false,
                 Some("diagnostics" | "second") => true,
+                Some(name) if self.loaded.lock().expect("no panic").iter().any(|(loaded, _)| loaded == name) => true,
                 None if self.dialect == Dialect::Sglang => false,
                 _ if self.fault == Fault::AnyName => false,
                 name => return Err((404, format!("The model {name:?} does not exist."))),

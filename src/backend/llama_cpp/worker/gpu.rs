@@ -4,7 +4,6 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::{LlamaBackendDevice, LlamaBackendDeviceType, list_llama_ggml_backend_devices};
 
 use super::feed::{BATCH, CELLS};
-use crate::backend::llama_cpp::memory::Memory;
 use crate::backend::llama_cpp::protocol::Placement;
 use crate::error::{Error, Result};
 
@@ -62,7 +61,7 @@ pub(super) fn check(placement: &Placement) -> Result<String> {
 }
 
 fn layers(placement: &Placement) -> u32 {
-    let all = Memory::layers(&placement.memory);
+    let all = placement.memory.layers();
     placement.gpu.layers.map_or(all, |n| n.min(all))
 }
 

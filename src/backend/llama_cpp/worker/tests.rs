@@ -267,7 +267,7 @@ fn shared_beginnings_and_batches_change_nothing() {
     }
     for (item, together) in scored.iter().zip(scores) {
         let alone = score(&mut single, std::slice::from_ref(item))[0];
-        assert!((together - alone).abs() < CLOSE / 10.0, "{together} {alone}");
+        assert!((together - alone).abs() < if GPU.is_some() { CLOSE } else { 1e-4 }, "{together} {alone}");
     }
 }
 
