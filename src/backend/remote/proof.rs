@@ -12,6 +12,8 @@ use crate::record::Request;
 const SAME: f64 = 0.05;
 /// How much farther than in a batch of one arm: with quantised weights a batch of another size is another rounding.
 const NOISE: f64 = 2.0;
+/// What a batch of one arm differs by at most, or it is no rounding: a server with 4-bit weights differed by 0.11.
+const ROUNDING: f64 = 0.5;
 /// And how much of the adapter's effect: an arm that is mixed with another moves by much of it.
 const PART: f64 = 0.02;
 /// Base and tuned differ by more than this somewhere, or the adapter is not applied.
@@ -178,6 +180,9 @@ impl Proving<'_> {
             let most = SAME.max(PART * effect);
             if of_both[side] > most {
                 let of_one = self.together(alone, &[(side, arms[side])])?[side];
+                // Answers differ or not, which tells nothing of how far.
+                let rounding = if self.server.tells() { ROUNDING } else { 1.0 };
+                refuse_beyond(of_one, rounding, "an arm, asked several times at once, answers in several ways", ROUTER)?;
                 refuse_beyond(of_both[side], most.max(NOISE * of_one), what, BATCH)?;
             }
         }
@@ -234,6 +239,7 @@ impl Proving<'_> {
 }
 
 const CACHE: &str = "the server hands keys and values of one arm to another; switch its prompt cache off (llama-server: --cache-ram 0), or restart it";
+const ROUTER: &str = "are there several servers behind this address, and do they hold the same? Give [backend] url each server's own address";
 const BATCH: &str = "the server mixes arms within a batch; give it room for one adapter more (vLLM: --max-loras of the number of adapters and 1), or serve each arm alone";
 
 /// The largest difference of a log-probability. Of a token that the other list lacks it is known that it is no likelier there than the

@@ -56,6 +56,6 @@ fn a_server_that_does_not_load_it_is_told_with_what_to_do() {
         assert!(server.bodies().is_empty(), "{dialect:?}");
     }
     let server = Server::start(Dialect::Vllm, Fault::None);
-    loading(&server, "here").run(&["run"]).fails(2, &["backend.adapters_at", "is \"here\"", "whole path"]);
-    project(&server, "adapters_at = \".\"").run(&["run"]).fails(2, &["[backend.adapters] names some", "take one"]);
+    loading(&server, "here").run(&["run"]).fails(1, &["[backend] adapters_at", "is \"here\"", "whole path"]);
+    project(&server, "adapters_at = \".\"").run(&["run"]).fails(1, &["[backend.adapters] names some", "take one"]);
 }

@@ -1,5 +1,7 @@
 //! Several servers that hold the same, and one server with several adapters.
 
+use std::net::{Shutdown, TcpListener, TcpStream};
+
 use serde_json::Value;
 
 use super::server::{Dialect, Fault, Server};
@@ -71,6 +73,44 @@ fn replicas_that_do_not_serve_the_same_are_refused() {
     let mixing = Server::start(Dialect::Vllm, Fault::MixesBatches);
     run(&[&good, &mixing], "").fails(1, &[&mixing.url, "--max-loras"]);
     run(&[&good, &good], "").fails(1, &["twice", "name each server once"]);
+}
+
+/// One address that hands each connection to the next of these servers.
+fn router(servers: &[&Server]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let behind: Vec<String> = servers.iter().map(|server| server.url.replace("http://", "")).collect();
+    std::thread::spawn(move || {
+        for (client, server) in listener.incoming().flatten().zip(behind.iter().cycle()) {
+            let Ok(server) = TcpStream::connect(server) else { return };
+            let ways = [(client.try_clone(), server.try_clone()), (Ok(server), Ok(client))];
+            for (from, to) in ways {
+                let (mut from, mut to) = (from.expect("a stream"), to.expect("a stream"));
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+    url
+}
+
+#[test]
+fn servers_behind_one_address_answer_as_one_does_or_are_refused() {
+    let through = |servers: &[&Server]| {
+        let project = project(servers[0], "");
+        let routed = project.read("finetest.toml").replace(&servers[0].url, &router(servers));
+        project.write("finetest.toml", &routed);
+        project.run(&["run", "--format", "json"])
+    };
+    let [one, two] = [Server::start(Dialect::Sglang, Fault::None), Server::start(Dialect::Sglang, Fault::None)];
+    let alone = run(&[&Server::start(Dialect::Sglang, Fault::None)], "").expect(100);
+    assert_eq!(answers(&through(&[&one, &two]).expect(100)), answers(&alone));
+    assert!(one.requests() > 10 && two.requests() > 10, "both were asked");
+    // Another model behind the same address answers the same question otherwise.
+    let other = Server::start(Dialect::Sglang, Fault::OtherWeights);
+    through(&[&one, &other]).fails(1, &["answers in several ways", "each server's own address"]);
 }
 
 /// Many tenants of one base: each arm is proven and measured, and base is asked once.
