@@ -255,10 +255,9 @@ impl Second for LlamaCppBackend {
         answers: &[(usize, &Prompt, &[u32])],
         reference: &[Vec<Vec<f32>>],
     ) -> Result<Vec<Measured<DriftSample>>> {
-        let theirs = self.logits(answers)?.into_iter();
-        let pairs = answers.iter().zip(reference).zip(theirs);
-        let compare = |(((_, _, tokens), ours), theirs): ((&(usize, &Prompt, &[u32]), &Vec<Vec<f32>>), Measured<_>)| {
-            theirs.map(|theirs: Vec<Vec<f32>>| {
+        let mut found = Vec::new();
+        for ((theirs, ours), (_, _, tokens)) in self.logits(answers)?.into_iter().zip(reference).zip(answers) {
+            found.push(theirs.map(|theirs| {
                 let mut compared = Compared::default();
                 for (token, (ours, theirs)) in tokens.iter().zip(ours.iter().zip(&theirs)) {
                     // A padded vocabulary may be longer on one side.
@@ -266,9 +265,9 @@ impl Second for LlamaCppBackend {
                     compared.push(&ours[..both], &theirs[..both], *token as usize);
                 }
                 second::sample(compared)
-            })
-        };
-        Ok(pairs.map(compare).collect())
+            }));
+        }
+        Ok(found)
     }
 }
 

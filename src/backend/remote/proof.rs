@@ -182,7 +182,12 @@ impl Proving<'_> {
                 let of_one = self.together(alone, &[(side, arms[side])])?[side];
                 // Answers differ or not, which tells nothing of how far.
                 let rounding = if self.server.tells() { ROUNDING } else { 1.0 };
-                refuse_beyond(of_one, rounding, "an arm, asked several times at once, answers in several ways", ROUTER)?;
+                refuse_beyond(
+                    of_one,
+                    rounding,
+                    "an arm, asked several times at once, answers in several ways",
+                    ROUTER,
+                )?;
                 refuse_beyond(of_both[side], most.max(NOISE * of_one), what, BATCH)?;
             }
         }
