@@ -25,7 +25,7 @@ const FACES: [&str; 5] = ["cli", "harness", "bench", "lib", "main"];
 /// A wing's modules from the bottom up: each may use those before it.
 const WINGS: [(&str, &[&str]); 2] = [
     ("model", &["formats", "architecture", "sources", "tokenizer", "ops", "decoder", "lora", "open"]),
-    ("backend", &["engine", "encode", "scripted", "candle", "llama_cpp", "remote"]),
+    ("backend", &["engine", "encode", "scripted", "second", "candle", "llama_cpp", "remote"]),
 ];
 
 /// Modules that a person may read without knowing what a tensor is.
