@@ -20,7 +20,7 @@ mod vllm;
 use std::sync::Arc;
 
 use self::http::Failure;
-use self::proof::{Probe, Proving, Shown};
+use self::proof::{Probe, Proving, Said, Shown};
 use self::replicas::{Replicas, Work};
 use self::server::{Asked, Scored, Spelled, Takes, ToLoad, Written};
 use super::encode::{self, Answers};
@@ -76,6 +76,15 @@ pub(crate) struct RemoteBackend {
     text: Option<Text>,
     /// Base and adapters were shown to be kept apart before the first answer.
     proven: bool,
+    began: Vec<Began>,
+}
+
+/// What arms said in their first proof, to see in the last one that they still are what they were.
+struct Began {
+    arms: (usize, usize),
+    probe: Probe,
+    /// By each server's address.
+    said: Vec<(String, [Said; 2])>,
 }
 
 /// An adapter as it lies here.
@@ -109,7 +118,7 @@ struct Text {
 impl RemoteBackend {
     /// Nothing is read yet.
     pub(crate) fn new(remote: Arc<Remote>, files: ModelFiles, model: ModelConfig, adapters: Vec<Option<Here>>) -> Self {
-        Self { remote, files, model, adapters, text: None, proven: false }
+        Self { remote, files, model, adapters, text: None, proven: false, began: Vec::new() }
     }
 
     /// The base's tokenizer, and the context that both the base and the server have.
@@ -162,14 +171,21 @@ impl RemoteBackend {
 
     /// Shows that each server keeps two arms apart, and that all say the same; the worst of what they showed.
     fn prove(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Shown> {
+        let mut began = std::mem::take(&mut self.began);
         let (text, remote) = self.text()?;
         let takes = remote.replicas.takes();
-        let prompts = prompts.iter().map(|prompt| text.probe(prompt, takes)).collect::<Result<Vec<_>>>()?;
+        let mut prompts = prompts.iter().map(|prompt| text.probe(prompt, takes)).collect::<Result<Vec<_>>>()?;
+        let before = began.iter().find(|began| began.arms == arms);
         let lenient = remote.config.other_template;
         let mut shown = Vec::new();
         for (url, server) in remote.replicas.living() {
             let proving = Proving { server, prompts: &prompts, arms, lenient };
-            match proving.on_the_wire() {
+            let said = before.and_then(|began| began.said.iter().find(|(of, _)| of == url).map(|(_, said)| said));
+            let still = || match before.zip(said) {
+                Some((began, said)) => proving.still(&began.probe, said),
+                None => Ok(()),
+            };
+            match proving.on_the_wire().and_then(|shown| still().map(|()| shown)) {
                 Ok(found) => shown.push((url, found)),
                 Err(error) if remote.config.urls.len() == 1 => return Err(error),
                 Err(error) => {
@@ -182,7 +198,13 @@ impl RemoteBackend {
             }
         }
         proof::same_everywhere(&shown)?;
-        shown.into_iter().map(|(_, shown)| shown).reduce(Shown::worse).ok_or_else(|| Error::failed("no server is left"))
+        if before.is_none() && !prompts.is_empty() {
+            let said = shown.iter().filter_map(|(url, shown)| Some(((*url).to_owned(), shown.first()?))).collect();
+            began.push(Began { arms, probe: prompts.swap_remove(0), said });
+        }
+        let worst = shown.into_iter().map(|(_, shown)| shown).reduce(Shown::worse);
+        self.began = began;
+        worst.ok_or_else(|| Error::failed("no server is left"))
     }
 }
 

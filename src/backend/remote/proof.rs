@@ -42,7 +42,7 @@ pub(super) struct Probe {
 
 /// What an arm says to a prompt.
 #[derive(Clone, Debug, PartialEq)]
-enum Said {
+pub(super) enum Said {
     /// The most likely next tokens, with their log-probabilities.
     Next(Vec<(u32, f64)>),
     /// An answer, of a server that tells no probabilities.
@@ -62,6 +62,11 @@ pub(super) struct Shown {
 }
 
 impl Shown {
+    /// Base and tuned on the first prompt.
+    pub(super) fn first(&self) -> Option<[Said; 2]> {
+        self.alone.first().cloned()
+    }
+
     /// The worst of both, and otherwise the first.
     pub(super) fn worse(self, other: Self) -> Self {
         Self {
@@ -132,6 +137,21 @@ impl Proving<'_> {
             self.prompts.iter().try_for_each(|probe| self.generation_as_scored(probe))?;
         }
         Ok(Shown { effect, base_difference, read: self.read_otherwise()?, alone })
+    }
+
+    /// Both arms say to a prompt what they said before.
+    ///
+    /// # Errors
+    /// One does not: the server is not the one that it was.
+    pub(super) fn still(&self, probe: &Probe, before: &[Said; 2]) -> Result<()> {
+        let arms = [
+            (self.arms.0, "base answers otherwise than when the run began"),
+            (self.arms.1, "tuned answers otherwise than when the run began"),
+        ];
+        for ((arm, what), before) in arms.into_iter().zip(before) {
+            refuse(apart(before, &self.said(arm, probe)?), what, RELOADED)?;
+        }
+        Ok(())
     }
 
     fn read_otherwise(&self) -> Result<Option<(usize, usize)>> {
@@ -245,6 +265,7 @@ impl Proving<'_> {
 
 const CACHE: &str = "the server hands keys and values of one arm to another; switch its prompt cache off (llama-server: --cache-ram 0), or restart it";
 const ROUTER: &str = "are there several servers behind this address, and do they hold the same? Give [backend] url each server's own address";
+const RELOADED: &str = "the server was restarted, or loads another model or adapter; see to it that it stays as it is, empty .finetest/store, and run again";
 const BATCH: &str = "the server mixes arms within a batch; give it room for one adapter more (vLLM: --max-loras of the number of adapters and 1), or serve each arm alone";
 
 /// The largest difference of a log-probability. Of a token that the other list lacks it is known that it is no likelier there than the

@@ -75,6 +75,12 @@ fn replicas_that_do_not_serve_the_same_are_refused() {
     run(&[&good, &good], "").fails(1, &["twice", "name each server once"]);
 }
 
+#[test]
+fn a_server_that_loads_another_model_between_is_found_by_the_last_proof() {
+    let server = Server::start(Dialect::Sglang, Fault::Reloads);
+    run(&[&server], "").fails(1, &["base answers otherwise than when the run began", "loads another model"]);
+}
+
 /// One address that hands each connection to the next of these servers.
 fn router(servers: &[&Server]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

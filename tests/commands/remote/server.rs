@@ -69,6 +69,8 @@ pub(crate) enum Fault {
     OtherVersion,
     /// Has other weights.
     OtherWeights,
+    /// Loads another model when all is answered, before the last proof.
+    Reloads,
     /// Answers too late.
     Slow,
     /// Adapters cannot be loaded while it runs.
@@ -93,6 +95,7 @@ pub(super) struct State {
     pub(super) most_scoring: AtomicUsize,
     last_was_tuned: AtomicBool,
     dead: AtomicBool,
+    reloaded: AtomicBool,
     bodies: Mutex<Vec<Value>>,
     /// Adapters that it was told to load: their names and paths.
     loaded: Mutex<Vec<(String, String)>>,
@@ -118,6 +121,7 @@ impl Server {
             most_scoring: AtomicUsize::new(0),
             last_was_tuned: AtomicBool::new(false),
             dead: AtomicBool::new(false),
+            reloaded: AtomicBool::new(false),
             bodies: Mutex::new(Vec::new()),
             loaded: Mutex::new(Vec::new()),
         });
@@ -224,8 +228,10 @@ impl State {
         match (self.dialect, path) {
             (Dialect::Llama | Dialect::Vllm | Dialect::Sglang, "/tokenize") => {
                 // The texts of three probes were read before the first answer.
-                if self.fault == Fault::DiesLast && self.refused.fetch_add(1, Ordering::SeqCst) >= 3 {
-                    self.dead.store(true, Ordering::SeqCst);
+                let counts = matches!(self.fault, Fault::DiesLast | Fault::Reloads);
+                if counts && self.refused.fetch_add(1, Ordering::SeqCst) >= 3 {
+                    self.dead.store(self.fault == Fault::DiesLast, Ordering::SeqCst);
+                    self.reloaded.store(true, Ordering::SeqCst);
                 }
                 let text = body.get("content").or_else(|| body.get("prompt")).and_then(Value::as_str).expect("a text");
                 let mut tokens = self.tokenizer.encode(text, true).expect("tokens");
@@ -370,7 +376,8 @@ impl State {
     fn prompt(&self, body: &Value) -> Vec<u32> {
         let encode = |text: &str| self.tokenizer.encode(text, true).expect("tokens");
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
-        let weights = if self.fault == Fault::OtherWeights { vec![7] } else { Vec::new() };
+        let reloaded = self.fault == Fault::Reloads && self.reloaded.load(Ordering::SeqCst);
+        let weights = if self.fault == Fault::OtherWeights || reloaded { vec![7] } else { Vec::new() };
         let tokens = match (self.dialect, body["messages"].as_array()) {
             (Dialect::Ollama, _) => encode(&text(&body["prompt"])),
             (_, Some(messages)) => {
