@@ -9,8 +9,13 @@ Change SUITE, PRICES and EFFICIENCY for your own. Speeds of GPUs are their maker
 import argparse
 import math
 import pathlib
+import sys
 
-PAGE = pathlib.Path(__file__).resolve().parent.parent.parent / "docs/explanation/at-scale.md"
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "benches"))
+import tables  # noqa: E402
+
+PAGE = ROOT / "docs/explanation/at-scale.md"
 
 # A suite: control and target cases, and tokens of a prompt and of an answer.
 SUITE = {"control": 300, "target": 100, "prompt": 150, "answer": 60}
@@ -79,10 +84,7 @@ def main():
         print(tokens())
         print(table())
         return
-    page = PAGE.read_text()
-    begin, end = "<!-- table: at_scale.py --write -->\n", "<!-- end -->"
-    before, rest = page.split(begin)
-    PAGE.write_text(before + begin + table() + end + rest.split(end, 1)[1])
+    tables.put(PAGE, "at_scale.py", table())
 
 
 if __name__ == "__main__":

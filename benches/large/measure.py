@@ -8,9 +8,9 @@ line for each work to benches/large/measured.jsonl. --write puts the table into 
 decode1, decode16, score, train-128, train-512, train-512-checkpointing. llama.cpp trains in windows of 256 tokens, and has no checkpointing.
 """
 import argparse
+import array
 import datetime
 import json
-import os
 import pathlib
 import random
 import statistics
@@ -20,8 +20,9 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-sys.path[:0] = [str(ROOT / "benches/peers"), str(ROOT / "benches/plan")]
-from turns import CORES, QUIET, Failed, Turns, repetition  # noqa: E402
+sys.path[:0] = [str(ROOT / "benches"), str(ROOT / "benches/peers"), str(ROOT / "benches/plan")]
+import tables  # noqa: E402
+from turns import CORES, QUIET, Turns, Worker, repetition  # noqa: E402
 
 FILE = HERE / "measured.jsonl"
 PAGE = ROOT / "docs/how-to/large-models-on-a-laptop.md"
@@ -80,44 +81,17 @@ def operations(name, work, shape):
     return once * (forward + 1) + 2 * 2 * head * learnt + 3 * 2 * sides * len(ids)
 
 
-class Worker(Turns):
-    """finetest's llama.cpp, spoken to as its backend does."""
-
-    def __init__(self, finetest, model, log):
-        super().__init__([finetest], log, {"FINETEST_WORKER": "llama-cpp", "GOMP_SPINCOUNT": "5000"})
-        self.hear()
-        self.model = str(model)
-
-    def job(self, job):
-        self.say(json.dumps(job))
-        replies = []
-        while (reply := self.hear()) != "Done":
-            if "Failed" in reply:
-                raise Failed(reply["Failed"])
-            replies.append(reply)
-        return replies
-
-    def timed(self, job, units):
-        before, started = self.cpu(), time.monotonic()
-        replies = self.job(job)
-        seconds = time.monotonic() - started
-        return replies, {"units": units, "seconds": seconds, "cpu": self.cpu() - before, "peak_mb": self.peak()}
-
-
 class Answers(Worker):
     """Answers and scores."""
 
     def __init__(self, finetest, model, work, log):
-        super().__init__(finetest, model, log)
+        super().__init__(finetest, log)
         (self.kind, self.work), = work.items()
-        rows = len(self.work[0]) if self.kind == "generate" else len(self.work)
-        self.job({"Open": {"model": self.model, "arms": [None], "placement": None, "batch": rows, "threads": CORES, "log": "OFF"}})
+        self.open(model, len(self.work[0]) if self.kind == "generate" else len(self.work))
 
-    def once(self, limit=None):
+    def once(self):
         if self.kind == "generate":
-            prompts, tokens = self.work
-            items = [{"arm": 0, "prompt": prompt, "max_tokens": tokens} for prompt in prompts]
-            return self.timed({"Generate": {"items": items, "stop": []}}, len(prompts) * tokens)[1]
+            return self.generate(*self.work)
         items = [{"arm": 0, "prompt": ids[:1], "tokens": ids[1:]} for ids in self.work]
         replies, done = self.timed({"Score": {"items": items}}, sum(map(len, self.work)))
         scores = dict(reply["Scored"] for reply in replies if "Scored" in reply)
@@ -128,15 +102,14 @@ class Descents(Worker):
     """Loss and gradients of an adapter whose B is zero, as at the first step."""
 
     def __init__(self, finetest, model, adapter, work, log, folder):
-        super().__init__(finetest, model, log)
+        super().__init__(finetest, log)
         ((ids, prompt),), = work["train"]
         window = -(-len(ids) // 256) * 256
         self.tokens = len(ids)
-        opening = {"model": self.model, "adapter": str(adapter), "window": window, "threads": CORES, "log": "OFF"}
+        opening = {"model": str(model), "adapter": str(adapter), "window": window, "threads": CORES, "log": "OFF"}
         tensors, = (reply["Tensors"] for reply in self.job({"OpenTraining": opening}) if "Tensors" in reply)
         rng = random.Random(1)
         with open(folder / "parameters", "wb") as out:
-            import array
             for name, size in tensors:
                 zero = name.endswith("lora_b")
                 array.array("f", [0.0] * size if zero else [rng.uniform(-0.02, 0.02) for _ in range(size)]).tofile(out)
@@ -147,7 +120,7 @@ class Descents(Worker):
                        "segments": [0] * len(ids) + [1] * fill, "positions": list(range(len(ids))) + list(range(fill))}
         self.files = {"parameters": str(folder / "parameters"), "gradients": str(folder / "gradients")}
 
-    def once(self, limit=None):
+    def once(self):
         replies, done = self.timed({"Descend": {**self.files, "windows": [self.window]}}, self.tokens)
         return {**done, "result": [reply["Loss"] for reply in replies if "Loss" in reply]}
 
@@ -296,10 +269,7 @@ def main():
             lines = [other for other in lines if (other["model"], other["work"]) != (line["model"], line["work"])] + [line]
             FILE.write_text("".join(json.dumps(other) + "\n" for other in lines))
     if args.write:
-        page = PAGE.read_text()
-        begin, end = "<!-- table: measure.py --write -->\n", "<!-- end -->"
-        before, rest = page.split(begin)
-        PAGE.write_text(before + begin + table(lines) + end + rest.split(end, 1)[1])
+        tables.put(PAGE, "measure.py", table(lines))
 
 
 if __name__ == "__main__":

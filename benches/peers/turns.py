@@ -94,15 +94,16 @@ class Turns:
             self.process.wait()
 
 
-class LlamaCpp(Turns):
+class Worker(Turns):
     """finetest's llama.cpp, spoken to as its backend does."""
 
-    def __init__(self, finetest, model, prompts, tokens, log):
+    def __init__(self, finetest, log):
         # The backend sets the same: OpenMP's threads spin no longer than they compute.
         super().__init__([finetest], log, {"FINETEST_WORKER": "llama-cpp", "GOMP_SPINCOUNT": "5000"})
         self.hear()
-        self.job({"Open": {"model": str(model), "arms": [None], "batch": len(prompts), "threads": CORES, "log": "OFF"}})
-        self.prompts, self.tokens = prompts, tokens
+
+    def open(self, model, rows):
+        self.job({"Open": {"model": str(model), "arms": [None], "batch": rows, "threads": CORES, "log": "OFF"}})
 
     def job(self, job):
         self.say(json.dumps(job))
@@ -113,14 +114,32 @@ class LlamaCpp(Turns):
             replies.append(reply)
         return replies
 
-    def once(self):
+    def timed(self, job, units):
+        """What it replies, and a repetition."""
         before, started = self.cpu(), time.monotonic()
-        items = [{"arm": 0, "prompt": prompt, "max_tokens": self.tokens} for prompt in self.prompts]
-        replies = self.job({"Generate": {"items": items, "stop": []}})
+        replies = self.job(job)
         seconds = time.monotonic() - started
+        return replies, {"units": units, "seconds": seconds, "cpu": self.cpu() - before, "peak_mb": self.peak()}
+
+    def generate(self, prompts, tokens):
+        """Answers of so many tokens at most."""
+        items = [{"arm": 0, "prompt": prompt, "max_tokens": tokens} for prompt in prompts]
+        replies, done = self.timed({"Generate": {"items": items, "stop": []}}, 0)
         answers = dict(reply["Generated"] for reply in replies if "Generated" in reply)
         result = [token for i in sorted(answers) for token in answers[i]["tokens"]]
-        return {"units": len(result), "seconds": seconds, "result": result, "cpu": self.cpu() - before, "peak_mb": self.peak()}
+        return {**done, "units": len(result), "result": result}
+
+
+class LlamaCpp(Worker):
+    """Answers to prompts."""
+
+    def __init__(self, finetest, model, prompts, tokens, log):
+        super().__init__(finetest, log)
+        self.open(model, len(prompts))
+        self.prompts, self.tokens = prompts, tokens
+
+    def once(self):
+        return self.generate(self.prompts, self.tokens)
 
 
 class Whole:

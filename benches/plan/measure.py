@@ -15,9 +15,13 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+import tables  # noqa: E402
+
 ROOT = HERE.parent.parent
 FILE = HERE / "measured.jsonl"
 PAGE = ROOT / "docs/explanation/plan-estimates.md"
@@ -93,10 +97,7 @@ def main():
             FILE.write_text("".join(json.dumps(other) + "\n" for other in lines))
             print(table([line]).splitlines()[-1], flush=True)
     if args.write:
-        page = PAGE.read_text()
-        begin, end = "<!-- table: measure.py --write -->\n", "<!-- end -->"
-        before, rest = page.split(begin)
-        PAGE.write_text(before + begin + table(lines) + end + rest.split(end, 1)[1])
+        tables.put(PAGE, "measure.py", table(lines))
 
 
 if __name__ == "__main__":

@@ -126,7 +126,6 @@ enum Command {
     /// Check, clean, split and describe training data
     Data(data::Args),
     /// Compare candle with llama.cpp, or with the server of this project
-    #[cfg_attr(not(feature = "llama-cpp"), command(hide = true))]
     Crosscheck(crosscheck::Args),
     /// Write the logits of every position of a text, to compare a model with another implementation
     #[command(hide = true)]

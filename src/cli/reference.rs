@@ -250,9 +250,7 @@ fn the_checks_page_is_as_committed() {
 
 #[test]
 fn the_command_line_s_page_is_as_committed() {
-    // It is on the page of every build.
-    let shown = |command: clap::Command| command.hide(false);
-    let mut all = command().mut_subcommand("crosscheck", shown).term_width(COLUMNS);
+    let mut all = command().term_width(COLUMNS);
     all.build();
     let help = all.render_long_help().to_string();
     let help: Vec<&str> = help.lines().map(str::trim_end).collect();

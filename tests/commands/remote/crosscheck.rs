@@ -7,7 +7,7 @@ use super::server::{Dialect, Fault, Server};
 use super::text::without_choices;
 use crate::support::Project;
 
-/// The scripted server computes by a formula, and candle by the weights: what differs is told, with what the server shows of it.
+/// The scripted server does not have the model that is here, so nearly every answer differs.
 #[test]
 fn what_a_server_does_otherwise_is_told() {
     for (dialect, parts) in [

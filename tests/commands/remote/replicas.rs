@@ -36,27 +36,28 @@ fn replicas_share_the_work_and_answer_as_one_does() {
     }
 }
 
-#[test]
-fn a_replica_that_dies_is_said_and_the_other_answers_what_it_owed() {
+/// Two replicas, one of which dies: the same answers as one server's, and a note. The record, and the server that is left.
+fn with_one_dying(fault: Fault) -> (Value, Server) {
     let alone = Server::start(Dialect::Vllm, Fault::None);
     let of_one = run(&[&alone], "").expect(100);
-    let two = [Server::start(Dialect::Vllm, Fault::Dies), Server::start(Dialect::Vllm, Fault::None)];
-    let of_two = run(&[&two[0], &two[1]], "").expect(100);
+    let [dying, left] = [fault, Fault::None].map(|fault| Server::start(Dialect::Vllm, fault));
+    let of_two = run(&[&dying, &left], "").expect(100);
     assert_eq!(answers(&of_one), answers(&of_two));
     assert!(of_two.stderr.contains("a server is lost, the others go on (1 left)"), "{}", of_two.stderr);
+    (record(&of_two), left)
+}
+
+#[test]
+fn a_replica_that_dies_is_said_and_the_other_answers_what_it_owed() {
+    let (_, left) = with_one_dying(Fault::Dies);
     // One text at a time is scored at each, also by the one that is left.
-    assert_eq!(two[1].most_scoring(), 1);
+    assert_eq!(left.most_scoring(), 1);
 }
 
 #[test]
 fn a_replica_that_dies_in_the_last_proof_is_said_and_the_other_is_proven() {
-    let alone = Server::start(Dialect::Vllm, Fault::None);
-    let of_one = run(&[&alone], "").expect(100);
-    let two = [Server::start(Dialect::Vllm, Fault::DiesLast), Server::start(Dialect::Vllm, Fault::None)];
-    let of_two = run(&[&two[0], &two[1]], "").expect(100);
-    assert_eq!(answers(&of_one), answers(&of_two));
-    assert!(of_two.stderr.contains("a server is lost, the others go on (1 left)"), "{}", of_two.stderr);
-    assert!(record(&of_two)["run"]["proof"]["tuned"]["adapter_effect"].as_f64().expect("an effect") > 0.1);
+    let (found, _) = with_one_dying(Fault::DiesLast);
+    assert!(found["run"]["proof"]["tuned"]["adapter_effect"].as_f64().expect("an effect") > 0.1);
     // The only one is missed.
     let last = Server::start(Dialect::Vllm, Fault::DiesLast);
     run(&[&last], "").fails(1, &["does not answer"]);
