@@ -1,6 +1,7 @@
 //! Files and directories that are whole or absent, files read within bounds, and one process at a time.
 //!
-//! A killed process leaves the old content or the new one, and at most a leftover named [`WRITING`], which [`sweep`] removes.
+//! A killed process leaves the old content or the new one, and at most a leftover named [`WRITING`], which [`sweep`] removes. One that is
+//! interrupted takes unfinished files away itself.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,8 +10,12 @@ use std::path::Path;
 use crate::error::{Error, Result};
 
 mod regular;
+mod unfinished;
 
 pub(crate) use regular::{open_regular, read_own, read_regular, read_regular_text};
+pub(crate) use unfinished::remove_unfinished;
+
+use unfinished::Unfinished;
 
 /// How the name of everything that is not complete yet begins.
 pub(crate) const WRITING: &str = ".writing-";
@@ -44,6 +49,7 @@ pub(crate) fn write_atomically_with(path: &Path, write: impl FnOnce(&mut File) -
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
     let mut file = builder.prefix(WRITING).tempfile_in(directory).map_err(Error::io(path, "write"))?;
+    let _unfinished = Unfinished::new(file.path());
     write(file.as_file_mut())?;
     step().map_err(Error::io(path, "write"))?;
     file.as_file().sync_all().map_err(Error::io(path, "write"))?;
@@ -140,6 +146,7 @@ pub(crate) fn replace_file<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T
         .rand_bytes(RANDOM)
         .tempdir_in(directory)
         .map_err(Error::io(directory, "write"))?;
+    let _unfinished = Unfinished::new(guard.path());
     let staged = guard.path().join(path.file_name().unwrap_or_default());
     let written = write(&staged).map_err(|error| error.moved(&staged, path))?;
     step().map_err(Error::io(path, "write"))?;

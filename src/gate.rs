@@ -6,12 +6,15 @@ mod detection;
 mod tests;
 mod verdict;
 
-use crate::compare::stats::{self, ALPHA, ClusteredShare};
+use crate::compare::stats::{self, ALPHA};
 use crate::compare::{Comparison, Controls, NetLoss, Rate, Tally, number, percent, points, questions_to_show};
 use crate::config::{NotShown, Policy};
 use crate::record::{
     BASE, Bound, Decision, Divergence, Drift, DriftMethod, Evidence, Interval, Rule, RunRecord, Unit, Verdict,
 };
+
+/// Share of verdicts that differ when a server is asked again, beyond which verdicts say nothing of a fine-tune.
+const MOST_NOISE: f64 = 0.25;
 
 pub use verdict::{DEFAULT_MAX_DRIFT, DEFAULT_MAX_NET_LOSS, KEPT_DRIFT, unreachable};
 
@@ -63,10 +66,10 @@ fn rules(run: &RunRecord, policy: &Policy, arm: &str, controls: &Controls<'_>) -
     let measured = [
         policy.min_target_pass_rate.map(|least| target_pass_rate(&comparison.target, least)),
         policy.min_target_gain.map(|least| target_gain(&comparison, least)),
-        policy.min_retention.map(|least| retention(&comparison.control, controls.retention, least)),
-        policy.max_broken_controls.map(|most| broken_controls(&comparison.control, most)),
+        policy.min_retention.map(|least| retention(&comparison.control, controls, least)),
+        policy.max_broken_controls.map(|most| broken_controls(&comparison.control, controls, most)),
         policy.max_drift.map(|most| drift(run.drift.get(arm), controls, most)),
-        policy.max_net_loss.map(|most| net_loss(&comparison.control, controls.net, most)),
+        policy.max_net_loss.map(|most| net_loss(&comparison.control, controls, most)),
         policy.max_choice_loss.map(|most| choice_loss(controls, most)),
     ];
     measured.into_iter().flatten().map(|measurement| measurement.judge(arm)).collect()
@@ -189,17 +192,19 @@ fn target_gain(comparison: &Comparison<'_>, least: f64) -> Measurement {
     }
 }
 
-fn retention(control: &Tally, clustered: Option<ClusteredShare>, least: f64) -> Measurement {
+fn retention(control: &Tally, controls: &Controls<'_>, least: f64) -> Measurement {
     let kept = control.retention();
+    let own = least;
+    let least = below_noise(controls, own);
     Measurement {
         name: "min_retention",
         threshold: least,
-        limit: percent(least),
+        limit: widened(controls, least < own, percent(least)),
         bound: Bound::AtLeast,
         unit: Unit::Share,
         value: kept.share(),
         interval: kept.interval(),
-        limits: clustered.and_then(|share| share.limits(ALPHA)),
+        limits: controls.retention.and_then(|share| share.limits(ALPHA)),
         needed: cases_to_tell(kept.share(), least),
         n: kept.evaluated,
         found: format!(
@@ -208,18 +213,20 @@ fn retention(control: &Tally, clustered: Option<ClusteredShare>, least: f64) -> 
             kept.passed,
             kept.evaluated
         ),
-        missing: missing_controls(control),
+        missing: missing_controls(control).or_else(|| too_noisy(controls)),
     }
 }
 
-fn broken_controls(control: &Tally, most: usize) -> Measurement {
+fn broken_controls(control: &Tally, controls: &Controls<'_>, most: usize) -> Measurement {
     let passable = control.kept + control.broken;
+    let own = most;
+    let most = own.max((controls.noise.unwrap_or_default().share() * passable as f64).ceil() as usize);
     let interval = stats::clopper_pearson(control.broken, passable)
         .map(|i| Interval { low: i.low * passable as f64, high: i.high * passable as f64 });
     Measurement {
         name: "max_broken_controls",
         threshold: most as f64,
-        limit: most.to_string(),
+        limit: widened(controls, most > own, most.to_string()),
         bound: Bound::AtMost,
         unit: Unit::Count,
         value: (passable > 0).then_some(control.broken as f64),
@@ -229,7 +236,7 @@ fn broken_controls(control: &Tally, most: usize) -> Measurement {
         needed: None,
         n: passable,
         found: format!("{} broken of {passable} control cases that base passes", control.broken),
-        missing: missing_controls(control),
+        missing: missing_controls(control).or_else(|| too_noisy(controls)),
     }
 }
 
@@ -305,6 +312,37 @@ fn above_floor(drift: Option<&Drift>, most: f64) -> (f64, bool) {
     (most.max(floor), floor > most)
 }
 
+/// A threshold of a loss that is not below the share of verdicts that differ when a server is asked again.
+fn above_noise(controls: &Controls<'_>, most: f64) -> f64 {
+    most.max(controls.noise.unwrap_or_default().share())
+}
+
+/// A threshold of what is kept that is not above what asking again keeps.
+fn below_noise(controls: &Controls<'_>, least: f64) -> f64 {
+    least.min(1.0 - controls.noise.unwrap_or_default().share())
+}
+
+/// Why verdicts decide nothing, where the server gives many others when it is asked again.
+fn too_noisy(controls: &Controls<'_>) -> Option<String> {
+    let noise = controls.noise.filter(|noise| noise.share() > MOST_NOISE)?;
+    Some(format!(
+        "{} of {} cases have another verdict when the server is asked again, so verdicts say nothing of the fine-tune; see to it that the \
+         server answers the same question the same way",
+        noise.verdicts, noise.cases
+    ))
+}
+
+/// A threshold in words, and why it is not the one that was given.
+fn widened(controls: &Controls<'_>, widened: bool, threshold: String) -> String {
+    match controls.noise {
+        Some(noise) if widened => format!(
+            "{threshold}, since {} of {} cases have another verdict when they are asked again",
+            noise.verdicts, noise.cases
+        ),
+        _ => threshold,
+    }
+}
+
 /// Drift and its limits.
 fn drift_measured(kl: Option<&Divergence>, controls: &Controls<'_>) -> (Option<f64>, Option<Interval>) {
     let Some(kl) = kl.filter(|kl| kl.mean.is_finite()) else { return (kl.map(|kl| kl.mean), None) };
@@ -319,12 +357,15 @@ fn drift_measured(kl: Option<&Divergence>, controls: &Controls<'_>) -> (Option<f
     }
 }
 
-fn net_loss(control: &Tally, net: Option<NetLoss>, most: f64) -> Measurement {
+fn net_loss(control: &Tally, controls: &Controls<'_>, most: f64) -> Measurement {
+    let net = controls.net;
     let limits = net.map(|net| net.limits);
+    let own = most;
+    let most = above_noise(controls, own);
     Measurement {
         name: "max_net_loss",
         threshold: most,
-        limit: points(most),
+        limit: widened(controls, most > own, points(most)),
         bound: Bound::AtMost,
         unit: Unit::Difference,
         value: net.map(|net| net.loss),
@@ -345,6 +386,7 @@ fn net_loss(control: &Tally, net: Option<NetLoss>, most: f64) -> Measurement {
         missing: missing(control.pairs, control.not_evaluated(), "control").or_else(|| {
             net.is_none()
                 .then(|| "both arms fail every control, however it is asked: there is nothing to lose".to_owned())
+                .or_else(|| too_noisy(controls))
         }),
     }
 }

@@ -189,7 +189,13 @@ impl Backend for CandleBackend {
             base = larger(base, largest_difference(&together[0], &untouched[0]));
         }
         encode::check_proof(effect, base)?;
-        Ok(Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules, by_answers: false }))
+        Ok(Ok(Proof {
+            adapter_effect: effect,
+            base_difference: base,
+            adapted_modules,
+            by_answers: false,
+            weights: None,
+        }))
     }
 }
 

@@ -92,6 +92,7 @@ pub(crate) fn install() {
             let kept = DOING.lock().unwrap_or_else(PoisonError::into_inner).kept();
             #[cfg(feature = "candle")]
             crate::train::engine::end_all();
+            crate::files::remove_unfinished();
             let _ = writeln!(std::io::stderr(), "\ninterrupted: {kept}");
             std::process::exit(128 + signal);
         }

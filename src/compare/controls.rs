@@ -9,7 +9,7 @@ use super::stats::{
     self, ALPHA, ClusteredMean, ClusteredShare, FlipTable, PositiveMean, clustered_mean, clustered_share, mean,
     mean_and_sd, positive_mean, tango_paired,
 };
-use crate::record::{BASE, CaseRecord, Interval, Role, RunRecord, ScenarioRecord, Verdict};
+use crate::record::{BASE, CaseRecord, Interval, Noise, Role, RunRecord, ScenarioRecord, Verdict};
 
 /// Controls from which on it is no chance that base passes all of them.
 const SELECTED: usize = 10;
@@ -76,6 +76,8 @@ pub struct Controls<'a> {
     /// Of the paraphrases of a question that base passes in other words, the share that base itself fails: what rephrasing alone would
     /// cost. `None` without paraphrases.
     pub rephrasing: Option<f64>,
+    /// What the answers differ by themselves; `None` where they cannot, or were not asked again.
+    pub noise: Option<Noise>,
 }
 
 impl<'a> Controls<'a> {
@@ -96,6 +98,7 @@ impl<'a> Controls<'a> {
             retention: retention(&questions, arm),
             guessing: guessing(&questions, arm),
             rephrasing: rephrasing(&questions),
+            noise: run.noise(arm),
             questions,
         }
     }

@@ -81,6 +81,9 @@ pub(super) struct RawBackend {
     pub(super) adapters_at: Option<String>,
     /// A server that takes messages only may render them otherwise than the base's template here; default `false`: that is an error.
     pub(super) other_template: Option<bool>,
+    /// Compare the server with the weights of base and adapters on this machine, before anything is asked; they are fetched for that; default
+    /// `false`.
+    pub(super) prove_weights: Option<bool>,
     /// Environment variable that holds the server's key; default: none is sent.
     pub(super) api_key_env: Option<String>,
     /// Requests at the same time to each address; default: the slots that the server has (llama-server), 4 (ollama), or 16.
@@ -135,6 +138,8 @@ pub struct RemoteConfig {
     pub adapters_at: Option<String>,
     /// It may render messages otherwise than the base's template here.
     pub other_template: bool,
+    /// It is compared with the weights of this machine before anything is asked.
+    pub prove_weights: bool,
     /// Environment variable that holds its key.
     pub api_key_env: Option<String>,
     /// Requests at the same time to each address.
@@ -186,6 +191,7 @@ impl RawBackend {
                 ("model", self.model.is_some()),
                 ("adapters", !self.adapters.is_empty()),
                 ("adapters_at", self.adapters_at.is_some()),
+                ("prove_weights", self.prove_weights.is_some()),
                 ("api_key_env", self.api_key_env.is_some()),
             ];
             if let Some((key, _)) = given.into_iter().find(|(_, given)| *given) {
@@ -227,6 +233,7 @@ impl RawBackend {
             adapters: self.adapters,
             adapters_at: self.adapters_at,
             other_template: self.other_template.unwrap_or_default(),
+            prove_weights: self.prove_weights.unwrap_or_default(),
             api_key_env: self.api_key_env,
             concurrency: self.concurrency,
             timeout,

@@ -1,6 +1,6 @@
 use super::*;
 use crate::record::fixture::{self, F, N, P};
-use crate::record::{Arm, Role, RunError, Sample, TUNED};
+use crate::record::{Arm, AskedAgain, Role, RunError, Sample, TUNED};
 
 fn policy() -> Policy {
     Policy {
@@ -194,4 +194,55 @@ fn without_thresholds_nothing_is_green() {
     let decision = decide(&run(), &Policy::default());
     assert_eq!((decision.passed, decision.rules.len(), decision.exit_code()), (false, 0, 100));
     assert!(decision.summary().contains("nothing was gated"));
+}
+
+#[test]
+fn what_a_server_answers_otherwise_by_itself_is_not_held_against_the_fine_tune() {
+    let noisy = |arm: &str, other: usize| {
+        let mut run = run();
+        for name in [BASE, TUNED] {
+            let asked = |i: usize| AskedAgain {
+                case: format!("control::facts::case_{i}"),
+                other_answer: name == arm && i < other,
+                other_verdict: name == arm && i < other,
+            };
+            run.again.insert(name.to_owned(), (0..8).map(asked).collect());
+        }
+        run
+    };
+    let strict = Policy {
+        min_retention: Some(0.8),
+        max_broken_controls: Some(0),
+        max_net_loss: Some(0.05),
+        arms: Vec::new(),
+        ..Policy::default()
+    };
+    let steady = decide(&noisy(BASE, 0), &strict);
+    assert_eq!((rule(&steady, "min_retention").verdict, rule(&steady, "min_retention").threshold), (F, 0.8));
+    // One verdict of eight, whoever gives it.
+    assert_eq!(rule(&decide(&noisy(TUNED, 1), &strict), "min_retention").threshold, 0.8);
+    for arm in [BASE, TUNED] {
+        let widened = decide(&noisy(arm, 2), &strict);
+        let kept = rule(&widened, "min_retention");
+        assert_eq!((kept.verdict, kept.threshold, rule(&widened, "max_net_loss").threshold), (P, 0.75, 0.25));
+        assert!(
+            kept.explanation
+                .ends_with("at least 75 %, since 2 of 8 cases have another verdict when they are asked again"),
+            "{}",
+            kept.explanation
+        );
+        assert_eq!(
+            (rule(&widened, "max_broken_controls").verdict, rule(&widened, "max_broken_controls").threshold),
+            (P, 1.0)
+        );
+        let lost = decide(&noisy(arm, 3), &strict);
+        for name in ["min_retention", "max_broken_controls", "max_net_loss"] {
+            let rule = rule(&lost, name);
+            assert_eq!(rule.verdict, N, "{rule:?}");
+            assert!(rule.explanation.contains("verdicts say nothing of the fine-tune"), "{}", rule.explanation);
+        }
+        assert!(
+            !lost.passed && lost.controls.iter().all(|controls| controls.measures.iter().all(|of| of.name == "drift"))
+        );
+    }
 }

@@ -146,10 +146,10 @@ fn choice_loss(policy: &Policy, controls: &Controls<'_>) -> Option<ControlMeasur
 }
 
 fn net_loss(policy: &Policy, controls: &Controls<'_>) -> Option<ControlMeasure> {
-    let net = controls.net?;
+    let net = controls.net.filter(|_| super::too_noisy(controls).is_none())?;
     // Controls that base passes one and all can only be lost: jitter alone would go beyond a threshold that nobody chose for them.
     let own = (!controls.all_pass()).then_some(DEFAULT_MAX_NET_LOSS);
-    let threshold = policy.max_net_loss.or(own);
+    let threshold = policy.max_net_loss.or(own).map(|most| super::above_noise(controls, most));
     let measured = Measured {
         name: "net_loss",
         kept_within: None,
@@ -167,20 +167,21 @@ fn net_loss(policy: &Policy, controls: &Controls<'_>) -> Option<ControlMeasure> 
 }
 
 fn retention(policy: &Policy, controls: &Controls<'_>) -> Option<ControlMeasure> {
-    let kept = controls.retention?;
+    let kept = controls.retention.filter(|_| super::too_noisy(controls).is_none())?;
     let share = kept.hits as f64 / kept.n as f64;
+    let threshold = policy.min_retention.map(|least| super::below_noise(controls, least));
     let measured = Measured {
         name: "retention",
         kept_within: None,
         value: share,
         limits: kept.limits(ALPHA),
-        threshold: policy.min_retention,
+        threshold,
         given: policy.min_retention.is_some(),
         unit: Unit::Share,
         bound: Bound::AtLeast,
         n: kept.n,
         detectable: None,
-        needed: policy.min_retention.and_then(|least| super::cases_to_tell(Some(share), least)),
+        needed: threshold.and_then(|least| super::cases_to_tell(Some(share), least)),
     };
     Some(measured.judge())
 }

@@ -32,6 +32,7 @@ mod runs;
 mod select;
 mod server;
 mod train;
+mod weights;
 
 use crate::config::{Config, MANIFEST, NotShown};
 use crate::error::{Error, Result};
@@ -146,7 +147,11 @@ pub fn run_selected(config: &Config, options: &RunOptions, on_event: Events<'_>)
     let prepared = Prepared::open(config, checked, on_event)?;
     let tuned = prepared.adapter(config.backend, options.policy, on_event)?;
     let arms = prepared.arms(config.backend, tuned)?;
+    let weights = weights::prove(&prepared, &arms, on_event)?;
     let mut run = prepared.ask(config.backend, &arms, on_event)?;
+    for (arm, proof) in &mut run.proof {
+        proof.weights = weights.get(arm).copied();
+    }
     run.made.selected = selected;
     settle(config, run, options.check_snapshots)
 }

@@ -30,7 +30,8 @@ impl<'c> Prepared<'c> {
     /// # Errors
     /// The project cannot be locked; the base cannot be fetched, or its small files do not fit what is asked.
     pub(super) fn open(config: &'c Config, checked: Checked, on_event: Events<'_>) -> Result<Self> {
-        let weights = config.recipe.is_some() || files_here(config).is_some();
+        let compared = config.remote.as_ref().is_some_and(|remote| remote.prove_weights);
+        let weights = compared || config.recipe.is_some() || files_here(config).is_some();
         Self::open_with(config, checked, weights, on_event)
     }
 

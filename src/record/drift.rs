@@ -276,4 +276,21 @@ pub struct Proof {
     /// The server tells no log-probabilities, so only answers were compared: effect and difference are 1 where one differs, else 0.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_answers: bool,
+    /// That a server computes what the weights of this machine do; `None` where that was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<WeightsProof>,
+}
+
+/// How near a server computes to the weights of this machine, on a given answer to a few prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct WeightsProof {
+    /// Positions that were compared.
+    pub positions: usize,
+    /// KL divergence at least, nats/token, from base here to the server's base.
+    pub base: f64,
+    /// The same of the arm.
+    pub arm: f64,
+    /// The lesser of the two crosswise: from the arm here to the server's base, and from base here to the server's arm.
+    pub effect: f64,
 }

@@ -94,6 +94,7 @@ pub(crate) fn run(scenarios: Vec<ScenarioRecord>) -> RunRecord {
         spill_over: BTreeMap::new(),
         drift: BTreeMap::from([(TUNED.to_owned(), drift())]),
         proof: BTreeMap::from([(TUNED.to_owned(), proof())]),
+        again: BTreeMap::new(),
         errors: Vec::new(),
         part: None,
         decision: None,
@@ -134,5 +135,5 @@ pub(crate) fn text_drift(text: &str, values: &[f32]) -> TextDrift {
 
 /// Proof of an adapter that is applied.
 pub(crate) fn proof() -> Proof {
-    Proof { adapter_effect: 8.31, base_difference: 0.0, adapted_modules: 210, by_answers: false }
+    Proof { adapter_effect: 8.31, base_difference: 0.0, adapted_modules: 210, by_answers: false, weights: None }
 }

@@ -3,6 +3,7 @@
 //! Everything here is plain data with a stable JSON form ([`RunRecord::VERSION`]), so that a run made on one machine can be
 //! gated and reported on another.
 
+mod again;
 mod answer;
 mod choice;
 mod decision;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::exit;
 
+pub use again::{AskedAgain, Noise};
 pub use answer::{Aggregate, Answer, ChoiceScore, Completion, Finish, Sample};
 pub use choice::{Choice, Normalize};
 pub use decision::{
@@ -30,7 +32,7 @@ pub use decision::{
 };
 pub use drift::{
     Divergence, Drift, DriftMethod, DriftSample, Floor, MOST_POSITIONS, Measures, MovedToken, Proof, TextDrift,
-    TextMeans, WHOLE,
+    TextMeans, WHOLE, WeightsProof,
 };
 pub use made::{Commit, Made, Selected};
 pub use part::{ArmMeasured, Measurements, Part};
@@ -418,6 +420,9 @@ pub struct RunRecord {
     pub spill_over: BTreeMap<String, SpillOver>,
     /// By the arm's name; absent where the backend cannot show it.
     pub proof: BTreeMap<String, Proof>,
+    /// Cases that a server was asked once more, by the arm's name; empty where answers cannot be otherwise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub again: BTreeMap<String, Vec<AskedAgain>>,
     /// What besides an answer could not be computed, or not wholly.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<RunError>,

@@ -83,6 +83,7 @@ impl From<Run> for RunRecord {
             spill_over: BTreeMap::new(),
             drift: run.drift.into_iter().map(|drift| (TUNED.to_owned(), drift.into())).collect(),
             proof: run.proof.into_iter().map(|proof| (TUNED.to_owned(), proof)).collect(),
+            again: BTreeMap::new(),
             errors: run.errors.into_iter().map(error).collect(),
             part: None,
             decision: None,

@@ -7,8 +7,8 @@ use crate::report::escape::{fenced, github_message, github_property, markdown_sa
 use crate::report::pieces::{add, code, tag};
 use crate::report::view::{ArmView, CaseView, View, asked};
 use crate::report::{
-    INTERVALS, NEAR_TIE, Report, SHOWN, adapter, drift, evidence, fraction, gain, groups, interval, made, measured,
-    model_size, proof, retention, share, short, threshold,
+    INTERVALS, NEAR_TIE, Report, SHOWN, adapter, again, drift, evidence, fraction, gain, groups, interval, made,
+    measured, model_size, proof, retention, share, short, threshold,
 };
 
 /// Most bytes of a page. GitHub takes 64 KB in a comment and 1 MiB in a step summary.
@@ -278,6 +278,7 @@ fn end(report: &Report<'_>, view: &View<'_>) -> String {
         };
         line(&of("drift"), markdown_safe(&clip(&arm.drift.map_or_else(|| "not measured".to_owned(), drift), 600)));
         line(&of("adapter check"), markdown_safe(&arm.proof.map_or_else(|| "not measured".to_owned(), proof)));
+        again(run, arm.name).into_iter().for_each(|said| line(&of("asked again"), said));
     }
     let (source, size) = (clip(&run.model.source, 300), clip(&model_size(run), 80));
     line("model", format!("{} ({})", markdown_safe(&source), markdown_safe(&size)));

@@ -211,7 +211,22 @@ fn proof(p: &Proof) -> String {
         );
     }
     let effect = number(p.adapter_effect);
-    format!("active in {} layers, logits change by up to {effect}; {untouched}", p.adapted_modules)
+    let weights = p.weights.map_or_else(String::new, |of| {
+        let [base, arm, effect] = [of.base, of.arm, of.effect].map(number);
+        format!("; from the weights here the server is {base} (base) and {arm} (adapter) nats/token at least, crosswise {effect}")
+    });
+    format!("active in {} layers, logits change by up to {effect}; {untouched}{weights}", p.adapted_modules)
+}
+
+/// What a server answered otherwise when it was asked again; nothing where it was not.
+fn again(run: &RunRecord, arm: &str) -> Option<String> {
+    let noise = run.noise(arm)?;
+    let said = match (noise.answers, noise.verdicts) {
+        (0, _) => "all answered alike".to_owned(),
+        (answers, 0) => format!("{answers} read otherwise, with the same verdicts"),
+        (answers, verdicts) => format!("{answers} read otherwise, {verdicts} with another verdict"),
+    };
+    Some(format!("{} cases of both arms; {said}", noise.cases))
 }
 
 /// Cases by scenario: `fields 3, json-only 4`.

@@ -6,8 +6,8 @@ use crate::report::controls::{moved_in_words, terminal::controls};
 use crate::report::paint::{Ink, Page, Piece, Style, clip, columns, heading, left, piece, right};
 use crate::report::view::{ArmView, CaseView, Group, RuleView, View};
 use crate::report::{
-    INTERVALS, NEAR_TIE, Report, SHOWN, adapter, amount, drift, evidence, fraction, gain, groups, interval, made,
-    measured, model_size, proof, retention, share, short, threshold,
+    INTERVALS, NEAR_TIE, Report, SHOWN, adapter, again, amount, drift, evidence, fraction, gain, groups, interval,
+    made, measured, model_size, proof, retention, share, short, threshold,
 };
 
 /// Lines of one answer that are shown.
@@ -410,6 +410,7 @@ fn about(page: &mut Page, view: &View<'_>) {
         let of = |what: &str| if view.arms.len() > 1 { format!("{what} {}", arm.name) } else { what.to_owned() };
         label(page, &of("drift"), &arm.drift.map_or_else(|| "not measured".to_owned(), drift));
         label(page, &of("active"), &arm.proof.map_or_else(|| "not measured".to_owned(), proof));
+        again(run, arm.name).into_iter().for_each(|said| label(page, &of("asked again"), &said));
     }
     label(page, "model", &format!("{} ({})", run.model.source, model_size(run)));
     for arm in run.arms.iter().skip(1) {

@@ -42,9 +42,14 @@ pub(super) struct Measuring<'a, 'e> {
     pub(super) store: &'a Store,
     pub(super) events: &'a Events<'e>,
     pub(super) errors: Vec<RunError>,
+    /// With how many likely tokens base's first answers would be seen whole: the same for every arm.
+    decided_by: Option<Decided>,
     /// Of a part of a shared run: what was measured of each arm.
     pub(super) measured: BTreeMap<String, ArmMeasured>,
 }
+
+/// By the answer's name; nothing where all is seen, or no number was found.
+type Decided = Vec<(String, Option<usize>)>;
 
 /// What was measured, by the text's name.
 type Named = Vec<(String, DriftSample)>;
@@ -61,7 +66,16 @@ impl<'a, 'e> Measuring<'a, 'e> {
         store: &'a Store,
         events: &'a Events<'e>,
     ) -> Self {
-        Self { inputs, scenarios, backend, store, events, errors: Vec::new(), measured: BTreeMap::new() }
+        Self {
+            inputs,
+            scenarios,
+            backend,
+            store,
+            events,
+            errors: Vec::new(),
+            decided_by: None,
+            measured: BTreeMap::new(),
+        }
     }
 
     /// Drift on base's own answers to the control cases, all turns of each first sample, and on the project's text.
@@ -148,14 +162,19 @@ impl<'a, 'e> Measuring<'a, 'e> {
     }
 
     /// With how many likely tokens the first answers would be seen whole.
-    fn decided_by(&mut self, answers: &Answers<'_>, texts: &Named) -> Result<Vec<(String, Option<usize>)>> {
+    fn decided_by(&mut self, answers: &Answers<'_>, texts: &Named) -> Result<Decided> {
+        if let Some(found) = &self.decided_by {
+            return Ok(found.clone());
+        }
         let first = answers.iter().zip(texts).take(LOOKED_AT);
         let found = first.map(|((name, prompt, tokens), (_, sample))| {
             let seen = sample.covered.iter().sum::<f64>() / sample.covered.len().max(1) as f64;
             let text = DriftText::Answer(prompt, tokens);
             Ok((name.clone(), if seen >= WHOLE { None } else { self.backend.likely_tokens_for(&text, WHOLE)? }))
         });
-        found.collect()
+        let found: Decided = found.collect::<Result<_>>()?;
+        self.decided_by = Some(found.clone());
+        Ok(found)
     }
 
     /// What was measured, and why of the other texts nothing was.

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::again::selected;
 use super::measure::{LOOKED_AT, base_answers, sum_up};
 use super::spilled;
 use crate::error::{Error, Result};
 use crate::record::{
-    ArmMeasured, CaseRecord, Cost, Drift, Measurements, Part, Proof, Role, RunError, RunRecord, ScenarioRecord,
+    ArmMeasured, AskedAgain, CaseRecord, Cost, Drift, Measurements, Part, Proof, Role, RunError, RunRecord,
+    ScenarioRecord,
 };
 use crate::scenario::Scenario;
 
@@ -41,6 +43,7 @@ pub fn merge(parts: Vec<(String, RunRecord)>, scenarios: &[Scenario]) -> Result<
     whole.scenarios = scenario_records(&parts, scenarios)?;
     whole.spill_over = spilled(scenarios, &whole.scenarios, &whole.arms);
     whole.proof = proofs(&parts);
+    whole.again = again(&parts);
     measured(&mut whole, &parts)?;
     Ok(whole)
 }
@@ -151,6 +154,16 @@ fn proofs(parts: &[(String, RunRecord)]) -> BTreeMap<String, Proof> {
             all.insert(arm.clone(), proof);
         }
     }
+    all
+}
+
+/// The cases of each arm that a whole run would have asked again.
+fn again(parts: &[(String, RunRecord)]) -> BTreeMap<String, Vec<AskedAgain>> {
+    let mut all: BTreeMap<String, Vec<AskedAgain>> = BTreeMap::new();
+    for (arm, cases) in parts.iter().flat_map(|(_, part)| &part.again) {
+        all.entry(arm.clone()).or_default().extend(cases.iter().cloned());
+    }
+    all.values_mut().for_each(selected);
     all
 }
 
@@ -292,7 +305,13 @@ mod tests {
 
         fn probe_adapter(&mut self, prompts: &[&Prompt], _: (usize, usize)) -> Result<Measured<Proof>> {
             let effect = prompts.iter().map(|prompt| (hash(&[shown(prompt)]) % 100) as f64 / 10.0).fold(0.1, f64::max);
-            Ok(Ok(Proof { adapter_effect: effect, base_difference: 0.0, adapted_modules: 2, by_answers: false }))
+            Ok(Ok(Proof {
+                adapter_effect: effect,
+                base_difference: 0.0,
+                adapted_modules: 2,
+                by_answers: false,
+                weights: None,
+            }))
         }
     }
 

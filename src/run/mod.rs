@@ -2,6 +2,7 @@
 //!
 //! `cargo test` and the command line both call [`execute`]; answers that the store already has are not computed again.
 
+mod again;
 mod ask;
 mod event;
 mod measure;
@@ -131,6 +132,7 @@ pub fn execute(
     let mut cost = Cost::default();
     let answers = ask::ask(inputs, backend, store, &mut cost, &events)?;
     let scenarios = records(inputs, answers);
+    let again = again::ask_again(inputs, &scenarios, backend, store, &mut cost, &events)?;
     let mut measuring = Measuring::new(inputs, &scenarios, backend, store, &events);
     let (mut drift, mut target_drift, mut proof) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (number, arm) in inputs.arms.iter().enumerate().skip(1) {
@@ -160,6 +162,7 @@ pub fn execute(
         target_drift,
         spill_over,
         proof,
+        again,
         errors,
         part,
         decision: None,

@@ -86,6 +86,7 @@ fn a_cleaned_file_and_its_ledger_are_all_of_it_and_nothing_is_overwritten() {
         (&entries[1]["line"], &entries[1]["kind"], &entries[1]["item"]),
         (&6.into(), &"unreadable".into(), &BAD[2].into())
     );
+    assert!(entries.iter().all(|entry| entry["why"].as_str().is_some_and(|why| why.len() > 10)), "{ledger}");
     project
         .run(&["data", "clean", "d.jsonl", "-o", "c.jsonl"])
         .fails(1, &["c.jsonl", "already exists", "overwrites no file"]);
@@ -94,6 +95,38 @@ fn a_cleaned_file_and_its_ledger_are_all_of_it_and_nothing_is_overwritten() {
         .run(&["data", "clean", "d.jsonl", "-o", "e.jsonl", "--keep", "dupes"])
         .fails(2, &["--keep dupes", "near-duplicate"]);
     assert!(!project.path("e.jsonl").exists());
+}
+
+/// What is half written is taken away, and the same command can be run again.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_cleaning_leaves_nothing_behind() {
+    let project = Project::new();
+    let line = |i: usize| {
+        format!("{{\"prompt\": \"What is {i} and {}?\", \"completion\": \"It is {}.\"}}\n", i + 1, 2 * i + 1)
+    };
+    project.write("d.jsonl", &(0..100_000).map(line).collect::<String>());
+    let arguments = ["data", "clean", "d.jsonl", "-o", "c.jsonl"];
+    let child = project.command(&arguments).stderr(std::process::Stdio::piped()).spawn().expect("it starts");
+    let names = || {
+        let found = std::fs::read_dir(project.path(".")).expect("a directory").flatten();
+        found.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+    };
+    let writing = || names().iter().any(|name| name.starts_with(".writing-"));
+    let started = std::time::Instant::now();
+    while !writing() {
+        assert!(
+            started.elapsed() < std::time::Duration::from_secs(120) && !project.path("c.jsonl").exists(),
+            "{:?}",
+            names()
+        );
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
+    let ran = crate::support::Ran::of(child.wait_with_output().expect("it ends"));
+    assert!(sent.success() && ran.code == 130, "{ran:?}");
+    assert!(!writing() && !names().iter().any(|name| name.starts_with("c.jsonl")), "{:?}", names());
+    project.run(&arguments).expect(0);
 }
 
 #[test]

@@ -364,7 +364,13 @@ impl Backend for LlamaCppBackend {
             Err(why) => return Ok(Err(why)),
         };
         encode::check_proof(effect, base)?;
-        Ok(Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules, by_answers: false }))
+        Ok(Ok(Proof {
+            adapter_effect: effect,
+            base_difference: base,
+            adapted_modules,
+            by_answers: false,
+            weights: None,
+        }))
     }
 }
 

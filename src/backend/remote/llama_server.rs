@@ -85,9 +85,17 @@ impl LlamaServer {
         Ok(answer)
     }
 
+    /// A token after a prompt. Of one that is a part of a character the server tells nothing; what it tells is what was before a grammar,
+    /// so beside a letter stands the same.
+    fn letter(&self, arm: usize, prompt: &[u32], k: usize) -> Result<Value, Failure> {
+        let mut asked = fields(1, k);
+        asked["grammar"] = "root ::= [a-zA-Z]".into();
+        self.complete(arm, prompt, asked)
+    }
+
     /// One position after a prompt.
     fn position(&self, arm: usize, prompt: &[u32], k: usize) -> Result<Vec<(u32, f64)>, Failure> {
-        let answer = self.complete(arm, prompt, fields(1, k))?;
+        let answer = self.letter(arm, prompt, k)?;
         tops(&answer)?.into_iter().next().ok_or_else(|| malformed("completion_probabilities", &answer))
     }
 
@@ -103,6 +111,9 @@ impl LlamaServer {
             Err(failure) => return Err(failure),
         };
         let Some(written) = ids(&answer["tokens"]) else { return Err(malformed("tokens", &answer)) };
+        if answer["completion_probabilities"].is_null() {
+            return Ok(None);
+        }
         let tops = tops(&answer)?;
         if written.get(..tokens.len()) != Some(tokens) || tops.len() < tokens.len() {
             return Ok(None);
@@ -146,7 +157,14 @@ impl Server for LlamaServer {
         let tokens = ids(&answer["tokens"]).ok_or_else(|| malformed("tokens", &answer))?;
         let stopped = answer["stop_type"].as_str().is_some_and(|why| why != "limit" && why != "none");
         let read = count(&answer["tokens_evaluated"]);
-        Ok(Written { words: Words::Tokens(tokens), stopped, top: tops(&answer)?, read })
+        let top = if answer["completion_probabilities"].is_null() { Vec::new() } else { told(&answer, &tokens)? };
+        Ok(Written { words: Words::Tokens(tokens), stopped, top, read })
+    }
+
+    fn next(&self, arm: usize, asked: &Asked<'_>, k: usize) -> Result<Written, Failure> {
+        let answer = self.letter(arm, asked.tokens, k)?;
+        let read = count(&answer["tokens_evaluated"]);
+        Ok(Written { words: Words::Tokens(Vec::new()), stopped: false, top: tops(&answer)?, read })
     }
 
     fn score(&self, arm: usize, prompt: &[u32], tokens: &[u32], k: usize) -> Result<Vec<Scored>, Failure> {
@@ -237,6 +255,13 @@ fn tops(answer: &Value) -> Result<Vec<Vec<(u32, f64)>>, Failure> {
     };
     let all: Option<Vec<_>> = positions(answer)?.iter().map(|position| top(position).map(sorted)).collect();
     all.ok_or_else(|| malformed("top_logprobs", answer))
+}
+
+/// As [`tops`], up to the first token that the server tells nothing of.
+fn told(answer: &Value, tokens: &[u32]) -> Result<Vec<Vec<(u32, f64)>>, Failure> {
+    let own = positions(answer)?.iter().map(|position| position["id"].as_u64());
+    let alike = own.zip(tokens).take_while(|(own, token)| *own == Some(u64::from(**token))).count();
+    Ok(tops(answer)?.into_iter().take(alike).collect())
 }
 
 /// The log-probability of each position's own token.

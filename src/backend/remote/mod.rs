@@ -451,7 +451,7 @@ impl Backend for RemoteBackend {
         let adapted_modules = adapter.modules.len();
         let Shown { effect, base_difference, .. } = self.prove(prompts, arms)?;
         let by_answers = self.remote.replicas.living().iter().any(|(_, server)| !server.tells());
-        Ok(Ok(Proof { adapter_effect: effect, base_difference, adapted_modules, by_answers }))
+        Ok(Ok(Proof { adapter_effect: effect, base_difference, adapted_modules, by_answers, weights: None }))
     }
 }
 

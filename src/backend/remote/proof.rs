@@ -4,7 +4,7 @@
 //! (ggml-org/llama.cpp #26207), adapters that stay applied, probabilities of given text that leave an adapter's part out (vllm #51594).
 
 use super::pool;
-use super::server::{Asked, Server, Spelled, Words, Written, write};
+use super::server::{Asked, Server, Spelled, Words, Written, next, write};
 use crate::error::{Error, Result};
 use crate::record::Request;
 
@@ -250,7 +250,10 @@ impl Proving<'_> {
             let longer = Request { max_tokens: WRITTEN, ..probe.request.clone() };
             return Ok(Said::Answer(self.written(arm, probe, &longer)?.words));
         }
-        let top = self.written(arm, probe, &probe.request)?.top.into_iter().next().unwrap_or_default();
+        let asked = Asked { tokens: &probe.prompt, text: probe.spelled.as_ref(), request: &probe.request };
+        let found =
+            next(self.server, arm, &asked, LIKELY, self.lenient).map_err(|failure| Error::failed(failure.why()))?;
+        let top = found.top.into_iter().next().unwrap_or_default();
         if top.is_empty() {
             return Err(Error::failed("the server tells no probabilities of what it writes"));
         }
@@ -266,7 +269,7 @@ impl Proving<'_> {
 const CACHE: &str = "the server hands keys and values of one arm to another; switch its prompt cache off (llama-server: --cache-ram 0), or restart it";
 const ROUTER: &str = "are there several servers behind this address, and do they hold the same? Give [backend] url each server's own address";
 const RELOADED: &str = "the server was restarted, or loads another model or adapter; see to it that it stays as it is, empty .finetest/store, and run again";
-const BATCH: &str = "the server mixes arms within a batch; give it room for one adapter more (vLLM: --max-loras of the number of adapters and 1), or serve each arm alone";
+const BATCH: &str = "the server mixes arms within a batch; give it room for one adapter more (vLLM: --max-loras of the number of adapters that it holds, loaded ones too, and 1), or serve each arm alone";
 
 /// The largest difference of a log-probability. Of a token that the other list lacks it is known that it is no likelier there than the
 /// last. Of answers: 1 where they differ.

@@ -92,6 +92,11 @@ pub(super) trait Server: Send + Sync {
     /// An answer to a prompt, with the `k` most likely tokens of each position.
     fn generate(&self, arm: usize, asked: &Asked<'_>, k: usize) -> Result<Written, Failure>;
 
+    /// What may come next after a prompt, as the first position of an answer of one token.
+    fn next(&self, arm: usize, asked: &Asked<'_>, k: usize) -> Result<Written, Failure> {
+        self.generate(arm, asked, k)
+    }
+
     /// Log-probabilities of given tokens after a prompt, each with the `k` most likely ones.
     fn score(&self, arm: usize, prompt: &[u32], tokens: &[u32], k: usize) -> Result<Vec<Scored>, Failure> {
         let _ = (arm, prompt, tokens, k);
@@ -220,7 +225,22 @@ pub(super) fn write(
     k: usize,
     lenient: bool,
 ) -> Result<Written, Failure> {
-    let written = server.generate(arm, asked, k)?;
+    as_here(server, asked, lenient, server.generate(arm, asked, k)?)
+}
+
+/// As [`write`], what may come next.
+pub(super) fn next(
+    server: &dyn Server,
+    arm: usize,
+    asked: &Asked<'_>,
+    k: usize,
+    lenient: bool,
+) -> Result<Written, Failure> {
+    as_here(server, asked, lenient, server.next(arm, asked, k)?)
+}
+
+/// What was written, if the prompt had as many tokens there as here.
+fn as_here(server: &dyn Server, asked: &Asked<'_>, lenient: bool, written: Written) -> Result<Written, Failure> {
     let here = asked.tokens.len();
     let (Some(there), false) = (written.read.filter(|there| *there != here), lenient) else { return Ok(written) };
     let why = match (server.takes(), &asked.request.prompt) {

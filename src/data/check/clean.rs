@@ -25,6 +25,8 @@ pub struct Cleaned {
 struct LeftOut<'a> {
     line: usize,
     kind: &'a str,
+    /// What that kind sees.
+    why: &'a str,
     /// The item as it was.
     item: &'a str,
 }
@@ -80,9 +82,8 @@ fn copy(
                 return Err(Failed::Read(Error::input(from, line, why)));
             }
             (Some(kind), Ok(item)) => {
-                let kind = kind.name;
-                let entry =
-                    serde_json::to_string(&LeftOut { line, kind, item: &item }).map_err(|e| Failed::Write(e.into()))?;
+                let left_out_for = LeftOut { line, kind: kind.name, why: kind.sees, item: &item };
+                let entry = serde_json::to_string(&left_out_for).map_err(|e| Failed::Write(e.into()))?;
                 writeln!(left_out, "{entry}").map_err(Failed::Write)?;
                 done.left_out += 1;
             }

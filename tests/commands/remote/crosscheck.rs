@@ -47,3 +47,29 @@ fn what_cannot_be_compared_is_refused_before_anything_is_asked() {
     assert!(server.bodies().is_empty());
     Project::new().run(&["crosscheck", "--against", "remote"]).fails(2, &["there is no server", "[backend] name"]);
 }
+
+/// The scripted server has another model's probabilities: that is refused before anything is asked of it.
+#[test]
+fn a_server_with_other_weights_is_refused_where_they_are_compared() {
+    let server = Server::start(Dialect::Llama, Fault::None);
+    let project = project(&server, "prove_weights = true");
+    let weights = "model/model.safetensors";
+    std::fs::copy(Project::new().path(weights), project.path(weights)).expect("a copy");
+    project.run(&["run"]).fails(
+        1,
+        &["the control group is not proven: what the server computes as", "by the weights here", "crosscheck"],
+    );
+    assert!(server.bodies().iter().all(|body| body["grammar"].is_string()), "only given text was scored");
+    let blind = Server::start(Dialect::OpenAi, Fault::None);
+    let project = without_choices(&blind, "prove_weights = true");
+    std::fs::copy(Project::new().path(weights), project.path(weights)).expect("a copy");
+    project.run(&["run"]).fails(2, &["prove_weights compares log-probabilities", "take it out"]);
+    let manifest = project.read("finetest.toml").replace("\"remote\"", "\"candle\"");
+    let only: String = manifest
+        .lines()
+        .filter(|line| !line.starts_with("url") && !line.starts_with("model ="))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    project.write("finetest.toml", only.split("[backend.adapters]").next().expect("a manifest"));
+    project.run(&["run"]).fails(1, &["[backend] prove_weights is a server's"]);
+}

@@ -13,19 +13,21 @@ impl State {
             body["n_predict"].as_u64().expect("a number") as usize,
             body["n_probs"].as_u64().expect("a number") as usize,
         );
-        let forced: Option<Vec<u32>> = body["grammar"].as_str().map(|rule| {
+        let letter = body["grammar"].as_str().is_some_and(|rule| rule.contains("[a-z")).then_some(41);
+        let forced: Option<Vec<u32>> = body["grammar"].as_str().filter(|_| letter.is_none()).map(|rule| {
             let ids = rule.split(['<', '[', ']', '>']).filter_map(|part| part.trim().parse().ok());
             ids.collect()
         });
-        if forced.as_ref().is_some_and(|tokens| tokens.contains(&(FIRST + 5))) {
-            // As of a token that is a part of a character.
+        let part_of_a_character = FIRST + 5;
+        if forced.as_ref().is_some_and(|tokens| tokens.contains(&part_of_a_character)) {
             return Err((500, "empty grammar stack".into()));
         }
         let applied = applied && !(forced.is_some() && self.fault == Fault::ForgetsInText);
         let (mut text, mut tokens, mut probabilities) = (prompt.clone(), Vec::new(), Vec::new());
         for i in 0..n {
             let mut top = next(&text, applied);
-            let token = forced.as_ref().and_then(|tokens| tokens.get(i).copied()).unwrap_or(top[0].0);
+            let token =
+                letter.or_else(|| forced.as_ref().and_then(|tokens| tokens.get(i).copied())).unwrap_or(top[0].0);
             let own = top.iter().find(|(id, _)| *id == token).map_or(-12.0, |(_, p)| *p)
                 + if self.fault == Fault::Impossible { 20.0 } else { 0.0 };
             // A vocabulary has more tokens than the formula knows.
@@ -35,16 +37,22 @@ impl State {
             }
             top.truncate(k);
             let top: Vec<Value> = top.iter().map(|(id, p)| json!({"id": id, "token": "x", "logprob": p})).collect();
-            probabilities.push(json!({"id": token, "token": "x", "logprob": own, "top_logprobs": top}));
+            // Of such a token the real server tells nothing.
+            if token != part_of_a_character {
+                probabilities.push(json!({"id": token, "token": "x", "logprob": own, "top_logprobs": top}));
+            }
             tokens.push(token);
             text.push(token);
         }
-        Ok(json!({
+        let mut answer = json!({
             "content": "x", "tokens": tokens, "stop_type": "limit", "tokens_evaluated": prompt.len(),
             "truncated": self.fault == Fault::Truncates,
             "timings": {"cache_n": if self.fault == Fault::UsesCache { 9 } else { 0 }, "prompt_n": prompt.len()},
-            "completion_probabilities": probabilities,
-        }))
+        });
+        if !probabilities.is_empty() {
+            answer["completion_probabilities"] = probabilities.into();
+        }
+        Ok(answer)
     }
 
     pub(super) fn of_vllm(&self, body: &Value, prompt: Vec<u32>, applied: bool) -> Result<Value, (u16, String)> {

@@ -1,5 +1,6 @@
 //! Servers with base and adapter side by side: what is asked of them, what is claimed, and which are refused.
 
+mod again;
 mod crosscheck;
 mod dialects;
 mod loading;

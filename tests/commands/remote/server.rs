@@ -71,6 +71,8 @@ pub(crate) enum Fault {
     OtherWeights,
     /// Loads another model when all is answered, before the last proof.
     Reloads,
+    /// Answers one question otherwise whenever it was asked it before.
+    Wavers,
     /// Answers too late.
     Slow,
     /// Adapters cannot be loaded while it runs.
@@ -99,6 +101,8 @@ pub(super) struct State {
     bodies: Mutex<Vec<Value>>,
     /// Adapters that it was told to load: their names and paths.
     loaded: Mutex<Vec<(String, String)>>,
+    /// By whom the question that it wavers on was answered.
+    wavered: [AtomicBool; 2],
 }
 
 pub(crate) struct Server {
@@ -124,6 +128,7 @@ impl Server {
             reloaded: AtomicBool::new(false),
             bodies: Mutex::new(Vec::new()),
             loaded: Mutex::new(Vec::new()),
+            wavered: [AtomicBool::new(false), AtomicBool::new(false)],
         });
         let shared = state.clone();
         std::thread::spawn(move || {
@@ -333,7 +338,7 @@ impl State {
                 name => return Err((404, format!("The model {name:?} does not exist."))),
             },
         };
-        let prompt = self.prompt(body);
+        let mut prompt = self.prompt(body);
         let most = [
             &body["max_tokens"],
             &body["n_predict"],
@@ -341,9 +346,13 @@ impl State {
             &body["sampling_params"]["max_new_tokens"],
         ];
         let long = most.into_iter().find_map(Value::as_u64).unwrap_or(0) > 1;
-        let asked = || self.tokenizer.decode(&prompt, false).expect("a text");
-        if self.fault == Fault::RefusesOne && long && asked().contains("longer") {
+        let longer = || long && self.tokenizer.decode(&prompt, false).expect("a text").contains("longer");
+        if self.fault == Fault::RefusesOne && longer() {
             return Err((400, "this prompt is not liked".into()));
+        }
+        if self.fault == Fault::Wavers && longer() && self.wavered[usize::from(tuned)].swap(true, Ordering::SeqCst) {
+            // As many tokens, and one of them another.
+            prompt[0] += 1;
         }
         if self.fault == Fault::Slow && long {
             std::thread::sleep(Duration::from_secs(3));
