@@ -6,8 +6,6 @@
 mod nulls;
 mod write;
 
-use std::path::PathBuf;
-
 use serde::Serialize;
 
 use super::Events;
@@ -111,9 +109,8 @@ pub fn calibrate(config: &Config, options: &CalibrateOptions, on_event: Events<'
         )));
     }
     let named = named_packs(&options.packs)?;
-    let places: Vec<PathBuf> = named.iter().map(|pack| write::place(config, pack.name)).collect();
     if options.write {
-        write::check_free(&places)?;
+        write::check_free(config, &named)?;
     }
     let mut prepared = Prepared::open(config, Checked::default(), on_event)?;
     let (chat, limits) = open_tokenizer(config, &prepared.base.files, &Checked::default())?;

@@ -11,6 +11,9 @@ use crate::files::write_atomically;
 use crate::scenario::check_text;
 use crate::scenario::packs::Pack;
 
+/// How the line begins that names what was left out of a pack.
+const LEFT_OUT: &str = "# Left out";
+
 /// What was written, and what is left to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Written {
@@ -25,16 +28,29 @@ pub(super) fn place(config: &Config, pack: &str) -> PathBuf {
     config.run.scenarios.join(format!("pack-{pack}.toml"))
 }
 
-/// Refuses to write over a file, before anything is asked.
-pub(super) fn check_free(places: &[PathBuf]) -> Result<()> {
-    let there = |path: &&PathBuf| path.symlink_metadata().is_ok();
-    let errors: Vec<Error> =
-        places.iter().filter(there).map(|path| Error::input(path, None, "already exists")).collect();
-    if errors.is_empty() {
+/// Refuses to write over a file, before anything is asked. One that has nothing but a pack's own lines may be what an interrupted calibration
+/// left: [`write`] tells.
+pub(super) fn check_free(config: &Config, packs: &[Pack]) -> Result<()> {
+    let taken = |pack: &&Pack| {
+        let path = place(config, pack.name);
+        path.symlink_metadata().is_ok() && !std::fs::read_to_string(path).is_ok_and(|text| is_of(&text, pack))
+    };
+    refuse(packs.iter().filter(taken).map(|pack| place(config, pack.name)).collect())
+}
+
+/// Whether all of a file's lines are a pack's, or calibrate's.
+fn is_of(text: &str, pack: &Pack) -> bool {
+    let known: std::collections::HashSet<&str> = pack.text.lines().chain(SCENARIO_LINE.lines()).collect();
+    text.starts_with(SCENARIO_LINE) && text.lines().all(|line| known.contains(line) || line.starts_with(LEFT_OUT))
+}
+
+fn refuse(taken: Vec<PathBuf>) -> Result<()> {
+    if taken.is_empty() {
         return Ok(());
     }
     let advice = "nothing was written: calibrate overwrites no scenario; remove it, name other packs with --pack, or only look with --dry-run";
-    Error::collect(errors.into_iter().chain([Error::failed(advice)]).collect())
+    let errors = taken.iter().map(|path| Error::input(path, None, "already exists"));
+    Error::collect(errors.chain([Error::failed(advice)]).collect())
 }
 
 /// Writes the packs and the thresholds.
@@ -53,9 +69,12 @@ pub(super) fn write(config: &Config, packs: &[Pack], results: &[PackResult], gat
         check_text(&path, &config.root, &text)?;
         texts.push((path, text));
     }
-    check_free(&texts.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>())?;
+    // What is there and is the same was written by a calibration that was interrupted.
+    let same = |path: &Path, text: &str| std::fs::read_to_string(path).is_ok_and(|there| there == text);
+    let taken = texts.iter().filter(|(path, text)| path.symlink_metadata().is_ok() && !same(path, text));
+    refuse(taken.map(|(path, _)| path.clone()).collect())?;
     let mut written: Vec<&Path> = Vec::new();
-    for (path, text) in &texts {
+    for (path, text) in texts.iter().filter(|(path, text)| !same(path, text)) {
         if let Err(error) = put(path, text) {
             written.iter().for_each(|path| drop(std::fs::remove_file(path)));
             return Err(error);
@@ -122,7 +141,7 @@ fn without(text: &str, names: &[String]) -> String {
     if names.is_empty() {
         return kept;
     }
-    format!("# Left out, since base can neither lose nor win them: {}.\n{kept}", names.join(", "))
+    format!("{LEFT_OUT}, since base can neither lose nor win them: {}.\n{kept}", names.join(", "))
 }
 
 #[cfg(test)]
@@ -162,12 +181,37 @@ mod tests {
     }
 
     #[test]
-    fn no_scenario_is_written_over() {
+    fn no_scenario_is_written_over_but_what_an_interrupted_calibration_left() {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("pack-facts.toml");
-        assert!(check_free(std::slice::from_ref(&path)).is_ok());
-        std::fs::write(&path, "mine").expect("a file");
-        let error = check_free(&[path]).expect_err("it is there").to_string();
+        let manifest = folder.path().join("finetest.toml");
+        std::fs::write(&manifest, "[model]\nsource = \"m\"\n").expect("a file");
+        let config = Config::load(&manifest).expect("a manifest");
+        let packs: Vec<Pack> = PACKS.iter().take(2).copied().collect();
+        let result = |pack: &Pack| {
+            let scenario = pack.scenario().expect("a scenario");
+            let dead = vec![scenario.cases[0].name.clone()];
+            PackResult { name: pack.name.into(), questions: scenario.cases.len(), passed: 1, partly: 0, dead }
+        };
+        let results: Vec<PackResult> = packs.iter().map(result).collect();
+        let gate = ["[gate]".to_owned(), "max_drift = 0.15".to_owned()];
+        let whole = write(&config, &packs, &results, &gate).expect("written");
+        assert_eq!((whole.files.len(), whole.gate), (3, true));
+        // Killed after the first of two files.
+        let (first, second) = (place(&config, packs[0].name), place(&config, packs[1].name));
+        let texts = [&first, &second].map(|path| std::fs::read_to_string(path).expect("a file"));
+        std::fs::remove_file(&second).expect("removed");
+        std::fs::write(&manifest, "[model]\nsource = \"m\"\n").expect("a file");
+        check_free(&config, &packs).expect("its own");
+        assert_eq!(write(&config, &packs, &results, &gate).expect("written"), whole);
+        assert_eq!([&first, &second].map(|path| std::fs::read_to_string(path).expect("a file")), texts);
+        // A case that somebody took out is gone for good, and one that somebody added is seen at once.
+        let shorter = texts[0].rsplit_once("[[cases]]").expect("a case").0.to_owned();
+        std::fs::write(&first, &shorter).expect("a file");
+        check_free(&config, &packs).expect("all lines are the pack's");
+        let error = write(&config, &packs, &results, &gate).expect_err("it is another").to_string();
         assert!(error.contains("already exists") && error.contains("overwrites no scenario"), "{error}");
+        assert_eq!(std::fs::read_to_string(&first).expect("a file"), shorter);
+        std::fs::write(&first, texts[0].clone() + "# mine\n").expect("a file");
+        assert!(check_free(&config, &packs).expect_err("mine").to_string().contains("already exists"));
     }
 }
