@@ -1,6 +1,8 @@
 //! llama.cpp's own server. Every request names the scale of every adapter: one that leaves them out is answered by whatever the server was
 //! started with. No request uses the prompt cache, which would hand one arm's keys and values to another (ggml-org/llama.cpp #26207).
 
+use std::sync::OnceLock;
+
 use serde_json::{Value, json};
 
 use super::http::{Client, Failure};
@@ -18,6 +20,8 @@ pub(super) struct LlamaServer {
     adapters: Vec<u64>,
     /// The adapter of each arm and its scale, base first.
     arms: Vec<Option<(u64, f64)>>,
+    /// The token that ends an answer, once one was seen: no grammar can ask for it, and it follows one that is at its end.
+    end: OnceLock<u32>,
 }
 
 impl LlamaServer {
@@ -56,6 +60,7 @@ impl LlamaServer {
             slots: count(&props["total_slots"]).unwrap_or(1).max(1),
             adapters: known.iter().map(|(id, _)| *id).collect(),
             arms,
+            end: OnceLock::new(),
             client,
         })
     }
@@ -99,10 +104,35 @@ impl LlamaServer {
         tops(&answer)?.into_iter().next().ok_or_else(|| malformed("completion_probabilities", &answer))
     }
 
-    /// Given tokens in one request: a grammar that has no other text. The probabilities told are those before it.
+    /// Given tokens in one request, where a grammar can ask for them: for all of them, or for all but one that ends the answer.
     fn forced(&self, arm: usize, prompt: &[u32], tokens: &[u32], k: usize) -> Result<Option<Vec<Scored>>, Failure> {
+        let Some((last, before)) = tokens.split_last().filter(|(_, before)| !before.is_empty()) else {
+            return self.by_grammar(arm, prompt, tokens, tokens, k);
+        };
+        if self.end.get() != Some(last) {
+            let found = self.by_grammar(arm, prompt, tokens, tokens, k)?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        let found = self.by_grammar(arm, prompt, tokens, before, k)?;
+        if found.is_some() {
+            let _ = self.end.set(*last);
+        }
+        Ok(found)
+    }
+
+    /// Given tokens in one request: a grammar that has no other text than `asked`. The probabilities told are those before it.
+    fn by_grammar(
+        &self,
+        arm: usize,
+        prompt: &[u32],
+        tokens: &[u32],
+        asked: &[u32],
+        k: usize,
+    ) -> Result<Option<Vec<Scored>>, Failure> {
         let mut fields = fields(tokens.len(), k);
-        let rule: Vec<String> = tokens.iter().map(|token| format!("<[{token}]>")).collect();
+        let rule: Vec<String> = asked.iter().map(|token| format!("<[{token}]>")).collect();
         fields["grammar"] = format!("root ::= {}", rule.join(" ")).into();
         let answer = match self.complete(arm, prompt, fields) {
             Ok(answer) => answer,

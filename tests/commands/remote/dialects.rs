@@ -18,16 +18,18 @@ impl State {
             let ids = rule.split(['<', '[', ']', '>']).filter_map(|part| part.trim().parse().ok());
             ids.collect()
         });
-        let part_of_a_character = FIRST + 5;
-        if forced.as_ref().is_some_and(|tokens| tokens.contains(&part_of_a_character)) {
+        // No grammar can ask for a part of a character or for the end, and what follows a grammar is the end.
+        let (part_of_a_character, end) = (FIRST + 5, FIRST + 7);
+        if forced.as_ref().is_some_and(|tokens| tokens.contains(&part_of_a_character) || tokens.contains(&end)) {
             return Err((500, "empty grammar stack".into()));
         }
         let applied = applied && !(forced.is_some() && self.fault == Fault::ForgetsInText);
         let (mut text, mut tokens, mut probabilities) = (prompt.clone(), Vec::new(), Vec::new());
         for i in 0..n {
             let mut top = next(&text, applied);
-            let token =
-                letter.or_else(|| forced.as_ref().and_then(|tokens| tokens.get(i).copied())).unwrap_or(top[0].0);
+            let token = letter
+                .or_else(|| forced.as_ref().map(|tokens| tokens.get(i).copied().unwrap_or(end)))
+                .unwrap_or(top[0].0);
             let own = top.iter().find(|(id, _)| *id == token).map_or(-12.0, |(_, p)| *p)
                 + if self.fault == Fault::Impossible { 20.0 } else { 0.0 };
             // A vocabulary has more tokens than the formula knows.
