@@ -13,6 +13,10 @@ use crate::run::RunEvent;
 
 /// Prompts that are compared.
 const PROMPTS: usize = 3;
+/// How much nearer the server has to be to an arm here than to base, and to base than to an arm: quantization moves it less than that.
+const NEARER: f64 = 2.0;
+/// How much nearer to another adapter it may be than to its own, nats/token.
+const ROUNDING: f64 = 0.01;
 /// What is given as the answer to each: the same text for every arm, so that nothing has to be written first.
 const GIVEN: &str = "The answer to this question is";
 
@@ -45,34 +49,36 @@ pub(super) fn prove(
     let given = pair.there.chat()?.tokenizer.encode(GIVEN, true)?;
     let said: Said<'_> = prompts.into_iter().map(|prompt| (prompt, given.as_slice())).collect();
     let names: Vec<&str> = std::iter::once(BASE).chain(arms.iter().map(|arm| arm.name.as_str())).collect();
-    let base = pair.apart([0, 0], &said)?;
-    let mut proofs = BTreeMap::new();
-    for arm in 1..names.len() {
-        let own = pair.apart([arm, arm], &said)?;
-        let crossed = [pair.apart([0, arm], &said)?, pair.apart([arm, 0], &said)?];
-        for (found, crossed, [name, other]) in
-            [(base, crossed[0], [BASE, names[arm]]), (own, crossed[1], [names[arm], BASE])]
-        {
-            refuse(found, crossed, name, other)?;
+    let mut own = Vec::new();
+    // Of each arm: how far the server is crosswise, as this arm from base here, and as base from this arm here.
+    let mut crosswise = vec![f64::INFINITY; names.len()];
+    for there in 0..names.len() {
+        let found = pair.apart([there, there], &said)?;
+        for here in (0..names.len()).filter(|here| *here != there) {
+            let crossed = pair.apart([there, here], &said)?;
+            let with_base = there == 0 || here == 0;
+            // Two adapters may be as alike as rounding leaves them.
+            if crossed < if with_base { found * NEARER } else { found - ROUNDING } {
+                return Err(another([found, crossed], [names[there], names[here]]));
+            }
+            if with_base {
+                let arm = there.max(here);
+                crosswise[arm] = crosswise[arm].min(crossed);
+            }
         }
-        let proof =
-            WeightsProof { positions: said.len() * given.len(), base, arm: own, effect: crossed[0].min(crossed[1]) };
-        proofs.insert(names[arm].to_owned(), proof);
+        own.push(found);
     }
-    Ok(proofs)
+    let positions = said.len() * given.len();
+    let proof = |arm: usize| WeightsProof { positions, base: own[0], arm: own[arm], effect: crosswise[arm] };
+    Ok((1..names.len()).map(|arm| (names[arm].to_owned(), proof(arm))).collect())
 }
 
-/// How much nearer the server has to be to an arm here than to the other one: rounding and quantization move it less than that.
-const NEARER: f64 = 2.0;
-
-fn refuse(own: f64, crossed: f64, arm: &str, other: &str) -> Result<()> {
-    if own * NEARER < crossed {
-        return Ok(());
-    }
-    Err(Error::failed(format!(
+fn another([own, crossed]: [f64; 2], [arm, other]: [&str; 2]) -> Error {
+    Error::failed(format!(
         "the control group is not proven: what the server computes as {arm} is {own:.4} nats/token from {arm} by the weights here, and {crossed:.4} \
-         from {other}, which is not twice as far; does it serve this base, in this version, and this adapter? finetest crosscheck compares them at length"
-    )))
+         from {other}, which is too near; does it serve this base, in this version, and this adapter? finetest crosscheck compares \
+         them at length"
+    ))
 }
 
 /// Prompts, and the tokens that are given as their answers.
