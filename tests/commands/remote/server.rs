@@ -339,13 +339,7 @@ impl State {
             },
         };
         let mut prompt = self.prompt(body);
-        let most = [
-            &body["max_tokens"],
-            &body["n_predict"],
-            &body["options"]["num_predict"],
-            &body["sampling_params"]["max_new_tokens"],
-        ];
-        let long = most.into_iter().find_map(Value::as_u64).unwrap_or(0) > 1;
+        let long = wants_several_tokens(body);
         let longer = || long && self.tokenizer.decode(&prompt, false).expect("a text").contains("longer");
         if self.fault == Fault::RefusesOne && longer() {
             return Err((400, "this prompt is not liked".into()));
@@ -404,6 +398,17 @@ impl State {
         };
         [weights, tokens].concat()
     }
+}
+
+/// An answer is asked for, and no position alone.
+fn wants_several_tokens(body: &Value) -> bool {
+    let most = [
+        &body["max_tokens"],
+        &body["n_predict"],
+        &body["options"]["num_predict"],
+        &body["sampling_params"]["max_new_tokens"],
+    ];
+    most.into_iter().find_map(Value::as_u64).unwrap_or(0) > 1
 }
 
 /// A request: its first line, its headers and its body.
