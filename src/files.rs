@@ -13,6 +13,7 @@ mod regular;
 mod unfinished;
 
 pub(crate) use regular::{open_regular, read_own, read_regular, read_regular_text};
+#[cfg(feature = "candle")]
 pub(crate) use unfinished::remove_unfinished;
 
 use unfinished::Unfinished;
