@@ -128,8 +128,13 @@ mod tests {
         let read = |name: &str| std::fs::read_to_string(path(name)).expect("a file");
         assert_eq!(read("c.jsonl"), format!("{}\n{}\n", lines[0], lines[3]), "byte by byte");
         let out = read("l.jsonl");
-        assert!(out.starts_with("{\"line\":2,\"kind\":\"duplicate\",\"item\":\"{\\\"prompt\\\""), "{out}");
-        assert!(out.ends_with("{\"line\":3,\"kind\":\"unreadable\",\"item\":\"not json\"}\n"), "{out}");
+        let entries: Vec<serde_json::Value> =
+            out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let expected = |line: usize, kind: crate::data::check::Kind, item: &str| serde_json::json!({"line": line, "kind": kind.name, "why": kind.sees, "item": item});
+        assert_eq!(
+            entries,
+            [expected(2, super::super::DUPLICATE, lines[1]), expected(3, super::super::UNREADABLE, lines[2])]
+        );
         std::fs::write(path("bad.jsonl"), b"{\"text\": \"a\"}\n\"caf\xe9\"\n").expect("a file");
         let (_, bad) = check(&path("bad.jsonl"), &CheckOptions::default(), &mut |_| {}).expect("a report");
         let refused = clean(&path("bad.jsonl"), (&bad, &[]), [&path("d.jsonl"), &path("m.jsonl")], &mut |_| {});
