@@ -188,14 +188,7 @@ impl Backend for CandleBackend {
             effect = larger(effect, largest_difference(&together[0], &together[1]));
             base = larger(base, largest_difference(&together[0], &untouched[0]));
         }
-        encode::check_proof(effect, base)?;
-        Ok(Ok(Proof {
-            adapter_effect: effect,
-            base_difference: base,
-            adapted_modules,
-            by_answers: false,
-            weights: None,
-        }))
+        encode::proof(effect, base, adapted_modules).map(Ok)
     }
 }
 

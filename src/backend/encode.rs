@@ -6,7 +6,7 @@ use crate::compare::DriftSample;
 use crate::data::limits::most_bytes;
 use crate::error::{Error, Result};
 use crate::model::tokenizer::ChatTokenizer;
-use crate::record::{ChoiceScore, Completion, Finish, MovedToken, Prompt, Request};
+use crate::record::{ChoiceScore, Completion, Finish, MovedToken, Prompt, Proof, Request};
 
 /// Tokens of one text when drift is measured on a file.
 const WINDOW: usize = 256;
@@ -310,8 +310,8 @@ fn moved_token(chat: &ChatTokenizer, text: &Continuation, found: &Compared, posi
     }
 }
 
-/// Refuses a proof that shows the opposite: an adapter without effect, or a base that it touches.
-pub(super) fn check_proof(effect: f64, base: f64) -> Result<()> {
+/// What was measured as a proof; one that shows the opposite is refused: an adapter without effect, or a base that it touches.
+pub(super) fn proof(effect: f64, base: f64, adapted_modules: usize) -> Result<Proof> {
     if effect.is_nan() || base.is_nan() {
         return Err(Error::failed("the logits of base or tuned are not finite"));
     }
@@ -323,7 +323,7 @@ pub(super) fn check_proof(effect: f64, base: f64) -> Result<()> {
             "base is not untouched: its logits differ by {base} from those of the model without an adapter"
         )));
     }
-    Ok(())
+    Ok(Proof { adapter_effect: effect, base_difference: base, adapted_modules, by_answers: false, weights: None })
 }
 
 /// The error of a tuned arm whose adapter is zero.

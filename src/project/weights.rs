@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::arms::Tested;
 use super::prepared::Prepared;
 use super::{Events, backend};
-use crate::backend::{CandleBackend, Second};
+use crate::backend::Measured;
 use crate::config::BackendName;
 use crate::error::{Error, Result};
-use crate::record::{BASE, Prompt, WeightsProof};
+use crate::record::{BASE, DriftSample, Prompt, WeightsProof};
 use crate::run::RunEvent;
 
 /// Prompts that are compared.
@@ -35,42 +35,49 @@ pub(super) fn prove(
     if !asked || arms.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let here = backend::candle(config, &prepared.base, arms);
-    let there = backend::second(config, BackendName::Remote, &prepared.base, arms, prepared.server.as_ref())?;
+    let mut here = backend::candle(config, &prepared.base, arms);
+    let mut there = backend::second(config, BackendName::Remote, &prepared.base, arms, prepared.server.as_ref())?;
     if !there.shows() {
         return Err(Error::Usage(
             "[backend] prove_weights compares log-probabilities of given text, which this server does not tell; take it out".into(),
         ));
     }
-    let mut pair = Pair { here, there };
     let firsts = prepared.checked.scenarios.iter().filter_map(|scenario| scenario.cases.first());
     let prompts: Vec<&Prompt> = firsts.map(|case| &case.request.prompt).take(PROMPTS).collect();
     on_event(RunEvent::Stage { what: "comparing the server with the weights here".into(), units: 0, bytes: false });
-    let given = pair.there.chat()?.tokenizer.encode(GIVEN, true)?;
-    let said: Said<'_> = prompts.into_iter().map(|prompt| (prompt, given.as_slice())).collect();
+    let given = there.chat()?.tokenizer.encode(GIVEN, true)?;
+    let asked = |arm: usize| prompts.iter().map(|prompt| (arm, *prompt, given.as_slice())).collect::<Vec<_>>();
     let names: Vec<&str> = std::iter::once(BASE).chain(arms.iter().map(|arm| arm.name.as_str())).collect();
-    let mut own = Vec::new();
-    // Of each arm: how far the server is crosswise, as this arm from base here, and as base from this arm here.
-    let mut crosswise = vec![f64::INFINITY; names.len()];
-    for there in 0..names.len() {
-        let found = pair.apart([there, there], &said)?;
-        for here in (0..names.len()).filter(|here| *here != there) {
-            let crossed = pair.apart([there, here], &said)?;
-            let with_base = there == 0 || here == 0;
+    let computed = (0..names.len()).map(|arm| here.logits(&asked(arm))).collect::<Result<Vec<_>>>()?;
+    // From each arm here, to each arm of the server.
+    let mut apart = Vec::new();
+    for arm in 0..names.len() {
+        let from = computed.iter().map(|logits| mean_kl(there.beside(&asked(arm), logits)?));
+        apart.push(from.collect::<Result<Vec<f64>>>()?);
+    }
+    for (arm, from) in apart.iter().enumerate() {
+        for (other, crossed) in from.iter().enumerate().filter(|(other, _)| *other != arm) {
             // Two adapters may be as alike as rounding leaves them.
-            if crossed < if with_base { found * NEARER } else { found - ROUNDING } {
-                return Err(another([found, crossed], [names[there], names[here]]));
-            }
-            if with_base {
-                let arm = there.max(here);
-                crosswise[arm] = crosswise[arm].min(crossed);
+            let least = if arm == 0 || other == 0 { from[arm] * NEARER } else { from[arm] - ROUNDING };
+            if *crossed < least {
+                return Err(another([from[arm], *crossed], [names[arm], names[other]]));
             }
         }
-        own.push(found);
     }
-    let positions = said.len() * given.len();
-    let proof = |arm: usize| WeightsProof { positions, base: own[0], arm: own[arm], effect: crosswise[arm] };
+    let proof = |arm: usize| WeightsProof {
+        positions: prompts.len() * given.len(),
+        base: apart[0][0],
+        arm: apart[arm][arm],
+        effect: apart[0][arm].min(apart[arm][0]),
+    };
     Ok((1..names.len()).map(|arm| (names[arm].to_owned(), proof(arm))).collect())
+}
+
+/// Mean KL divergence at least, nats/token.
+fn mean_kl(samples: Vec<Measured<DriftSample>>) -> Result<f64> {
+    let samples = samples.into_iter().collect::<std::result::Result<Vec<_>, _>>().map_err(Error::failed)?;
+    let kl: Vec<f64> = samples.into_iter().flat_map(|sample| sample.kl).collect();
+    Ok(kl.iter().sum::<f64>() / kl.len().max(1) as f64)
 }
 
 fn another([own, crossed]: [f64; 2], [arm, other]: [&str; 2]) -> Error {
@@ -79,25 +86,4 @@ fn another([own, crossed]: [f64; 2], [arm, other]: [&str; 2]) -> Error {
          from {other}, which is too near; does it serve this base, in this version, and this adapter? finetest crosscheck compares \
          them at length"
     ))
-}
-
-/// Prompts, and the tokens that are given as their answers.
-type Said<'a> = Vec<(&'a Prompt, &'a [u32])>;
-
-struct Pair {
-    here: CandleBackend,
-    there: Box<dyn Second>,
-}
-
-impl Pair {
-    /// Mean KL divergence at least, nats/token, to an arm of the server from one here.
-    fn apart(&mut self, [there, here]: [usize; 2], said: &Said<'_>) -> Result<f64> {
-        let of = |arm: usize| said.iter().map(|(prompt, tokens)| (arm, *prompt, *tokens)).collect::<Vec<_>>();
-        let logits = self.here.logits(&of(here))?;
-        let mut kl = Vec::new();
-        for sample in self.there.beside(&of(there), &logits)? {
-            kl.extend(sample.map_err(Error::failed)?.kl);
-        }
-        Ok(kl.iter().sum::<f64>() / kl.len().max(1) as f64)
-    }
 }

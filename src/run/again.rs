@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{Events, Inputs, Store, store};
 use crate::backend::{Backend, Question};
 use crate::error::Result;
-use crate::record::{AskedAgain, CaseRecord, Completion, Cost, Request, ScenarioRecord};
+use crate::record::{AskedAgain, CaseRecord, Completion, Cost, Request, ScenarioRecord, Verdict};
 use crate::scenario::Case;
 
 /// Raised when the same cases are asked again otherwise: part of the key in the store.
@@ -14,7 +14,7 @@ const REVISION: u32 = 1;
 /// Cases of each arm that are asked again.
 const CASES: usize = 16;
 
-/// A case that has one greedy answer of every arm.
+/// A case that has one greedy answer of every arm, and a verdict on it.
 struct Candidate<'a> {
     name: String,
     case: &'a Case,
@@ -60,6 +60,9 @@ pub(super) fn ask_again(
         return Ok(BTreeMap::new());
     }
     let candidates = candidates(inputs, records);
+    if candidates.is_empty() {
+        return Ok(BTreeMap::new());
+    }
     let arms = || inputs.arms.iter().enumerate();
     let asked: Vec<(usize, &Candidate<'_>)> =
         arms().flat_map(|(arm, _)| candidates.iter().map(move |of| (arm, of))).collect();
@@ -115,7 +118,8 @@ fn candidates<'a>(inputs: &Inputs<'a>, records: &'a [ScenarioRecord]) -> Vec<Can
                 && answered.errors().next().is_none()
                 && inputs.arms.iter().all(|arm| {
                     let sample = answered.answers.get(&arm.name).and_then(|answer| answer.samples.first());
-                    sample.is_some_and(|sample| sample.turns.len() == case.turns())
+                    let judged = answered.verdict(&arm.name) != Verdict::NotEvaluated;
+                    judged && sample.is_some_and(|sample| sample.turns.len() == case.turns())
                 })
         });
         all.extend(greedy.map(|(case, record)| Candidate { name: scenario.test_name(case), case, record }));

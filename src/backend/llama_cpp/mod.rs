@@ -363,14 +363,7 @@ impl Backend for LlamaCppBackend {
             Ok(found) => found,
             Err(why) => return Ok(Err(why)),
         };
-        encode::check_proof(effect, base)?;
-        Ok(Ok(Proof {
-            adapter_effect: effect,
-            base_difference: base,
-            adapted_modules,
-            by_answers: false,
-            weights: None,
-        }))
+        encode::proof(effect, base, adapted_modules).map(Ok)
     }
 }
 

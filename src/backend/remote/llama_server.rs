@@ -141,9 +141,6 @@ impl LlamaServer {
             Err(failure) => return Err(failure),
         };
         let Some(written) = ids(&answer["tokens"]) else { return Err(malformed("tokens", &answer)) };
-        if answer["completion_probabilities"].is_null() {
-            return Ok(None);
-        }
         let tops = tops(&answer)?;
         if written.get(..tokens.len()) != Some(tokens) || tops.len() < tokens.len() {
             return Ok(None);
@@ -187,7 +184,7 @@ impl Server for LlamaServer {
         let tokens = ids(&answer["tokens"]).ok_or_else(|| malformed("tokens", &answer))?;
         let stopped = answer["stop_type"].as_str().is_some_and(|why| why != "limit" && why != "none");
         let read = count(&answer["tokens_evaluated"]);
-        let top = if answer["completion_probabilities"].is_null() { Vec::new() } else { told(&answer, &tokens)? };
+        let top = told(&answer, &tokens)?;
         Ok(Written { words: Words::Tokens(tokens), stopped, top, read })
     }
 
@@ -270,8 +267,13 @@ fn fields(tokens: usize, k: usize) -> Value {
     })
 }
 
-fn positions(answer: &Value) -> Result<&Vec<Value>, Failure> {
-    answer["completion_probabilities"].as_array().ok_or_else(|| malformed("completion_probabilities", answer))
+/// The positions that it tells something of: none is left where all tokens are parts of characters.
+fn positions(answer: &Value) -> Result<&[Value], Failure> {
+    match &answer["completion_probabilities"] {
+        Value::Array(positions) => Ok(positions),
+        Value::Null => Ok(&[]),
+        _ => Err(malformed("completion_probabilities", answer)),
+    }
 }
 
 /// The most likely tokens of each position.

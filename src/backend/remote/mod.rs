@@ -264,7 +264,10 @@ impl Remote {
         let spelled = text.spelled(&request.prompt, prompt, self.replicas.takes())?;
         let asked = Asked { tokens: prompt, text: spelled.as_ref(), request };
         let lenient = self.config.other_template;
-        of_question(self.replicas.ask(Work::Write, |server| server::write(server, arm, &asked, RIVALS, lenient)))
+        let write = |server: &dyn server::Server| {
+            server::of_this_prompt(server, &asked, lenient, server.generate(arm, &asked, RIVALS)?)
+        };
+        of_question(self.replicas.ask(Work::Write, write))
     }
 
     fn score(&self, of: &Continuation, k: usize) -> Result<Measured<Vec<Scored>>> {

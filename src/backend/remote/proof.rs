@@ -3,8 +3,9 @@
 //! Each trap was met: an adapter that answers for base in one batch (vllm-project/vllm #48421), keys and values of another arm out of a cache
 //! (ggml-org/llama.cpp #26207), adapters that stay applied, probabilities of given text that leave an adapter's part out (vllm #51594).
 
+use super::http::Failure;
 use super::pool;
-use super::server::{Asked, Server, Spelled, Words, Written, next, write};
+use super::server::{Asked, Server, Spelled, Words, Written, of_this_prompt};
 use crate::error::{Error, Result};
 use crate::record::Request;
 
@@ -250,9 +251,7 @@ impl Proving<'_> {
             let longer = Request { max_tokens: WRITTEN, ..probe.request.clone() };
             return Ok(Said::Answer(self.written(arm, probe, &longer)?.words));
         }
-        let asked = Asked { tokens: &probe.prompt, text: probe.spelled.as_ref(), request: &probe.request };
-        let found =
-            next(self.server, arm, &asked, LIKELY, self.lenient).map_err(|failure| Error::failed(failure.why()))?;
+        let found = self.checked(probe, &probe.request, |asked| self.server.next(arm, asked, LIKELY))?;
         let top = found.top.into_iter().next().unwrap_or_default();
         if top.is_empty() {
             return Err(Error::failed("the server tells no probabilities of what it writes"));
@@ -261,8 +260,19 @@ impl Proving<'_> {
     }
 
     fn written(&self, arm: usize, probe: &Probe, request: &Request) -> Result<Written> {
+        self.checked(probe, request, |asked| self.server.generate(arm, asked, LIKELY))
+    }
+
+    /// What is told of a probe, as its prompt is here.
+    fn checked(
+        &self,
+        probe: &Probe,
+        request: &Request,
+        ask: impl Fn(&Asked<'_>) -> std::result::Result<Written, Failure>,
+    ) -> Result<Written> {
         let asked = Asked { tokens: &probe.prompt, text: probe.spelled.as_ref(), request };
-        write(self.server, arm, &asked, LIKELY, self.lenient).map_err(|failure| Error::failed(failure.why()))
+        let written = ask(&asked).and_then(|written| of_this_prompt(self.server, &asked, self.lenient, written));
+        written.map_err(|failure| Error::failed(failure.why()))
     }
 }
 

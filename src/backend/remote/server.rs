@@ -216,31 +216,13 @@ pub(super) fn spelt(position: &Value) -> Vec<(u32, f64)> {
     })
 }
 
-/// Asks for an answer, and refuses one to a prompt of another length: it was cut, or rendered by another template. `lenient` lets
-/// another template be.
-pub(super) fn write(
+/// Refuses what was written to a prompt of another length: it was cut, or rendered by another template. `lenient` lets another template be.
+pub(super) fn of_this_prompt(
     server: &dyn Server,
-    arm: usize,
     asked: &Asked<'_>,
-    k: usize,
     lenient: bool,
+    written: Written,
 ) -> Result<Written, Failure> {
-    as_here(server, asked, lenient, server.generate(arm, asked, k)?)
-}
-
-/// As [`write`], what may come next.
-pub(super) fn next(
-    server: &dyn Server,
-    arm: usize,
-    asked: &Asked<'_>,
-    k: usize,
-    lenient: bool,
-) -> Result<Written, Failure> {
-    as_here(server, asked, lenient, server.next(arm, asked, k)?)
-}
-
-/// What was written, if the prompt had as many tokens there as here.
-fn as_here(server: &dyn Server, asked: &Asked<'_>, lenient: bool, written: Written) -> Result<Written, Failure> {
     let here = asked.tokens.len();
     let (Some(there), false) = (written.read.filter(|there| *there != here), lenient) else { return Ok(written) };
     let why = match (server.takes(), &asked.request.prompt) {
