@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::encode::Answers;
-use super::engine::{Ends, Engine, Event, Generated, Generation};
+use super::engine::{Compared, Continuation, Ends, Engine, Event, Generated, Generation};
 use super::{Backend, Capabilities, DriftText, Logits, Measured, OnAnswers, Progress, Question, encode};
 use crate::compare::DriftSample;
 use crate::config::ModelConfig;
@@ -158,15 +158,15 @@ impl Backend for CandleBackend {
     fn drift(
         &mut self,
         texts: &[DriftText<'_>],
-        arms: (usize, usize),
+        (base, others): (usize, &[usize]),
         on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Measured<DriftSample>>> {
+    ) -> Result<Vec<Vec<Measured<DriftSample>>>> {
         let (text, engine) = self.load(on_progress)?;
         let continuations = encode::texts(engine.decoder.spec.context, &text.chat, texts)?;
         on_progress(Progress::Started { what: "measuring drift", units: continuations.len() });
-        let compared = engine.compare(&continuations, arms.0, arms.1, &mut |event| on_progress(progress(event)))?;
-        let samples = continuations.iter().zip(compared);
-        Ok(samples.map(|(text_of, found)| Ok(encode::drift_sample(&text.chat, text_of, found))).collect())
+        let compared = engine.compare(&continuations, base, others, &mut |event| on_progress(progress(event)))?;
+        let sample = |(of, found): (&Continuation, Compared)| Ok(encode::drift_sample(&text.chat, of, found));
+        Ok(compared.into_iter().map(|of_arm| continuations.iter().zip(of_arm).map(sample).collect()).collect())
     }
 
     fn probe_adapter(&mut self, prompts: &[&Prompt], arms: (usize, usize)) -> Result<Measured<Proof>> {

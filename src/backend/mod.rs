@@ -185,17 +185,18 @@ pub trait Backend {
         }
     }
 
-    /// Both arms' next-token distributions on the same tokens, by the method of [`Capabilities::drift`]: one sample a text, but of
-    /// [`DriftText::Plain`], which comes last, one a stretch of it. What is wrong with one text alone is that text's sample.
+    /// Next-token distributions of base, the first of `arms`, and of each of the others on the same tokens, by the method of
+    /// [`Capabilities::drift`]: for each of the others one sample a text, but of [`DriftText::Plain`], which comes last, one a stretch of
+    /// it. What is wrong with one text alone is that text's sample.
     ///
     /// # Errors
     /// As [`Self::complete`]; it cannot measure drift.
     fn drift(
         &mut self,
         texts: &[DriftText<'_>],
-        arms: (usize, usize),
+        arms: (usize, &[usize]),
         on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Measured<DriftSample>>> {
+    ) -> Result<Vec<Vec<Measured<DriftSample>>>> {
         let _ = (texts, arms, on_progress);
         Err(Error::failed(format!("{} cannot measure drift", self.name())))
     }

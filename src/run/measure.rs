@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Events, Inputs, Store, store};
-use crate::backend::{Backend, DriftText, Progress};
+use crate::backend::{Backend, DriftText, Measured, Progress};
 use crate::compare::drift::{floor, summarise};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::{
     ArmMeasured, CaseRecord, Completion, Drift, DriftMethod, DriftSample, Measurements, Message, Prompt, Proof, Role,
     RunError, ScenarioRecord, WHOLE,
@@ -19,6 +20,9 @@ const DRIFT_REVISION: u32 = 3;
 /// Answers that are measured once more, to see what is rounding; and of a server, whose batches are not in our hands.
 const REPEATED: usize = 1;
 const REPEATED_AT_SERVER: usize = 8;
+/// Arms whose drift is measured together. What they begin with in common is kept for each of them, and what was measured is stored after each
+/// such lot.
+const ARMS_AT_ONCE: usize = 8;
 /// First answers on which it is looked for how many likely tokens would show enough.
 pub(super) const LOOKED_AT: usize = 2;
 /// Prompts that an adapter is proven on.
@@ -57,6 +61,37 @@ type Named = Vec<(String, DriftSample)>;
 /// Base's answers that drift is measured on: which one it is, what was asked, and the tokens.
 pub(super) type Answers<'a> = Vec<(String, Cow<'a, Prompt>, &'a [u32])>;
 
+/// Makes of an arm's measurements and its name what is kept, and what is wrong with it.
+type Make<'m, T> = &'m dyn Fn(Measurements, &str) -> Result<(T, Option<RunError>)>;
+
+/// What drift is measured on, and how.
+struct MeasuredOn<'a> {
+    method: DriftMethod,
+    /// In words.
+    source: String,
+    answers: Answers<'a>,
+    /// The project's text, and its name.
+    text: Option<&'a (String, String)>,
+}
+
+impl MeasuredOn<'_> {
+    /// Samples with their texts' names, and why of the other texts nothing was measured.
+    fn named(&self, samples: Vec<Measured<DriftSample>>) -> (Named, Vec<String>) {
+        let (mut good, mut failed) = (Vec::new(), Vec::new());
+        for (i, sample) in samples.into_iter().enumerate() {
+            match (sample, self.answers.get(i)) {
+                (Ok(sample), Some((test, ..))) => good.push((test.clone(), sample)),
+                (Ok(sample), None) => {
+                    let name = self.text.map_or("text", |(name, _)| name.as_str());
+                    good.push((format!("{name}, part {}", i - self.answers.len() + 1), sample));
+                }
+                (Err(why), _) => failed.push(why),
+            }
+        }
+        (good, failed)
+    }
+}
+
 impl<'a, 'e> Measuring<'a, 'e> {
     /// Nothing is measured yet.
     pub(super) fn new(
@@ -78,87 +113,112 @@ impl<'a, 'e> Measuring<'a, 'e> {
         }
     }
 
-    /// Drift on base's own answers to the control cases, all turns of each first sample, and on the project's text.
-    pub(super) fn drift(&mut self, arm: usize) -> Result<Option<Drift>> {
-        self.drift_of(arm, Role::Control)
+    /// Drift of each arm but base on base's own answers to the control cases, all turns of each first sample, and on the project's text.
+    pub(super) fn drift(&mut self) -> Result<Vec<Option<Drift>>> {
+        self.drift_of(Role::Control)
     }
 
     /// Drift on base's own answers to the target cases, where it is asked for and all of the distributions are seen.
-    pub(super) fn target_drift(&mut self, arm: usize) -> Result<Option<Drift>> {
+    pub(super) fn target_drift(&mut self) -> Result<Vec<Option<Drift>>> {
         match self.backend.capabilities().drift() {
-            Some(DriftMethod::FullKl) if self.inputs.target_drift => self.drift_of(arm, Role::Target),
-            _ => Ok(None),
+            Some(DriftMethod::FullKl) if self.inputs.target_drift => self.drift_of(Role::Target),
+            _ => Ok(self.nothing()),
         }
     }
 
-    fn drift_of(&mut self, arm: usize, role: Role) -> Result<Option<Drift>> {
-        let Some(method) = self.backend.capabilities().drift() else { return Ok(None) };
+    /// No drift of any arm.
+    fn nothing(&self) -> Vec<Option<Drift>> {
+        vec![None; self.inputs.arms.len().saturating_sub(1)]
+    }
+
+    fn drift_of(&mut self, role: Role) -> Result<Vec<Option<Drift>>> {
+        let Some(method) = self.backend.capabilities().drift() else { return Ok(self.nothing()) };
         let named = self.inputs.drift_text.as_ref().filter(|_| role == Role::Control);
         let text = named.filter(|_| self.inputs.part.as_ref().is_none_or(|part| part.measures_text));
         let answers = base_answers(self.scenarios, role, &self.inputs.arms[0].name);
         if answers.is_empty() && text.is_none() {
-            return Ok(None);
+            return Ok(self.nothing());
         }
-        let of = (DRIFT_REVISION, &answers, text, method);
-        if self.inputs.part.is_none() {
-            let key = store::key("drift", &PairKey { arms: self.pair(arm), of })?;
-            if let Some(found) = self.store.read(&key) {
-                return Ok(Some(found));
-            }
-            let measurements = self.measurements(arm, method, source(role, named), &answers, text)?;
-            let (drift, error) = sum_up(&measurements, &self.inputs.arms[arm].name)?;
-            // What failed is measured again the next time.
-            if let (Some(drift), None) = (&drift, &error) {
-                self.store.write(&key, drift)?;
-            }
-            self.errors.extend(error);
-            return Ok(drift);
+        let on = MeasuredOn { method, source: source(role, named), answers, text };
+        if self.inputs.part.is_some() {
+            return self.part_of(role, &on);
         }
-        let key = store::key("measurements", &PairKey { arms: self.pair(arm), of })?;
-        let measurements: Measurements = match self.store.read(&key) {
-            Some(found) => found,
-            None => {
-                let found = self.measurements(arm, method, source(role, named), &answers, text)?;
-                if found.left_out.is_empty() {
-                    self.store.write(&key, &found)?;
-                }
-                found
-            }
-        };
-        // The few texts of a part may be too few to sum up.
-        let enough = measurements.texts.iter().map(|(_, sample)| sample.len()).sum::<usize>() > 1;
-        let (drift, error) = if enough { sum_up(&measurements, &self.inputs.arms[arm].name)? } else { (None, None) };
-        self.errors.extend(error);
-        let measured = self.measured.entry(self.inputs.arms[arm].name.clone()).or_default();
-        match role {
-            Role::Control => measured.drift = Some(measurements),
-            Role::Target => measured.target_drift = Some(measurements),
-        }
-        Ok(drift)
+        self.of_each("drift", &on, &|measurements, arm| sum_up(&measurements, arm))
     }
 
-    /// Measures all texts, and some answers once more, each alone: what comes out otherwise is rounding.
-    fn measurements(
-        &mut self,
-        arm: usize,
-        method: DriftMethod,
-        source: String,
-        answers: &Answers<'_>,
-        text: Option<&(String, String)>,
-    ) -> Result<Measurements> {
-        let (texts, left_out) = self.measured(arm, answers, text)?;
-        let mut again = Vec::new();
-        let repeated = if self.backend.capabilities().proves_anew { REPEATED_AT_SERVER } else { REPEATED };
-        // The first ones: the first of a whole run are among the first of its parts.
-        for (name, prompt, tokens) in answers.iter().take(repeated).filter(|_| left_out.is_empty()) {
-            let alone = self.backend.drift(&[DriftText::Answer(prompt, tokens)], (0, arm), &mut |_| {})?;
-            again.extend(alone.into_iter().next().and_then(std::result::Result::ok).map(|alone| (name.clone(), alone)));
+    /// Drift on a part of the answers. What was measured is kept besides, for the run that the parts are merged into.
+    fn part_of(&mut self, role: Role, on: &MeasuredOn<'_>) -> Result<Vec<Option<Drift>>> {
+        let found: Vec<Measurements> = self.of_each("measurements", on, &|measurements, _| Ok((measurements, None)))?;
+        let mut drifts = Vec::new();
+        for (arm, measurements) in self.inputs.arms[1..].iter().zip(found) {
+            // The few texts of a part may be too few to sum up.
+            let enough = measurements.texts.iter().map(|(_, sample)| sample.len()).sum::<usize>() > 1;
+            let (drift, error) = if enough { sum_up(&measurements, &arm.name)? } else { (None, None) };
+            self.errors.extend(error);
+            drifts.push(drift);
+            let measured = self.measured.entry(arm.name.clone()).or_default();
+            match role {
+                Role::Control => measured.drift = Some(measurements),
+                Role::Target => measured.target_drift = Some(measurements),
+            }
         }
-        let decided_by = match method {
-            DriftMethod::TopK(_) if left_out.is_empty() => self.decided_by(answers, &texts)?,
-            _ => Vec::new(),
-        };
-        Ok(Measurements { source, method, texts, repeated, again, decided_by, left_out })
+        Ok(drifts)
+    }
+
+    /// Of each arm but base what the store has under `kind`; of those that it has not, what `make` makes of their measurements and the
+    /// arm's name. That is stored where no text was left out: what failed is measured again the next time.
+    fn of_each<T: Serialize + DeserializeOwned>(
+        &mut self,
+        kind: &'static str,
+        on: &MeasuredOn<'_>,
+        make: Make<'_, T>,
+    ) -> Result<Vec<T>> {
+        let of = (DRIFT_REVISION, &on.answers, on.text, on.method);
+        let key = |arm| store::key(kind, &PairKey { arms: self.pair(arm), of });
+        let keys: Vec<store::Key> = (1..self.inputs.arms.len()).map(key).collect::<Result<_>>()?;
+        let mut found: Vec<Option<T>> = keys.iter().map(|key| self.store.read(key)).collect();
+        let missing: Vec<usize> = (0..found.len()).filter(|i| found[*i].is_none()).collect();
+        for missing in missing.chunks(ARMS_AT_ONCE) {
+            let arms: Vec<usize> = missing.iter().map(|i| i + 1).collect();
+            for (i, measurements) in missing.iter().zip(self.measurements(&arms, on)?) {
+                let whole = measurements.left_out.is_empty();
+                let (made, error) = make(measurements, &self.inputs.arms[i + 1].name)?;
+                if whole {
+                    self.store.write(&keys[*i], &made)?;
+                }
+                self.errors.extend(error);
+                found[*i] = Some(made);
+            }
+        }
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Measures all texts of these arms, and some answers once more, each alone: what comes out otherwise is rounding.
+    fn measurements(&mut self, arms: &[usize], on: &MeasuredOn<'_>) -> Result<Vec<Measurements>> {
+        let mut found = Vec::new();
+        let repeated = if self.backend.capabilities().proves_anew { REPEATED_AT_SERVER } else { REPEATED };
+        for (texts, left_out) in self.measured(arms, on)? {
+            let decided_by = match on.method {
+                DriftMethod::TopK(_) if left_out.is_empty() => self.decided_by(&on.answers, &texts)?,
+                _ => Vec::new(),
+            };
+            let (source, method, again) = (on.source.clone(), on.method, Vec::new());
+            found.push(Measurements { source, method, texts, repeated, again, decided_by, left_out });
+        }
+        let (whole, mut again): (Vec<usize>, Vec<&mut Measurements>) =
+            arms.iter().zip(&mut found).filter(|(_, of_arm)| of_arm.left_out.is_empty()).unzip();
+        if whole.is_empty() {
+            return Ok(found);
+        }
+        // The first ones: the first of a whole run are among the first of its parts.
+        for (name, prompt, tokens) in on.answers.iter().take(repeated) {
+            let alone = self.backend.drift(&[DriftText::Answer(prompt, tokens)], (0, &whole), &mut |_| {})?;
+            for (of_arm, alone) in again.iter_mut().zip(alone) {
+                let alone = alone.into_iter().next().and_then(std::result::Result::ok);
+                of_arm.again.extend(alone.map(|alone| (name.clone(), alone)));
+            }
+        }
+        Ok(found)
     }
 
     /// With how many likely tokens the first answers would be seen whole.
@@ -177,33 +237,21 @@ impl<'a, 'e> Measuring<'a, 'e> {
         Ok(found)
     }
 
-    /// What was measured, and why of the other texts nothing was.
-    fn measured(
-        &mut self,
-        arm: usize,
-        answers: &Answers<'_>,
-        text: Option<&(String, String)>,
-    ) -> Result<(Named, Vec<String>)> {
+    /// What was measured of each of these arms, and why of the other texts nothing was.
+    fn measured(&mut self, arms: &[usize], on: &MeasuredOn<'_>) -> Result<Vec<(Named, Vec<String>)>> {
         let mut texts: Vec<DriftText<'_>> =
-            answers.iter().map(|(_, prompt, tokens)| DriftText::Answer(prompt, tokens)).collect();
-        if let Some((_, text)) = text {
+            on.answers.iter().map(|(_, prompt, tokens)| DriftText::Answer(prompt, tokens)).collect();
+        if let Some((_, text)) = on.text {
             texts.push(DriftText::Plain(text));
         }
         let events = self.events;
         let mut on_progress = |progress: Progress| (events.borrow_mut())(progress.into());
-        let samples = self.backend.drift(&texts, (0, arm), &mut on_progress)?;
-        let (mut good, mut failed) = (Vec::new(), Vec::new());
-        for (i, sample) in samples.into_iter().enumerate() {
-            match (sample, answers.get(i), text) {
-                (Ok(sample), Some((test, ..)), _) => good.push((test.clone(), sample)),
-                (Ok(sample), None, text) => {
-                    let name = text.map_or("text", |(name, _)| name.as_str());
-                    good.push((format!("{name}, part {}", i - answers.len() + 1), sample));
-                }
-                (Err(why), ..) => failed.push(why),
-            }
+        let samples = self.backend.drift(&texts, (0, arms), &mut on_progress)?;
+        if samples.len() != arms.len() {
+            let (name, found, asked) = (self.backend.name(), samples.len(), arms.len());
+            return Err(Error::failed(format!("{name} measured the drift of {found} arms, expected {asked}")));
         }
-        Ok((good, failed))
+        Ok(samples.into_iter().map(|samples| on.named(samples)).collect())
     }
 
     /// That an arm's adapter is applied.

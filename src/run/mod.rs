@@ -134,12 +134,10 @@ pub fn execute(
     let scenarios = records(inputs, answers);
     let again = again::ask_again(inputs, &scenarios, backend, store, &mut cost, &events)?;
     let mut measuring = Measuring::new(inputs, &scenarios, backend, store, &events);
-    let (mut drift, mut target_drift, mut proof) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    for (number, arm) in inputs.arms.iter().enumerate().skip(1) {
-        drift.extend(measuring.drift(number)?.map(|found| (arm.name.clone(), found)));
-        target_drift.extend(measuring.target_drift(number)?.map(|found| (arm.name.clone(), found)));
-        proof.extend(measuring.proof(number)?.map(|found| (arm.name.clone(), found)));
-    }
+    let drift = by_arm(inputs, measuring.drift()?);
+    let target_drift = by_arm(inputs, measuring.target_drift()?);
+    let proofs = (1..inputs.arms.len()).map(|arm| measuring.proof(arm)).collect::<Result<_>>()?;
+    let proof = by_arm(inputs, proofs);
     let Measuring { errors, measured, .. } = measuring;
     let part = inputs.part.as_ref().map(|part| Part {
         number: part.number,
@@ -170,6 +168,12 @@ pub fn execute(
     })
 }
 
+/// What was found of the arms but base, by their names.
+fn by_arm<T>(inputs: &Inputs<'_>, found: Vec<Option<T>>) -> BTreeMap<String, T> {
+    let named = inputs.arms.iter().skip(1).zip(found);
+    named.filter_map(|(arm, found)| Some((arm.name.clone(), found?))).collect()
+}
+
 /// What of the target's form has spilled over into the controls, by the arm.
 fn spilled(scenarios: &[Scenario], records: &[ScenarioRecord], arms: &[Arm]) -> BTreeMap<String, SpillOver> {
     let Some((base, others)) = arms.split_first() else { return BTreeMap::new() };
@@ -191,7 +195,7 @@ pub(crate) fn measure_drift(
 ) -> Result<Vec<Drift>> {
     let events: Events<'_> = RefCell::new(on_event);
     let mut measuring = Measuring::new(inputs, scenarios, backend, store, &events);
-    let found: Vec<Option<Drift>> = (1..inputs.arms.len()).map(|arm| measuring.drift(arm)).collect::<Result<_>>()?;
+    let found = measuring.drift()?;
     match measuring.errors.first() {
         Some(error) => Err(Error::failed(format!("{}: {}", error.what(), error.why()))),
         None => Ok(found.into_iter().flatten().collect()),

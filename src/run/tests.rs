@@ -90,12 +90,14 @@ fn a_backend_that_answers_something_else_is_an_error() {
 struct Counting {
     can: Capabilities,
     asked: Vec<(usize, String, u64)>,
+    /// Texts and arms of each call that measures drift.
+    compared: Vec<(usize, Vec<usize>)>,
     failing: Option<&'static str>,
 }
 
 impl Counting {
     fn new(can: Capabilities) -> Self {
-        Self { can, asked: Vec::new(), failing: None }
+        Self { can, asked: Vec::new(), compared: Vec::new(), failing: None }
     }
 }
 
@@ -132,17 +134,18 @@ impl Backend for Counting {
     fn drift(
         &mut self,
         texts: &[DriftText<'_>],
-        arms: (usize, usize),
+        (_, others): (usize, &[usize]),
         _: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Measured<DriftSample>>> {
-        let sample = |_: &DriftText<'_>| {
+    ) -> Result<Vec<Vec<Measured<DriftSample>>>> {
+        self.compared.push((texts.len(), others.to_vec()));
+        let sample = |arm: usize| {
             let (kl, same_top1) = match self.can.logits {
                 Logits::None => (Vec::new(), Vec::new()),
-                _ => (vec![0.1 * arms.1 as f64; 3], vec![true; 3]),
+                _ => (vec![0.1 * arm as f64; 3], vec![true; 3]),
             };
             Ok(DriftSample { kl, nll_base: vec![1.0; 3], nll_tuned: vec![1.5; 3], same_top1, ..DriftSample::default() })
         };
-        Ok(texts.iter().map(sample).collect())
+        Ok(others.iter().map(|arm| texts.iter().map(|_| sample(*arm)).collect()).collect())
     }
 }
 
@@ -268,6 +271,15 @@ fn every_arm_has_its_own_answers_and_its_own_drift() {
     assert_eq!(one.values, [0.2; 3]);
     let means = one.means.expect("means");
     assert_eq!((means.tokens, means.same_top1, means.nll_change, means.measures), (3, Some(1.0), 0.5, None));
+    // All arms at once, and one answer once more.
+    assert_eq!(backend.compared, [(3, vec![1, 2]), (1, vec![1, 2])]);
+    // What is stored of some arms is not measured again beside another one.
+    inputs.arms.push(Arm { name: "more".into(), fingerprint: "more".into(), adapter: None, scale: 2.0 });
+    let mut backend = Counting::new(backend.can);
+    let more = execute(&inputs, &mut backend, &store, &mut |_| {}).expect("a run");
+    assert_eq!(backend.compared, [(3, vec![3]), (1, vec![3])]);
+    assert_eq!((&more.drift[TUNED], &more.drift["half"]), (&run.drift[TUNED], &run.drift["half"]));
+    assert!((more.drift["more"].kl.expect("KL").mean - 0.3).abs() < 1e-9);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Teacher forcing: log-likelihoods of given tokens, and two arms' distributions on the same tokens.
+//! Teacher forcing: log-likelihoods of given tokens, and arms' distributions on the same tokens beside base's.
 
 use std::collections::BTreeMap;
 
@@ -183,8 +183,8 @@ impl Engine<'_> {
         Ok(all)
     }
 
-    /// Distributions of arm `base` and arm `tuned` (in this order, `base < tuned`) on the tokens of each text after its prompt.
-    /// The arms of the texts are not looked at.
+    /// Distributions of arm `base` and of each of `others` on the tokens of each text after its prompt: for each of `others` one item a
+    /// text. Base is computed once for all of them. The arms of the texts are not looked at.
     ///
     /// # Errors
     /// As [`Self::generate`].
@@ -192,65 +192,82 @@ impl Engine<'_> {
         &self,
         texts: &[Continuation],
         base: usize,
-        tuned: usize,
+        others: &[usize],
         on_event: &mut dyn FnMut(Event),
-    ) -> Result<Vec<Compared>> {
+    ) -> Result<Vec<Vec<Compared>>> {
         self.check_tokens(texts)?;
-        let prompt_and_answer: Vec<Vec<u32>> =
-            texts.iter().map(|c| [c.prompt.as_slice(), &c.tokens].concat()).collect();
+        let arms: Vec<usize> = std::iter::once(base).chain(others.iter().copied()).collect();
         let prompts: Vec<(usize, &[u32])> =
-            [base, tuned].iter().flat_map(|arm| texts.iter().map(|t| (*arm, t.prompt.as_slice()))).collect();
+            arms.iter().flat_map(|arm| texts.iter().map(|t| (*arm, t.prompt.as_slice()))).collect();
         let prefixes = Prefixes::compute(self, &prompts)?;
         let order: Vec<usize> = (0..texts.len()).filter(|i| !texts[*i].tokens.is_empty()).collect();
-        let mut results = vec![Compared::default(); texts.len()];
-        for group in groups(&order, |i| 2 * prompt_and_answer[i].len()) {
-            let arm_rows = |arm: usize| group.iter().map(move |i| (arm, *i));
-            let mut rows_of: Vec<(usize, usize, Cache)> = arm_rows(base)
-                .chain(arm_rows(tuned))
-                .map(|(arm, i)| (arm, i, prefixes.start(self, arm, &texts[i].prompt)))
-                .collect();
-            let (mut rows, mut picked, mut at) = (Vec::new(), vec![Vec::new(), Vec::new()], 0);
-            for (arm, i, cache) in &mut rows_of {
-                let tokens = &prompt_and_answer[*i][cache.len()..prompt_and_answer[*i].len() - 1];
-                let first = tokens.len() - texts[*i].tokens.len();
-                picked[usize::from(*arm == tuned)].extend((first..tokens.len()).map(|p| (at + p) as u32));
-                at += tokens.len();
-                rows.push(Row { arm: *arm, tokens, cache });
+        let mut results = vec![vec![Compared::default(); texts.len()]; others.len()];
+        for group in groups(&order, |i| texts[i].prompt.len() + texts[i].tokens.len()) {
+            let group: Vec<(usize, &Continuation)> = group.into_iter().map(|i| (i, &texts[i])).collect();
+            let mut hidden = Vec::new();
+            for arm in &arms {
+                let (states, tokens) = self.before_each(*arm, &group, &prefixes)?;
+                on_event(Event::Tokens(tokens));
+                hidden.push((*arm, states));
             }
-            let hidden = self.forward(&mut rows)?;
-            on_event(Event::Tokens(at));
             on_event(Event::Done(group.len()));
             let wanted: Vec<(usize, u32)> =
-                group.iter().flat_map(|i| texts[*i].tokens.iter().map(|t| (*i, *t))).collect();
-            let chunks = picked[0].chunks(POSITIONS).zip(picked[1].chunks(POSITIONS)).zip(wanted.chunks(POSITIONS));
-            for ((base_rows, tuned_rows), wanted) in chunks {
-                self.compare_rows(&hidden, [(base, base_rows), (tuned, tuned_rows)], wanted, &mut results)?;
+                group.iter().flat_map(|(i, text)| text.tokens.iter().map(|token| (*i, *token))).collect();
+            for (chunk, wanted) in wanted.chunks(POSITIONS).enumerate() {
+                self.compare_rows(&hidden, chunk * POSITIONS, wanted, &mut results)?;
             }
         }
         Ok(results)
     }
 
+    /// An arm's hidden states at the positions that predict the tokens of some texts, (positions, hidden); and how many tokens were computed.
+    fn before_each(
+        &self,
+        arm: usize,
+        group: &[(usize, &Continuation)],
+        prefixes: &Prefixes,
+    ) -> Result<(Tensor, usize)> {
+        let whole: Vec<Vec<u32>> =
+            group.iter().map(|(_, text)| [text.prompt.as_slice(), &text.tokens].concat()).collect();
+        let mut caches: Vec<Cache> = group.iter().map(|(_, text)| prefixes.start(self, arm, &text.prompt)).collect();
+        let (mut rows, mut picked, mut at) = (Vec::new(), Vec::new(), 0);
+        for (((_, text), whole), cache) in group.iter().zip(&whole).zip(&mut caches) {
+            let tokens = &whole[cache.len()..whole.len() - 1];
+            let first = tokens.len() - text.tokens.len();
+            picked.extend((first..tokens.len()).map(|position| (at + position) as u32));
+            at += tokens.len();
+            rows.push(Row { arm, tokens, cache });
+        }
+        let hidden = self.forward(&mut rows)?;
+        let positions = picked.len();
+        Ok((hidden.index_select(&Tensor::from_vec(picked, positions, hidden.device())?, 0)?, at))
+    }
+
+    /// Compares base, the first of `hidden`, with each other arm at the positions from `first` on; `wanted` has the text and the token
+    /// of each.
     fn compare_rows(
         &self,
-        hidden: &Tensor,
-        [(base, base_rows), (tuned, tuned_rows)]: [(usize, &[u32]); 2],
+        hidden: &[(usize, Tensor)],
+        first: usize,
         wanted: &[(usize, u32)],
-        results: &mut [Compared],
+        results: &mut [Vec<Compared>],
     ) -> Result<()> {
-        let picked = Tensor::new([base_rows, tuned_rows].concat(), hidden.device())?;
-        let arms = base_rows.iter().map(|_| base).chain(tuned_rows.iter().map(|_| tuned));
-        let logits = self.logits(&hidden.index_select(&picked, 0)?, arms)?;
-        let view = view(&logits);
+        let logits = |(arm, states): &(usize, Tensor)| {
+            self.logits(&states.narrow(0, first, wanted.len())?.contiguous()?, wanted.iter().map(|_| *arm))
+        };
+        let Some((base, others)) = hidden.split_first() else { return Ok(()) };
+        let base = logits(base)?;
+        let base = view(&base);
         let vocab = self.decoder.spec.vocab_size;
-        let (p, q) = view.slice()?.split_at(base_rows.len() * vocab);
-        let positions: Vec<Position> = p
-            .par_chunks(vocab)
-            .zip(q.par_chunks(vocab))
-            .zip(wanted)
-            .map(|((p, q), (_, token))| Position::new(p, q, *token as usize))
-            .collect();
-        for ((i, _), position) in wanted.iter().zip(&positions) {
-            results[*i].add(position);
+        for (other, results) in others.iter().zip(results) {
+            let other = logits(other)?;
+            let other = view(&other);
+            let rows = base.slice()?.par_chunks(vocab).zip(other.slice()?.par_chunks(vocab)).zip(wanted);
+            let positions: Vec<Position> =
+                rows.map(|((p, q), (_, token))| Position::new(p, q, *token as usize)).collect();
+            for ((i, _), position) in wanted.iter().zip(&positions) {
+                results[*i].add(position);
+            }
         }
         Ok(())
     }

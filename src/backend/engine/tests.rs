@@ -226,7 +226,47 @@ fn a_token_outside_the_vocabulary_is_an_error() {
     let words = format!("is outside the vocabulary of {}", decoder.spec.vocab_size);
     let told = engine.log_likelihoods(&outside).expect_err("refused").to_string();
     assert!(told.contains(&words), "{told}");
-    let told = engine.compare(&outside, 0, 1, &mut |_| ()).expect_err("refused").to_string();
+    let told = engine.compare(&outside, 0, &[1], &mut |_| ()).expect_err("refused").to_string();
     assert!(told.contains(&words), "{told}");
     assert!(engine.log_likelihoods(&text(4)).is_ok());
+}
+
+#[test]
+fn arms_compared_together_are_as_their_logits_say() {
+    let decoder = decoder("llama");
+    let adapter = lora::load(&fixture("llama/adapter")).expect("an adapter");
+    let scaled = |scale| Some(adapter.attached(&decoder, scale).expect("tensors"));
+    let engine = Engine { decoder: &decoder, arms: &[None, scaled(1.0), scaled(0.25)], batch: 4 };
+    let beginning: Vec<u32> = (3..15).collect();
+    let text = |arm, last: u32, tokens: Vec<u32>| Continuation {
+        arm,
+        prompt: [beginning.as_slice(), &[last]].concat(),
+        tokens,
+    };
+    let texts =
+        |arm| vec![text(arm, 20, vec![21, 22, 23]), text(arm, 30, Vec::new()), text(arm, 40, (50..90).collect())];
+    let (mut tokens, mut done) = (0, 0);
+    let mut count = |event| match event {
+        super::Event::Tokens(n) => tokens += n,
+        super::Event::Done(n) => done += n,
+    };
+    let found = engine.compare(&texts(0), 0, &[1, 2], &mut count).expect("compared");
+    // Base once: a text of 3 tokens and one of 40 after their last own token, of three arms.
+    assert_eq!((tokens, done), (3 * (3 + 40), 2));
+    let logits = |arm| engine.logits_of(&texts(arm)).expect("logits");
+    let base = logits(0);
+    let shares = |row: &[f32]| {
+        let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
+        row.iter().map(|logit| f64::from(*logit).exp() / sum).collect::<Vec<f64>>()
+    };
+    for (arm, of_arm) in (1..).zip(&found) {
+        for ((base, tuned), found) in base.iter().zip(&logits(arm)).zip(of_arm) {
+            assert_eq!(found.kl.len(), base.len());
+            for ((p, q), kl) in base.iter().zip(tuned).zip(&found.kl) {
+                let expected: f64 = shares(p).iter().zip(shares(q)).map(|(p, q)| p * (p / q).ln()).sum();
+                assert!((kl - expected).abs() < 1e-5, "arm {arm}: {kl}, expected {expected}");
+            }
+        }
+    }
+    assert!(found[0][0].kl != found[1][0].kl && found[0][1].kl.is_empty());
 }

@@ -325,21 +325,25 @@ impl Backend for LlamaCppBackend {
     fn drift(
         &mut self,
         texts: &[DriftText<'_>],
-        arms: (usize, usize),
+        (base, others): (usize, &[usize]),
         on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Measured<DriftSample>>> {
+    ) -> Result<Vec<Vec<Measured<DriftSample>>>> {
         let Loaded { chat, worker, context, .. } = self.load(on_progress)?;
         let all = encode::texts(*context, chat, texts)?;
-        on_progress(Progress::Started { what: "measuring drift", units: all.len() });
-        let job = |some: &[usize]| Job::Compare { items: picked(&all, some), arms };
+        on_progress(Progress::Started { what: "measuring drift", units: all.len() * others.len() });
         let take = |reply| match reply {
             Reply::Compared(i, compared) => Some((i, compared)),
             _ => None,
         };
-        let compared: Vec<Measured<Compared>> = worker.all(all.len(), &job, &take, on_progress)?;
         let sample =
             |(of, found): (&Continuation, Measured<Compared>)| found.map(|found| encode::drift_sample(chat, of, found));
-        Ok(all.iter().zip(compared).map(sample).collect())
+        // Two arms at a time: each has a context, with a cache and the logits of a batch.
+        let of_arm = |other: &usize| {
+            let job = |some: &[usize]| Job::Compare { items: picked(&all, some), arms: (base, *other) };
+            let compared: Vec<Measured<Compared>> = worker.all(all.len(), &job, &take, on_progress)?;
+            Ok(all.iter().zip(compared).map(sample).collect())
+        };
+        others.iter().map(of_arm).collect()
     }
 
     fn probe_adapter(&mut self, probes: &[&Prompt], arms: (usize, usize)) -> Result<Measured<Proof>> {

@@ -397,35 +397,35 @@ impl Backend for RemoteBackend {
     fn drift(
         &mut self,
         texts: &[DriftText<'_>],
-        arms: (usize, usize),
+        (base, others): (usize, &[usize]),
         on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Measured<DriftSample>>> {
+    ) -> Result<Vec<Vec<Measured<DriftSample>>>> {
         let (Text { chat, limits }, remote) = self.text()?;
         let all = encode::texts(limits.context, chat, texts)?;
-        on_progress(Progress::Started { what: "measuring drift", units: all.len() });
+        // Base is asked once for all of them.
+        on_progress(Progress::Started { what: "measuring drift", units: all.len() * (1 + others.len()) });
         let likelihoods = remote.config.top_logprobs == 0;
         let k = remote.config.top_logprobs.max(1);
-        let mut scored: [Vec<OfText>; 2] = [vec![Ok(Vec::new()); all.len()], vec![Ok(Vec::new()); all.len()]];
-        for (arm, scored) in [arms.0, arms.1].into_iter().zip(&mut scored) {
+        let mut scored_by = |arm: usize| -> Result<Vec<OfText>> {
+            let mut scored: Vec<OfText> = vec![Ok(Vec::new()); all.len()];
             let score = |n: usize| remote.score(&Continuation { arm, ..all[n].clone() }, k);
             pool::each(all.len(), remote.replicas.at_once(Work::Score), score, |n, found| {
                 remote.say_lost(on_progress);
                 scored[n] = found?;
                 on_progress(Progress::Tokens(all[n].tokens.len()));
-                if arm == arms.1 {
-                    on_progress(Progress::Done(1));
-                }
+                on_progress(Progress::Done(1));
                 Ok(())
             })?;
-        }
-        let [base, tuned] = scored;
-        let pairs = base.into_iter().zip(tuned).zip(&all);
-        let sample = |((base, tuned), text): ((OfText, OfText), &Continuation)| {
-            let (found, covered) = top_k::compared(&base?, &tuned?);
+            Ok(scored)
+        };
+        let base = scored_by(base)?;
+        let sample = |((base, other), text): ((&OfText, OfText), &Continuation)| {
+            let (found, covered) = top_k::compared(base.as_ref().map_err(Clone::clone)?, &other?);
             let sample = DriftSample { covered, ..encode::drift_sample(chat, text, found) };
             Ok(if likelihoods { sample.likelihoods() } else { sample })
         };
-        Ok(pairs.map(sample).collect())
+        let of_arm = |other: &usize| Ok(base.iter().zip(scored_by(*other)?).zip(&all).map(sample).collect());
+        others.iter().map(of_arm).collect()
     }
 
     fn likely_tokens_for(&mut self, text: &DriftText<'_>, share: f64) -> Result<Option<usize>> {

@@ -64,12 +64,12 @@ impl Backend for Hashing {
     fn drift(
         &mut self,
         texts: &[DriftText<'_>],
-        arms: (usize, usize),
+        (_, others): (usize, &[usize]),
         _: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Measured<DriftSample>>> {
-        let of = |text: &DriftText<'_>| match text {
+    ) -> Result<Vec<Vec<Measured<DriftSample>>>> {
+        let of = |arm: usize, text: &DriftText<'_>| match text {
             DriftText::Answer(prompt, tokens) => {
-                let of = [shown(prompt), arms.1.to_string()];
+                let of = [shown(prompt), arm.to_string()];
                 let failed = hash(&of).is_multiple_of(29);
                 vec![if failed { Err("no".to_owned()) } else { Ok(sample(&of, tokens.len())) }]
             }
@@ -77,7 +77,7 @@ impl Backend for Hashing {
                 ["a", "b"].map(|part| Ok(sample(&[(*text).to_owned(), part.to_owned()], 7))).to_vec()
             }
         };
-        Ok(texts.iter().flat_map(of).collect())
+        Ok(others.iter().map(|arm| texts.iter().flat_map(|text| of(*arm, text)).collect()).collect())
     }
 
     fn probe_adapter(&mut self, prompts: &[&Prompt], _: (usize, usize)) -> Result<Measured<Proof>> {

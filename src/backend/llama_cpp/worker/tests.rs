@@ -292,7 +292,7 @@ fn distributions_of_two_arms_agree_with_candle() {
     let decoder = decoder("llama/model.gguf");
     let peft = lora::load(&fixture("llama/adapter")).expect("an adapter").attached(&decoder, 1.0).expect("tensors");
     let engine = Engine { decoder: &decoder, arms: &[None, Some(peft)], batch: 4 };
-    let expected = engine.compare(&items, 0, 1, &mut |_| {}).expect("compared");
+    let expected = engine.compare(&items, 0, &[1], &mut |_| {}).expect("compared").remove(0);
     for (found, expected) in found.into_iter().map(|f: Option<Compared>| f.expect("each")).zip(expected) {
         let tops = |compared: &Compared| compared.top_tuned.iter().map(|(token, _)| *token).collect::<Vec<_>>();
         assert_eq!(tops(&found), tops(&expected));
