@@ -148,6 +148,9 @@ fn about(m: &Inspection) -> Vec<(&'static str, String)> {
         ("norm", m.norm.clone()),
     ];
     lines.extend(m.experts.clone().map(|experts| ("experts", experts)));
+    if !m.decoder {
+        lines.push(("decoder", "none of finetest's own: llama.cpp's may have it (--backend llama-cpp)".to_owned()));
+    }
     lines.push(("tokens", tokens(m)));
     lines.push(("template", if m.chat_template { "yes" } else { "none" }.to_owned()));
     let license = m.license.as_ref().map(|l| format!("{} ({})", plain(&l.name, 80), l.from));

@@ -6,11 +6,11 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::spectrum::{effective_rank, singular_values};
+use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::model::architecture::outline::Outline;
 use crate::model::decoder::weights::Weights;
 use crate::model::lora::{self, Adapter, Module};
-use crate::model::{ModelFiles, open_weights, spec_of};
+use crate::model::{ModelFiles, open_outlined, outline};
 
 /// A layer whose change is below this share of the usual one hardly learnt.
 const UNDERTRAINED: f64 = 0.02;
@@ -63,17 +63,17 @@ pub struct AdaptedLayer {
 /// # Errors
 /// It cannot be read, or does not fit.
 pub fn inspect_adapter(path: &Path, files: &ModelFiles) -> Result<AdapterInspection> {
-    let (spec, weights) = if files.weights().is_empty() {
-        (spec_of(files)?, None)
+    let (outline, weights) = if files.weights().is_empty() {
+        (outline(files, &ModelConfig::default())?, None)
     } else {
-        let (spec, weights) = open_weights(files)?;
-        (spec, Some(weights))
+        let (outline, weights) = open_outlined(files)?;
+        (outline, Some(weights))
     };
-    let adapter = lora::open(path, &Outline::of(&spec))?;
+    let adapter = lora::open(path, &outline)?;
     let layers: Vec<AdaptedLayer> = adapter
         .modules
         .par_iter()
-        .map(|(path, module)| AdaptedLayer::measure(path, module, weights.as_ref(), spec.names().transposed))
+        .map(|(path, module)| AdaptedLayer::measure(path, module, weights.as_ref(), outline.transposed()))
         .collect();
     Ok(AdapterInspection::of(&adapter, layers))
 }

@@ -3,6 +3,7 @@
 mod adapter;
 mod coverage;
 mod license;
+mod shape;
 mod spectrum;
 mod subject;
 mod traps;
@@ -22,8 +23,10 @@ use crate::model::{ModelFiles, Sizes};
 /// What a model is.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Inspection {
-    /// As `model_type`.
-    pub family: &'static str,
+    /// As `model_type`, or as GGUF calls it where there is no decoder of it here.
+    pub family: String,
+    /// Whether finetest has a decoder of its own for the family. llama.cpp may have one of others.
+    pub decoder: bool,
     /// Blocks.
     pub layers: usize,
     /// Width of the residual stream.
@@ -76,7 +79,7 @@ pub struct Tokens {
 /// A file that is corrupt, or a family that is not known.
 pub fn inspect(files: &ModelFiles) -> Result<Inspection> {
     let subject = Subject::read(files)?;
-    let spec = &subject.spec;
+    let shape = &subject.shape;
     let tokens = subject.tokens.as_ref().map(|tokens| Tokens {
         count: tokens.count,
         prefix: tokens.prefix.clone(),
@@ -85,20 +88,21 @@ pub fn inspect(files: &ModelFiles) -> Result<Inspection> {
         special: tokens.special.len(),
     });
     Ok(Inspection {
-        family: spec.family.name(),
-        layers: spec.layers,
-        hidden_size: spec.hidden_size,
-        vocab_size: spec.vocab_size,
-        attention: words::attention(spec),
-        positions: words::positions(&spec.positions),
-        trained_context: spec.context,
-        norm: words::norm(spec),
-        experts: words::experts(spec),
+        family: shape.family.clone(),
+        decoder: shape.decoder,
+        layers: shape.layers,
+        hidden_size: shape.hidden_size,
+        vocab_size: shape.vocab_size,
+        attention: shape.attention.clone(),
+        positions: words::positions(shape.positions.as_ref()),
+        trained_context: shape.context,
+        norm: words::norm(shape.norm),
+        experts: shape.experts.clone(),
         tokens,
         chat_template: subject.template.is_some(),
         license: subject.license.clone(),
         tensors: subject.groups.clone(),
         traps: traps::found(&subject),
-        sizes: Sizes::of(spec),
+        sizes: shape.sizes,
     })
 }

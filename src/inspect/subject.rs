@@ -8,12 +8,15 @@ use safetensors::SafeTensors;
 use serde_json::Value as Json;
 
 use super::license::License;
+use super::shape::Shape;
 use crate::error::{Error, Result};
+use crate::model::architecture::Keys;
+use crate::model::architecture::header::HeaderSpec;
 use crate::model::formats::gguf::Header;
 use crate::model::formats::json::read_json;
 use crate::model::formats::mapped::map_file;
 use crate::model::tokenizer::TokenFacts;
-use crate::model::{ChatTemplate, DecoderSpec, ModelFiles, ModelKind, open_weights};
+use crate::model::{ChatTemplate, DecoderSpec, ModelFiles, ModelKind, open_outlined};
 use crate::record::Message;
 
 /// What a user's message says in a sample.
@@ -54,7 +57,7 @@ pub(super) struct Rows {
 
 /// What is known of a model.
 pub(super) struct Subject {
-    pub(super) spec: DecoderSpec,
+    pub(super) shape: Shape,
     pub(super) gguf: bool,
     /// `config.json`, `generation_config.json` and `tokenizer_config.json`; null where there is none.
     pub(super) config: Json,
@@ -79,7 +82,7 @@ impl Subject {
             ModelKind::HuggingFace(found) => {
                 let json = |path: &Option<_>| path.as_deref().map(read_json).transpose();
                 Self {
-                    spec: DecoderSpec::from_config(&found.config)?,
+                    shape: Shape::of(&DecoderSpec::from_config(&found.config)?),
                     gguf: false,
                     config: read_json(&found.config)?,
                     generation: json(&found.generation_config)?.unwrap_or_default(),
@@ -105,12 +108,17 @@ impl Subject {
             let values = info.elements().unwrap_or(0) as u64;
             add(&mut parts, part(name), info.kind.to_string(), values);
         }
+        // A family that no decoder here has is described as far as its header goes.
+        let shape = match Keys::of(path, &header)?.family()? {
+            Some(_) => Shape::of(&DecoderSpec::from_gguf(path, &header)?),
+            None => Shape::of_header(&HeaderSpec::of_gguf(path, &header, map.len())?),
+        };
         let license = match header.metadata.get("general.license") {
             Some(Metadata::String(name)) => Some(License { name: name.clone(), from: "general.license" }),
             _ => None,
         };
         Ok(Self {
-            spec: DecoderSpec::from_gguf(path, &header)?,
+            shape,
             gguf: true,
             config: Json::Null,
             generation: Json::Null,
@@ -125,7 +133,7 @@ impl Subject {
 
     /// Rows of the embedding behind the last token.
     pub(super) fn spare_rows(&self) -> usize {
-        self.tokens.as_ref().map_or(0, |tokens| self.spec.vocab_size.saturating_sub(tokens.count))
+        self.tokens.as_ref().map_or(0, |tokens| self.shape.vocab_size.saturating_sub(tokens.count))
     }
 
     /// Lengths of a few rows of the embedding; weights that cannot be read say nothing here, and all when they are used.
@@ -134,9 +142,9 @@ impl Subject {
         if files.weights().is_empty() {
             return None;
         }
-        let (_, weights) = open_weights(files).ok()?;
-        let (rows, width) = (self.spec.vocab_size, self.spec.hidden_size);
-        let matrix = weights.matrix(&format!("{}.weight", self.spec.names().embedding), rows, width).ok()?;
+        let (outline, weights) = open_outlined(files).ok()?;
+        let (rows, width) = (self.shape.vocab_size, self.shape.hidden_size);
+        let matrix = weights.matrix(&format!("{}.weight", outline.vocabulary_paths()[0]), rows, width).ok()?;
         let mut values = vec![0f32; width];
         let mut length = |row: usize| {
             matrix.row(row, &mut values);

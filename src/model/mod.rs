@@ -17,6 +17,6 @@ pub use architecture::{DecoderSpec, Family};
 #[cfg(feature = "llama-cpp")]
 pub(crate) use open::context;
 pub use open::gguf_spec;
-pub(crate) use open::{Limits, Opened, limits, load_decoder, open_weights, outline, spec_of};
+pub(crate) use open::{Limits, Opened, limits, load_decoder, open_outlined, outline, spec_of};
 pub use sources::{ModelFiles, ModelKind, SourceEvent};
 pub use tokenizer::{ChatTemplate, Tokenizer};

@@ -45,7 +45,7 @@ pub(crate) fn spec_of(files: &ModelFiles) -> Result<DecoderSpec> {
 ///
 /// # Errors
 /// As [`spec_of`]; files that are missing, truncated or corrupt, or hold types of numbers that are not read.
-pub(crate) fn open_weights(files: &ModelFiles) -> Result<(DecoderSpec, Weights)> {
+fn open_weights(files: &ModelFiles) -> Result<(DecoderSpec, Weights)> {
     match &files.kind {
         ModelKind::Gguf(path) => {
             let map = map_file(path)?;
@@ -58,6 +58,26 @@ pub(crate) fn open_weights(files: &ModelFiles) -> Result<(DecoderSpec, Weights)>
         ModelKind::HuggingFace(found) => {
             Ok((DecoderSpec::from_config(&found.config)?, Weights::safetensors(&files.root, &found.weights)?))
         }
+    }
+}
+
+/// What a model's layers are called, and its weights by those names, mapped and not read; whatever its family.
+///
+/// # Errors
+/// As [`outline`]; files that are missing, truncated or corrupt, or hold types of numbers that are not read.
+pub(crate) fn open_outlined(files: &ModelFiles) -> Result<(Outline, Weights)> {
+    match &files.kind {
+        ModelKind::Gguf(path) => {
+            let map = map_file(path)?;
+            let header = Header::read(path, &map)?;
+            let outline = Outline::of_gguf(path, &header, map.len())?;
+            let weights = Weights::gguf(path, &map, &header, |name| outline.hugging_face(name))?;
+            Ok((outline, weights))
+        }
+        ModelKind::HuggingFace(found) => Ok((
+            Outline::of(&DecoderSpec::from_config(&found.config)?),
+            Weights::safetensors(&files.root, &found.weights)?,
+        )),
     }
 }
 

@@ -68,6 +68,47 @@ fn traps_follow_from_what_a_model_is() {
     assert!(found.contains("large-vocabulary") && found.contains("half-precision"), "{found:?}");
 }
 
+#[test]
+fn a_family_that_only_llama_cpp_has_is_described_by_its_header() {
+    let project = Project::bare();
+    for (family, has) in [("granite", "rope-context"), ("phi3", "layer-names"), ("olmo2", "rope-context")] {
+        let model = fixture(&format!("llama_cpp_only/{family}/model.gguf")).display().to_string();
+        let adapter = fixture(&format!("llama_cpp_only/{family}/adapter")).display().to_string();
+        let found = inspected(&project, &["inspect", &model, "--adapter", &adapter, "--json"]);
+        assert_eq!((&found["family"], &found["decoder"]), (&json!(family), &json!(false)));
+        // Every value of the file belongs to the model.
+        let values = found["tensors"].as_array().expect("parts").iter().map(|part| part["values"].as_u64().expect("n"));
+        assert_eq!(found["parameters"].as_u64(), Some(values.sum()), "{family}");
+        assert!(found["lora_parameters"].as_u64().expect("a number") > 0);
+        assert!(traps(&project, &model).contains(has), "{family}: {found}");
+        let layers = found["adapter"]["layers"].as_array().expect("layers");
+        assert!(!layers.is_empty() && layers.iter().all(|layer| layer["share_of_weights"].as_f64() > Some(0.0)));
+    }
+    // One that nothing here knows by name.
+    let mut bytes = std::fs::read(fixture("qwen2/model.gguf")).expect("a file");
+    let mut rename = |from: &[u8], to: &[u8]| {
+        let places: Vec<usize> = (0..bytes.len() - from.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
+        assert!(!places.is_empty());
+        places.into_iter().for_each(|at| bytes[at..at + to.len()].copy_from_slice(to));
+    };
+    rename(b"qwen2.", b"other.");
+    rename(b"\x05\0\0\0\0\0\0\0qwen2\x0c", b"\x05\0\0\0\0\0\0\0other\x0c");
+    std::fs::write(project.path("other.gguf"), bytes).expect("a file");
+    let told = project.run(&["inspect", "other.gguf"]).expect(0).stdout;
+    for words in ["model      other, ", "none of finetest's own", "RMSNorm", "RoPE of θ", "rope-context", "tied-head"]
+    {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    let known = inspected(&project, &["inspect", &fixture("qwen2/model.gguf").display().to_string(), "--json"]);
+    let other = inspected(&project, &["inspect", "other.gguf", "--json"]);
+    for key in ["parameters", "active_parameters", "kv_cache_bytes_f16", "lora_parameters", "trained_context", "tokens"]
+    {
+        assert_eq!(known[key], other[key], "{key}");
+    }
+    let told = project.run(&["run", "--model", "other.gguf"]).stderr;
+    assert!(told.contains("model family `other` is not known"), "{told}");
+}
+
 /// Changes a JSON file of the model.
 fn edit(project: &Project, file: &str, change: impl FnOnce(&mut Value)) {
     let path = format!("model/{file}");

@@ -121,8 +121,8 @@ pub(super) static TRAPS: [Trap; 16] = [
         remedy: "Set the trainer's length yourself: sequence_len, max_length or cutoff_len.",
         find: |s| {
             let most = s.tokenizer_config["model_max_length"].as_f64()?;
-            (most < s.spec.context as f64)
-                .then(|| format!("model_max_length is {most}, the model has {} positions", s.spec.context))
+            (most < s.shape.context as f64)
+                .then(|| format!("model_max_length is {most}, the model has {} positions", s.shape.context))
         },
     },
     Trap {
@@ -131,7 +131,7 @@ pub(super) static TRAPS: [Trap; 16] = [
         remedy: "Leave the size as it is: no resize_token_embeddings(len(tokenizer)). New tokens can use the spare rows.",
         find: |s| {
             let spare = s.spare_rows();
-            (spare > 0).then(|| format!("{} rows for {} tokens", s.spec.vocab_size, s.spec.vocab_size - spare))
+            (spare > 0).then(|| format!("{} rows for {} tokens", s.shape.vocab_size, s.shape.vocab_size - spare))
         },
     },
     Trap {

@@ -6,6 +6,7 @@
 pub(crate) mod families;
 mod gguf;
 mod gguf_keys;
+pub(crate) mod header;
 mod hf;
 mod hf_keys;
 pub(crate) mod layers;

@@ -79,7 +79,7 @@ impl Sizes {
 }
 
 /// No real model comes near it; a hostile configuration is reported a number that is too small rather than a wrong one.
-fn short(n: u128) -> u64 {
+pub(super) fn short(n: u128) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
