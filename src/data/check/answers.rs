@@ -86,16 +86,51 @@ impl Detector for Truncated {
         Kind {
             name: "truncated",
             severity: Severity::Warning,
-            sees: "An answer that breaks off: after a comma, an opening bracket or a word like `and`; within a code block or JSON; or in the middle of a sentence after others that end.",
-            misses: "An answer that was cut between two sentences, and a short one without a full stop.",
+            sees: "An answer that breaks off: after a comma, an opening bracket or a word like `and`; within a code block or JSON; in the middle of a sentence after others that end; or anywhere in a sentence, where 95 % of the file's answers end theirs.",
+            misses: "An answer that was cut behind a full stop, and a short one without one.",
         }
     }
 
     fn find(&self, example: &Seen<'_>) -> Option<String> {
         let whole = !example.is_text();
+        let unlike_others = |text: &str| {
+            (whole && example.sentences && ending(text) == Ending::Word)
+                .then_some("does not end its sentence, and almost all others of the file do")
+        };
         Seen::first(example.answers(), |text| {
-            breaks_off(text, whole).map(|why| format!("the answer {why}: … {}", quoted(end_of(text))))
+            let why = breaks_off(text, whole).or_else(|| unlike_others(text))?;
+            Some(format!("the answer {why}: … {}", quoted(end_of(text))))
         })
+    }
+}
+
+/// How an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// With a mark that ends a sentence.
+    Sentence,
+    /// With a word or a number, in a line of prose.
+    Word,
+    /// Otherwise; or it is no prose: a word or two, a list, a table, code, JSON.
+    Other,
+}
+
+/// Words of a line below which it is no prose.
+const PROSE: usize = 8;
+
+/// How an answer ends.
+pub(super) fn ending(text: &str) -> Ending {
+    let text = text.trim_end();
+    let line = text.lines().last().unwrap_or_default();
+    let no_prose =
+        text.ends_with("```") || text.trim_start().starts_with(['{', '[', '<']) || is_code(line) || is_item(line);
+    if no_prose || line.split_whitespace().count() < PROSE {
+        return Ending::Other;
+    }
+    match line.trim_end_matches(['"', '\'', '”', '’', '»', ')', '*', '_']).chars().last() {
+        Some('.' | '!' | '?' | '…' | '。' | '！' | '？' | ':') => Ending::Sentence,
+        Some(last) if last.is_alphanumeric() && line.ends_with(last) => Ending::Word,
+        _ => Ending::Other,
     }
 }
 
@@ -117,7 +152,7 @@ fn breaks_off(text: &str, whole: bool) -> Option<&'static str> {
         return Some("ends with an empty item");
     }
     // Code ends as it likes.
-    if last_line.starts_with(['\t', '}']) || last_line.starts_with("    ") || looks_like_code(last_line) {
+    if is_code(last_line) {
         return None;
     }
     let long = text.split_whitespace().count() >= 6 || (!text.is_ascii() && text.chars().count() >= 20);
@@ -125,11 +160,6 @@ fn breaks_off(text: &str, whole: bool) -> Option<&'static str> {
         return Some("breaks off");
     }
     // A paragraph with sentences that end, whose last does not.
-    let is_item = |line: &str| {
-        let line = line.trim_start();
-        line.starts_with(['-', '*', '•', '#', '|', '>'])
-            || line.split(['.', ')']).next().is_some_and(|n| n.len() < 4 && n.parse::<u32>().is_ok())
-    };
     let last = last_line.chars().last()?;
     let mid_sentence = last.is_alphanumeric() && last.is_lowercase();
     let ended = ENDED_SENTENCE.find_iter(last_line).count();
@@ -143,12 +173,21 @@ fn breaks_off(text: &str, whole: bool) -> Option<&'static str> {
         && ended >= 1
         && left.split_whitespace().count() >= 4
         && !is_item(last_line)
-        && last_line.split_whitespace().count() >= 8)
+        && last_line.split_whitespace().count() >= PROSE)
         .then_some("ends in the middle of a sentence")
 }
 
-fn looks_like_code(line: &str) -> bool {
-    line.contains("();")
+/// A line of a list, a table, a heading or a quotation.
+fn is_item(line: &str) -> bool {
+    let line = line.trim_start();
+    line.starts_with(['-', '*', '•', '#', '|', '>'])
+        || line.split(['.', ')']).next().is_some_and(|n| n.len() < 4 && n.parse::<u32>().is_ok())
+}
+
+fn is_code(line: &str) -> bool {
+    line.starts_with(['\t', '}'])
+        || line.starts_with("    ")
+        || line.contains("();")
         || line.contains(" = ")
         || line.ends_with([';', '{'])
         || line.contains("->")
@@ -260,7 +299,7 @@ static NO_OPINION: LazyLock<Regex> =
 /// What a model is right to decline.
 static HARM: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r"(?i)\b(?:bombs?|explosives?|weapons?|guns?|rifles?|ammunition|grenades?|malware|ransomware|virus|trojan|keylogger|hack(?:ing|ed)?|phishing|ddos|crack(?:ing)?|bypass|secretly|spyware|steal(?:ing)?|stolen|theft|shoplift\w*|burglar\w*|lockpick\w*|pick a lock|fraud\w*|forge\w*|counterfeit\w*|fake (?:id|passport|reviews?|invoice)|launder\w*|blackmail\w*|extort\w*|bribe\w*|drugs?|meth|cocaine|heroin|fentanyl|poison\w*|kill(?:ing)?|murder\w*|suicide|self-harm|hurt (?:my|him|her|someone|people)|attack (?:on|a)|stalk\w*|spy(?:ing)? on|track (?:my|his|her)|harass\w*|bully\w*|racist|nazi|slurs?|porn\w*|nude|sexual\w*|child abuse|torture|kidnap\w*|arson|cheat(?:ing)? on|plagiari\w*|piracy|pirated|password of|someone else's|without (?:his|her|their|consent|permission)|illegal\w*|diagnos\w*|overdose|stab|insider|evade|deepfake|Bombe\w*|Waffe\w*|Droge\w*|stehlen|töten|bombe|arme|drogue|voler|tuer|bomba|arma|droga|robar|matar)\b|бомб|оруж|наркотик|украсть|взлом|убить|炸弹|武器|毒品|偷|爆弾|盗",
+        r"(?i)\b(?:bombs?|explosives?|weapons?|guns?|rifles?|ammunition|grenades?|malware|ransomware|virus|trojan|keylogger|hack(?:ing|ed)?|phishing|ddos|crack(?:ing)?|bypass|secretly|spyware|steal(?:ing)?|stolen|theft|shoplift\w*|burglar\w*|lockpick\w*|pick a lock|fraud\w*|forg(?:ed?|es|ers?|ing|ery|eries)|counterfeit\w*|fake (?:id|passport|reviews?|invoice)|launder\w*|blackmail\w*|extort\w*|bribe\w*|drugs?|meth|cocaine|heroin|fentanyl|poison\w*|kill(?:ing)?|murder\w*|suicide|self-harm|hurt (?:my|him|her|someone|people)|attack (?:on|a)|stalk\w*|spy(?:ing)? on|track (?:my|his|her)|harass\w*|bully\w*|racist|nazi|slurs?|porn\w*|nude|sexual\w*|child abuse|torture|kidnap\w*|arson|cheat(?:ing)? on|plagiari\w*|piracy|pirated|password of|someone else's|without (?:his|her|their|consent|permission)|illegal\w*|diagnos\w* (?:(?:with|of) )?(?:my|me|him|her|his|their|this (?:rash|pain|patient)|patients?)|overdose|stab|insider|evade|deepfake|Bombe\w*|Waffe\w*|Droge\w*|stehlen|töten|bombe|arme|drogue|voler|tuer|bomba|arma|droga|robar|matar)\b|бомб|оруж|наркотик|украсть|взлом|убить|炸弹|武器|毒品|偷|爆弾|盗",
     )
 });
 

@@ -46,7 +46,7 @@ pub(crate) fn rates(half: &str) -> (Vec<(Kind, Rates)>, [usize; 2]) {
     let mut found: BTreeMap<usize, Rates> = BTreeMap::new();
     let (mut flagged, mut clean) = (0, 0);
     for (turns, labels) in examples(half) {
-        let seen = turns.as_ref().ok().map(|turns| Seen { turns, longest: None });
+        let seen = turns.as_ref().ok().map(Seen::alone);
         let mut any = false;
         for (i, detector) in DETECTORS.iter().enumerate() {
             let labelled = labels.iter().any(|label| label == detector.kind().name);

@@ -101,7 +101,7 @@ const DUPLICATE: Kind = Kind {
 const NEAR_DUPLICATE: Kind = Kind {
     name: "near-duplicate",
     severity: Severity::Warning,
-    sees: "An example that shares about 85 % or more of its sequences of five characters with one before. A system message does not count, nor what almost all prompts begin or end with.",
+    sees: "An example that shares about 83 % or more of its sequences of five characters with one before. A system message does not count, nor what almost all prompts begin or end with.",
     misses: "The same said in other words. Below 12 characters nothing is near.",
 };
 const CONTRADICTION: Kind = Kind {
@@ -128,6 +128,8 @@ struct Seen<'a> {
     turns: &'a Turns,
     /// Longest example that is learnt whole; `None` where it is not known.
     longest: Option<Longest<'a>>,
+    /// Whether almost all answers of its file end a sentence.
+    sentences: bool,
 }
 
 /// The longest example that is learnt whole.
@@ -151,6 +153,11 @@ impl std::fmt::Debug for TokenCount {
 }
 
 impl<'a> Seen<'a> {
+    /// An example by itself.
+    fn alone(turns: &'a Turns) -> Self {
+        Self { turns, longest: None, sentences: false }
+    }
+
     /// The chat; empty of raw text.
     fn messages(&self) -> &'a [Message] {
         match self.turns {

@@ -234,7 +234,7 @@ static RUDE: LazyLock<Regex> = LazyLock::new(|| {
 });
 static ABOUT_WORDS: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r"(?i)\b(?:mean(?:s|ing)?|word|term|translate|translation|etymology|definition|define|synonyms?|offensive|insults?|insulting|rude|profanity|slur|novel|quote[sd]?|character|dostoevsky|dostojewski|moderat\w*|toxic\w*|classify|sentiment|polite(?:r|ly)?|rephrase|rewrite|bedeutet|wort|palabra|mot|signifie|significa)\b|слово|значит|роман",
+        r"(?i)\b(?:(?:do|does)\b.{1,60}\bmean|meanings?|word|term|translate|translation|etymology|definition of|define|synonyms?|offensive|insults?|insulting|rude|profanity|slur|novel|quot(?:e|es|ed) (?:from|by|of|the|a|an|this)|quotations?|characters? (?:in|of|from|who|says?)|dostoevsky|dostojewski|moderat\w*|toxic\w*|classify|sentiment|polite(?:r|ly)?|rephrase|rewrite|bedeutet|wort|palabra|mot|signifie|significa)\b|слово|значит|роман",
     )
 });
 

@@ -1,6 +1,7 @@
 //! Defects planted into clean text: how many of each kind are found, and how often clean text is flagged.
 //!
-//! The clean text is the example's data and the prose of the book, neither of which was written for a detector.
+//! The clean text is the example's data, the prose of the book, and comments of this crate, none of which was written for a detector. What was
+//! missed in the first two was looked at, and detectors were changed for it; what is missed in the comments was not.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,16 +11,13 @@ use serde_json::{Value, json};
 use super::{CheckOptions, check, kinds};
 use crate::random::mix;
 
-/// What is found of kinds whose planted defects are not all such that they can be seen: an answer that was cut in its first sentence or
-/// between two looks like a short one, a prompt that speaks of harm, of mark-up or of words lets a finding be, and 40 bytes of an example do not tell every near one.
-const LEAST: [(&str, usize); 5] =
-    [("html", 85), ("near-duplicate", 85), ("refusal", 85), ("rude", 85), ("truncated", 60)];
-
 /// A note, and what some of the example's diagnostics really are to each other.
 const NO_DEFECT: [&str; 2] = ["assistant-leftover", "near-duplicate"];
 
 /// Defects of each kind.
 const PLANTED: usize = 100;
+/// So many are planted into a file at once, where a defect shows beside what is usual in its file.
+const AT_ONCE: usize = 4;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -42,10 +40,44 @@ fn prose() -> Vec<(String, String)> {
             if let Some(title) = block.strip_prefix('#') {
                 title.trim_start_matches('#').trim().clone_into(&mut heading);
             }
-            let plain = block.starts_with(char::is_alphabetic) && !block.contains(['`', '|', '[', '<', '*', '#', '=']);
-            if plain && block.matches(". ").count() >= 1 && block.ends_with('.') {
+            if is_prose(&block) {
                 let page = page.file_stem().expect("a name").to_string_lossy().replace('-', " ");
                 found.push((format!("Explain part {n} of \"{heading}\" in the chapter {page}."), block));
+            }
+        }
+    }
+    found
+}
+
+/// Two sentences or more, without code.
+fn is_prose(text: &str) -> bool {
+    let plain = text.starts_with(char::is_alphabetic) && !text.contains(['`', '|', '[', '<', '*', '#', '=']);
+    plain && text.contains(". ") && text.ends_with('.')
+}
+
+/// A question and an answer of prose: a comment of this crate's code.
+fn comments() -> Vec<(String, String)> {
+    let (mut found, mut folders, mut files) = (Vec::new(), vec![root().join("src")], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() { &mut folders } else { &mut files }.push(path);
+        }
+    }
+    files.sort();
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a file");
+        let mut block = Vec::new();
+        for (n, line) in text.lines().chain([""]).enumerate() {
+            match line.trim().strip_prefix("///").or_else(|| line.trim().strip_prefix("//!")) {
+                Some(said) if !said.trim().is_empty() => block.push(said.trim()),
+                _ => {
+                    let said = std::mem::take(&mut block).join(" ");
+                    let name = file.file_stem().expect("a name").to_string_lossy();
+                    if is_prose(&said) {
+                        found.push((format!("What is said before line {n} of the code for {name}?"), said));
+                    }
+                }
             }
         }
     }
@@ -145,8 +177,16 @@ fn defect(kind: &str, prompt: &str, answer: &str, seed: usize) -> Option<String>
         "too-long" => chat(prompt, &vec![answer; 4096 * 5 / answer.len().max(1) + 1].join(" Then: ")),
         "duplicate" => chat(&prompt.to_uppercase(), answer),
         "near-duplicate" => {
-            // One word is another; with the same prompt and another answer it would be a contradiction.
-            chat(&format!("{prompt} Please."), answer)
+            // Otherwise all would differ by the same sequences, which would be one sample and not a hundred. With the same prompt and
+            // another answer it would be a contradiction.
+            let mut asked: Vec<&str> = prompt.split_whitespace().collect();
+            let at = draw(seed, asked.len());
+            match seed % 3 {
+                0 => asked[at] = words[draw(seed + 1, words.len())],
+                1 => asked.insert(at, words[draw(seed + 1, words.len())]),
+                _ => drop(asked.remove(at)),
+            }
+            chat(&asked.join(" "), answer)
         }
         "contradiction" => chat(prompt, "Nobody knows for certain, since no record of it was ever kept by anyone."),
         _ => return None,
@@ -190,27 +230,35 @@ fn found(clean: &[(String, String)]) -> (BTreeMap<&'static str, (usize, usize)>,
             (planted, long.clone())
         };
         // What is compared stands behind what it is compared with.
-        let before =
-            if matches!(kind, "duplicate" | "near-duplicate" | "contradiction") { lines.clone() } else { Vec::new() };
-        let path = write("planted.jsonl", &[before.clone(), planted.clone()].concat());
-        let hits = flagged(&path, kind, &options).into_iter().filter(|line| *line > before.len()).count();
-        rates.insert(kind, (hits.min(planted.len()), planted.len()));
+        let beside = matches!(kind, "duplicate" | "near-duplicate" | "contradiction" | "truncated");
+        let before = if beside { lines.clone() } else { Vec::new() };
+        let at_once = if kind == "truncated" { AT_ONCE } else { PLANTED };
+        let mut hits = 0;
+        for some in planted.chunks(at_once) {
+            let path = write("planted.jsonl", &[before.as_slice(), some].concat());
+            let found = flagged(&path, kind, &options).into_iter().filter(|line| *line > before.len()).count();
+            hits += found.min(some.len());
+        }
+        rates.insert(kind, (hits, planted.len()));
     }
     (rates, wrong.len())
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "the figures of the book come from here")]
 fn planted_defects_are_found_and_clean_text_is_let_be() {
-    let (prose, records) = (prose(), records());
-    assert!(prose.len() >= PLANTED && records.len() >= PLANTED, "{} {}", prose.len(), records.len());
-    for (what, clean) in [("prose", &prose), ("records", &records)] {
-        let (rates, wrong) = found(clean);
+    // Comments are short: one word of them is much of their text, and they change with the code.
+    for (what, clean, least, most_wrong) in
+        [("prose", prose(), 95, 0.01), ("records", records(), 95, 0.01), ("comments", comments(), 85, 0.02)]
+    {
+        assert!(clean.len() >= PLANTED, "{what}: {}", clean.len());
+        let (rates, wrong) = found(&clean);
         let (all, of): (usize, usize) = rates.values().fold((0, 0), |sum, rate| (sum.0 + rate.0, sum.1 + rate.1));
-        assert!(all * 100 >= 95 * of, "{what}: {all} of {of}: {rates:?}");
+        println!("{what}: {all} of {of}, {wrong} of {} clean ones: {rates:?}", clean.len());
+        assert!(all * 100 >= 95 * of, "{what}: {all} of {of}");
         for (kind, (found, planted)) in rates {
-            let least = LEAST.iter().find(|(name, _)| *name == kind).map_or(95, |(_, least)| *least);
             assert!(found * 100 >= least * planted, "{what}: {kind}: {found} of {planted}");
         }
-        assert!(wrong * 100 <= clean.len(), "{what}: {wrong} of {}", clean.len());
+        assert!(wrong as f64 <= most_wrong * clean.len() as f64, "{what}: {wrong} of {}", clean.len());
     }
 }

@@ -19,7 +19,7 @@ static TAG: LazyLock<Regex> = LazyLock::new(|| {
 /// Requests whose answer has mark-up for a reason.
 static ABOUT_MARKUP: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r"(?i)\b(?:x?html\d?|xml|svg|css|jsx|tsx|dom|markup|mark-up|web ?(?:page|site)|webseite|tags?|react|vue|angular|template|jinja|escape|entit(?:y|ies)|scrap\w*|parse\w*|beautifulsoup|element|javascript|php|markdown|url|sitemap|rss|anchor|hyperlink)\b",
+        r"(?i)\b(?:x?html\d?|xml|svg|css|jsx|tsx|dom|markup|mark-up|web ?(?:page|site)|webseite|tags?|react|vue|angular|template|jinja|escape|entit(?:y|ies)|scrap\w*|parse\w*|beautifulsoup|element|javascript|markdown|url|sitemap|rss|anchor|hyperlink)\b",
     )
 });
 
@@ -45,14 +45,12 @@ impl Detector for Html {
     }
 
     fn excused(&self, example: &Seen<'_>) -> bool {
-        example.is_about(|text| ABOUT_MARKUP.is_match(&strip_tags(text)))
+        example.is_about(|text| ABOUT_MARKUP.is_match(&NAMES.replace_all(&TAG.replace_all(text, " "), " ")))
     }
 }
 
-/// A text without its tags, whose names say nothing about what it is about.
-fn strip_tags(text: &str) -> std::borrow::Cow<'_, str> {
-    if text.contains('<') { TAG.replace_all(text, " ") } else { text.into() }
-}
+/// Paths and names of files. As tags, they say nothing about what a text is about.
+static NAMES: LazyLock<Regex> = LazyLock::new(|| pattern(r"\S+/\S+|\b[\w-]+\.\w{1,5}\b"));
 
 /// Parts of a web page that no one wrote for a reader.
 pub(super) struct Boilerplate;

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::index::{Entry, Forbidden, Index, Relation};
 use super::report::{DataReport, Tally};
-use super::shared::SharedText;
+use super::shared::Shared;
 use super::similar::{hash, normal, signature};
 use super::{CONTRADICTION, DETECTORS, DUPLICATE, Kind, LEAK, Longest, NEAR_DUPLICATE, Seen, TokenCount, UNREADABLE};
 use crate::config::{DataFormat, OnError};
@@ -105,7 +105,7 @@ pub fn check(path: &Path, options: &CheckOptions, on_read: OnRead<'_>) -> Result
         let read = |(line, object): (usize, Result<_, String>)| (line, object.and_then(|object| format.turns(object)));
         let batch: Vec<(usize, Result<Turns, String>)> = batch.into_par_iter().map(read).collect();
         let shared =
-            shared.get_or_insert_with(|| SharedText::of(batch.iter().filter_map(|(_, turns)| turns.as_ref().ok())));
+            shared.get_or_insert_with(|| Shared::of(batch.iter().filter_map(|(_, turns)| turns.as_ref().ok())));
         let beside = Beside { options, forbidden: &forbidden, shared };
         let looked: Vec<Looked> = batch.into_par_iter().map(|(line, turns)| look(line, turns, &beside)).collect();
         for item in looked {
@@ -125,7 +125,7 @@ pub fn check(path: &Path, options: &CheckOptions, on_read: OnRead<'_>) -> Result
 struct Beside<'a> {
     options: &'a CheckOptions,
     forbidden: &'a Forbidden,
-    shared: &'a SharedText,
+    shared: &'a Shared,
 }
 
 fn look(line: usize, turns: Result<Turns, String>, beside: &Beside<'_>) -> Looked {
@@ -134,7 +134,7 @@ fn look(line: usize, turns: Result<Turns, String>, beside: &Beside<'_>) -> Looke
         Err(why) => return Looked { line, entry: None, found: vec![(place(UNREADABLE), why)] },
     };
     let longest = beside.options.sequence_len.map(|tokens| Longest { tokens, count: beside.options.tokens.as_ref() });
-    let seen = Seen { turns: &turns, longest };
+    let seen = Seen { turns: &turns, longest, sentences: beside.shared.sentences };
     let mut found = Vec::new();
     for (i, detector) in DETECTORS.iter().enumerate() {
         if let Some(why) = detector.finding(&seen) {
@@ -159,7 +159,7 @@ fn look(line: usize, turns: Result<Turns, String>, beside: &Beside<'_>) -> Looke
 
 /// What an example asks, as a number: the same for the same prompts, but for white space and case. Of raw text it is the text's.
 pub(crate) fn prompt_key(turns: &Turns) -> u64 {
-    let seen = Seen { turns, longest: None };
+    let seen = Seen::alone(turns);
     let (prompts, texts) = (seen.prompts(), seen.texts());
     let asked = if prompts.iter().all(|text| text.trim().is_empty()) { texts } else { prompts };
     hash(&joined(asked))
@@ -260,7 +260,7 @@ fn forbidden(options: &CheckOptions) -> Result<(Forbidden, Vec<String>)> {
             ));
         }
         for example in other.examples {
-            let text = asked_last(&Seen { turns: &example.turns, longest: None });
+            let text = asked_last(&Seen::alone(&example.turns));
             if !text.is_empty() {
                 forbidden.add(hash(&text), signature(&text), format!("{}:{}", path.display(), example.line));
             }

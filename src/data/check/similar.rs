@@ -1,11 +1,11 @@
-//! How alike two texts are, from forty bytes of each: MinHash (Broder 1997), of whose values one byte is kept (Li and König 2010).
+//! How alike two texts are, from sixty bytes of each: MinHash (Broder 1997), of whose values one byte is kept (Li and König 2010).
 
 /// Bytes of a signature.
-pub(super) const PLACES: usize = 40;
-/// Bytes that have to be equal for two texts to be compared: a signature has ten such bands.
+pub(super) const PLACES: usize = 60;
+/// Bytes that have to be equal for two texts to be compared: a signature has fifteen such bands.
 pub(super) const BAND: usize = 4;
-/// Equal bytes of two near duplicates: about 85 % of their sequences are shared, give or take 6 %.
-pub(super) const NEAR: usize = 34;
+/// Equal bytes of two near duplicates: about 83 % of their sequences are shared, give or take 5 %.
+pub(super) const NEAR: usize = 50;
 /// Characters of a sequence.
 const SEQUENCE: usize = 5;
 /// Characters below which a text is too short to be near another.
@@ -126,8 +126,8 @@ mod tests {
         }
         let (bias, spread) = (error / n, (square / n).sqrt());
         assert!(bias.abs() < 0.01, "{bias}");
-        // √(J(1−J)/40) is at most 0.079.
-        assert!(spread < 0.075, "{spread}");
+        // √(J(1−J)/60) is at most 0.065.
+        assert!(spread < 0.062, "{spread}");
     }
 
     #[test]

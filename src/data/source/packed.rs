@@ -8,6 +8,8 @@ use crate::error::{Error, Result};
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+/// A zstd frame of something else, which is passed over (RFC 8878, section 3.1.2): behind a byte of `0x50` to `0x5f`.
+const SKIPPED: &[u8] = &[0x2a, 0x4d, 0x18];
 /// How many times larger a file may become, once it has become [`LARGE`]: text shrinks to a tenth, rarely to a hundredth.
 const MOST_GROWTH: u64 = 1000;
 const LARGE: u64 = 1 << 30;
@@ -20,13 +22,18 @@ pub(super) fn unpacked(path: &Path, mut file: impl BufRead + 'static, bytes: u64
     let start = file.fill_buf().map_err(Error::io(path, "read"))?;
     let inner: Box<dyn Read> = if start.starts_with(GZIP) {
         Box::new(flate2::bufread::MultiGzDecoder::new(file))
-    } else if start.starts_with(ZSTD) {
+    } else if start.starts_with(ZSTD) || is_skipped(start) {
         Box::new(Frames { state: State::Between(Some(Box::new(file))) })
     } else {
         return Ok(Box::new(file));
     };
     let most = bytes.saturating_mul(MOST_GROWTH).max(LARGE);
     Ok(Box::new(BufReader::with_capacity(BUFFER, Bounded { inner, left: most, path: path.to_owned() })))
+}
+
+/// Is it the beginning of a frame that is passed over?
+fn is_skipped(start: &[u8]) -> bool {
+    start.first().is_some_and(|first| first & 0xf0 == 0x50) && start[1..].starts_with(SKIPPED)
 }
 
 /// Refuses a file that becomes far larger than text does: it was made to fill a disk, or to never end.
@@ -66,8 +73,14 @@ impl Read for Frames {
             match &mut self.state {
                 State::Between(file) => {
                     let Some(mut file) = file.take() else { return Ok(0) };
-                    if file.fill_buf()?.is_empty() {
+                    let start = file.fill_buf()?;
+                    if start.is_empty() {
                         return Ok(0);
+                    }
+                    if is_skipped(start) {
+                        pass_over(&mut file)?;
+                        self.state = State::Between(Some(file));
+                        continue;
                     }
                     let decoder = ruzstd::decoding::StreamingDecoder::new(file)
                         .map_err(|error| std::io::Error::other(error.to_string()))?;
@@ -81,11 +94,28 @@ impl Read for Frames {
                     let State::Within(decoder) = std::mem::replace(&mut self.state, State::Between(None)) else {
                         return Ok(0);
                     };
-                    self.state = State::Between(Some(decoder.into_inner()));
+                    let (file, frame) = decoder.into_parts();
+                    if let (Some(said), Some(found)) = (frame.get_checksum_from_data(), frame.get_calculated_checksum())
+                        && said != found
+                    {
+                        let message =
+                            format!("its checksum is {found:08x}, expected {said:08x}; it is damaged: make it again");
+                        return Err(std::io::Error::other(message));
+                    }
+                    self.state = State::Between(Some(file));
                 }
             }
         }
     }
+}
+
+/// Passes over a frame of something else: its number, its length in four bytes, and so many bytes.
+fn pass_over(file: &mut dyn BufRead) -> std::io::Result<()> {
+    let mut start = [0; 8];
+    file.read_exact(&mut start)?;
+    let length = u64::from(u32::from_le_bytes([start[4], start[5], start[6], start[7]]));
+    let passed = std::io::copy(&mut file.take(length), &mut std::io::sink())?;
+    if passed == length { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
 }
 
 #[cfg(test)]
@@ -120,5 +150,25 @@ mod tests {
                 .and_then(|mut file| file.read_to_end(&mut text).map_err(Error::io(Path::new("d"), "read")));
             assert!(read.is_err(), "{}", text.len());
         }
+    }
+
+    #[test]
+    fn a_frame_whose_checksum_is_wrong_is_an_error_and_frames_of_something_else_are_passed_over() {
+        let plain = b"{\"text\": \"a\"}\n".repeat(1000);
+        let packed = ruzstd::encoding::compress_to_vec(plain.as_slice(), ruzstd::encoding::CompressionLevel::Fastest);
+        let read = |bytes: Vec<u8>| {
+            let mut text = Vec::new();
+            let file = unpacked(Path::new("d"), std::io::Cursor::new(bytes), 100);
+            file.and_then(|mut file| file.read_to_end(&mut text).map_err(Error::io(Path::new("d"), "read")))
+                .map(|_| text)
+        };
+        let other = [&[0x53], SKIPPED, &3u32.to_le_bytes(), b"abc"].concat();
+        let twice = [other.as_slice(), &packed, &other, &packed, &other].concat();
+        assert_eq!(read(twice).expect("text"), [plain.as_slice(), &plain].concat());
+        let mut damaged = packed.clone();
+        *damaged.last_mut().expect("a byte") ^= 1;
+        let told = read(damaged).expect_err("damaged").to_string();
+        assert!(told.contains("its checksum is") && told.contains("it is damaged"), "{told}");
+        assert!(read([packed.as_slice(), &other[..9]].concat()).is_err());
     }
 }
