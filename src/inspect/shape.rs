@@ -67,7 +67,7 @@ impl Shape {
             positions: spec.positions.clone(),
             norm: spec.norm,
             window,
-            experts: spec.experts.as_ref().map(|experts| words::experts_of_header(experts, spec.layers)),
+            experts: spec.experts.as_ref().map(|experts| words::expert_counts(experts, spec.layers)),
             other_layers: fused.or_else(|| latent.then(|| "latent attention".to_owned())),
             tied_head: spec.tied_head,
             sizes: spec.sizes,

@@ -1,7 +1,7 @@
 //! What a model is, in words, from its shape.
 
 use crate::model::DecoderSpec;
-use crate::model::architecture::header::{HeaderExperts, HeaderSpec};
+use crate::model::architecture::header::{ExpertCounts, HeaderSpec};
 use crate::model::architecture::{NormKind, NormSpec, Positions, Projection, RopeScaling};
 
 /// What is said of what a file does not say.
@@ -97,18 +97,17 @@ pub(super) fn norm(norm: Option<NormSpec>) -> String {
 
 pub(super) fn experts(spec: &DecoderSpec) -> Option<String> {
     let e = spec.feed_forward.experts.as_ref()?;
-    let found = HeaderExperts {
+    let found = ExpertCounts {
         count: e.count,
         per_token: e.per_token,
         intermediate_size: e.intermediate_size,
         layers: e.layers.iter().filter(|there| **there).count(),
         shared_size: e.shared_size,
     };
-    Some(experts_of_header(&found, spec.layers))
+    Some(expert_counts(&found, spec.layers))
 }
 
-/// Of a family without a decoder here.
-pub(super) fn experts_of_header(e: &HeaderExperts, layers: usize) -> String {
+pub(super) fn expert_counts(e: &ExpertCounts, layers: usize) -> String {
     let shared = if e.shared_size > 0 { format!(", a shared one of {}", e.shared_size) } else { String::new() };
     format!(
         "{} of {}, {} for each token, in {} of {layers} layers{shared}",

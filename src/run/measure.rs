@@ -20,8 +20,8 @@ const DRIFT_REVISION: u32 = 3;
 /// Answers that are measured once more, to see what is rounding; and of a server, whose batches are not in our hands.
 const REPEATED: usize = 1;
 const REPEATED_AT_SERVER: usize = 8;
-/// Arms whose drift is measured together. What they begin with in common is kept for each of them, and what was measured is stored after each
-/// such lot.
+/// Arms whose drift is measured together. More would hold more in memory, and lose more when a run is interrupted: what was measured is stored
+/// after so many.
 const ARMS_AT_ONCE: usize = 8;
 /// First answers on which it is looked for how many likely tokens would show enough.
 pub(super) const LOOKED_AT: usize = 2;

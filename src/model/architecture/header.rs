@@ -31,7 +31,7 @@ pub(crate) struct HeaderSpec {
     pub(crate) norm: Option<NormSpec>,
     /// Tokens that layers with a window see; which layers have one, the file does not say.
     pub(crate) window: Option<usize>,
-    pub(crate) experts: Option<HeaderExperts>,
+    pub(crate) experts: Option<ExpertCounts>,
     /// The head is the embedding.
     pub(crate) tied_head: bool,
     pub(crate) sizes: Sizes,
@@ -52,7 +52,7 @@ pub(crate) struct Heads {
 
 /// Experts of some layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HeaderExperts {
+pub(crate) struct ExpertCounts {
     pub(crate) count: usize,
     pub(crate) per_token: usize,
     pub(crate) intermediate_size: usize,
@@ -152,13 +152,13 @@ fn norm(keys: &Keys<'_>) -> Result<Option<NormSpec>> {
     Ok(keys.number_if("attention.layer_norm_epsilon")?.map(|eps| NormSpec { kind: NormKind::Layer { bias }, eps }))
 }
 
-fn experts(keys: &Keys<'_>, layers: usize) -> Result<Option<HeaderExperts>> {
+fn experts(keys: &Keys<'_>, layers: usize) -> Result<Option<ExpertCounts>> {
     let Some(count) = keys.count_if("expert_count")?.filter(|count| *count > 0) else { return Ok(None) };
     let size = match keys.count_if("expert_feed_forward_length")? {
         Some(size) => Some(size),
         None => keys.count_if("feed_forward_length")?,
     };
-    Ok(Some(HeaderExperts {
+    Ok(Some(ExpertCounts {
         count,
         per_token: keys.count_if("expert_used_count")?.unwrap_or(count),
         intermediate_size: size.unwrap_or(0),
@@ -167,7 +167,7 @@ fn experts(keys: &Keys<'_>, layers: usize) -> Result<Option<HeaderExperts>> {
     }))
 }
 
-fn sizes(outline: &Outline, heads: Option<&Heads>, experts: Option<&HeaderExperts>) -> Sizes {
+fn sizes(outline: &Outline, heads: Option<&Heads>, experts: Option<&ExpertCounts>) -> Sizes {
     let wide = |[rows, cols]: &[usize; 2]| (*rows as u128, *cols as u128);
     let of_experts = outline.layers.iter().filter(|(path, _)| outline.expert(path).is_some());
     let stacked: u128 = of_experts.map(|(_, shape)| wide(shape)).map(|(rows, cols)| rows * cols).sum();
