@@ -357,10 +357,17 @@ def report(states):
     largest = max(sizes, key=lambda s: s["questions"])
     caught, n = largest["caught"], largest["harmful"]
     blamed, m = largest["blamed"], largest["harmless"]
+    harmful = [s for s in known if s["truth_is"] == "harmful"]
+    missed = [s for s in harmful if judged(s["suites"][str(largest["questions"])][0], other(s)) != "lost"]
+    losses = sorted(100 * s["loss"] for s in missed)
+    usual = sorted(100 * s["loss"] for s in harmful)[len(harmful) // 2]
+    by_family = collections.Counter(s["family"] for s in missed).most_common()
     tables["result"] = (
         f"With {largest['questions']} control questions the gate showed {caught} of {n} harmful adapters lost: at least {100 * exact_limit(caught, n, False):.0f} % "
         f"with 95 % confidence. It showed {blamed} of {m} harmless ones lost: at most {100 * exact_limit(blamed, m, True):.0f} %. "
         f"Harmful adapters that it showed kept: {largest['passed']}. The rest it left open: not shown.\n\n"
+        f"The {len(missed)} that it did not show lost had lost {losses[0]:.0f} to {losses[-1]:.0f} points of the truth's questions; the median of all harmful ones is {usual:.0f}. "
+        f"By family: {', '.join(f'{family} {k}' for family, k in by_family)}.\n\n"
         f"| Families | Kept within, nats/token | Lost beyond |\n|---|--:|--:|\n"
         f"| the second half, for verdicts on the first | {chosen[1][0]:.3f} | {chosen[1][1]:.3f} |\n"
         f"| the first half, for verdicts on the second | {chosen[0][0]:.3f} | {chosen[0][1]:.3f} |\n"
