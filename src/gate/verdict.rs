@@ -9,7 +9,7 @@ use crate::record::{Bound, ControlMeasure, ControlVerdict, Evidence, Interval, L
 
 /// Drift beyond which controls are lost, in nats/token over questions, where the manifest gives no `max_drift`. Of the harmless adapters of
 /// finetest's study few had more.
-pub const DEFAULT_MAX_DRIFT: f64 = 0.17;
+pub const DEFAULT_MAX_DRIFT: f64 = 0.15;
 /// Drift within which controls are kept, where the manifest gives no `max_drift`. Of the harmful adapters of the study few had less. Between the
 /// two were both, and drift decides nothing.
 pub const KEPT_DRIFT: f64 = 0.09;
