@@ -331,7 +331,7 @@ mod tests {
             assert!(notes.contains(part), "{part}\n{notes}");
         }
         let remedy = views[0].remedy.as_deref().expect("a remedy");
-        assert!(remedy.contains("[arms.smaller] with scale = 0.5"), "{remedy}");
+        assert!(remedy.contains("[arms.smaller] with scale = 0.47"), "{remedy}");
         let rates = views[0].notes.last().expect("notes");
         assert_eq!(views[0].verdict.detection, None, "12 questions are fewer than any that were studied");
         assert!(!rates.starts_with("how often"), "{rates}");
