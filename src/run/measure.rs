@@ -20,8 +20,8 @@ const DRIFT_REVISION: u32 = 3;
 /// Answers that are measured once more, to see what is rounding; and of a server, whose batches are not in our hands.
 const REPEATED: usize = 1;
 const REPEATED_AT_SERVER: usize = 8;
-/// Arms whose drift is measured together. More would hold more in memory, and lose more when a run is interrupted: what was measured is stored
-/// after so many.
+/// Arms whose drift is measured together. Drift is stored after each such group. More arms at once would take more memory, and more would be lost
+/// when a run is interrupted.
 const ARMS_AT_ONCE: usize = 8;
 /// First answers on which it is looked for how many likely tokens would show enough.
 pub(super) const LOOKED_AT: usize = 2;
@@ -165,8 +165,8 @@ impl<'a, 'e> Measuring<'a, 'e> {
         Ok(drifts)
     }
 
-    /// Of each arm but base what the store has under `kind`; of those that it has not, what `make` makes of their measurements and the
-    /// arm's name. That is stored where no text was left out: what failed is measured again the next time.
+    /// A result for each arm but base, in their order. The store is asked for it under `kind`. Arms without a stored result are measured, and
+    /// `make` turns their measurements into one. It is stored if no text was left out, so that what failed is measured again the next time.
     fn of_each<T: Serialize + DeserializeOwned>(
         &mut self,
         kind: &'static str,

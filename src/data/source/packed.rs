@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-/// A zstd frame of something else, which is passed over (RFC 8878, section 3.1.2): behind a byte of `0x50` to `0x5f`.
-const SKIPPED: &[u8] = &[0x2a, 0x4d, 0x18];
+/// What a skippable frame of zstd begins with, after one byte of `0x50` to `0x5f` (RFC 8878, section 3.1.2). It holds no text.
+const SKIPPABLE: &[u8] = &[0x2a, 0x4d, 0x18];
 /// How many times larger a file may become, once it has become [`LARGE`]: text shrinks to a tenth, rarely to a hundredth.
 const MOST_GROWTH: u64 = 1000;
 const LARGE: u64 = 1 << 30;
@@ -22,7 +22,7 @@ pub(super) fn unpacked(path: &Path, mut file: impl BufRead + 'static, bytes: u64
     let start = file.fill_buf().map_err(Error::io(path, "read"))?;
     let inner: Box<dyn Read> = if start.starts_with(GZIP) {
         Box::new(flate2::bufread::MultiGzDecoder::new(file))
-    } else if start.starts_with(ZSTD) || is_skipped(start) {
+    } else if start.starts_with(ZSTD) || is_skippable(start) {
         Box::new(Frames { state: State::Between(Some(Box::new(file))) })
     } else {
         return Ok(Box::new(file));
@@ -31,9 +31,9 @@ pub(super) fn unpacked(path: &Path, mut file: impl BufRead + 'static, bytes: u64
     Ok(Box::new(BufReader::with_capacity(BUFFER, Bounded { inner, left: most, path: path.to_owned() })))
 }
 
-/// Is it the beginning of a frame that is passed over?
-fn is_skipped(start: &[u8]) -> bool {
-    start.first().is_some_and(|first| first & 0xf0 == 0x50) && start[1..].starts_with(SKIPPED)
+/// Is it the beginning of a skippable frame?
+fn is_skippable(start: &[u8]) -> bool {
+    start.first().is_some_and(|first| first & 0xf0 == 0x50) && start[1..].starts_with(SKIPPABLE)
 }
 
 /// Refuses a file that becomes far larger than text does: it was made to fill a disk, or to never end.
@@ -77,8 +77,8 @@ impl Read for Frames {
                     if start.is_empty() {
                         return Ok(0);
                     }
-                    if is_skipped(start) {
-                        pass_over(&mut file)?;
+                    if is_skippable(start) {
+                        skip(&mut file)?;
                         self.state = State::Between(Some(file));
                         continue;
                     }
@@ -109,8 +109,8 @@ impl Read for Frames {
     }
 }
 
-/// Passes over a frame of something else: its number, its length in four bytes, and so many bytes.
-fn pass_over(file: &mut dyn BufRead) -> std::io::Result<()> {
+/// Skips a frame: four bytes that name its kind, four of its length, and its content.
+fn skip(file: &mut dyn BufRead) -> std::io::Result<()> {
     let mut start = [0; 8];
     file.read_exact(&mut start)?;
     let length = u64::from(u32::from_le_bytes([start[4], start[5], start[6], start[7]]));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_whose_checksum_is_wrong_is_an_error_and_frames_of_something_else_are_passed_over() {
+    fn a_frame_whose_checksum_is_wrong_is_an_error_and_skippable_frames_are_skipped() {
         let plain = b"{\"text\": \"a\"}\n".repeat(1000);
         let packed = ruzstd::encoding::compress_to_vec(plain.as_slice(), ruzstd::encoding::CompressionLevel::Fastest);
         let read = |bytes: Vec<u8>| {
@@ -162,7 +162,7 @@ mod tests {
             file.and_then(|mut file| file.read_to_end(&mut text).map_err(Error::io(Path::new("d"), "read")))
                 .map(|_| text)
         };
-        let other = [&[0x53], SKIPPED, &3u32.to_le_bytes(), b"abc"].concat();
+        let other = [&[0x53], SKIPPABLE, &3u32.to_le_bytes(), b"abc"].concat();
         let twice = [other.as_slice(), &packed, &other, &packed, &other].concat();
         assert_eq!(read(twice).expect("text"), [plain.as_slice(), &plain].concat());
         let mut damaged = packed.clone();
